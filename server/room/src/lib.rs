@@ -1,0 +1,1 @@
+//! Room events and their rules, pure: PDUs, authorisation, state resolution.

@@ -1,0 +1,92 @@
+//! What a client's request needs from another server while the client waits.
+//!
+//! A service never calls a door. It puts a [`RemoteRequest`] into a bounded
+//! channel; the federation door serves it and answers through the oneshot that
+//! came with it. A server without federation drops the receiver, and every
+//! request answers "unavailable".
+
+use bytes::Bytes;
+use ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use serde_json::{Value, value::RawValue};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::MatrixError;
+
+/// Requests that may wait for the federation door at once.
+pub const REMOTE_REQUESTS_MAX: usize = 256;
+
+/// Where the answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, MatrixError>>;
+
+/// One thing to be done on another server.
+#[derive(Debug)]
+pub enum RemoteRequest {
+    /// `make_join` and `send_join` through one of `via`, and the import of the
+    /// room; answers when the user is joined here.
+    Join {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+        via: Vec<OwnedServerName>,
+        content: Value,
+        reply: Reply<()>,
+    },
+    /// `make_leave` and `send_leave`: reject an invite or leave a room that this server is not in.
+    Leave {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+        via: Vec<OwnedServerName>,
+        content: Value,
+        reply: Reply<()>,
+    },
+    /// `PUT …/invite`: has the invited user's server sign the invite; answers the event as signed by both.
+    Invite {
+        room_id: OwnedRoomId,
+        event_id: OwnedEventId,
+        event: Box<RawValue>,
+        stripped_state: Vec<Box<RawValue>>,
+        user_id: OwnedUserId,
+        reply: Reply<Box<RawValue>>,
+    },
+    /// A media file from its origin, or, when that is gone, from any of `holders`.
+    Media { mxc: OwnedMxcUri, holders: Vec<OwnedServerName>, bytes_max: u64, reply: Reply<RemoteMedia> },
+    /// `query/profile`.
+    Profile { user_id: OwnedUserId, reply: Reply<Value> },
+    /// `query/directory`.
+    Alias { alias: OwnedRoomAliasId, reply: Reply<(OwnedRoomId, Vec<OwnedServerName>)> },
+    /// History before what this server holds; answers when it is stored.
+    Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
+}
+
+/// A file as another server gave it.
+#[derive(Clone, Debug)]
+pub struct RemoteMedia {
+    /// `Content-Type`, if sent.
+    pub content_type: Option<String>,
+    /// `Content-Disposition`, if sent.
+    pub content_disposition: Option<String>,
+    /// The file.
+    pub content: Bytes,
+}
+
+/// Sends requests to the federation door.
+#[derive(Clone, Debug)]
+pub struct RemoteHandle(mpsc::Sender<RemoteRequest>);
+
+impl RemoteHandle {
+    /// A handle and the end that the federation door serves.
+    pub fn channel() -> (Self, mpsc::Receiver<RemoteRequest>) {
+        let (sender, receiver) = mpsc::channel(REMOTE_REQUESTS_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Sends the request that `build` makes around a reply, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the door answered; 503 when no door serves or too many requests wait.
+    pub async fn request<T>(&self, build: impl FnOnce(Reply<T>) -> RemoteRequest) -> Result<T, MatrixError> {
+        let unavailable = || MatrixError::new(503, "M_UNKNOWN", "Federation is not available");
+        let (reply, answer) = oneshot::channel();
+        self.0.try_send(build(reply)).map_err(|_| unavailable())?;
+        answer.await.map_err(|_| unavailable())?
+    }
+}

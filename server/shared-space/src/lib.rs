@@ -1,0 +1,1 @@
+//! The shared space's rules, pure: changes, logs, vectors, items, conflicts.

@@ -1,0 +1,3 @@
+//! The composition root and command line.
+
+fn main() {}
