@@ -1,1 +1,36 @@
-//! Everything durable, in RocksDB.
+//! Everything durable, in one embedded RocksDB.
+//!
+//! Synchronous: callers run on blocking threads. This crate decides nothing; it
+//! says what is stored, under which key, and what "durable" means.
+//!
+//! - [`Database`]: opening, atomic commits, durability, stream positions.
+//! - [`Cf`]: the one catalogue of column families.
+//! - [`Read`], [`Snapshot`], [`Batch`]: how everything is read and written.
+//! - [`codec`]: how keys and values are built.
+//! - one module per aggregate: typed functions over `&impl Read` and `&mut Batch`.
+//!
+//! # Invariants
+//! - A batch is one record of the write-ahead log: after a crash all of it is
+//!   there or nothing, and what survives is a prefix of what was committed.
+//! - What [`Database::wait_durable`] returned for survives power loss.
+//! - A stream position is visible only when it and every lower one are durable
+//!   or given up.
+//! - No path is stored: a data folder can be moved or copied while nothing runs on it.
+
+mod batch;
+mod catalogue;
+pub mod codec;
+mod database;
+mod error;
+mod flow;
+mod migration;
+mod open;
+mod read;
+
+pub use batch::{Batch, Commit, StreamPosition};
+pub use catalogue::Cf;
+pub use database::Database;
+pub use error::{OpenError, StorageError};
+pub use migration::SCHEMA_VERSION;
+pub use open::Options;
+pub use read::{Direction, Read, Snapshot};

@@ -1,0 +1,122 @@
+//! The one catalogue of column families: what is stored, under which key.
+//!
+//! Notation: `a | b` are key parts in order; strings end in 0xFF, integers are
+//! big-endian (see [`crate::codec`]). "JSON" values carry one version byte in
+//! front; "raw JSON" values are the bytes as received. An empty value is "()".
+//!
+//! To add one: a line here, in the section of its aggregate. An existing data
+//! folder gets it at the next start; no migration is needed for that.
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType};
+
+/// Bits per key of the bloom filters: about 1 % false positives.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+macro_rules! catalogue {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal;)+) => {
+        /// A column family.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Cf { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Cf {
+            /// Every column family.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in the database.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // --- core
+    /// `"schema"` -> u64, the last complete migration; `"positions"` -> u64, no position above it was handed out.
+    Meta = "meta";
+
+    // --- accounts
+    /// user id -> JSON `accounts::Account`.
+    Accounts = "accounts";
+    /// sha256 of the access token -> JSON `devices::AccessToken`.
+    AccessTokens = "access_tokens";
+    /// sha256 of the refresh token -> JSON `devices::RefreshToken`.
+    RefreshTokens = "refresh_tokens";
+    /// user id | device id -> JSON `devices::Device`.
+    Devices = "devices";
+    /// user id -> JSON `profiles::Profile`.
+    Profiles = "profiles";
+    /// user id | filter id -> raw JSON.
+    Filters = "filters";
+    /// user id | app id | push key -> raw JSON of the pusher.
+    Pushers = "pushers";
+
+    // --- account data
+    /// user id | room id, empty for global | type -> u64 position, then raw JSON content.
+    AccountData = "account_data";
+    /// user id | position u64 | room id -> type; one row for each current piece of account data.
+    AccountDataChanges = "account_data_changes";
+
+    // --- end-to-end encryption and to-device messages
+    /// user id | device id -> raw JSON of the signed device keys.
+    DeviceKeys = "device_keys";
+    /// user id | device id | algorithm | key id -> raw JSON of the key.
+    OneTimeKeys = "one_time_keys";
+    /// user id | device id | algorithm -> JSON `keys::FallbackKey`.
+    FallbackKeys = "fallback_keys";
+    /// user id | `master`, `self_signing` or `user_signing` -> raw JSON of the key.
+    CrossSigningKeys = "cross_signing_keys";
+    /// position u64 -> user id whose keys or devices changed.
+    KeyChanges = "key_changes";
+    /// user id | device id | position u64 -> raw JSON of the to-device event.
+    ToDevice = "to_device";
+    /// user id | device id | transaction id | endpoint -> what was answered.
+    Transactions = "transactions";
+
+    // --- media
+    /// server name | media id -> JSON `media::Media`.
+    Media = "media";
+
+    // --- rooms
+
+    // --- ephemeral
+
+    // --- federation
+
+    // --- shared space
+}
+
+impl Cf {
+    /// RocksDB's options for this column family.
+    pub(crate) fn options(self, cache: &Cache, write_buffer_bytes: usize) -> rocksdb::Options {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(cache);
+        table.set_block_size(16 * 1024);
+        table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+        // Index and filter blocks count against the cache, so that memory is
+        // bounded by the cache's size and not by the size of the database.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        let mut options = rocksdb::Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_write_buffer_size(write_buffer_bytes);
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_not_rocksdbs_own() {
+        let names: HashSet<_> = Cf::ALL.iter().map(|cf| cf.name()).collect();
+        assert_eq!(names.len(), Cf::ALL.len());
+        assert!(!names.contains("default"));
+    }
+}

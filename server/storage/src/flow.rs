@@ -1,0 +1,188 @@
+//! The flow of commits: which stream positions are in flight, what is synced,
+//! and so what may be seen.
+//!
+//! Not aware of RocksDB: it is told of sequence numbers, and asks a closure to sync.
+//!
+//! Invariants:
+//! - `visible` is below every position that is not durable, and never goes back;
+//! - a sync that fails is never followed by one that succeeds: after a failed
+//!   fsync the kernel may have dropped the pages that it could not write.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::StorageError;
+
+/// How long a durable commit waits for lower positions of other batches. They
+/// are held for the length of one write, so this is only reached by a batch
+/// that is held across a wait: a bug, but not one to hang on.
+const VISIBLE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) struct Flow {
+    visible: AtomicU64,
+    state: Mutex<State>,
+    /// Signalled at every change of `synced`, `syncing`, `failed` and `visible`.
+    changed: Condvar,
+}
+
+struct State {
+    /// The last position handed out.
+    last: u64,
+    in_flight: BTreeSet<u64>,
+    /// Everything up to this sequence number is durable.
+    synced: u64,
+    /// Whether a leader is syncing.
+    syncing: bool,
+    failed: Option<String>,
+    /// Written and not known to be synced: sequence number and positions.
+    pending: Vec<(u64, Vec<u64>)>,
+}
+
+impl Flow {
+    /// `last`: no position above it was ever handed out. `synced`: the
+    /// sequence number at opening.
+    pub(crate) fn new(last: u64, synced: u64) -> Self {
+        let state = State {
+            last,
+            in_flight: BTreeSet::new(),
+            synced,
+            syncing: false,
+            failed: None,
+            pending: Vec::new(),
+        };
+        Self { visible: AtomicU64::new(last), state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    pub(crate) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn allocate(&self) -> u64 {
+        let mut state = self.lock();
+        state.last += 1;
+        let position = state.last;
+        state.in_flight.insert(position);
+        position
+    }
+
+    /// The batch of these positions will never be written.
+    pub(crate) fn give_up(&self, positions: &[u64]) {
+        if !positions.is_empty() {
+            let mut state = self.lock();
+            self.release(&mut state, positions);
+        }
+    }
+
+    /// Whether writes are still accepted.
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
+        self.lock().failed.clone().map_or(Ok(()), |reason| Err(StorageError::Sync(reason)))
+    }
+
+    /// The batch of these positions is in the log at or before `sequence`.
+    pub(crate) fn written(&self, sequence: u64, positions: Vec<u64>) {
+        if !positions.is_empty() {
+            let mut state = self.lock();
+            if state.synced >= sequence {
+                // A leader synced it between its write and this call.
+                self.release(&mut state, &positions);
+            } else {
+                state.pending.push((sequence, positions));
+            }
+        }
+    }
+
+    /// Waits until everything up to `sequence` is synced. One caller syncs for
+    /// all who wait; `latest` tells it what its sync will cover.
+    pub(crate) fn sync(
+        &self,
+        sequence: u64,
+        latest: impl Fn() -> u64,
+        sync: impl Fn() -> Result<(), String>,
+    ) -> Result<(), StorageError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(reason) = &state.failed {
+                return Err(StorageError::Sync(reason.clone()));
+            }
+            if state.synced >= sequence {
+                return Ok(());
+            }
+            if state.syncing {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.syncing = true;
+            drop(state);
+            let covers = latest();
+            let result = sync();
+            state = self.lock();
+            state.syncing = false;
+            match result {
+                Ok(()) => {
+                    state.synced = state.synced.max(covers);
+                    self.release_synced(&mut state);
+                }
+                Err(reason) => state.failed = Some(reason),
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until `position` is visible, which it is as soon as the batches
+    /// with lower positions are durable too.
+    pub(crate) fn wait_visible(&self, position: u64) {
+        if self.visible() >= position {
+            return;
+        }
+        let state = self.lock();
+        let (_state, timeout) = self
+            .changed
+            .wait_timeout_while(state, VISIBLE_WAIT_MAX, |state| {
+                self.visible() < position && state.failed.is_none()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            tracing::warn!(position, "a batch holds a lower stream position for too long");
+        }
+    }
+
+    /// The highest sequence number whose positions (up to `position`) wait for a sync.
+    pub(crate) fn unsynced_below(&self, position: u64) -> Option<u64> {
+        let state = self.lock();
+        let below =
+            state.pending.iter().filter(|(_, positions)| positions.iter().any(|held| *held <= position));
+        below.map(|(sequence, _)| *sequence).max()
+    }
+
+    fn release_synced(&self, state: &mut State) {
+        let synced = state.synced;
+        let (done, pending) =
+            std::mem::take(&mut state.pending).into_iter().partition(|(at, _)| *at <= synced);
+        state.pending = pending;
+        let done: Vec<(u64, Vec<u64>)> = done;
+        for (_, positions) in done {
+            self.release(state, &positions);
+        }
+    }
+
+    fn release(&self, state: &mut State, positions: &[u64]) {
+        for position in positions {
+            state.in_flight.remove(position);
+        }
+        let visible = state.in_flight.first().map_or(state.last, |lowest| lowest - 1);
+        self.visible.fetch_max(visible, Ordering::AcqRel);
+        self.changed.notify_all();
+    }
+
+    /// State is consistent between statements; a panic elsewhere must not stop
+    /// every writer of the server.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,173 @@
+//! Opening a data folder: lock, schema, RocksDB and its options.
+//!
+//! Layout: `lock` (held while open), `schema` (the version of the last program
+//! that opened it for writing, as text), `db/` (RocksDB). Other modules add
+//! `media/` and the like. Everything that can be refused is refused before
+//! anything is changed.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    path::Path,
+};
+
+use rocksdb::{Cache, ColumnFamilyDescriptor, DBRecoveryMode, LogLevel};
+
+use crate::{Cf, OpenError, SCHEMA_VERSION, database::Rocks};
+
+const LOCK_FILE: &str = "lock";
+const SCHEMA_FILE: &str = "schema";
+const ROCKS_FOLDER: &str = "db";
+
+/// A schema file is a few digits.
+const SCHEMA_FILE_BYTES_MAX: u64 = 32;
+
+/// How much memory and how many files the database may use.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Cache of blocks, indexes and filters, in bytes.
+    pub cache_bytes: usize,
+    /// Writes that are held in memory before they are written to tables, all
+    /// column families together, in bytes.
+    pub write_buffer_bytes: usize,
+    /// The size that makes the log start anew, in bytes: bounds the time that
+    /// opening takes after a crash.
+    pub log_bytes_max: u64,
+    /// Open files.
+    pub open_files_max: i32,
+    /// Threads that flush and compact.
+    pub background_threads: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 128 << 20,
+            write_buffer_bytes: 96 << 20,
+            log_bytes_max: 256 << 20,
+            open_files_max: 512,
+            background_threads: 2,
+        }
+    }
+}
+
+pub(crate) struct Opened {
+    pub(crate) rocks: Rocks,
+    pub(crate) lock: File,
+}
+
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
+    let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+    fs::create_dir_all(path).map_err(|error| unreadable(error.to_string()))?;
+    let lock = lock(path)?;
+    let database = path.join(ROCKS_FOLDER);
+    let exists = database.join("CURRENT").exists();
+    let found = read_schema(path).map_err(|error| unreadable(format!("schema file: {error}")))?;
+    match found {
+        Some(found) if found > SCHEMA_VERSION => {
+            return Err(OpenError::NewerSchema {
+                path: path.to_owned(),
+                found: found.to_string(),
+                supported: SCHEMA_VERSION,
+            });
+        }
+        None if exists => return Err(unreadable("there is a database, but no schema file".to_owned())),
+        _ => {}
+    }
+    let rocks_options = database_options(options);
+    if exists {
+        refuse_unknown_families(path, &database, &rocks_options)?;
+    }
+    if found != Some(SCHEMA_VERSION) {
+        // Before the first change, so that an older program refuses a folder
+        // whose migration was interrupted.
+        write_schema(path).map_err(|error| unreadable(format!("schema file: {error}")))?;
+    }
+    let cache = Cache::new_lru_cache(options.cache_bytes);
+    let family =
+        |cf: &Cf| ColumnFamilyDescriptor::new(cf.name(), cf.options(&cache, options.write_buffer_bytes));
+    let rocks = Rocks::open_cf_descriptors(&rocks_options, &database, Cf::ALL.iter().map(family))
+        .map_err(|error| unreadable(error.into_string()))?;
+    Ok(Opened { rocks, lock })
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let unreadable = |error: io::Error| OpenError::Unreadable {
+        path: path.to_owned(),
+        reason: format!("lock file: {error}"),
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join(LOCK_FILE))
+        .map_err(unreadable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unreadable(error)),
+    }
+}
+
+fn read_schema(path: &Path) -> io::Result<Option<u32>> {
+    let file = path.join(SCHEMA_FILE);
+    match fs::metadata(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(meta) if meta.len() > SCHEMA_FILE_BYTES_MAX => return Err(io::Error::other("too long")),
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(&file)?;
+    text.trim().parse().map(Some).map_err(|_| io::Error::other("not a number"))
+}
+
+fn write_schema(path: &Path) -> io::Result<()> {
+    let temporary = path.join("schema.new");
+    let mut file = File::create(&temporary)?;
+    writeln!(file, "{SCHEMA_VERSION}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, path.join(SCHEMA_FILE))?;
+    File::open(path)?.sync_all()
+}
+
+/// A column family that this program doesn't know was made by a later one.
+fn refuse_unknown_families(
+    path: &Path,
+    database: &Path,
+    options: &rocksdb::Options,
+) -> Result<(), OpenError> {
+    let names = Rocks::list_cf(options, database)
+        .map_err(|error| OpenError::Unreadable { path: path.to_owned(), reason: error.into_string() })?;
+    let known = |name: &String| name == "default" || Cf::ALL.iter().any(|cf| cf.name() == name);
+    match names.into_iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => Err(OpenError::NewerSchema {
+            path: path.to_owned(),
+            found: format!("with column family {name:?}"),
+            supported: SCHEMA_VERSION,
+        }),
+    }
+}
+
+fn database_options(options: &Options) -> rocksdb::Options {
+    let mut rocks = rocksdb::Options::default();
+    rocks.create_if_missing(true);
+    rocks.create_missing_column_families(true);
+    // Replay stops at the first record that is torn or corrupt, so what
+    // survives is a prefix. "Absolute consistency" would refuse to open after
+    // every power loss; "tolerate corrupted tail" and "skip any" may replay
+    // records behind a hole.
+    rocks.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    rocks.set_db_write_buffer_size(options.write_buffer_bytes);
+    rocks.set_max_total_wal_size(options.log_bytes_max);
+    rocks.set_max_open_files(options.open_files_max);
+    rocks.set_max_background_jobs(options.background_threads.max(2));
+    rocks.set_bytes_per_sync(1 << 20);
+    rocks.set_paranoid_checks(true);
+    // RocksDB's own text log, not the write-ahead log.
+    rocks.set_log_level(LogLevel::Warn);
+    rocks.set_max_log_file_size(4 << 20);
+    rocks.set_keep_log_file_num(4);
+    rocks.set_stats_dump_period_sec(0);
+    rocks
+}

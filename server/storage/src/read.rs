@@ -1,0 +1,135 @@
+//! How everything is read: the present state, or a consistent view of it.
+
+use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
+
+use crate::{Cf, Database, StorageError, codec, database::Rocks};
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Ascending keys.
+    Forward,
+    /// Descending keys.
+    Backward,
+}
+
+/// Reads committed data, synced or not: call [`Database::barrier`] before
+/// telling anybody of it.
+pub trait Read {
+    /// One value.
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
+
+    /// Several values, in the order of `keys`.
+    fn multi_get(&self, cf: Cf, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StorageError>;
+
+    /// Rows whose key begins with `prefix`, beginning at `from` (inclusive; it
+    /// need not exist) or at the first (forward) or last (backward) of them;
+    /// at most `limit`.
+    fn scan(
+        &self,
+        cf: Cf,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError>;
+}
+
+/// Rows that a scan makes room for before it has seen any.
+const SCAN_RESERVE_MAX: usize = 256;
+
+/// A consistent view: what is committed later can't be seen in it. It holds
+/// back compaction, so keep it for one request, not for a connection.
+pub struct Snapshot<'a> {
+    pub(crate) database: &'a Database,
+    pub(crate) inner: SnapshotWithThreadMode<'a, Rocks>,
+}
+
+impl Read for Database {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.rocks().get_cf(self.handle(cf), key).map_err(failed(cf))
+    }
+
+    fn multi_get(&self, cf: Cf, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        let handle = self.handle(cf);
+        let values = self.rocks().multi_get_cf(keys.iter().map(|key| (handle, key)));
+        values.into_iter().map(|value| value.map_err(failed(cf))).collect()
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+        let rows = self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix));
+        collect(cf, rows, from, direction, limit)
+    }
+}
+
+impl Read for Snapshot<'_> {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.inner.get_cf(self.database.handle(cf), key).map_err(failed(cf))
+    }
+
+    fn multi_get(&self, cf: Cf, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        let handle = self.database.handle(cf);
+        let values = self.inner.multi_get_cf(keys.iter().map(|key| (handle, key)));
+        values.into_iter().map(|value| value.map_err(failed(cf))).collect()
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+        let rows = self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix));
+        collect(cf, rows, from, direction, limit)
+    }
+}
+
+/// Keeps an iterator inside `prefix`, so that it never walks over the
+/// tombstones of its neighbours.
+fn bounds(prefix: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(prefix);
+    if let Some(end) = codec::prefix_end(prefix) {
+        options.set_iterate_upper_bound(end);
+    }
+    options
+}
+
+fn collect<D: DBAccess>(
+    cf: Cf,
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    from: Option<&[u8]>,
+    direction: Direction,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+    match (direction, from) {
+        (Direction::Forward, Some(from)) => rows.seek(from),
+        (Direction::Forward, None) => rows.seek_to_first(),
+        (Direction::Backward, Some(from)) => rows.seek_for_prev(from),
+        (Direction::Backward, None) => rows.seek_to_last(),
+    }
+    let mut found = Vec::with_capacity(limit.min(SCAN_RESERVE_MAX));
+    while found.len() < limit {
+        let Some((key, value)) = rows.item() else { break };
+        found.push((key.to_vec(), value.to_vec()));
+        match direction {
+            Direction::Forward => rows.next(),
+            Direction::Backward => rows.prev(),
+        }
+    }
+    rows.status().map_err(failed(cf))?;
+    Ok(found)
+}
+
+fn failed(cf: Cf) -> impl Fn(rocksdb::Error) -> StorageError {
+    move |source| StorageError::Read { cf: cf.name(), source }
+}
