@@ -1,0 +1,85 @@
+//! Authorisation: which events an event needs, and whether they allow it.
+//!
+//! The rules are ruma's ("Authorisation rules" of each room version). This
+//! module gathers what they look at into an [`AuthState`] first, so that a
+//! failure to read is never taken for absent state.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{
+    EventId, UserId,
+    events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+    state_res::{self, Event},
+};
+use serde_json::value::RawValue;
+
+use crate::{pdu::Pdu, state_tree::StateKey};
+
+/// The state events that the rules look at, by key.
+pub type AuthState = HashMap<StateKey, Arc<Pdu>>;
+
+/// Why the rules refuse an event.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// The keys of the state that authorises such an event ("Auth events
+/// selection"), and so of its `auth_events`.
+///
+/// # Errors
+/// When the content is too malformed to say.
+pub fn auth_event_keys(
+    rules: &RoomVersionRules,
+    kind: &TimelineEventType,
+    sender: &UserId,
+    state_key: Option<&str>,
+    content: &RawValue,
+) -> Result<Vec<StateKey>, Refusal> {
+    let keys = state_res::auth_types_for_event(kind, sender, state_key, content, &rules.authorization).map_err(Refusal)?;
+    Ok(keys.into_iter().map(|(kind, key)| StateKey::new(kind.to_string(), key)).collect())
+}
+
+/// The keys that the rules may look at in a state: the above and the create event,
+/// which room version 12 leaves out of `auth_events`.
+pub fn needed_keys(rules: &RoomVersionRules, pdu: &Pdu) -> Result<Vec<StateKey>, Refusal> {
+    let mut keys = auth_event_keys(rules, pdu.kind(), pdu.sender(), pdu.state_key(), pdu.content_raw())?;
+    let create = StateKey::new("m.room.create", "");
+    if !keys.contains(&create) {
+        keys.push(create);
+    }
+    Ok(keys)
+}
+
+/// The rules that need no state: a create event's own, and what may stand in `auth_events`.
+///
+/// `fetch` finds an event by id: the auth events, and in room version 12 the create event.
+///
+/// # Errors
+/// Reject the event.
+pub fn check_auth_events(rules: &RoomVersionRules, pdu: &Pdu, fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>) -> Result<(), Refusal> {
+    state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch).map_err(Refusal)
+}
+
+/// The rules against a state: that of the auth events, that before the event, or the current one.
+///
+/// # Errors
+/// Reject the event (against the current state: soft-fail it).
+pub fn check_against(rules: &RoomVersionRules, pdu: &Pdu, state: &AuthState) -> Result<(), Refusal> {
+    // A create event is allowed by itself; anything else needs one in the state.
+    if *pdu.kind() != TimelineEventType::RoomCreate && !state.contains_key(&StateKey::new("m.room.create", "")) {
+        return Err(Refusal("no `m.room.create` event in the state".to_owned()));
+    }
+    state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, key| {
+        state.get(&StateKey::new(kind.to_string(), key)).map(Arc::as_ref)
+    })
+    .map_err(Refusal)
+}
+
+/// The state that a list of auth events amounts to.
+pub fn state_of(auth_events: impl IntoIterator<Item = Arc<Pdu>>) -> AuthState {
+    auth_events
+        .into_iter()
+        .filter_map(|event| Some((StateKey::new(event.kind_text(), Event::state_key(&*event)?), Arc::clone(&event))))
+        .collect()
+}

@@ -1,0 +1,275 @@
+//! State resolution: one state from several.
+//!
+//! The algorithm is ruma's (version 2, and 2.1 for room version 12). What it
+//! asks of its caller is computed here: the conflicted keys (by walking only
+//! the parts of the states that differ), the auth difference over *whole*
+//! states, and the conflicted subgraph. Unconflicted state is handed to it only
+//! where an authorisation rule will look at it, so that a large room costs what
+//! its conflict costs.
+//!
+//! The result does not depend on the order of the states.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId,
+    events::StateEventType,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
+    state_res::{self, StateMap, utils::event_id_set::EventIdSet},
+};
+
+use crate::{
+    auth,
+    pdu::Pdu,
+    state_tree::{self, NodeStore, Root, StateKey},
+};
+
+/// Where events are found by id.
+pub trait EventSource {
+    /// Why an event could not be read.
+    type Error;
+
+    /// The event, or `None` when this server does not hold it.
+    fn event(&self, id: &EventId) -> Result<Option<Arc<Pdu>>, Self::Error>;
+}
+
+/// Why states could not be resolved.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError<E> {
+    /// Reading nodes or events failed.
+    #[error("reading a room's state failed")]
+    Read(#[source] E),
+    /// The room version has no resolution that this server knows.
+    #[error("the room version's state resolution is not supported")]
+    Unsupported,
+    /// An event that the algorithm needs is malformed.
+    #[error("an event of the conflict is malformed")]
+    Algorithm(#[source] state_res::Error),
+}
+
+impl<E> From<E> for ResolveError<E> {
+    fn from(error: E) -> Self {
+        Self::Read(error)
+    }
+}
+
+type Result<T, E> = std::result::Result<T, ResolveError<E>>;
+
+/// The resolution of these states; of none, the empty state.
+///
+/// # Errors
+/// When reading fails, or ruma meets an event it can't work with.
+pub fn resolve<S, E>(rules: &RoomVersionRules, store: &mut S, roots: &[Root]) -> Result<Root, E>
+where
+    S: NodeStore<Error = E> + EventSource<Error = E>,
+{
+    let distinct: BTreeSet<Root> = roots.iter().copied().collect();
+    let roots: Vec<Root> = distinct.into_iter().collect();
+    let Some(base) = roots.first().copied() else {
+        return Ok(state_tree::empty());
+    };
+    if roots.len() == 1 {
+        return Ok(base);
+    }
+    let version = *rules.state_res.v2_rules().ok_or(ResolveError::Unsupported)?;
+    let keys = conflicted_keys(store, &roots)?;
+    let resolved = Resolution { rules, version, store: &*store, roots: &roots, keys: &keys, events: RefCell::default() }.run()?;
+    let mut root = base;
+    for key in &keys {
+        root = match resolved.get(&ruma_key(key)) {
+            Some(event_id) => state_tree::set(store, &root, key, event_id)?,
+            None => state_tree::remove(store, &root, key)?,
+        };
+    }
+    // A piece of state that only the auth difference brought back.
+    for ((kind, key), event_id) in &resolved {
+        let key = StateKey::new(kind.to_string(), key.clone());
+        if !keys.contains(&key) && state_tree::get(store, &base, &key)?.is_none() {
+            root = state_tree::set(store, &root, &key, event_id)?;
+        }
+    }
+    Ok(root)
+}
+
+fn conflicted_keys<S: NodeStore>(store: &S, roots: &[Root]) -> std::result::Result<BTreeSet<StateKey>, S::Error> {
+    let mut keys = BTreeSet::new();
+    for other in &roots[1..] {
+        keys.extend(state_tree::diff(store, &roots[0], other)?.into_iter().map(|difference| difference.key));
+    }
+    Ok(keys)
+}
+
+fn ruma_key(key: &StateKey) -> (StateEventType, String) {
+    (StateEventType::from(key.kind.as_str()), key.key.clone())
+}
+
+/// One run of the algorithm over the conflicted keys of some states.
+struct Resolution<'a, S> {
+    rules: &'a RoomVersionRules,
+    version: StateResolutionV2Rules,
+    store: &'a S,
+    roots: &'a [Root],
+    keys: &'a BTreeSet<StateKey>,
+    events: RefCell<HashMap<OwnedEventId, Option<Arc<Pdu>>>>,
+}
+
+impl<S, E> Resolution<'_, S>
+where
+    S: NodeStore<Error = E> + EventSource<Error = E>,
+{
+    fn run(&self) -> Result<StateMap<OwnedEventId>, E> {
+        let mut maps = self.conflicted_maps()?;
+        let conflicted: BTreeSet<OwnedEventId> = maps.iter().flat_map(|map| map.values().cloned()).collect();
+        let difference = self.auth_difference(&maps)?;
+        let subgraph =
+            if self.version.consider_conflicted_state_subgraph { self.conflicted_subgraph(&conflicted)? } else { HashSet::new() };
+        if !self.version.begin_iterative_auth_checks_with_empty_state_map {
+            let full: BTreeSet<&OwnedEventId> = conflicted.iter().chain(&difference).collect();
+            self.add_unconflicted(&mut maps, &full)?;
+        }
+        // ruma takes whole auth chains and keeps what is not in all of them: two
+        // chains of which one is empty give it the difference found above.
+        let chains = vec![difference.into_iter().collect(), EventIdSet::new()];
+        let failure = RefCell::new(None);
+        let fetch = |id: &EventId| match self.event(id) {
+            Ok(event) => event,
+            Err(error) => {
+                failure.borrow_mut().get_or_insert(error);
+                None
+            }
+        };
+        let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
+        let resolved = state_res::resolve(&self.rules.authorization, &self.version, &maps, chains, fetch, |_| Some(subgraph.clone()));
+        if let Some(error) = failure.into_inner() {
+            return Err(ResolveError::Read(error));
+        }
+        resolved.map_err(ResolveError::Algorithm)
+    }
+
+    fn event(&self, id: &EventId) -> std::result::Result<Option<Arc<Pdu>>, E> {
+        if let Some(event) = self.events.borrow().get(id) {
+            return Ok(event.clone());
+        }
+        let event = self.store.event(id)?;
+        self.events.borrow_mut().insert(id.to_owned(), event.clone());
+        Ok(event)
+    }
+
+    fn auth_events(&self, id: &EventId) -> std::result::Result<Vec<OwnedEventId>, E> {
+        Ok(self.event(id)?.map(|event| event.auth_events().to_vec()).unwrap_or_default())
+    }
+
+    fn conflicted_maps(&self) -> Result<Vec<StateMap<OwnedEventId>>, E> {
+        let mut maps = Vec::with_capacity(self.roots.len());
+        for root in self.roots {
+            let mut map = StateMap::new();
+            for key in self.keys {
+                if let Some(event_id) = state_tree::get(self.store, root, key)? {
+                    map.insert(ruma_key(key), event_id);
+                }
+            }
+            maps.push(map);
+        }
+        Ok(maps)
+    }
+
+    /// The events in the auth chain of some whole state and not of all.
+    ///
+    /// Unconflicted events are in every state, so their chains can only take
+    /// events out of the difference of the conflicted ones: they are walked
+    /// only until nothing is left to take out.
+    fn auth_difference(&self, maps: &[StateMap<OwnedEventId>]) -> Result<HashSet<OwnedEventId>, E> {
+        let mut counts: HashMap<OwnedEventId, usize> = HashMap::new();
+        for map in maps {
+            let mut chain = HashSet::new();
+            for event_id in map.values() {
+                self.extend_chain(event_id, &mut chain, &mut |_| {})?;
+            }
+            for event_id in chain {
+                *counts.entry(event_id).or_default() += 1;
+            }
+        }
+        let mut difference: HashSet<OwnedEventId> =
+            counts.into_iter().filter(|(_, count)| *count < maps.len()).map(|(event_id, _)| event_id).collect();
+        if difference.is_empty() {
+            return Ok(difference);
+        }
+        let mut seen = HashSet::new();
+        for entry in state_tree::entries(self.store, &self.roots[0])? {
+            if self.keys.contains(&entry.key) {
+                continue;
+            }
+            self.extend_chain(&entry.event_id, &mut seen, &mut |event_id| {
+                difference.remove(event_id);
+            })?;
+            if difference.is_empty() {
+                break;
+            }
+        }
+        Ok(difference)
+    }
+
+    /// Adds the auth chain of an event (without the event) to `chain`.
+    fn extend_chain(&self, event_id: &EventId, chain: &mut HashSet<OwnedEventId>, each: &mut impl FnMut(&EventId)) -> Result<(), E> {
+        let mut pending = self.auth_events(event_id)?;
+        while let Some(event_id) = pending.pop() {
+            if !chain.contains(&event_id) {
+                each(&event_id);
+                pending.extend(self.auth_events(&event_id)?);
+                chain.insert(event_id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The events on paths of `auth_events` from one conflicted event to
+    /// another, and the conflicted events themselves (room version 12, "State
+    /// resolution").
+    fn conflicted_subgraph(&self, conflicted: &BTreeSet<OwnedEventId>) -> Result<HashSet<OwnedEventId>, E> {
+        // Whether following `auth_events` from an event meets a conflicted one.
+        let mut reaches: HashMap<OwnedEventId, bool> = HashMap::new();
+        for start in conflicted {
+            let mut path = vec![(start.clone(), false)];
+            while let Some((event_id, expanded)) = path.pop() {
+                if !expanded && reaches.contains_key(&event_id) {
+                    continue;
+                }
+                let parents = self.auth_events(&event_id)?;
+                if expanded {
+                    let met = conflicted.contains(&event_id) || parents.iter().any(|parent| reaches.get(parent).copied().unwrap_or(false));
+                    reaches.insert(event_id, met);
+                } else {
+                    path.push((event_id, true));
+                    path.extend(parents.into_iter().filter(|parent| !reaches.contains_key(parent)).map(|parent| (parent, false)));
+                }
+            }
+        }
+        Ok(reaches.into_iter().filter(|(_, met)| *met).map(|(event_id, _)| event_id).collect())
+    }
+
+    /// Gives every map the unconflicted state that the rules look at.
+    fn add_unconflicted(&self, maps: &mut [StateMap<OwnedEventId>], full: &BTreeSet<&OwnedEventId>) -> Result<(), E> {
+        let mut needed = BTreeSet::from([
+            StateKey::new("m.room.create", ""),
+            StateKey::new("m.room.power_levels", ""),
+            StateKey::new("m.room.join_rules", ""),
+        ]);
+        for event_id in full {
+            if let Some(event) = self.event(event_id)? {
+                needed.extend(auth::needed_keys(self.rules, &event).unwrap_or_default());
+            }
+        }
+        for key in needed.difference(self.keys) {
+            if let Some(event_id) = state_tree::get(self.store, &self.roots[0], key)? {
+                for map in maps.iter_mut() {
+                    map.insert(ruma_key(key), event_id.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+}
