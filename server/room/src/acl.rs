@@ -30,7 +30,10 @@ impl ServerAcl {
             return false;
         }
         let matches = |list: &[serde_json::Value]| {
-            list.iter().take(ENTRIES_MAX).filter_map(serde_json::Value::as_str).any(|glob| glob_matches(glob, host))
+            list.iter()
+                .take(ENTRIES_MAX)
+                .filter_map(serde_json::Value::as_str)
+                .any(|glob| glob_matches(glob, host))
         };
         !matches(&self.deny) && matches(&self.allow)
     }
@@ -86,7 +89,10 @@ mod tests {
 
     #[test]
     fn deny_wins_and_an_empty_list_denies_all() {
-        let acl: ServerAcl = serde_json::from_value(json!({"allow": ["*", 5], "deny": ["*.evil"], "allow_ip_literals": false})).unwrap();
+        let acl: ServerAcl = serde_json::from_value(
+            json!({"allow": ["*", 5], "deny": ["*.evil"], "allow_ip_literals": false}),
+        )
+        .unwrap();
         assert!(acl.allows(server_name!("good.example:8448")));
         assert!(!acl.allows(server_name!("very.evil:1")));
         assert!(!acl.allows(server_name!("1.2.3.4:8448")));

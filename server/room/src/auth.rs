@@ -36,7 +36,8 @@ pub fn auth_event_keys(
     state_key: Option<&str>,
     content: &RawValue,
 ) -> Result<Vec<StateKey>, Refusal> {
-    let keys = state_res::auth_types_for_event(kind, sender, state_key, content, &rules.authorization).map_err(Refusal)?;
+    let keys = state_res::auth_types_for_event(kind, sender, state_key, content, &rules.authorization)
+        .map_err(Refusal)?;
     Ok(keys.into_iter().map(|(kind, key)| StateKey::new(kind.to_string(), key)).collect())
 }
 
@@ -57,7 +58,11 @@ pub fn needed_keys(rules: &RoomVersionRules, pdu: &Pdu) -> Result<Vec<StateKey>,
 ///
 /// # Errors
 /// Reject the event.
-pub fn check_auth_events(rules: &RoomVersionRules, pdu: &Pdu, fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>) -> Result<(), Refusal> {
+pub fn check_auth_events(
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+    fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
+) -> Result<(), Refusal> {
     state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch).map_err(Refusal)
 }
 
@@ -67,7 +72,9 @@ pub fn check_auth_events(rules: &RoomVersionRules, pdu: &Pdu, fetch: impl Fn(&Ev
 /// Reject the event (against the current state: soft-fail it).
 pub fn check_against(rules: &RoomVersionRules, pdu: &Pdu, state: &AuthState) -> Result<(), Refusal> {
     // A create event is allowed by itself; anything else needs one in the state.
-    if *pdu.kind() != TimelineEventType::RoomCreate && !state.contains_key(&StateKey::new("m.room.create", "")) {
+    if *pdu.kind() != TimelineEventType::RoomCreate
+        && !state.contains_key(&StateKey::new("m.room.create", ""))
+    {
         return Err(Refusal("no `m.room.create` event in the state".to_owned()));
     }
     state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, key| {
@@ -80,6 +87,8 @@ pub fn check_against(rules: &RoomVersionRules, pdu: &Pdu, state: &AuthState) -> 
 pub fn state_of(auth_events: impl IntoIterator<Item = Arc<Pdu>>) -> AuthState {
     auth_events
         .into_iter()
-        .filter_map(|event| Some((StateKey::new(event.kind_text(), Event::state_key(&*event)?), Arc::clone(&event))))
+        .filter_map(|event| {
+            Some((StateKey::new(event.kind_text(), Event::state_key(&*event)?), Arc::clone(&event)))
+        })
         .collect()
 }

@@ -40,7 +40,12 @@ impl NewEvent {
     /// # Errors
     /// When the content is no object, or holds a number that canonical JSON has
     /// no place for (a float, or an integer beyond ±(2^53 − 1)).
-    pub fn new(kind: impl Into<TimelineEventType>, sender: OwnedUserId, state_key: Option<String>, content: Value) -> Result<Self, PduError> {
+    pub fn new(
+        kind: impl Into<TimelineEventType>,
+        sender: OwnedUserId,
+        state_key: Option<String>,
+        content: Value,
+    ) -> Result<Self, PduError> {
         let Value::Object(content) = content else {
             return Err(FormatError::Malformed("content").into());
         };
@@ -68,8 +73,13 @@ pub struct Placement {
 pub fn template(rules: &RoomVersionRules, event: &NewEvent, placement: &Placement) -> CanonicalJsonObject {
     let mut object = CanonicalJsonObject::new();
     let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
-    let ids = |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect());
-    let number = |number: u64| CanonicalJsonValue::Integer(Int::new_saturating(i64::try_from(number.min(INTEGER_MAX)).unwrap_or(i64::MAX)));
+    let ids =
+        |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect());
+    let number = |number: u64| {
+        CanonicalJsonValue::Integer(Int::new_saturating(
+            i64::try_from(number.min(INTEGER_MAX)).unwrap_or(i64::MAX),
+        ))
+    };
     let mut content = event.content.clone();
     if let Some(redacts) = &event.redacts {
         if rules.redaction.content_field_redacts {

@@ -4,7 +4,9 @@
 //! room version 3 and up, "Event format"). An event that fails is dropped: it
 //! is not an event. This is not authorisation.
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, UserId, room_version_rules::RoomVersionRules};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, UserId, room_version_rules::RoomVersionRules,
+};
 
 /// Largest event, as canonical JSON with signatures, in bytes.
 pub const PDU_BYTES_MAX: usize = 65_536;
@@ -48,7 +50,11 @@ pub fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules
     optional_string(object, "state_key")?;
     optional_string(object, "event_id")?;
     let needs_room_id = kind != "m.room.create" || rules.event_format.require_room_create_room_id;
-    let room_id = if needs_room_id { Some(required_string(object, "room_id")?) } else { optional_string(object, "room_id")? };
+    let room_id = if needs_room_id {
+        Some(required_string(object, "room_id")?)
+    } else {
+        optional_string(object, "room_id")?
+    };
     if let Some(room_id) = room_id {
         RoomId::parse(room_id).map_err(|_| FormatError::Malformed("room_id"))?;
     }
@@ -70,10 +76,15 @@ pub fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules
     Ok(())
 }
 
-fn optional_string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<Option<&'a str>, FormatError> {
+fn optional_string<'a>(
+    object: &'a CanonicalJsonObject,
+    field: &'static str,
+) -> Result<Option<&'a str>, FormatError> {
     match object.get(field) {
         None => Ok(None),
-        Some(CanonicalJsonValue::String(text)) if text.len() > FIELD_BYTES_MAX => Err(FormatError::FieldTooLong(field)),
+        Some(CanonicalJsonValue::String(text)) if text.len() > FIELD_BYTES_MAX => {
+            Err(FormatError::FieldTooLong(field))
+        }
         Some(CanonicalJsonValue::String(text)) => Ok(Some(text)),
         Some(_) => Err(FormatError::Malformed(field)),
     }
@@ -84,7 +95,11 @@ fn required_string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> 
 }
 
 /// The ids in a list of events.
-pub(crate) fn event_ids<'a>(object: &'a CanonicalJsonObject, field: &'static str, max: usize) -> Result<Vec<&'a str>, FormatError> {
+pub(crate) fn event_ids<'a>(
+    object: &'a CanonicalJsonObject,
+    field: &'static str,
+    max: usize,
+) -> Result<Vec<&'a str>, FormatError> {
     let Some(CanonicalJsonValue::Array(list)) = object.get(field) else {
         return Err(FormatError::Malformed(field));
     };
@@ -93,7 +108,11 @@ pub(crate) fn event_ids<'a>(object: &'a CanonicalJsonObject, field: &'static str
     }
     list.iter()
         .map(|id| match id {
-            CanonicalJsonValue::String(id) if id.len() <= FIELD_BYTES_MAX && EventId::parse(id.as_str()).is_ok() => Ok(id.as_str()),
+            CanonicalJsonValue::String(id)
+                if id.len() <= FIELD_BYTES_MAX && EventId::parse(id.as_str()).is_ok() =>
+            {
+                Ok(id.as_str())
+            }
             _ => Err(FormatError::Malformed(field)),
         })
         .collect()
@@ -102,7 +121,9 @@ pub(crate) fn event_ids<'a>(object: &'a CanonicalJsonObject, field: &'static str
 /// A non-negative integer.
 pub(crate) fn integer(object: &CanonicalJsonObject, field: &'static str) -> Result<u64, FormatError> {
     match object.get(field) {
-        Some(CanonicalJsonValue::Integer(value)) => u64::try_from(i64::from(*value)).map_err(|_| FormatError::Malformed(field)),
+        Some(CanonicalJsonValue::Integer(value)) => {
+            u64::try_from(i64::from(*value)).map_err(|_| FormatError::Malformed(field))
+        }
         _ => Err(FormatError::Malformed(field)),
     }
 }

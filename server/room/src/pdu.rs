@@ -8,8 +8,8 @@
 use std::{fmt, sync::Arc};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
-    UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedUserId, RoomId, UInt, UserId,
     canonical_json::redact_in_place,
     events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
@@ -89,7 +89,8 @@ impl Pdu {
         let text = serde_json::to_string(&object).map_err(PduError::Json)?;
         format::check(&object, text.len(), rules)?;
         let hash = reference_hash(&object, rules).map_err(PduError::Hash)?;
-        let event_id = OwnedEventId::try_from(format!("${hash}")).map_err(|_| FormatError::Malformed("hashes"))?;
+        let event_id =
+            OwnedEventId::try_from(format!("${hash}")).map_err(|_| FormatError::Malformed("hashes"))?;
         Self::assemble(rules, &object, text, event_id)
     }
 
@@ -97,23 +98,35 @@ impl Pdu {
     ///
     /// # Errors
     /// When the row is damaged.
-    pub fn from_stored(rules: &RoomVersionRules, event_id: OwnedEventId, raw: &str, rejected: bool) -> Result<Self, PduError> {
+    pub fn from_stored(
+        rules: &RoomVersionRules,
+        event_id: OwnedEventId,
+        raw: &str,
+        rejected: bool,
+    ) -> Result<Self, PduError> {
         let object: CanonicalJsonObject = serde_json::from_str(raw).map_err(PduError::Json)?;
         let mut pdu = Self::assemble(rules, &object, raw.to_owned(), event_id)?;
         pdu.rejected = rejected;
         Ok(pdu)
     }
 
-    fn assemble(rules: &RoomVersionRules, object: &CanonicalJsonObject, text: String, event_id: OwnedEventId) -> Result<Self, PduError> {
+    fn assemble(
+        rules: &RoomVersionRules,
+        object: &CanonicalJsonObject,
+        text: String,
+        event_id: OwnedEventId,
+    ) -> Result<Self, PduError> {
         let stated = string(object, "room_id");
         let room_id = match stated {
             Some(room_id) => OwnedRoomId::try_from(room_id).map_err(|_| FormatError::Malformed("room_id"))?,
-            None => OwnedRoomId::try_from(event_id.as_str().replacen('$', "!", 1)).map_err(|_| FormatError::Malformed("room_id"))?,
+            None => OwnedRoomId::try_from(event_id.as_str().replacen('$', "!", 1))
+                .map_err(|_| FormatError::Malformed("room_id"))?,
         };
         let kind = string(object, "type").ok_or(FormatError::Malformed("type"))?;
         let sender = string(object, "sender").ok_or(FormatError::Malformed("sender"))?;
         let content = object.get("content").ok_or(FormatError::Malformed("content"))?;
-        let redacts = if kind == "m.room.redaction" { redaction_target(rules, object, content) } else { None };
+        let redacts =
+            if kind == "m.room.redaction" { redaction_target(rules, object, content) } else { None };
         Ok(Self {
             event_id,
             room_id,
@@ -253,6 +266,9 @@ impl Pdu {
     }
 
     /// The whole event as an object.
+    ///
+    /// # Panics
+    /// Never: `raw` was made from such an object.
     pub fn object(&self) -> CanonicalJsonObject {
         serde_json::from_str(self.raw.get()).expect("`raw` was made from a canonical JSON object")
     }
@@ -281,6 +297,9 @@ impl Pdu {
     }
 
     /// The stripped state format (client-server API, "Stripped state").
+    ///
+    /// # Panics
+    /// Never: strings and valid JSON serialise.
     pub fn stripped(&self) -> Box<RawValue> {
         let stripped = serde_json::json!({
             "type": self.kind_text, "state_key": self.state_key.as_deref().unwrap_or_default(),
@@ -294,21 +313,33 @@ fn string<'a>(object: &'a CanonicalJsonObject, field: &str) -> Option<&'a str> {
     object.get(field).and_then(CanonicalJsonValue::as_str)
 }
 
-fn owned_ids(object: &CanonicalJsonObject, field: &'static str, max: usize) -> Result<Vec<OwnedEventId>, PduError> {
+fn owned_ids(
+    object: &CanonicalJsonObject,
+    field: &'static str,
+    max: usize,
+) -> Result<Vec<OwnedEventId>, PduError> {
     format::event_ids(object, field, max)?
         .into_iter()
         .map(|id| OwnedEventId::try_from(id).map_err(|_| FormatError::Malformed(field).into()))
         .collect()
 }
 
-fn redaction_target(rules: &RoomVersionRules, object: &CanonicalJsonObject, content: &CanonicalJsonValue) -> Option<OwnedEventId> {
+fn redaction_target(
+    rules: &RoomVersionRules,
+    object: &CanonicalJsonObject,
+    content: &CanonicalJsonValue,
+) -> Option<OwnedEventId> {
     let holder = if rules.redaction.content_field_redacts { content.as_object()? } else { object };
     OwnedEventId::try_from(string(holder, "redacts")?).ok()
 }
 
 impl fmt::Debug for Pdu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pdu").field("event_id", &self.event_id).field("kind", &self.kind_text).field("depth", &self.depth).finish_non_exhaustive()
+        f.debug_struct("Pdu")
+            .field("event_id", &self.event_id)
+            .field("kind", &self.kind_text)
+            .field("depth", &self.depth)
+            .finish_non_exhaustive()
     }
 }
 

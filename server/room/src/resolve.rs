@@ -57,13 +57,13 @@ impl<E> From<E> for ResolveError<E> {
     }
 }
 
-type Result<T, E> = std::result::Result<T, ResolveError<E>>;
+type Resolved<T, E> = Result<T, ResolveError<E>>;
 
 /// The resolution of these states; of none, the empty state.
 ///
 /// # Errors
 /// When reading fails, or ruma meets an event it can't work with.
-pub fn resolve<S, E>(rules: &RoomVersionRules, store: &mut S, roots: &[Root]) -> Result<Root, E>
+pub fn resolve<S, E>(rules: &RoomVersionRules, store: &mut S, roots: &[Root]) -> Resolved<Root, E>
 where
     S: NodeStore<Error = E> + EventSource<Error = E>,
 {
@@ -77,7 +77,9 @@ where
     }
     let version = *rules.state_res.v2_rules().ok_or(ResolveError::Unsupported)?;
     let keys = conflicted_keys(store, &roots)?;
-    let resolved = Resolution { rules, version, store: &*store, roots: &roots, keys: &keys, events: RefCell::default() }.run()?;
+    let resolved =
+        Resolution { rules, version, store: &*store, roots: &roots, keys: &keys, events: RefCell::default() }
+            .run()?;
     let mut root = base;
     for key in &keys {
         root = match resolved.get(&ruma_key(key)) {
@@ -95,7 +97,7 @@ where
     Ok(root)
 }
 
-fn conflicted_keys<S: NodeStore>(store: &S, roots: &[Root]) -> std::result::Result<BTreeSet<StateKey>, S::Error> {
+fn conflicted_keys<S: NodeStore>(store: &S, roots: &[Root]) -> Result<BTreeSet<StateKey>, S::Error> {
     let mut keys = BTreeSet::new();
     for other in &roots[1..] {
         keys.extend(state_tree::diff(store, &roots[0], other)?.into_iter().map(|difference| difference.key));
@@ -121,12 +123,15 @@ impl<S, E> Resolution<'_, S>
 where
     S: NodeStore<Error = E> + EventSource<Error = E>,
 {
-    fn run(&self) -> Result<StateMap<OwnedEventId>, E> {
+    fn run(&self) -> Resolved<StateMap<OwnedEventId>, E> {
         let mut maps = self.conflicted_maps()?;
         let conflicted: BTreeSet<OwnedEventId> = maps.iter().flat_map(|map| map.values().cloned()).collect();
         let difference = self.auth_difference(&maps)?;
-        let subgraph =
-            if self.version.consider_conflicted_state_subgraph { self.conflicted_subgraph(&conflicted)? } else { HashSet::new() };
+        let subgraph = if self.version.consider_conflicted_state_subgraph {
+            self.conflicted_subgraph(&conflicted)?
+        } else {
+            HashSet::new()
+        };
         if !self.version.begin_iterative_auth_checks_with_empty_state_map {
             let full: BTreeSet<&OwnedEventId> = conflicted.iter().chain(&difference).collect();
             self.add_unconflicted(&mut maps, &full)?;
@@ -143,14 +148,17 @@ where
             }
         };
         let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
-        let resolved = state_res::resolve(&self.rules.authorization, &self.version, &maps, chains, fetch, |_| Some(subgraph.clone()));
+        let resolved =
+            state_res::resolve(&self.rules.authorization, &self.version, &maps, chains, fetch, |_| {
+                Some(subgraph.clone())
+            });
         if let Some(error) = failure.into_inner() {
             return Err(ResolveError::Read(error));
         }
         resolved.map_err(ResolveError::Algorithm)
     }
 
-    fn event(&self, id: &EventId) -> std::result::Result<Option<Arc<Pdu>>, E> {
+    fn event(&self, id: &EventId) -> Result<Option<Arc<Pdu>>, E> {
         if let Some(event) = self.events.borrow().get(id) {
             return Ok(event.clone());
         }
@@ -159,11 +167,11 @@ where
         Ok(event)
     }
 
-    fn auth_events(&self, id: &EventId) -> std::result::Result<Vec<OwnedEventId>, E> {
+    fn auth_events(&self, id: &EventId) -> Result<Vec<OwnedEventId>, E> {
         Ok(self.event(id)?.map(|event| event.auth_events().to_vec()).unwrap_or_default())
     }
 
-    fn conflicted_maps(&self) -> Result<Vec<StateMap<OwnedEventId>>, E> {
+    fn conflicted_maps(&self) -> Resolved<Vec<StateMap<OwnedEventId>>, E> {
         let mut maps = Vec::with_capacity(self.roots.len());
         for root in self.roots {
             let mut map = StateMap::new();
@@ -182,7 +190,7 @@ where
     /// Unconflicted events are in every state, so their chains can only take
     /// events out of the difference of the conflicted ones: they are walked
     /// only until nothing is left to take out.
-    fn auth_difference(&self, maps: &[StateMap<OwnedEventId>]) -> Result<HashSet<OwnedEventId>, E> {
+    fn auth_difference(&self, maps: &[StateMap<OwnedEventId>]) -> Resolved<HashSet<OwnedEventId>, E> {
         let mut counts: HashMap<OwnedEventId, usize> = HashMap::new();
         for map in maps {
             let mut chain = HashSet::new();
@@ -193,8 +201,11 @@ where
                 *counts.entry(event_id).or_default() += 1;
             }
         }
-        let mut difference: HashSet<OwnedEventId> =
-            counts.into_iter().filter(|(_, count)| *count < maps.len()).map(|(event_id, _)| event_id).collect();
+        let mut difference: HashSet<OwnedEventId> = counts
+            .into_iter()
+            .filter(|(_, count)| *count < maps.len())
+            .map(|(event_id, _)| event_id)
+            .collect();
         if difference.is_empty() {
             return Ok(difference);
         }
@@ -214,7 +225,12 @@ where
     }
 
     /// Adds the auth chain of an event (without the event) to `chain`.
-    fn extend_chain(&self, event_id: &EventId, chain: &mut HashSet<OwnedEventId>, each: &mut impl FnMut(&EventId)) -> Result<(), E> {
+    fn extend_chain(
+        &self,
+        event_id: &EventId,
+        chain: &mut HashSet<OwnedEventId>,
+        each: &mut impl FnMut(&EventId),
+    ) -> Resolved<(), E> {
         let mut pending = self.auth_events(event_id)?;
         while let Some(event_id) = pending.pop() {
             if !chain.contains(&event_id) {
@@ -229,7 +245,7 @@ where
     /// The events on paths of `auth_events` from one conflicted event to
     /// another, and the conflicted events themselves (room version 12, "State
     /// resolution").
-    fn conflicted_subgraph(&self, conflicted: &BTreeSet<OwnedEventId>) -> Result<HashSet<OwnedEventId>, E> {
+    fn conflicted_subgraph(&self, conflicted: &BTreeSet<OwnedEventId>) -> Resolved<HashSet<OwnedEventId>, E> {
         // Whether following `auth_events` from an event meets a conflicted one.
         let mut reaches: HashMap<OwnedEventId, bool> = HashMap::new();
         for start in conflicted {
@@ -240,11 +256,17 @@ where
                 }
                 let parents = self.auth_events(&event_id)?;
                 if expanded {
-                    let met = conflicted.contains(&event_id) || parents.iter().any(|parent| reaches.get(parent).copied().unwrap_or(false));
+                    let met = conflicted.contains(&event_id)
+                        || parents.iter().any(|parent| reaches.get(parent).copied().unwrap_or(false));
                     reaches.insert(event_id, met);
                 } else {
                     path.push((event_id, true));
-                    path.extend(parents.into_iter().filter(|parent| !reaches.contains_key(parent)).map(|parent| (parent, false)));
+                    path.extend(
+                        parents
+                            .into_iter()
+                            .filter(|parent| !reaches.contains_key(parent))
+                            .map(|parent| (parent, false)),
+                    );
                 }
             }
         }
@@ -252,7 +274,11 @@ where
     }
 
     /// Gives every map the unconflicted state that the rules look at.
-    fn add_unconflicted(&self, maps: &mut [StateMap<OwnedEventId>], full: &BTreeSet<&OwnedEventId>) -> Result<(), E> {
+    fn add_unconflicted(
+        &self,
+        maps: &mut [StateMap<OwnedEventId>],
+        full: &BTreeSet<&OwnedEventId>,
+    ) -> Resolved<(), E> {
         let mut needed = BTreeSet::from([
             StateKey::new("m.room.create", ""),
             StateKey::new("m.room.power_levels", ""),

@@ -18,7 +18,9 @@ pub struct AtEvent {
 
 /// Reads the visibility from its state event; anything unknown is `shared`, as absent is.
 pub fn visibility_of(event: Option<&Pdu>) -> HistoryVisibility {
-    let named = event.and_then(|event| event.content_object().get("history_visibility").and_then(|value| value.as_str().map(str::to_owned)));
+    let named = event.and_then(|event| {
+        event.content_object().get("history_visibility").and_then(|value| value.as_str().map(str::to_owned))
+    });
     match named.as_deref() {
         Some("world_readable") => HistoryVisibility::WorldReadable,
         Some("invited") => HistoryVisibility::Invited,

@@ -141,12 +141,23 @@ pub fn len<S: NodeStore>(store: &S, root: &Root) -> Result<usize, S::Error> {
 }
 
 /// The state with one entry set.
-pub fn set<S: NodeStore>(store: &mut S, root: &Root, key: &StateKey, event_id: &EventId) -> Result<Root, S::Error> {
+pub fn set<S: NodeStore>(
+    store: &mut S,
+    root: &Root,
+    key: &StateKey,
+    event_id: &EventId,
+) -> Result<Root, S::Error> {
     let entry = Entry { key: key.clone(), event_id: event_id.to_owned() };
     Ok(set_below(store, root, entry, &key.hash(), 0)?.id)
 }
 
-fn set_below<S: NodeStore>(store: &mut S, id: &NodeId, entry: Entry, hash: &[u8; 32], depth: usize) -> Result<Child, S::Error> {
+fn set_below<S: NodeStore>(
+    store: &mut S,
+    id: &NodeId,
+    entry: Entry,
+    hash: &[u8; 32],
+    depth: usize,
+) -> Result<Child, S::Error> {
     match &*load(store, id)? {
         Node::Bucket(entries) => {
             let mut entries = entries.clone();
@@ -170,7 +181,10 @@ fn set_below<S: NodeStore>(store: &mut S, id: &NodeId, entry: Entry, hash: &[u8;
 }
 
 /// A state from its entries; the last of two with one key counts.
-pub fn from_entries<S: NodeStore>(store: &mut S, entries: impl IntoIterator<Item = (StateKey, OwnedEventId)>) -> Root {
+pub fn from_entries<S: NodeStore>(
+    store: &mut S,
+    entries: impl IntoIterator<Item = (StateKey, OwnedEventId)>,
+) -> Root {
     let sorted: BTreeMap<StateKey, OwnedEventId> = entries.into_iter().collect();
     let entries = sorted.into_iter().map(|(key, event_id)| Entry { key, event_id }).collect();
     build(store, entries, 0).id
@@ -194,7 +208,13 @@ pub fn remove<S: NodeStore>(store: &mut S, root: &Root, key: &StateKey) -> Resul
     Ok(remove_below(store, root, key, &key.hash(), 0)?.id)
 }
 
-fn remove_below<S: NodeStore>(store: &mut S, id: &NodeId, key: &StateKey, hash: &[u8; 32], depth: usize) -> Result<Child, S::Error> {
+fn remove_below<S: NodeStore>(
+    store: &mut S,
+    id: &NodeId,
+    key: &StateKey,
+    hash: &[u8; 32],
+    depth: usize,
+) -> Result<Child, S::Error> {
     let node = load(store, id)?;
     let unchanged = Child { id: *id, count: u32::try_from(node.count()).unwrap_or(u32::MAX) };
     match &*node {
@@ -270,13 +290,19 @@ pub fn diff<S: NodeStore>(store: &S, old: &Root, new: &Root) -> Result<Vec<Diffe
 
 type Found = BTreeMap<StateKey, (Option<OwnedEventId>, Option<OwnedEventId>)>;
 
-fn diff_below<S: NodeStore>(store: &S, old: Option<NodeId>, new: Option<NodeId>, found: &mut Found) -> Result<(), S::Error> {
+fn diff_below<S: NodeStore>(
+    store: &S,
+    old: Option<NodeId>,
+    new: Option<NodeId>,
+    found: &mut Found,
+) -> Result<(), S::Error> {
     let mut pending = vec![(old, new)];
     while let Some((old, new)) = pending.pop() {
         if old == new {
             continue;
         }
-        let nodes = (old.map(|id| load(store, &id)).transpose()?, new.map(|id| load(store, &id)).transpose()?);
+        let nodes =
+            (old.map(|id| load(store, &id)).transpose()?, new.map(|id| load(store, &id)).transpose()?);
         if let (Some(Node::Branch(a)), Some(Node::Branch(b))) = (nodes.0.as_deref(), nodes.1.as_deref()) {
             let pairs = a.iter().zip(b.iter());
             pending.extend(pairs.map(|(a, b)| (a.map(|child| child.id), b.map(|child| child.id))));

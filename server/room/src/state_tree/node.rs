@@ -63,15 +63,21 @@ impl Node {
     }
 
     /// Its bytes.
+    ///
+    /// # Panics
+    /// Never: what is in an event is at most 255 bytes long.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
-        let length = |length: usize| u16::try_from(length).expect("ids, types and state keys are at most 255 bytes").to_be_bytes();
+        let length = |length: usize| {
+            u16::try_from(length).expect("ids, types and state keys are at most 255 bytes").to_be_bytes()
+        };
         match self {
             Self::Bucket(entries) => {
                 bytes.push(BUCKET);
                 bytes.extend(length(entries.len()));
                 for entry in entries {
-                    let parts = [entry.key.kind.as_bytes(), entry.key.key.as_bytes(), entry.event_id.as_bytes()];
+                    let parts =
+                        [entry.key.kind.as_bytes(), entry.key.key.as_bytes(), entry.event_id.as_bytes()];
                     for part in parts {
                         bytes.extend(length(part.len()));
                     }
@@ -82,7 +88,10 @@ impl Node {
             }
             Self::Branch(children) => {
                 bytes.push(BRANCH);
-                let bitmap = children.iter().enumerate().fold(0_u16, |map, (i, child)| map | (u16::from(child.is_some()) << i));
+                let bitmap = children
+                    .iter()
+                    .enumerate()
+                    .fold(0_u16, |map, (i, child)| map | (u16::from(child.is_some()) << i));
                 bytes.extend(bitmap.to_be_bytes());
                 for child in children.iter().flatten() {
                     bytes.extend(child.id.0);

@@ -22,15 +22,12 @@ proptest! {
     fn behaves_as_an_ordered_map(steps in prop::collection::vec((0_u16..120, prop::option::weighted(0.75, 0_u16..500)), 0..300)) {
         let (mut store, mut root, mut model) = (MemoryNodes::default(), empty(), BTreeMap::new());
         for (k, value) in steps {
-            root = match value {
-                Some(value) => {
-                    model.insert(key(k), event(value));
-                    set(&mut store, &root, &key(k), &event(value)).unwrap()
-                }
-                None => {
-                    model.remove(&key(k));
-                    remove(&mut store, &root, &key(k)).unwrap()
-                }
+            root = if let Some(value) = value {
+                model.insert(key(k), event(value));
+                set(&mut store, &root, &key(k), &event(value)).unwrap()
+            } else {
+                model.remove(&key(k));
+                remove(&mut store, &root, &key(k)).unwrap()
             };
         }
         for k in 0..120 {
