@@ -26,6 +26,7 @@ mod flow;
 mod migration;
 mod open;
 mod read;
+pub mod rooms;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

@@ -12,6 +12,7 @@
 mod node;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, LazyLock},
@@ -19,6 +20,7 @@ use std::{
 
 pub use node::{BUCKET_MAX, Child, DamagedNode, Entry, FANOUT, Node};
 use ruma::{EventId, OwnedEventId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest, Sha256};
 
 /// Levels below which keys can't be told apart: two per byte of the hash.
@@ -34,6 +36,31 @@ pub type Root = NodeId;
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let hex = self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            hex.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
+            hex.push(char::from_digit(u32::from(byte & 0x0F), 16).unwrap_or('0'));
+            hex
+        });
+        serializer.serialize_str(&hex)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let hex = Cow::<'de, str>::deserialize(deserializer)?;
+        let mut id = [0; 32];
+        if hex.len() != 64 || !hex.is_ascii() {
+            return Err(D::Error::custom("a state's root is 64 hexadecimal digits"));
+        }
+        for (at, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).map_err(D::Error::custom)?;
+        }
+        Ok(Self(id))
     }
 }
 
