@@ -9,3 +9,4 @@ pub mod clock;
 pub mod error;
 pub mod notify;
 pub mod remote;
+pub mod server_keys;

@@ -78,40 +78,20 @@ catalogue! {
     Media = "media";
 
     // --- rooms
-    /// room id -> JSON `rooms::Room`.
-    Rooms = "rooms";
-    /// event id -> raw JSON, canonical, without `unsigned`.
-    Pdus = "pdus";
-    /// event id -> JSON `rooms::EventMeta`.
-    EventMeta = "event_meta";
-    /// SHA-256 of the value -> a node of `causeway_room::state_tree`, in its own format.
-    StateNodes = "state_nodes";
-    /// room id | type | state key -> event id.
-    CurrentState = "current_state";
-    /// room id | position i64 -> root of the current state, 32 bytes, then event id.
-    Timeline = "timeline";
-    /// position u64 | room id -> event id.
-    EventStream = "event_stream";
-    /// room id | event id that accepted events follow and that is not held -> ().
-    MissingEvents = "missing_events";
-    /// room id | user id -> JSON `rooms::Member`, by the current state.
-    RoomMembers = "room_members";
-    /// local user id | room id -> JSON `rooms::Member`, also of rooms that the server is not in.
-    Memberships = "memberships";
-    /// local user id | room id -> JSON list of stripped state events.
-    InviteState = "invite_state";
-    /// room id | server name -> u64 number of its joined members.
-    JoinedServers = "joined_servers";
-    /// event id | position i64 of the event that relates to it -> JSON `rooms::Related`.
-    Relations = "relations";
-    /// event id -> id of the redaction that applies to it.
-    Redactions = "redactions";
-    /// event id that is not held | event id of its redaction -> ().
-    PendingRedactions = "pending_redactions";
 
     // --- ephemeral
 
     // --- federation
+    /// version of the key -> JSON `server_keys::OwnKey`.
+    ServerKeys = "server_keys";
+    /// server name -> JSON `server_keys::RemoteKeys`.
+    RemoteServerKeys = "remote_server_keys";
+    /// destination | position u64 -> JSON `outbox::Entry`.
+    Outbox = "outbox";
+    /// destination -> JSON `outbox::InFlight`.
+    OutboxInFlight = "outbox_in_flight";
+    /// destination -> JSON `outbox::Destination`.
+    Destinations = "destinations";
 
     // --- shared space
 }

@@ -25,8 +25,9 @@ mod error;
 mod flow;
 mod migration;
 mod open;
+pub mod outbox;
 mod read;
-pub mod rooms;
+pub mod server_keys;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;
