@@ -78,22 +78,80 @@ catalogue! {
     Media = "media";
 
     // --- rooms
+    /// room id -> JSON `rooms::Room`.
+    Rooms = "rooms";
+    /// event id -> raw JSON, canonical, without `unsigned`.
+    Pdus = "pdus";
+    /// event id -> JSON `rooms::EventMeta`.
+    EventMeta = "event_meta";
+    /// SHA-256 of the value -> a node of `causeway_room::state_tree`, in its own format.
+    StateNodes = "state_nodes";
+    /// room id | type | state key -> event id.
+    CurrentState = "current_state";
+    /// room id | position i64 -> root of the current state, 32 bytes, then event id.
+    Timeline = "timeline";
+    /// position u64 | room id -> event id.
+    EventStream = "event_stream";
+    /// room id | event id that accepted events follow and that is not held -> ().
+    MissingEvents = "missing_events";
+    /// room id | user id -> JSON `rooms::Member`, by the current state.
+    RoomMembers = "room_members";
+    /// local user id | room id -> JSON `rooms::Member`, also of rooms that the server is not in.
+    Memberships = "memberships";
+    /// local user id | room id -> JSON list of stripped state events.
+    InviteState = "invite_state";
+    /// room id | server name -> u64 number of its joined members.
+    JoinedServers = "joined_servers";
+    /// event id | position i64 of the event that relates to it -> JSON `rooms::Related`.
+    Relations = "relations";
+    /// event id -> id of the redaction that applies to it.
+    Redactions = "redactions";
+    /// event id that is not held | event id of its redaction -> ().
+    PendingRedactions = "pending_redactions";
 
     // --- ephemeral
 
     // --- federation
-    /// version of the key -> JSON `server_keys::OwnKey`.
-    ServerKeys = "server_keys";
-    /// server name -> JSON `server_keys::RemoteKeys`.
-    RemoteServerKeys = "remote_server_keys";
-    /// destination | position u64 -> JSON `outbox::Entry`.
-    Outbox = "outbox";
-    /// destination -> JSON `outbox::InFlight`.
-    OutboxInFlight = "outbox_in_flight";
-    /// destination -> JSON `outbox::Destination`.
-    Destinations = "destinations";
 
     // --- shared space
+    /// room id | replica | counter u64 | change id -> JSON `shared_space::entries::EntryRow`.
+    SpaceEntries = "space_entries";
+    /// room id | change id -> JSON `shared_space::entries::LinkRow`: where the entry hangs.
+    SpaceIds = "space_ids";
+    /// room id | replica -> JSON `ReplicaLog`: the shape of its log.
+    SpaceLogs = "space_logs";
+    /// room id | replica | counter u64 | change id | change id -> JSON, two entries with one dot.
+    SpaceForks = "space_forks";
+    /// room id | change id -> canonical JSON of the value.
+    SpaceValues = "space_values";
+    /// room id | change id -> (): entries that could not be judged yet.
+    SpaceUnproven = "space_unproven";
+    /// server name | key id -> JSON `shared_space::entries::VerifyKeyRow`: keys that entries were signed with.
+    SpaceKeys = "space_keys";
+    /// room id | item key, not terminated -> JSON `shared_space::items::ItemRow`.
+    SpaceItems = "space_items";
+    /// room id | item key | named id | change id -> (): an effective change names another, held or not.
+    SpaceSuccessors = "space_successors";
+    /// room id | item id | change id -> (): the entries that adopt one event.
+    SpaceAdoptions = "space_adoptions";
+    /// room id | item key | ms u64 | change id -> (): all changes of an item by arrival.
+    SpaceHistory = "space_history";
+    /// room id | item key -> JSON `shared_space::notices::ConflictRow`.
+    SpaceConflicts = "space_conflicts";
+    /// room id | event id -> JSON `shared_space::notices::NoticeRow`.
+    SpaceNotices = "space_notices";
+    /// room id | item key | event id -> (): the notices about an item.
+    SpaceItemNotices = "space_item_notices";
+    /// room id | event id -> change id: which change a room event carried or became.
+    SpaceEvents = "space_events";
+    /// queue | room id | subject -> JSON `shared_space::queues::QueueRow`.
+    SpaceQueues = "space_queues";
+    /// scope | request id -> JSON `shared_space::queues::OutcomeRow`.
+    SpaceOutcomes = "space_outcomes";
+    /// name, as many parts as it needs -> JSON: cursors, secrets.
+    SpaceMeta = "space_meta";
+    /// user id | device id -> JSON `shared_space::devices::DeviceRow`; with room id, a list of `LeftOut`.
+    SpaceDevices = "space_devices";
 }
 
 impl Cf {

@@ -25,9 +25,9 @@ mod error;
 mod flow;
 mod migration;
 mod open;
-pub mod outbox;
 mod read;
-pub mod server_keys;
+pub mod rooms;
+pub mod shared_space;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

@@ -1,0 +1,181 @@
+//! Rooms: events, what this server made of them, and what is derived for reading.
+//!
+//! Typed rows only. Which rows belong together in one batch, and what may be
+//! read by whom, is `causeway_service::rooms`' business.
+//!
+//! The truth is [`put_event`]'s two rows, the [`Room`] row and the state nodes;
+//! current state, members, memberships, servers, relations and the timeline are
+//! indexes over them, written in the same batch.
+
+mod members;
+mod relations;
+mod state;
+mod timeline;
+
+use causeway_room::state_tree::Root;
+pub use members::{
+    Member, delete_membership, invite_state, joined_servers, member, members, membership, memberships,
+    put_invite_state, put_member, put_membership, put_server_count,
+};
+pub use relations::{
+    Related, pending_redactions, put_pending_redaction, put_redaction, put_relation, redaction_of, relations,
+};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+pub use state::{current, current_of, node, put_current, put_node};
+pub use timeline::{Place, TimelineRow, position_before, put_stream, put_timeline, stream, timeline};
+
+use crate::{
+    Batch, Cf, Direction, Read, StorageError,
+    codec::{self, KeyParts, key},
+};
+
+/// A room that this server is or was in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Decides all rules.
+    pub version: RoomVersionId,
+    /// Its `m.room.create` event.
+    pub create: OwnedEventId,
+    /// Events that no accepted event follows yet.
+    pub heads: Vec<Head>,
+    /// The current state: the heads' states, resolved.
+    pub state: Root,
+    /// The lowest timeline position given to history so far; zero or less.
+    pub history_floor: i64,
+}
+
+/// An event that no accepted event follows yet (a forward extremity).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// Its depth.
+    pub depth: u64,
+    /// The state after it.
+    pub state: Root,
+}
+
+/// What this server made of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventMeta {
+    /// Its room.
+    pub room_id: OwnedRoomId,
+    /// Where it stands in the timeline; negative for history fetched later,
+    /// `None` when it has no place there (rejected, soft-failed, outlier).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<i64>,
+    /// Why the authorisation rules refused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// Whether it was allowed by its past but not by the current state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft_failed: bool,
+    /// Whether only its authorisation is known, and not its place in the room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outlier: bool,
+    /// Whether this server lacked an event before it when it came.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gap_before: bool,
+    /// The room's state before it, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_before: Option<Root>,
+    /// The same after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_after: Option<Root>,
+}
+
+/// The room's row.
+pub fn room(read: &(impl Read + ?Sized), room_id: &RoomId) -> Result<Option<Room>, StorageError> {
+    codec::get(read, Cf::Rooms, key().str(room_id).as_ref())
+}
+
+/// Writes the room's row.
+pub fn put_room(batch: &mut Batch, room_id: &RoomId, room: &Room) {
+    codec::put(batch, Cf::Rooms, key().str(room_id), room);
+}
+
+/// The ids of rooms after `after`, in order, at most `limit`.
+pub fn room_ids(
+    read: &(impl Read + ?Sized),
+    after: Option<&RoomId>,
+    limit: usize,
+) -> Result<Vec<OwnedRoomId>, StorageError> {
+    // 0xFF ends the room's own row, and no other key begins with it and a byte more.
+    let from = after.map(|room_id| key().str(room_id).bytes(&[0]).finish());
+    let rows = read.scan(Cf::Rooms, &[], from.as_deref(), Direction::Forward, limit)?;
+    rows.iter().map(|(row, _)| room_id_part(Cf::Rooms, &mut KeyParts::new(Cf::Rooms, row))).collect()
+}
+
+/// The event's canonical JSON, as it goes to other servers.
+pub fn pdu_raw(
+    read: &(impl Read + ?Sized),
+    event_id: &EventId,
+) -> Result<Option<Box<RawValue>>, StorageError> {
+    let Some(bytes) = read.get(Cf::Pdus, key().str(event_id).as_ref())? else {
+        return Ok(None);
+    };
+    let broken = |source| StorageError::BrokenValue { cf: Cf::Pdus.name(), source };
+    serde_json::from_slice(&bytes).map(Some).map_err(broken)
+}
+
+/// What this server made of the event.
+pub fn event_meta(
+    read: &(impl Read + ?Sized),
+    event_id: &EventId,
+) -> Result<Option<EventMeta>, StorageError> {
+    codec::get(read, Cf::EventMeta, key().str(event_id).as_ref())
+}
+
+/// Writes an event and what this server made of it.
+pub fn put_event(batch: &mut Batch, event_id: &EventId, raw: &RawValue, meta: &EventMeta) {
+    batch.put(Cf::Pdus, key().str(event_id), raw.get());
+    codec::put(batch, Cf::EventMeta, key().str(event_id), meta);
+}
+
+/// Events that accepted events of the room follow and that are not held, at most `limit`.
+pub fn missing_events(
+    read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    limit: usize,
+) -> Result<Vec<OwnedEventId>, StorageError> {
+    let rows = read.scan(Cf::MissingEvents, key().str(room_id).as_ref(), None, Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(row, _)| {
+            let mut parts = KeyParts::new(Cf::MissingEvents, row);
+            parts.str()?;
+            event_id_part(Cf::MissingEvents, &mut parts)
+        })
+        .collect()
+}
+
+/// Whether an accepted event follows this one, which was not held then.
+pub fn is_missing(
+    read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    event_id: &EventId,
+) -> Result<bool, StorageError> {
+    Ok(read.get(Cf::MissingEvents, key().str(room_id).str(event_id).as_ref())?.is_some())
+}
+
+/// Notes that an event is missing, or no more.
+pub fn set_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId, missing: bool) {
+    let row = key().str(room_id).str(event_id);
+    if missing { batch.put(Cf::MissingEvents, row, []) } else { batch.delete(Cf::MissingEvents, row) }
+}
+
+fn room_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedRoomId, StorageError> {
+    RoomId::parse(parts.str()?).map_err(|_| StorageError::BrokenKey { cf: cf.name() })
+}
+
+fn event_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedEventId, StorageError> {
+    EventId::parse(parts.str()?).map_err(|_| StorageError::BrokenKey { cf: cf.name() })
+}
+
+/// An event id that is a whole value.
+fn event_id_value(cf: Cf, value: &[u8]) -> Result<OwnedEventId, StorageError> {
+    let broken = || StorageError::BrokenKey { cf: cf.name() };
+    let text = std::str::from_utf8(value).map_err(|_| broken())?;
+    EventId::parse(text).map_err(|_| broken())
+}

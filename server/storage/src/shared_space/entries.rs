@@ -1,0 +1,234 @@
+//! Change logs: entries by dot and by id, the shape of the logs, values, forks,
+//! and the verify keys that the entries were signed with.
+//!
+//! Invariants: [`LinkRow`] of an id is written in the batch that writes the
+//! entry; the shape rows ([`put_log`]) of a room say what its entries are.
+
+use causeway_shared_space::{ChangeId, Counter, Dot, ReplicaId, Standing, change_log::{Link, ReplicaLog, RunId}};
+use ruma::RoomId;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{key_with_id, last_text, parts, trailing_id};
+use crate::{
+    Batch, Cf, Direction, Read, StorageError,
+    codec::{self, KeyParts},
+};
+
+/// One held entry, without its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EntryRow {
+    /// Header and signature as received: `{"header", "signature"}`.
+    pub entry: Box<RawValue>,
+    /// What the entry counts for.
+    pub standing: Standing,
+    /// When it became held here (ms since the epoch).
+    pub received_ts: u64,
+}
+
+/// Where an entry hangs, and whether it has effect: what most lookups need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    /// Its dot.
+    pub dot: Dot,
+    /// The entry before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<ChangeId>,
+    /// The run that it is part of.
+    pub run: RunId,
+    /// Whether it takes part in its item.
+    pub effective: bool,
+}
+
+impl LinkRow {
+    /// The row for a placed entry.
+    pub fn new(link: Link, effective: bool) -> Self {
+        Self { dot: link.dot, previous: link.previous, run: link.run, effective }
+    }
+
+    /// As the pure crate has it.
+    pub fn link(self) -> Link {
+        Link { dot: self.dot, previous: self.previous, run: self.run }
+    }
+}
+
+/// A server's verify key that entries were checked with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyKeyRow {
+    /// The public key, unpadded base64.
+    pub key: String,
+    /// Until when the origin said it is valid (ms since the epoch).
+    pub valid_until_ts: u64,
+    /// The server's key object in which it was published, signed; served with the entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Box<str>>,
+}
+
+/// Where a held entry hangs.
+pub fn link(db: &impl Read, room: &RoomId, id: &ChangeId) -> Result<Option<LinkRow>, StorageError> {
+    codec::get(db, Cf::SpaceIds, &key_with_id(&[room.as_str()], id))
+}
+
+/// The held entries with this dot: more than one after a fork.
+pub fn at(db: &impl Read, room: &RoomId, dot: &Dot) -> Result<Vec<ChangeId>, StorageError> {
+    let prefix = dot_key(room, &dot.replica, dot.counter);
+    let rows = db.scan(Cf::SpaceEntries, &prefix, None, Direction::Forward, usize::MAX)?;
+    Ok(rows.iter().filter_map(|(key, _)| trailing_id(key)).collect())
+}
+
+/// The entry with this id, if it is held.
+pub fn entry(db: &impl Read, room: &RoomId, id: &ChangeId) -> Result<Option<EntryRow>, StorageError> {
+    let Some(link) = link(db, room, id)? else { return Ok(None) };
+    codec::get(db, Cf::SpaceEntries, &entry_key(room, &link.dot, id))
+}
+
+/// Entries of one replica with a counter of at least `from`, of all its
+/// branches, at most `limit`.
+pub fn entries_from(
+    db: &impl Read,
+    room: &RoomId,
+    replica: &ReplicaId,
+    from: Counter,
+    limit: usize,
+) -> Result<Vec<(u64, ChangeId, EntryRow)>, StorageError> {
+    let prefix = parts(&[room.as_str(), replica.as_str()]);
+    let from = dot_key(room, replica, from);
+    let rows = db.scan(Cf::SpaceEntries, &prefix, Some(&from), Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(key, row)| {
+            let mut parts = KeyParts::new(Cf::SpaceEntries, key);
+            parts.str()?;
+            parts.str()?;
+            let (counter, id) = (parts.u64()?, ChangeId::from_bytes(parts.bytes()?));
+            Ok((counter, id, codec::decode(Cf::SpaceEntries, row)?))
+        })
+        .collect()
+}
+
+/// The shape of a room's logs, by replica.
+pub fn logs(db: &impl Read, room: &RoomId) -> Result<Vec<(ReplicaId, ReplicaLog)>, StorageError> {
+    let rows = db.scan(Cf::SpaceLogs, &parts(&[room.as_str()]), None, Direction::Forward, usize::MAX)?;
+    rows.iter()
+        .map(|(key, row)| {
+            let replica = last_text(Cf::SpaceLogs, key)?
+                .parse()
+                .map_err(|_| StorageError::BrokenKey { cf: Cf::SpaceLogs.name() })?;
+            Ok((replica, codec::decode(Cf::SpaceLogs, row)?))
+        })
+        .collect()
+}
+
+/// Rooms in which this server holds a log, after `after`, at most `limit`.
+pub fn rooms(db: &impl Read, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
+    let mut rooms: Vec<String> = Vec::new();
+    let mut from = after.map(past_room);
+    while rooms.len() < limit {
+        let rows = db.scan(Cf::SpaceLogs, &[], from.as_deref(), Direction::Forward, 1)?;
+        let Some((key, _)) = rows.first() else { break };
+        let room = KeyParts::new(Cf::SpaceLogs, key).str()?.to_owned();
+        from = Some(past_room(&room));
+        rooms.push(room);
+    }
+    Ok(rooms)
+}
+
+/// After all keys of a room: no replica's text begins with 0xFF.
+fn past_room(room: &str) -> Vec<u8> {
+    let mut key = parts(&[room]);
+    key.push(codec::SEPARATOR);
+    key
+}
+
+/// A held value, as canonical JSON.
+pub fn value(db: &impl Read, room: &RoomId, id: &ChangeId) -> Result<Option<Vec<u8>>, StorageError> {
+    db.get(Cf::SpaceValues, &key_with_id(&[room.as_str()], id))
+}
+
+/// Held values in the order of `ids`.
+pub fn values(db: &impl Read, room: &RoomId, ids: &[ChangeId]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+    let keys: Vec<_> = ids.iter().map(|id| key_with_id(&[room.as_str()], id)).collect();
+    db.multi_get(Cf::SpaceValues, &keys)
+}
+
+/// Up to `limit` proofs of forks in a room, each the JSON of two entries.
+pub fn forks(db: &impl Read, room: &RoomId, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
+    let rows = db.scan(Cf::SpaceForks, &parts(&[room.as_str()]), None, Direction::Forward, limit)?;
+    Ok(rows.into_iter().map(|(_, proof)| proof).collect())
+}
+
+/// The verify key that entries of `server` were checked with.
+pub fn verify_key(db: &impl Read, server: &str, key_id: &str) -> Result<Option<VerifyKeyRow>, StorageError> {
+    codec::get(db, Cf::SpaceKeys, &parts(&[server, key_id]))
+}
+
+/// Up to `limit` verify keys of `server`.
+pub fn verify_keys(db: &impl Read, server: &str, limit: usize) -> Result<Vec<VerifyKeyRow>, StorageError> {
+    let rows = db.scan(Cf::SpaceKeys, &parts(&[server]), None, Direction::Forward, limit)?;
+    rows.iter().map(|(_, row)| codec::decode(Cf::SpaceKeys, row)).collect()
+}
+
+/// Up to `limit` entries of a room that could not be judged yet.
+pub fn unproven(db: &impl Read, room: &RoomId, limit: usize) -> Result<Vec<ChangeId>, StorageError> {
+    let rows = db.scan(Cf::SpaceUnproven, &parts(&[room.as_str()]), None, Direction::Forward, limit)?;
+    Ok(rows.iter().filter_map(|(key, _)| trailing_id(key)).collect())
+}
+
+/// Writes an entry and where it hangs.
+pub fn put_entry(batch: &mut Batch, room: &RoomId, id: &ChangeId, link: &LinkRow, row: &EntryRow) {
+    codec::put(batch, Cf::SpaceEntries, entry_key(room, &link.dot, id), row);
+    put_link(batch, room, id, link);
+}
+
+/// Writes where an entry hangs.
+pub fn put_link(batch: &mut Batch, room: &RoomId, id: &ChangeId, link: &LinkRow) {
+    codec::put(batch, Cf::SpaceIds, key_with_id(&[room.as_str()], id), link);
+}
+
+/// Writes the shape of one replica's log.
+pub fn put_log(batch: &mut Batch, room: &RoomId, replica: &ReplicaId, row: &ReplicaLog) {
+    codec::put(batch, Cf::SpaceLogs, parts(&[room.as_str(), replica.as_str()]), row);
+}
+
+/// Keeps a value.
+pub fn put_value(batch: &mut Batch, room: &RoomId, id: &ChangeId, canonical: &str) {
+    batch.put(Cf::SpaceValues, key_with_id(&[room.as_str()], id), canonical);
+}
+
+/// Forgets a value (redaction, retention).
+pub fn delete_value(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
+    batch.delete(Cf::SpaceValues, key_with_id(&[room.as_str()], id));
+}
+
+/// Keeps the proof of a fork.
+pub fn put_fork(batch: &mut Batch, room: &RoomId, dot: &Dot, ids: [&ChangeId; 2], proof: &str) {
+    let mut key = dot_key(room, &dot.replica, dot.counter);
+    ids.iter().for_each(|id| key.extend_from_slice(id.as_bytes()));
+    batch.put(Cf::SpaceForks, key, proof);
+}
+
+/// Keeps a verify key with the entries that need it.
+pub fn put_verify_key(batch: &mut Batch, server: &str, key_id: &str, row: &VerifyKeyRow) {
+    codec::put(batch, Cf::SpaceKeys, parts(&[server, key_id]), row);
+}
+
+/// Notes that an entry could not be judged yet.
+pub fn put_unproven(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
+    batch.put(Cf::SpaceUnproven, key_with_id(&[room.as_str()], id), []);
+}
+
+/// The entry is judged.
+pub fn delete_unproven(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
+    batch.delete(Cf::SpaceUnproven, key_with_id(&[room.as_str()], id));
+}
+
+fn dot_key(room: &RoomId, replica: &ReplicaId, counter: Counter) -> Vec<u8> {
+    let mut key = parts(&[room.as_str(), replica.as_str()]);
+    key.extend_from_slice(&counter.value().to_be_bytes());
+    key
+}
+
+fn entry_key(room: &RoomId, dot: &Dot, id: &ChangeId) -> Vec<u8> {
+    let mut key = dot_key(room, &dot.replica, dot.counter);
+    key.extend_from_slice(id.as_bytes());
+    key
+}
