@@ -1,3 +1,27 @@
-//! The composition root and command line.
+//! The composition root and command line of the server.
+//!
+//! Only this crate sees all the others: it reads the configuration, opens the
+//! data folder, wires the use-cases to the doors and supervises the drivers.
+//! It decides nothing about Matrix. Whatever stops the process is told in one
+//! line on the standard error stream and by the exit code (see [`exit`]).
 
-fn main() {}
+mod app;
+mod commands;
+mod config;
+mod exit;
+mod listeners;
+mod supervisor;
+mod telemetry;
+mod tls;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = commands::Arguments::parse();
+    match commands::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

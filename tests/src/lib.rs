@@ -1,1 +1,17 @@
-//! What the project's tests share.
+//! What the project's tests, its demonstration and its benchmark share: real
+//! server processes, a local authority, a link that can be cut, and a small
+//! client. Nothing of the server's own code is linked in here: what is tested
+//! is the binary, through its public interfaces.
+
+pub mod authority;
+pub mod client;
+pub mod cluster;
+pub mod link;
+pub mod program;
+pub mod result;
+pub mod server;
+pub mod space;
+pub mod user;
+pub mod wait;
+
+mod owner;

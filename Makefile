@@ -1,0 +1,79 @@
+# What a person does with this checkout. `make help` lists it.
+
+CARGO ?= cargo
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+# RocksDB's C++ goes through the compiler cache: a clean checkout on the same
+# machine, and the other build profile, reuse it.
+ifneq ($(shell command -v ccache),)
+export CC ?= ccache cc
+export CXX ?= ccache c++
+ifeq ($(origin CC),default)
+export CC := ccache cc
+endif
+ifeq ($(origin CXX),default)
+export CXX := ccache c++
+endif
+endif
+
+.PHONY: help build release test demo run bench soak lint format packages test-packages
+.DEFAULT_GOAL := help
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+packages:
+	@scripts/system-packages.sh build
+
+test-packages:
+	@scripts/system-packages.sh test
+
+build: packages ## Build the server (target/debug/causeway)
+	@$(MAKE) --no-print-directory .build
+
+release: packages ## Build the server optimised (target/release/causeway)
+	@$(MAKE) --no-print-directory .release
+
+# After `packages`, in a make of its own, so that a ccache just installed is seen.
+.PHONY: .build .release .test .demo .bench
+.build:
+	$(CARGO) build --locked --package causeway
+.release:
+	$(CARGO) build --locked --release --package causeway
+
+test: test-packages ## Pass every test
+	@$(MAKE) --no-print-directory .test
+.test:
+	scripts/interop-venv.sh $(TARGET)/interop-venv
+	$(CARGO) build --locked --package causeway --package causeway-tests --bins
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=…: share that folder; VERBOSE=1
+	@$(MAKE) --no-print-directory .demo
+.demo:
+	@echo "Building (the first time compiles RocksDB: about 20 minutes on two cores) …"
+	@$(CARGO) build --locked --quiet --package causeway --package causeway-tests --bins
+	@$(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$(FOLDER)")
+
+run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). SERVER_NAME=…
+	@$(MAKE) --no-print-directory .release
+	@scripts/run.sh $(TARGET)/release/causeway "$(or $(SERVER_NAME),localhost)"
+
+bench: packages ## Measure; a table and target/bench.json
+	@$(MAKE) --no-print-directory .bench
+.bench:
+	$(CARGO) build --locked --release --package causeway --package causeway-tests --bins
+	$(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
+
+soak: packages ## Simulate replication: SEEDS=100000, or SEED=n to replay one
+	@$(MAKE) --no-print-directory .soak
+.PHONY: .soak
+.soak:
+	$(CARGO) run --locked --release --package causeway-replication --bin soak -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+
+lint: packages ## Formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+format: ## Format everything
+	$(CARGO) fmt --all

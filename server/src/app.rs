@@ -1,0 +1,121 @@
+//! Wiring: configuration in, running server out.
+//!
+//! The order matters: take the addresses, open the data folder, build the
+//! use-cases, start the drivers, and only then let connections in. The reverse
+//! when stopping. Nothing on disk is touched before every address is taken.
+
+use std::net::SocketAddr;
+
+use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use axum_server::Handle;
+use prometheus::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::Config,
+    exit::{Failure, Reason},
+    listeners::{self, ListenError, Open},
+    supervisor::Supervisor,
+    telemetry::{self, Telemetry},
+};
+
+/// Runs the server until it is told to stop.
+pub fn serve(config: Config) -> Result<(), Failure> {
+    let bound = listeners::bind(&config.listeners).map_err(listen_failure)?;
+    let scraped = config.listeners.iter().any(|listener| listener.metrics);
+    let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), scraped)
+        .map_err(|error| Failure::new(Reason::Configuration, error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    let result = runtime.block_on(run(&config, bound, telemetry.registry()));
+    drop(runtime);
+    telemetry.stop();
+    result
+}
+
+async fn run(
+    config: &Config,
+    bound: Vec<listeners::Bound>,
+    registry: Option<Registry>,
+) -> Result<(), Failure> {
+    let folder = &config.data_folder;
+    std::fs::create_dir_all(folder).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    let mut supervisor = Supervisor::default();
+    let router = Router::new();
+
+    let shutdown = shutdown_signal()?;
+    let open = listeners::open(bound).map_err(listen_failure)?;
+    listeners::write_addresses(folder, &open).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    for one in &open {
+        tracing::info!(url = one.url(), server_name = %config.server_name, "listening");
+    }
+    let handle = Handle::new();
+    for one in open {
+        start_listener(&mut supervisor, one, &router, registry.as_ref(), &handle);
+    }
+    let stopping = async {
+        shutdown.await;
+        tracing::info!("stopping");
+        handle.graceful_shutdown(Some(listeners::GRACE));
+    };
+    let result = supervisor.run(stopping).await;
+    listeners::remove_addresses(folder).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    result.map_err(|error| Failure::new(Reason::Driver, error))
+}
+
+fn start_listener(
+    supervisor: &mut Supervisor,
+    open: Open,
+    router: &Router,
+    registry: Option<&Registry>,
+    handle: &Handle<SocketAddr>,
+) {
+    let router = match registry.filter(|_| open.metrics) {
+        Some(registry) => router.clone().merge(metrics_route(registry.clone())),
+        None => router.clone(),
+    };
+    let serving = open.serve(router, handle.clone());
+    supervisor.start("listener", async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "a listener failed");
+        }
+    });
+}
+
+fn metrics_route(registry: Registry) -> Router {
+    Router::new().route(
+        "/metrics",
+        get(move || async move {
+            match telemetry::prometheus_text(&registry) {
+                Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+                Err(error) => {
+                    tracing::error!(%error, "metrics can't be written");
+                    axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                }
+            }
+        }),
+    )
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+fn shutdown_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let failed = |error| Failure::new(Reason::Internal, error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn listen_failure(error: ListenError) -> Failure {
+    let reason = match error {
+        ListenError::Address { .. } => Reason::Address,
+        ListenError::Tls { .. } => Reason::Configuration,
+    };
+    Failure::new(reason, error)
+}

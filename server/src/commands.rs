@@ -1,0 +1,97 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use rand::{Rng, distr::Alphanumeric};
+use ruma::OwnedServerName;
+
+use crate::{
+    app,
+    config::{self, Config, Template},
+    exit::{Failure, Reason},
+    tls,
+};
+
+/// Length of generated tokens and secrets, in characters of base 62.
+const SECRET_LENGTH: usize = 40;
+
+/// A Matrix homeserver with replicated shared spaces.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGINT or SIGTERM.
+    Serve(ConfigFile),
+    /// Print a configuration with every key documented and fresh secrets.
+    GenerateConfig(GenerateConfig),
+    /// Say whether a configuration can be used, and touch nothing.
+    CheckConfig(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, short, env = "CAUSEWAY_CONFIG", default_value = "causeway.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct GenerateConfig {
+    /// What stands after the colon in users' names; can't be changed later.
+    #[arg(long)]
+    server_name: OwnedServerName,
+    /// Where the server stores everything, relative to the configuration file.
+    #[arg(long, default_value = "data")]
+    data_folder: String,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8008")]
+    address: SocketAddr,
+    /// Let those who know the generated token make accounts.
+    #[arg(long)]
+    registration_token: bool,
+}
+
+/// Does what the command line asks for.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::Serve(file) => {
+            let config = load(&file)?;
+            tls::install_provider();
+            app::serve(config)
+        }
+        Command::CheckConfig(file) => {
+            let config = load(&file)?;
+            println!("{}: usable, for {}", file.config.display(), config.server_name);
+            Ok(())
+        }
+        Command::GenerateConfig(wanted) => {
+            print!("{}", generate(&wanted));
+            Ok(())
+        }
+    }
+}
+
+fn load(file: &ConfigFile) -> Result<Config, Failure> {
+    Config::load(&file.config).map_err(|error| Failure::new(Reason::Configuration, error))
+}
+
+fn generate(wanted: &GenerateConfig) -> String {
+    let token = wanted.registration_token.then(secret);
+    config::generate(&Template {
+        server_name: wanted.server_name.as_str(),
+        data_folder: &wanted.data_folder,
+        address: &wanted.address.to_string(),
+        registration_token: token.as_deref(),
+        shared_secret: &secret(),
+    })
+}
+
+fn secret() -> String {
+    rand::rng().sample_iter(Alphanumeric).take(SECRET_LENGTH).map(char::from).collect()
+}

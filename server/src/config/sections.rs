@@ -1,0 +1,203 @@
+//! The sections of the configuration: plain values with their defaults and the
+//! checks that a type can't express. What each key means is in `example.toml`.
+
+mod federation;
+mod listener;
+mod telemetry;
+
+use ruma::RoomVersionId;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use federation::Federation;
+pub use listener::Listener;
+pub use telemetry::{LogFormat, Telemetry};
+
+use super::ConfigError;
+
+/// Room versions that this server can create and take part in, for new rooms.
+const CREATABLE_ROOM_VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+
+/// `[registration]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registration {
+    /// Who may make an account.
+    pub mode: RegistrationMode,
+    /// Tokens for [`RegistrationMode::Token`].
+    pub tokens: Vec<String>,
+    /// Key of the administrators' registration endpoint; empty = off.
+    pub shared_secret: String,
+    /// Whether guests may come in.
+    pub guests: bool,
+}
+
+/// Who may make an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistrationMode {
+    /// Nobody.
+    #[default]
+    Closed,
+    /// Those who know a token.
+    Token,
+    /// Anybody.
+    Open,
+}
+
+impl Registration {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.mode == RegistrationMode::Token && self.tokens.iter().all(String::is_empty) {
+            return Err(ConfigError::invalid("registration.tokens", "mode \"token\" needs at least one"));
+        }
+        Ok(())
+    }
+}
+
+/// `[passwords]`: the cost of argon2id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passwords {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes.
+    pub iterations: u32,
+    /// Lanes.
+    pub parallelism: u32,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
+    }
+}
+
+impl Passwords {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.iterations == 0 || self.parallelism == 0 || self.parallelism > 64 {
+            return Err(ConfigError::invalid("passwords", "iterations from 1, parallelism from 1 to 64"));
+        }
+        // RFC 9106, section 3.1: at least 8 KiB for each lane.
+        if self.memory_kib < 8 * self.parallelism || self.memory_kib > 4 << 20 {
+            return Err(ConfigError::invalid("passwords.memory_kib", "from 8 for each lane to 4194304"));
+        }
+        Ok(())
+    }
+}
+
+/// `[rooms]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rooms {
+    /// Version of rooms whose creator names none.
+    pub default_version: RoomVersionId,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { default_version: RoomVersionId::V12 }
+    }
+}
+
+impl Rooms {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if CREATABLE_ROOM_VERSIONS.contains(&self.default_version) {
+            return Ok(());
+        }
+        Err(ConfigError::invalid("rooms.default_version", "one of \"10\", \"11\", \"12\""))
+    }
+}
+
+/// `[media]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Media {
+    /// Largest file, in bytes.
+    pub upload_max_bytes: u64,
+    /// Whether the files of shared items are fetched in the background.
+    pub prefetch: bool,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self { upload_max_bytes: 100 << 20, prefetch: true }
+    }
+}
+
+/// `[shared_space]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SharedSpace {
+    /// Wait before other servers are told of a change.
+    pub advertise_delay_ms: u64,
+    /// First interval of the timer that heals a quiet room.
+    pub advertise_min_ms: u64,
+    /// Longest interval of it.
+    pub advertise_max_ms: u64,
+    /// Wait for each server that should announce a conflict before the next does.
+    pub announce_step_ms: u64,
+    /// Projected state events per second and room.
+    pub projection_per_second: u32,
+}
+
+impl Default for SharedSpace {
+    fn default() -> Self {
+        Self {
+            advertise_delay_ms: 50,
+            advertise_min_ms: 60_000,
+            advertise_max_ms: 3_600_000,
+            announce_step_ms: 30_000,
+            projection_per_second: 20,
+        }
+    }
+}
+
+/// `[rate_limits]`: per client address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Whether any limit holds.
+    pub enabled: bool,
+    /// Logins in a minute, in the long run.
+    pub logins_per_minute: u32,
+    /// Logins at once.
+    pub logins_burst: u32,
+    /// Registrations in a minute, in the long run.
+    pub registrations_per_minute: u32,
+    /// Registrations at once.
+    pub registrations_burst: u32,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            logins_per_minute: 20,
+            logins_burst: 10,
+            registrations_per_minute: 10,
+            registrations_burst: 5,
+        }
+    }
+}
+
+/// `[well_known]`: empty means not served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WellKnown {
+    /// Base URL for clients.
+    pub client: String,
+    /// `host:port` for other servers.
+    pub server: String,
+}
+
+impl WellKnown {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.client.is_empty() && Url::parse(&self.client).is_err() {
+            return Err(ConfigError::invalid("well_known.client", "not a URL"));
+        }
+        if !self.server.is_empty() && ruma::ServerName::parse(&self.server).is_err() {
+            return Err(ConfigError::invalid("well_known.server", "not a server name"));
+        }
+        Ok(())
+    }
+}

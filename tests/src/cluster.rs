@@ -1,0 +1,128 @@
+//! Several servers that trust one authority and reach each other over links
+//! that can be cut.
+
+use std::{
+    ops::{Index, IndexMut},
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    authority::Authority,
+    link::{Cut, Switchboard},
+    result::Result,
+    server::{Server, Tuning},
+};
+
+/// The servers, by number.
+pub struct Cluster {
+    servers: Vec<Server>,
+    switchboard: Switchboard,
+    folder: Folder,
+}
+
+/// Where a cluster lives.
+enum Folder {
+    /// Gone when the cluster finishes.
+    Temporary(Option<TempDir>),
+    /// Named by the caller.
+    Kept(PathBuf),
+}
+
+impl Cluster {
+    /// Starts `count` servers in a temporary folder.
+    pub async fn start(count: usize) -> Result<Self> {
+        Self::start_tuned(count, &Tuning::default()).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_tuned(count: usize, tuning: &Tuning) -> Result<Self> {
+        let folder = TempDir::with_prefix("causeway-test-")?;
+        Self::start_in(Folder::Temporary(Some(folder)), count, tuning).await
+    }
+
+    /// Starts `count` servers in `folder`, which stays.
+    pub async fn start_at(folder: &Path, count: usize, tuning: &Tuning) -> Result<Self> {
+        Self::start_in(Folder::Kept(folder.to_owned()), count, tuning).await
+    }
+
+    async fn start_in(folder: Folder, count: usize, tuning: &Tuning) -> Result<Self> {
+        let authority = Authority::create(&folder.path().join("authority"))?;
+        let switchboard = Switchboard::default();
+        let mut cluster = Self { servers: Vec::new(), switchboard, folder };
+        for index in 0..count {
+            let own = cluster.folder.path().join(format!("server-{index}"));
+            let mut server =
+                Server::prepare(index, own, &authority, cluster.switchboard.clone(), tuning).await?;
+            server.start().await?;
+            cluster.servers.push(server);
+        }
+        Ok(cluster)
+    }
+
+    /// Cuts the link between two servers.
+    pub fn cut(&self, a: usize, b: usize, how: Cut) {
+        self.switchboard.cut(a, b, how);
+    }
+
+    /// Restores the link between two servers.
+    pub fn heal(&self, a: usize, b: usize) {
+        self.switchboard.heal(a, b);
+    }
+
+    /// Bytes that the servers have sent each other so far, TLS included.
+    pub fn carried(&self) -> u64 {
+        self.switchboard.carried()
+    }
+
+    /// A path for something of the test's own, beside the servers.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Stops all servers; each that runs must end cleanly. A cluster that does not get
+    /// here belongs to a failing test: its folder is kept for a look.
+    pub async fn finish(mut self) -> Result<()> {
+        for server in &mut self.servers {
+            server.stop().await?;
+        }
+        if let Folder::Temporary(folder) = &mut self.folder {
+            folder.take().map_or(Ok(()), TempDir::close)?;
+        }
+        Ok(())
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = Server;
+
+    fn index(&self, index: usize) -> &Server {
+        &self.servers[index]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, index: usize) -> &mut Server {
+        &mut self.servers[index]
+    }
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.as_ref().map_or(Path::new(""), TempDir::path),
+            Self::Kept(folder) => folder,
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Self::Temporary(folder) = self
+            && let Some(folder) = folder.take()
+        {
+            eprintln!("the servers' folders and logs are kept in {}", folder.keep().display());
+        }
+    }
+}

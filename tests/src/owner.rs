@@ -1,0 +1,31 @@
+//! Whose connection is it? The kernel knows: a local port leads to a socket,
+//! and the socket to the process that holds it.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+/// The one of `pids` that holds the client end of the connection from `peer`
+/// to `listener` (IPv4, both on this machine); none when it can't be told.
+pub fn of_connection(peer: SocketAddr, listener: SocketAddr, pids: impl Iterator<Item = u32>) -> Option<u32> {
+    let table = fs::read_to_string("/proc/self/net/tcp").ok()?;
+    let inode = table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let here = port_of(fields.get(1)?)?;
+        let there = port_of(fields.get(2)?)?;
+        (here == peer.port() && there == listener.port()).then(|| fields.get(9).map(ToString::to_string))?
+    })?;
+    let link = PathBuf::from(format!("socket:[{inode}]"));
+    pids.into_iter().find(|pid| holds(*pid, &link))
+}
+
+/// The port of `0100007F:1F90`.
+fn port_of(field: &str) -> Option<u16> {
+    u16::from_str_radix(field.split_once(':')?.1, 16).ok()
+}
+
+fn holds(pid: u32, link: &PathBuf) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == *link))
+}

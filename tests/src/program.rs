@@ -1,0 +1,57 @@
+//! Where the server's binary is.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use crate::result::{Failure, Result, ensure};
+
+/// Names the binary to test, instead of the one of this checkout.
+const VARIABLE: &str = "TESTED_SERVER";
+
+/// The binary of this checkout, built in the same profile as the caller, or the
+/// one that `TESTED_SERVER` names.
+pub fn server() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            std::env::var_os(VARIABLE)
+                .map_or_else(|| build().map_err(|error| error.to_string()), |path| Ok(PathBuf::from(path)))
+        })
+        .clone()
+        .map_err(Failure::new)
+}
+
+/// The folder of the checkout.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the checkout")
+}
+
+/// The folder that this process was built into: `target` or what stands for it.
+pub fn target() -> Result<PathBuf> {
+    let profile = profile_folder()?;
+    profile.parent().map(Path::to_owned).ok_or_else(|| Failure::new("no target folder"))
+}
+
+/// `target/debug` or `target/release`: tests lie one folder deeper than tools.
+fn profile_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().ok_or_else(|| Failure::new("no folder of the own binary"))?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    Ok(folder.to_owned())
+}
+
+fn build() -> Result<PathBuf> {
+    let profile = profile_folder()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(checkout()).args(["build", "--quiet", "--package", "causeway", "--target-dir"]);
+    command.arg(target()?);
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    ensure(command.status()?.success(), || "the server can't be built".to_owned())?;
+    Ok(profile.join("causeway"))
+}

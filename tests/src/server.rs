@@ -1,0 +1,270 @@
+//! One real server process: its folder, its configuration, its life and death.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::{
+    authority::Authority,
+    client::Client,
+    link::{Gate, Switchboard},
+    program,
+    result::{Doing, Failure, Result, ensure},
+    wait,
+};
+
+/// Lines of log that an error shows.
+const LOG_TAIL: usize = 12;
+/// The key of the administrators' registration endpoint of every test server.
+pub const SHARED_SECRET: &str = "shared secret of the tests";
+/// How long a server may take to stop when told to.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What differs between the servers of different tests.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Log directives.
+    pub log: String,
+    /// First and longest interval of the timer that heals quiet rooms, ms.
+    pub advertise_ms: (u64, u64),
+    /// Wait for each server that should announce a conflict, ms.
+    pub announce_step_ms: u64,
+    /// First and longest wait after a failure of another server, ms.
+    pub backoff_ms: (u64, u64),
+    /// Whether the log goes to the caller's standard error stream, not to a file.
+    pub show_log: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let log = std::env::var("TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+        Self {
+            log,
+            advertise_ms: (1_000, 4_000),
+            announce_step_ms: 5_000,
+            backoff_ms: (100, 1_000),
+            show_log: false,
+        }
+    }
+}
+
+/// A server process, or the folder of one that is down.
+#[derive(Debug)]
+pub struct Server {
+    /// Its Matrix server name, with the port of its gate.
+    pub name: String,
+    /// Everything of its own: configuration, `data`, `log`.
+    pub folder: PathBuf,
+    client: Client,
+    gate: Gate,
+    index: usize,
+    switchboard: Switchboard,
+    child: Option<Child>,
+    show_log: bool,
+}
+
+impl Server {
+    /// Prepares server `index` of a cluster in `folder`; it does not run yet.
+    pub async fn prepare(
+        index: usize,
+        folder: PathBuf,
+        authority: &Authority,
+        switchboard: Switchboard,
+        tuning: &Tuning,
+    ) -> Result<Self> {
+        let gate = Gate::open(index, switchboard.clone()).await?;
+        let name = gate.address.to_string();
+        fs::create_dir_all(&folder)?;
+        let (chain, key) = authority.issue(&format!("server-{index}"), &["127.0.0.1", "localhost"])?;
+        fs::write(
+            folder.join("causeway.toml"),
+            configuration(&name, &authority.certificate(), &chain, &key, tuning),
+        )?;
+        Ok(Self { name, folder, client: Client::new()?, gate, index, switchboard, child: None, show_log: tuning.show_log })
+    }
+
+    /// Its client API, wherever the process listens at the moment.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts the process and waits until it answers.
+    pub async fn start(&mut self) -> Result<()> {
+        ensure(self.child.is_none(), || format!("{} runs already", self.name))?;
+        let addresses = self.data().join("listeners.json");
+        // Left behind by a process that was killed.
+        let _ = fs::remove_file(&addresses);
+        let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let mut child = Command::new(program::server()?)
+            .args(["serve", "--config"])
+            .arg(self.folder.join("causeway.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(if self.show_log { Stdio::inherit() } else { log.into() })
+            .kill_on_drop(true)
+            .spawn()
+            .doing("starting the server")?;
+        let pid = child.id().ok_or_else(|| Failure::new("the server ended at once"))?;
+        self.switchboard.is_running(self.index, pid);
+        let listeners = wait::until("the server to listen", async || {
+            if child.try_wait()?.is_some() {
+                return Ok(Some(None));
+            }
+            let text = fs::read_to_string(&addresses).unwrap_or_default();
+            Ok(serde_json::from_str::<Value>(&text).ok().map(Some))
+        })
+        .await?;
+        let listeners = listeners
+            .ok_or_else(|| Failure::new(format!("the server ended at once:\n{}", self.log_tail())))?;
+        self.child = Some(child);
+        self.client.set_base(&url_of(&listeners, false)?);
+        let secure = url_of(&listeners, true)?;
+        let address: SocketAddr = secure.trim_start_matches("https://").parse()?;
+        self.gate.lead_to(Some(address));
+        Ok(())
+    }
+
+    /// SIGKILL: what was not durable is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.gate.lead_to(None);
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and a clean end is demanded.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.gate.lead_to(None);
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Some(pid) = child.id() {
+            let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
+            ensure(sent.success(), || format!("no process {pid}"))?;
+        }
+        let status = tokio::time::timeout(STOP_PATIENCE, child.wait())
+            .await
+            .map_err(|_| Failure::new("the server did not stop"))??;
+        ensure(status.success(), || format!("the server ended with {status}:\n{}", self.log_tail()))
+    }
+
+    /// Copies the data folder to `copy`; the server must be down.
+    pub fn save(&self, copy: &Path) -> Result<()> {
+        ensure(self.child.is_none(), || "stop the server first".to_owned())?;
+        copy_folder(&self.data(), copy)
+    }
+
+    /// Puts `copy` in the place of the data folder; the server must be down.
+    pub fn restore(&self, copy: &Path) -> Result<()> {
+        ensure(self.child.is_none(), || "stop the server first".to_owned())?;
+        fs::remove_dir_all(self.data())?;
+        copy_folder(copy, &self.data())
+    }
+
+    /// Whether some file of its data folder outside the database has exactly
+    /// `size` bytes: media are kept as they are.
+    pub fn holds_file_of(&self, size: u64) -> Result<bool> {
+        holds_file_of(&self.data(), size)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+fn url_of(listeners: &Value, tls: bool) -> Result<String> {
+    listeners["listeners"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|one| one["tls"] == tls)
+        .and_then(|one| one["url"].as_str())
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::new(format!("listeners.json lacks a listener: {listeners}")))
+}
+
+/// A plain listener for clients, a TLS one for servers, cheap passwords, no limits.
+fn configuration(name: &str, authority: &Path, chain: &Path, key: &Path, tuning: &Tuning) -> String {
+    let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
+    format!(
+        r#"server_name = "{name}"
+data_folder = "data"
+[[listeners]]
+address = "127.0.0.1:0"
+metrics = true
+[[listeners]]
+address = "127.0.0.1:0"
+certificate = {chain:?}
+private_key = {key:?}
+[registration]
+mode = "open"
+shared_secret = "{SHARED_SECRET}"
+[passwords]
+memory_kib = 8
+iterations = 1
+[federation]
+extra_ca_files = [{authority:?}]
+ip_deny_list = []
+backoff_min_ms = {}
+backoff_max_ms = {}
+[shared_space]
+advertise_min_ms = {}
+advertise_max_ms = {}
+announce_step_ms = {announce_step_ms}
+[rate_limits]
+enabled = false
+[telemetry]
+log = "{log}"
+"#,
+        backoff_ms.0, backoff_ms.1, advertise_ms.0, advertise_ms.1,
+    )
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn holds_file_of(folder: &Path, size: u64) -> Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let found = match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => holds_file_of(&entry.path(), size)?,
+            Ok(metadata) => metadata.len() == size,
+            // It was there a moment ago.
+            Err(_) => false,
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

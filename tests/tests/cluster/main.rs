@@ -1,0 +1,13 @@
+//! Real server processes, real TLS between them, real clients.
+//!
+//! One binary for all, because each test binary is linked with everything.
+
+mod client_api;
+mod crash;
+mod cut;
+mod federation;
+mod interop;
+mod lifecycle;
+mod origin_gone;
+mod pair;
+mod restore;
