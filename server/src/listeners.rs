@@ -119,7 +119,8 @@ impl Open {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         match self.tls {
             None => {
-                let mut server = axum_server::from_tcp(self.listener)?.acceptor(NoDelayAcceptor).handle(handle);
+                let mut server =
+                    axum_server::from_tcp(self.listener)?.acceptor(NoDelayAcceptor).handle(handle);
                 server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
                 server.serve(service).await
             }

@@ -61,8 +61,7 @@ pub fn server_config(certificate: &Path, private_key: &Path) -> Result<RustlsCon
 
 /// All certificates of a PEM file; at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed =
-        |source| TlsError::Pem { what: "certificates", path: path.display().to_string(), source };
+    let failed = |source| TlsError::Pem { what: "certificates", path: path.display().to_string(), source };
     let chain: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if chain.is_empty() {
@@ -85,4 +84,3 @@ pub fn authorities(extra: &[impl AsRef<Path>]) -> Result<Vec<CertificateDer<'sta
     }
     Ok(all)
 }
-

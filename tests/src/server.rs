@@ -87,7 +87,16 @@ impl Server {
             folder.join("causeway.toml"),
             configuration(&name, &authority.certificate(), &chain, &key, tuning),
         )?;
-        Ok(Self { name, folder, client: Client::new()?, gate, index, switchboard, child: None, show_log: tuning.show_log })
+        Ok(Self {
+            name,
+            folder,
+            client: Client::new()?,
+            gate,
+            index,
+            switchboard,
+            child: None,
+            show_log: tuning.show_log,
+        })
     }
 
     /// Its client API, wherever the process listens at the moment.
@@ -155,7 +164,8 @@ impl Server {
         self.gate.lead_to(None);
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id() {
-            let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
+            let sent =
+                Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
             ensure(sent.success(), || format!("no process {pid}"))?;
         }
         let status = tokio::time::timeout(STOP_PATIENCE, child.wait())

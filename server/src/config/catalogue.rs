@@ -60,7 +60,8 @@ impl Catalogue {
 pub fn uncommented(example: &str) -> String {
     let mut text = String::with_capacity(example.len());
     for line in example.lines() {
-        let optional = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+        let optional =
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
         text.push_str(optional.unwrap_or(line));
         text.push('\n');
     }

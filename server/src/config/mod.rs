@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
-    Federation, Listener, LogFormat, Media, Passwords, RateLimits, Registration, RegistrationMode, Rooms,
-    SharedSpace, Telemetry, WellKnown,
+    Bucket, Federation, KnownServer, Listener, LogFormat, Media, Passwords, RateLimits, Registration,
+    RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.
@@ -63,6 +63,9 @@ pub struct Config {
     /// What `/.well-known/matrix/…` answers.
     #[serde(default)]
     pub well_known: WellKnown,
+    /// TURN servers for calls.
+    #[serde(default)]
+    pub turn: Turn,
 }
 
 fn default_data_folder() -> PathBuf {
@@ -111,6 +114,7 @@ impl Config {
         self.passwords.check()?;
         self.rooms.check()?;
         self.federation.check()?;
+        self.rate_limits.check()?;
         self.telemetry.check()?;
         self.well_known.check()
     }

@@ -3,23 +3,26 @@
 
 mod federation;
 mod listener;
+mod rate_limits;
 mod telemetry;
 
 use ruma::RoomVersionId;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use federation::Federation;
+pub use federation::{Federation, KnownServer};
 pub use listener::Listener;
+pub use rate_limits::{Bucket, RateLimits};
 pub use telemetry::{LogFormat, Telemetry};
 
 use super::ConfigError;
 
 /// Room versions that this server can create and take part in, for new rooms.
-const CREATABLE_ROOM_VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+const CREATABLE_ROOM_VERSIONS: [RoomVersionId; 3] =
+    [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
 /// `[registration]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Registration {
     /// Who may make an account.
@@ -28,8 +31,19 @@ pub struct Registration {
     pub tokens: Vec<String>,
     /// Key of the administrators' registration endpoint; empty = off.
     pub shared_secret: String,
-    /// Whether guests may come in.
-    pub guests: bool,
+    /// How long an access token is valid that can be refreshed.
+    pub access_token_lifetime_ms: u64,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            mode: RegistrationMode::Closed,
+            tokens: Vec::new(),
+            shared_secret: String::new(),
+            access_token_lifetime_ms: 3_600_000,
+        }
+    }
 }
 
 /// Who may make an account.
@@ -114,13 +128,15 @@ impl Rooms {
 pub struct Media {
     /// Largest file, in bytes.
     pub upload_max_bytes: u64,
+    /// Whether the old paths that ask for no token serve files.
+    pub allow_legacy_download: bool,
     /// Whether the files of shared items are fetched in the background.
     pub prefetch: bool,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { upload_max_bytes: 100 << 20, prefetch: true }
+        Self { upload_max_bytes: 100 << 20, allow_legacy_download: false, prefetch: true }
     }
 }
 
@@ -152,34 +168,6 @@ impl Default for SharedSpace {
     }
 }
 
-/// `[rate_limits]`: per client address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RateLimits {
-    /// Whether any limit holds.
-    pub enabled: bool,
-    /// Logins in a minute, in the long run.
-    pub logins_per_minute: u32,
-    /// Logins at once.
-    pub logins_burst: u32,
-    /// Registrations in a minute, in the long run.
-    pub registrations_per_minute: u32,
-    /// Registrations at once.
-    pub registrations_burst: u32,
-}
-
-impl Default for RateLimits {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            logins_per_minute: 20,
-            logins_burst: 10,
-            registrations_per_minute: 10,
-            registrations_burst: 5,
-        }
-    }
-}
-
 /// `[well_known]`: empty means not served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -199,5 +187,23 @@ impl WellKnown {
             return Err(ConfigError::invalid("well_known.server", "not a server name"));
         }
         Ok(())
+    }
+}
+
+/// `[turn]`: no URIs, no calls through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Turn {
+    /// `turn:` and `turns:` URIs.
+    pub uris: Vec<String>,
+    /// Shared with the TURN servers.
+    pub secret: String,
+    /// How long credentials are valid.
+    pub lifetime_s: u64,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { uris: Vec::new(), secret: String::new(), lifetime_s: 86_400 }
     }
 }

@@ -66,6 +66,7 @@ fn wrong_values_are_named() {
         ("[registration]\nmode = \"token\"\n", "registration.tokens"),
         ("[rooms]\ndefault_version = \"3\"\n", "rooms.default_version"),
         ("[passwords]\nmemory_kib = 4\n", "passwords.memory_kib"),
+        ("[rate_limits]\nlogin = { per_second = 0.0, burst = 1 }\n", "rate_limits.login"),
         ("[telemetry]\ntrace_ratio = 2.0\n", "telemetry.trace_ratio"),
         ("[telemetry]\nlog = \"a=b=c\"\n", "telemetry.log"),
         ("[well_known]\nclient = \"no url\"\n", "well_known.client"),

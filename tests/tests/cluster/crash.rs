@@ -51,7 +51,9 @@ async fn every_acknowledged_write_survives_kills() -> Result<()> {
             let items = user.items(&pair.room).await?;
             let lost: Vec<_> = acknowledged
                 .iter()
-                .filter(|(key, value)| !items.iter().any(|item| item.key == *key && item.value() == Some(value)))
+                .filter(|(key, value)| {
+                    !items.iter().any(|item| item.key == *key && item.value() == Some(value))
+                })
                 .collect();
             ensure(lost.is_empty(), || format!("{} lost {} writes: {lost:?}", user.id, lost.len()))?;
             Ok(Some(()))

@@ -44,7 +44,9 @@ async fn all_of_twenty_items_written_on_both_sides_are_kept_and_flagged() -> Res
         let mut writers: Vec<&str> =
             item.siblings.iter().filter_map(|one| one.value.as_ref()?["writer"].as_str()).collect();
         writers.sort_unstable();
-        ensure(item.conflict && writers == ["alice", "bob"], || format!("item {number} lost a write: {item:?}"))?;
+        ensure(item.conflict && writers == ["alice", "bob"], || {
+            format!("item {number} lost a write: {item:?}")
+        })?;
     }
     assert!(items[KEYS..].iter().all(|item| !item.conflict && item.siblings.len() == 1));
     for user in [&pair.alice, &pair.bob] {
@@ -95,7 +97,9 @@ async fn a_conflict_is_settled_by_a_reaction() -> Result<()> {
 
     let notice = pair
         .bob
-        .sync_until(&pair.room, "the notice", |event| event["content"]["org.causeway.conflict"]["key"] == "plan")
+        .sync_until(&pair.room, "the notice", |event| {
+            event["content"]["org.causeway.conflict"]["key"] == "plan"
+        })
         .await?;
     let mentioned = &notice["content"]["m.mentions"]["user_ids"];
     for user in [&pair.alice, &pair.bob] {

@@ -17,13 +17,16 @@ async fn messages_and_items_travel_both_ways() -> Result<()> {
     pair.bob.sync(0).await?;
     pair.alice.sync(0).await?;
 
-    let sent = pair.alice.send(&pair.room, "m.room.message", &json!({ "msgtype": "m.text", "body": "hi" })).await?;
+    let sent =
+        pair.alice.send(&pair.room, "m.room.message", &json!({ "msgtype": "m.text", "body": "hi" })).await?;
     pair.bob.sync_until(&pair.room, "Alice's message", |event| event["event_id"] == *sent).await?;
-    let sent = pair.bob.send(&pair.room, "m.room.message", &json!({ "msgtype": "m.text", "body": "ho" })).await?;
+    let sent =
+        pair.bob.send(&pair.room, "m.room.message", &json!({ "msgtype": "m.text", "body": "ho" })).await?;
     pair.alice.sync_until(&pair.room, "Bob's message", |event| event["event_id"] == *sent).await?;
 
     pair.alice.put_item(&pair.room, "plans/by event", &value("alice", 1)).await?;
-    let written = pair.bob.try_write(&pair.room, "plans/by api", &json!({ "value": value("bob", 1) })).await?;
+    let written =
+        pair.bob.try_write(&pair.room, "plans/by api", &json!({ "value": value("bob", 1) })).await?;
     written.ok()?;
     let items = pair.in_step(2).await?;
     assert_eq!(items[0].value(), Some(&value("bob", 1)));
@@ -47,7 +50,9 @@ async fn a_later_write_that_saw_the_earlier_is_no_conflict() -> Result<()> {
         pair.alice.put_item(&pair.room, "ball", &value("alice", round)).await?;
         pair.bob
             .sync_until(&pair.room, "Alice's move", |event| {
-                event["type"] == ITEM && event["content"]["writer"] == "alice" && event["content"]["number"] == round
+                event["type"] == ITEM
+                    && event["content"]["writer"] == "alice"
+                    && event["content"]["number"] == round
             })
             .await?;
         // The acknowledgement is the next since.
@@ -55,7 +60,9 @@ async fn a_later_write_that_saw_the_earlier_is_no_conflict() -> Result<()> {
         pair.bob.put_item(&pair.room, "ball", &value("bob", round)).await?;
         pair.alice
             .sync_until(&pair.room, "Bob's move", |event| {
-                event["type"] == ITEM && event["content"]["writer"] == "bob" && event["content"]["number"] == round
+                event["type"] == ITEM
+                    && event["content"]["writer"] == "bob"
+                    && event["content"]["number"] == round
             })
             .await?;
         pair.alice.sync(0).await?;

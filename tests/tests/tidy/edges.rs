@@ -7,10 +7,7 @@ use serde_json::Value;
 
 /// A crate of the workspace and those that it may see.
 const MAY_SEE: [(&str, &[&str]); 9] = [
-    (
-        "causeway",
-        &["causeway-client-api", "causeway-federation", "causeway-service", "causeway-storage"],
-    ),
+    ("causeway", &["causeway-client-api", "causeway-federation", "causeway-service", "causeway-storage"]),
     ("causeway-client-api", &["causeway-service", "causeway-shared-space"]),
     (
         "causeway-federation",
@@ -102,7 +99,8 @@ fn the_pure_crates_use_nothing_impure() {
 #[test]
 fn no_clippy_configuration_of_a_crate_drops_the_bans() {
     let root = fs::read_to_string(checkout().join("clippy.toml")).expect("readable");
-    let bans: Vec<&str> = root.lines().filter_map(|line| line.split("path = \"").nth(1)?.split('"').next()).collect();
+    let bans: Vec<&str> =
+        root.lines().filter_map(|line| line.split("path = \"").nth(1)?.split('"').next()).collect();
     assert!(!bans.is_empty());
     for package in packages() {
         let manifest = package["manifest_path"].as_str().expect("a path");

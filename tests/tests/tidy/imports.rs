@@ -105,9 +105,9 @@ fn expand<'a>(mut text: &'a str, base: &[String], found: &mut BTreeSet<Vec<Strin
             _ => {
                 found.insert(path);
                 let alias = text.trim_start();
-                return alias.strip_prefix("as ").map_or(text, |rest| {
-                    rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_')
-                });
+                return alias
+                    .strip_prefix("as ")
+                    .map_or(text, |rest| rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'));
             }
         }
     }
@@ -162,7 +162,8 @@ fn way_back(
 #[test]
 fn paths_are_read_out_of_nested_imports() {
     let own = ["config".to_owned(), "sections".to_owned()];
-    let text = "use crate::{a::{B, c::D}, e};\nuse super::{x as y, z::Z};\n// crate::never\nlet f = crate::g::h();";
+    let text =
+        "use crate::{a::{B, c::D}, e};\nuse super::{x as y, z::Z};\n// crate::never\nlet f = crate::g::h();";
     let found: Vec<String> = named(&own, text).iter().map(|path| path.join("::")).collect();
     assert_eq!(found, ["a::B", "a::c::D", "config::x", "config::z::Z", "e", "g::h"]);
 }

@@ -1,8 +1,9 @@
 //! `[federation]`: how other servers are reached.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
+use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
@@ -47,6 +48,20 @@ pub struct Federation {
     pub backoff_max_ms: u64,
     /// Longest wait for an answer.
     pub request_timeout_ms: u64,
+    /// Asked for the keys of servers that don't answer.
+    pub notaries: Vec<OwnedServerName>,
+    /// Servers for which nothing is looked up.
+    pub servers: Vec<KnownServer>,
+}
+
+/// Where a server of a closed network is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownServer {
+    /// Its server name; its certificate must still be for it.
+    pub name: OwnedServerName,
+    /// Its federation listener.
+    pub address: SocketAddr,
 }
 
 impl Default for Federation {
@@ -61,6 +76,8 @@ impl Default for Federation {
             backoff_min_ms: 2_000,
             backoff_max_ms: 3_600_000,
             request_timeout_ms: 60_000,
+            notaries: Vec::new(),
+            servers: Vec::new(),
         }
     }
 }

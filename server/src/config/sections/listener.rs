@@ -28,7 +28,10 @@ impl Listener {
         if self.certificate.is_some() == self.private_key.is_some() {
             return Ok(());
         }
-        Err(ConfigError::invalid("listeners", "certificate and private_key belong together: give both or none"))
+        Err(ConfigError::invalid(
+            "listeners",
+            "certificate and private_key belong together: give both or none",
+        ))
     }
 
     /// Certificate and key, where the listener speaks TLS.

@@ -104,7 +104,11 @@ impl Story {
         cluster.heal(0, 1);
         let items = self.in_step().await?;
         let took = show.done("both servers show the same again, and nobody wrote anything new");
-        show.line(&format!("in step {} ms after the link came back ({} items)", took.as_millis(), items.len()));
+        show.line(&format!(
+            "in step {} ms after the link came back ({} items)",
+            took.as_millis(),
+            items.len()
+        ));
         for key in [ALICES, BOBS] {
             let item = find(&items, key)?;
             ensure(!item.conflict && item.siblings.len() == 1, || format!("a false alarm: {item:?}"))?;
@@ -117,11 +121,15 @@ impl Story {
             let item = find(&items, key)?;
             show.line(&format!("  {key}"));
             for sibling in &item.siblings {
-                let text = sibling.value.as_ref().and_then(|value| value["text"].as_str()).unwrap_or("(deleted)");
+                let text =
+                    sibling.value.as_ref().and_then(|value| value["text"].as_str()).unwrap_or("(deleted)");
                 show.line(&format!("    {}  \"{text}\"", sibling.author));
             }
             for name in ["alice", "bob"] {
-                let kept = item.siblings.iter().any(|one| one.value == Some(note(name, &format!("{name}'s idea of {key}"))));
+                let kept = item
+                    .siblings
+                    .iter()
+                    .any(|one| one.value == Some(note(name, &format!("{name}'s idea of {key}"))));
                 ensure(kept, || format!("{name}'s value of {key} is lost"))?;
             }
         }
@@ -147,7 +155,8 @@ impl Story {
         for user in [&self.alice, &self.bob] {
             wait::until(&format!("{key} to be \"{text}\" for {}", user.id), async || {
                 let item = user.item(&self.room, key).await?;
-                Ok(item.filter(|item| !item.conflict && item.value().is_some_and(|value| value["text"] == text)))
+                Ok(item
+                    .filter(|item| !item.conflict && item.value().is_some_and(|value| value["text"] == text)))
             })
             .await?;
         }

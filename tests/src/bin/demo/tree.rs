@@ -52,8 +52,11 @@ impl File {
 
 /// Reads `folder`, or the project's documents and sources in `checkout`.
 pub fn read(folder: Option<&Path>, checkout: &Path) -> Result<Tree> {
-    let mut tree =
-        Tree { folder: folder.unwrap_or(checkout).canonicalize().doing("the folder")?, files: Vec::new(), left_out: 0 };
+    let mut tree = Tree {
+        folder: folder.unwrap_or(checkout).canonicalize().doing("the folder")?,
+        files: Vec::new(),
+        left_out: 0,
+    };
     let root = tree.folder.clone();
     if folder.is_some() {
         walk(&root, &root, &mut tree)?;

@@ -92,10 +92,14 @@ async fn compare(story: &Story, show: &mut Show, tree: &Tree, writes: &[Value]) 
     }
     let mut fetched = 0;
     for file in &tree.files {
-        let Some(item) = items.iter().find(|item| item.key == file.key && file.text().is_none()) else { continue };
+        let Some(item) = items.iter().find(|item| item.key == file.key && file.text().is_none()) else {
+            continue;
+        };
         let url = item.value().and_then(|value| value["file"]["url"].as_str()).unwrap_or_default();
         let (status, content) = story.bob.download(url).await?;
-        ensure(status == 200 && content == file.content, || format!("{} can't be read in the south", file.key))?;
+        ensure(status == 200 && content == file.content, || {
+            format!("{} can't be read in the south", file.key)
+        })?;
         fetched += 1;
         show.progress(&format!("{fetched} files downloaded from the south"));
     }
