@@ -8,5 +8,6 @@
 pub mod clock;
 pub mod error;
 pub mod notify;
+pub mod outbox;
 pub mod remote;
 pub mod server_keys;

@@ -28,6 +28,7 @@ mod open;
 mod read;
 pub mod rooms;
 pub mod shared_space;
+pub mod server_keys;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

@@ -1,0 +1,318 @@
+//! What other servers are to be told: durable rows, and short-lived units that
+//! are kept in memory only.
+//!
+//! Services write durable rows in the batch of the fact itself
+//! (`causeway_storage::outbox`), or hand a short-lived unit to
+//! [`Outbox::queue_ephemeral`]. The federation door's sender takes both from
+//! here as [`Transaction`]s, one at a time for each destination.
+//!
+//! Invariants: rows go away only when acknowledged; a transaction that was begun
+//! keeps its id, time and rows until then, also over a restart; nothing leaves
+//! that is not durable; memory per destination is bounded.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub use causeway_storage::outbox::Destination;
+use causeway_storage::{
+    Database, StorageError, StreamPosition,
+    outbox::{self as rows, Entry, InFlight},
+    rooms,
+};
+use ruma::{OwnedServerName, ServerName};
+use serde_json::value::RawValue;
+
+use crate::notify::{Notifier, Topic};
+
+/// Events in one transaction (server-server API, "Transactions").
+pub const TRANSACTION_PDUS_MAX: usize = 50;
+/// Ephemeral units in one transaction.
+pub const TRANSACTION_EDUS_MAX: usize = 100;
+/// Short-lived units that wait for one destination; the oldest is dropped first.
+pub const EPHEMERAL_MAX: usize = 1_000;
+/// Bytes of events and units after which a transaction is full.
+pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The queues of all destinations.
+#[derive(Debug)]
+pub struct Outbox {
+    database: Database,
+    notifier: Arc<Notifier>,
+    ephemeral: Mutex<HashMap<OwnedServerName, VecDeque<Ephemeral>>>,
+    /// Up to here, inclusive, a destination has no rows any more.
+    done: Mutex<HashMap<OwnedServerName, StreamPosition>>,
+}
+
+#[derive(Debug)]
+struct Ephemeral {
+    key: String,
+    edu: Box<RawValue>,
+}
+
+/// What is sent to one destination at once.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// Unique for this server and destination.
+    pub id: String,
+    /// Milliseconds since the Unix epoch.
+    pub origin_server_ts: u64,
+    /// Events.
+    pub pdus: Vec<Box<RawValue>>,
+    /// Ephemeral units.
+    pub edus: Vec<Box<RawValue>>,
+    /// The durable rows that are in it.
+    positions: Vec<StreamPosition>,
+}
+
+impl Outbox {
+    /// Queues over `database`.
+    pub fn new(database: Database, notifier: Arc<Notifier>) -> Self {
+        Self { database, notifier, ephemeral: Mutex::default(), done: Mutex::default() }
+    }
+
+    /// Queues a unit that need not survive a restart. It replaces one of the same
+    /// `key` that has not left yet.
+    pub fn queue_ephemeral(&self, destination: &ServerName, key: impl Into<String>, edu: Box<RawValue>) {
+        let key = key.into();
+        {
+            let mut all = self.lock();
+            let queue = all.entry(destination.to_owned()).or_default();
+            queue.retain(|queued| queued.key != key);
+            if queue.len() >= EPHEMERAL_MAX {
+                queue.pop_front();
+            }
+            queue.push_back(Ephemeral { key, edu });
+        }
+        self.notifier.notify([&Topic::Outbox]);
+    }
+
+    /// Every destination that something waits for.
+    pub fn destinations(&self) -> Result<BTreeSet<OwnedServerName>, StorageError> {
+        let mut found: BTreeSet<_> = self.lock().keys().cloned().collect();
+        let mut last: Option<OwnedServerName> = None;
+        while let Some(next) = rows::next_destination(&self.database, last.as_deref())? {
+            found.insert(next.clone());
+            last = Some(next);
+        }
+        Ok(found)
+    }
+
+    /// The transaction to send to `destination` now: the one that was begun and
+    /// not acknowledged, or a new one called `fresh_id`. `None`: nothing waits.
+    pub fn next(
+        &self,
+        destination: &ServerName,
+        fresh_id: String,
+        now_ms: u64,
+    ) -> Result<Option<Transaction>, StorageError> {
+        if let Some(begun) = rows::in_flight(&self.database, destination)? {
+            let mut transaction = Transaction::new(begun.transaction_id, begun.origin_server_ts);
+            self.fill(&mut transaction, destination, begun.last)?;
+            if !transaction.positions.is_empty() {
+                return Ok(Some(transaction));
+            }
+        }
+        let mut transaction = Transaction::new(fresh_id, now_ms);
+        self.fill(&mut transaction, destination, self.database.visible())?;
+        if let Some(&last) = transaction.positions.last() {
+            let mut batch = self.database.batch();
+            let (transaction_id, origin_server_ts) = (transaction.id.clone(), transaction.origin_server_ts);
+            rows::put_in_flight(&mut batch, destination, &InFlight { transaction_id, origin_server_ts, last });
+            // Unsynced: were it lost in a crash, the rows would go out under a
+            // new id, which costs the peer some work and nothing else.
+            let _unsynced = self.database.commit(batch)?;
+        }
+        self.take_ephemeral(&mut transaction, destination);
+        let empty = transaction.pdus.is_empty() && transaction.edus.is_empty();
+        if empty && !transaction.positions.is_empty() {
+            // Rows of events that are gone: nothing to tell any more.
+            self.acknowledged(destination, &transaction)?;
+            return Ok(None);
+        }
+        Ok((!empty).then_some(transaction))
+    }
+
+    /// Adds rows up to `last` while there is room.
+    fn fill(
+        &self,
+        transaction: &mut Transaction,
+        destination: &ServerName,
+        last: StreamPosition,
+    ) -> Result<(), StorageError> {
+        let mut bytes = 0;
+        let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
+        let limit = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_MAX;
+        for row in rows::rows(&self.database, destination, from, limit)? {
+            let full =
+                transaction.pdus.len() >= TRANSACTION_PDUS_MAX || transaction.edus.len() >= TRANSACTION_EDUS_MAX;
+            if row.position > last || full || bytes >= TRANSACTION_BYTES_MAX {
+                break;
+            }
+            match row.entry {
+                Entry::Pdu(event_id) => {
+                    if let Some(pdu) = rooms::pdu_raw(&self.database, &event_id)? {
+                        bytes += pdu.get().len();
+                        transaction.pdus.push(pdu);
+                    }
+                }
+                Entry::Edu(edu) => {
+                    bytes += edu.get().len();
+                    transaction.edus.push(edu);
+                }
+            }
+            transaction.positions.push(row.position);
+        }
+        Ok(())
+    }
+
+    fn take_ephemeral(&self, transaction: &mut Transaction, destination: &ServerName) {
+        let mut all = self.lock();
+        let Some(queue) = all.get_mut(destination) else { return };
+        let room = TRANSACTION_EDUS_MAX.saturating_sub(transaction.edus.len()).min(queue.len());
+        transaction.edus.extend(queue.drain(..room).map(|queued| queued.edu));
+        if queue.is_empty() {
+            all.remove(destination);
+        }
+    }
+
+    /// Forgets what `destination` acknowledged. Not synced: after a crash it may
+    /// be sent again, under the same id.
+    pub fn acknowledged(&self, destination: &ServerName, transaction: &Transaction) -> Result<(), StorageError> {
+        if transaction.positions.is_empty() {
+            return Ok(());
+        }
+        let mut batch = self.database.batch();
+        for &position in &transaction.positions {
+            rows::delete(&mut batch, destination, position);
+        }
+        rows::delete_in_flight(&mut batch, destination);
+        let _unsynced = self.database.commit(batch)?;
+        if let Some(&last) = transaction.positions.last() {
+            // Rows are visible in the order of their positions, so none can come
+            // to be below this one.
+            self.done().insert(destination.to_owned(), last);
+        }
+        Ok(())
+    }
+
+    /// How `destination` was last met.
+    pub fn met(&self, destination: &ServerName) -> Result<Destination, StorageError> {
+        rows::destination(&self.database, destination)
+    }
+
+    /// Remembers how `destination` was met. Not synced: it is only a pause.
+    pub fn set_met(&self, destination: &ServerName, met: &Destination) -> Result<(), StorageError> {
+        let mut batch = self.database.batch();
+        rows::put_destination(&mut batch, destination, met);
+        let _unsynced = self.database.commit(batch)?;
+        Ok(())
+    }
+
+    fn done(&self) -> MutexGuard<'_, HashMap<OwnedServerName, StreamPosition>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedServerName, VecDeque<Ephemeral>>> {
+        self.ephemeral.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transaction {
+    fn new(id: String, origin_server_ts: u64) -> Self {
+        Self { id, origin_server_ts, pdus: Vec::new(), edus: Vec::new(), positions: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    fn edu(n: u32) -> Box<RawValue> {
+        RawValue::from_string(format!(r#"{{"edu_type":"x","content":{{"n":{n}}}}}"#)).expect("JSON")
+    }
+
+    fn outbox(folder: &tempfile::TempDir) -> Outbox {
+        let database = Database::open(folder.path(), &causeway_storage::Options::default()).expect("opens");
+        Outbox::new(database, Arc::default())
+    }
+
+    fn push(outbox: &Outbox, n: u32) {
+        let mut batch = outbox.database.batch();
+        let position = batch.position();
+        rows::push_edu(&mut batch, server_name!("b.example"), position, edu(n));
+        outbox.database.commit_durable(batch).expect("commits");
+    }
+
+    fn next(outbox: &Outbox, id: &str) -> Option<Transaction> {
+        outbox.next(server_name!("b.example"), id.to_owned(), 7).expect("reads")
+    }
+
+    #[test]
+    fn a_transaction_keeps_its_id_and_rows_until_acknowledged_also_over_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = {
+            let outbox = outbox(&folder);
+            push(&outbox, 1);
+            push(&outbox, 2);
+            next(&outbox, "first").expect("rows wait")
+        };
+        let outbox = outbox(&folder);
+        push(&outbox, 3);
+        let again = next(&outbox, "second").expect("rows wait");
+        assert_eq!((again.id.as_str(), again.origin_server_ts), ("first", 7));
+        let texts = |transaction: &Transaction| {
+            transaction.edus.iter().map(|edu| edu.get().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&again), texts(&first));
+        outbox.acknowledged(server_name!("b.example"), &again).expect("deletes");
+        let rest = next(&outbox, "third").expect("one row waits");
+        assert_eq!((rest.id.as_str(), texts(&rest)), ("third", vec![edu(3).get().to_owned()]));
+        outbox.acknowledged(server_name!("b.example"), &rest).expect("deletes");
+        assert!(next(&outbox, "fourth").is_none());
+        assert!(outbox.destinations().expect("reads").is_empty());
+    }
+
+    #[test]
+    fn a_transaction_holds_what_the_specification_allows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let outbox = outbox(&folder);
+        for n in 0..105 {
+            push(&outbox, n);
+        }
+        let first = next(&outbox, "first").expect("rows wait");
+        assert_eq!(first.edus.len(), TRANSACTION_EDUS_MAX);
+        outbox.acknowledged(server_name!("b.example"), &first).expect("deletes");
+        assert_eq!(next(&outbox, "second").expect("rows wait").edus.len(), 5);
+    }
+
+    #[test]
+    fn ephemeral_units_coalesce_by_key_and_are_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let outbox = outbox(&folder);
+        let other = server_name!("c.example");
+        outbox.queue_ephemeral(other, "a", edu(1));
+        outbox.queue_ephemeral(other, "b", edu(2));
+        outbox.queue_ephemeral(other, "a", edu(3));
+        assert_eq!(outbox.destinations().expect("reads").len(), 1);
+        let taken = outbox.next(other, "x".to_owned(), 1).expect("reads").expect("two wait");
+        let texts: Vec<_> = taken.edus.iter().map(|edu| edu.get()).collect();
+        assert_eq!(texts, [edu(2).get(), edu(3).get()]);
+        for n in 0..2_000 {
+            outbox.queue_ephemeral(other, n.to_string(), edu(n));
+        }
+        assert_eq!(outbox.lock()[other].len(), EPHEMERAL_MAX);
+    }
+
+    #[test]
+    fn pauses_are_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let met = Destination { failures: 3, retry_at_ms: 99 };
+        let server = server_name!("b.example");
+        outbox(&folder).set_met(server, &met).expect("writes");
+        assert_eq!(outbox(&folder).met(server).expect("reads"), met);
+    }
+}
