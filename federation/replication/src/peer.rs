@@ -1,0 +1,180 @@
+//! What a replicator knows of one peer in one room.
+//!
+//! Knowledge of what a peer holds moves only by what the peer says itself: in
+//! an advertisement, a pull or a delta. That it answered 200 means nothing. A
+//! peer that says less than before is believed (it was restored); a peer that
+//! says more than it holds harms itself (it is told less) and is found out by the
+//! next pull, after which its claims wait out a back-off that doubles.
+
+use causeway_shared_space::{VersionVector, version_vector::MAX_POINTS};
+
+use crate::{
+    answer::{length, page},
+    digest::Digest,
+    limits::{EXPLAINED_HINT_MS, MAX_ADVERTISED, MAX_RIDING_BYTES, MAX_RIDING_ENTRIES},
+    message::Advertise,
+    schedule::Backoff,
+    snapshot::Snapshot,
+};
+
+/// Why a pull is due because of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// None is.
+    Nothing,
+    /// It claims entries that we don't hold.
+    Claim,
+    /// Its digest does not follow from what we know of it: look once, at this
+    /// time.
+    Hint {
+        /// Milliseconds.
+        not_before_ms: u64,
+    },
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// It can be reached, as far as we know.
+    pub(crate) up: bool,
+    /// What it said it holds; at most twice [`MAX_POINTS`].
+    pub(crate) vector: VersionVector,
+    /// Its digest when it last said one.
+    pub(crate) digest: Option<Digest>,
+    /// It is to be told what we hold.
+    pub(crate) dirty: bool,
+    /// An advertisement is on its way; given up at this time.
+    pub(crate) in_flight_until_ms: Option<u64>,
+    /// What we last told it, and when.
+    pub(crate) told: Option<(Digest, u64)>,
+    /// Whether to pull because of it.
+    pub(crate) wish: Wish,
+    /// The origin was asked for what this peer claims.
+    pub(crate) origin_asked: bool,
+    /// After requests that failed.
+    pub(crate) failures: Backoff,
+    /// After claims that brought nothing.
+    pub(crate) claims: Backoff,
+    /// After hints that brought nothing.
+    pub(crate) hints: Backoff,
+}
+
+impl Peer {
+    pub(crate) fn new() -> Self {
+        Self {
+            up: false,
+            vector: VersionVector::new(),
+            digest: None,
+            dirty: false,
+            in_flight_until_ms: None,
+            told: None,
+            wish: Wish::Nothing,
+            origin_asked: false,
+            failures: Backoff::default(),
+            claims: Backoff::default(),
+            hints: Backoff::default(),
+        }
+    }
+
+    /// It can be asked now.
+    pub(crate) fn available(&self, now_ms: u64) -> bool {
+        self.up && self.failures.over(now_ms)
+    }
+
+    /// It said all that it holds.
+    pub(crate) fn said_all(&mut self, vector: VersionVector) {
+        self.digest = Some(Digest::of(&vector));
+        self.vector = vector;
+        self.origin_asked = false;
+    }
+
+    /// It said what it holds of some replicas, and the digest of the whole.
+    pub(crate) fn said_some<S: Snapshot>(
+        &mut self,
+        vector: &VersionVector,
+        digest: Digest,
+        at: &S,
+    ) -> Result<(), S::Error> {
+        for (replica, _) in vector.iter() {
+            for point in self.vector.points(replica).to_vec() {
+                self.vector.remove(replica, &point);
+            }
+        }
+        self.vector.join(vector);
+        if self.vector.len() > 2 * MAX_POINTS {
+            self.vector = vector.clone();
+        }
+        // An incarnation that another one follows is not named any more.
+        at.log().reduce(&mut self.vector, at)?;
+        self.digest = Some(digest);
+        self.origin_asked = false;
+        Ok(())
+    }
+
+    /// Sets [`Peer::wish`] from what it said and what is held.
+    pub(crate) fn assess<S: Snapshot>(&mut self, now_ms: u64, own: Digest, at: &S) -> Result<(), S::Error> {
+        let Some(digest) = self.digest else {
+            self.wish = Wish::Nothing;
+            return Ok(());
+        };
+        if digest == own {
+            self.vector = at.log().vector();
+            self.claims.clear();
+            self.hints.clear();
+            self.wish = Wish::Nothing;
+        } else if !at.log().lacking(&self.vector, at)?.is_empty() {
+            self.wish = Wish::Claim;
+        } else if digest == Digest::of(&self.vector) {
+            // We know its vector exactly and hold all of it: it lags behind us.
+            self.wish = Wish::Nothing;
+        } else {
+            let behind = !at.log().after(&self.vector, at)?.is_empty();
+            let due_ms = now_ms.saturating_add(if behind { EXPLAINED_HINT_MS } else { 0 });
+            let not_before_ms = match self.wish {
+                Wish::Hint { not_before_ms } => not_before_ms.min(due_ms),
+                Wish::Nothing | Wish::Claim => due_ms,
+            };
+            self.wish = Wish::Hint { not_before_ms };
+        }
+        Ok(())
+    }
+
+    /// What to tell it: the points that it did not show itself, and the entries
+    /// that it lacks if they are few and small and did not ride along before.
+    pub(crate) fn advertisement<S: Snapshot>(&self, own: Digest, at: &S) -> Result<Advertise, S::Error> {
+        let whole = at.log().vector();
+        let mut vector = VersionVector::new();
+        for (replica, point) in whole.iter() {
+            if vector.len() < MAX_ADVERTISED && whole.points(replica) != self.vector.points(replica) {
+                vector.insert(replica, *point);
+            }
+        }
+        let full = vector.len() == whole.len();
+        let fresh = self.told.is_none_or(|(told, _)| told != own);
+        let changes = if fresh && self.digest.is_some() { self.riding(at)? } else { Vec::new() };
+        Ok(Advertise { vector, full, digest: own, changes, broken: Vec::new() })
+    }
+
+    fn riding<S: Snapshot>(&self, at: &S) -> Result<Vec<causeway_shared_space::Change>, S::Error> {
+        let lacked: u64 = at.log().after(&self.vector, at)?.iter().map(length).sum();
+        if lacked == 0 || lacked > MAX_RIDING_ENTRIES as u64 {
+            return Ok(Vec::new());
+        }
+        let delta = page(&self.vector, 0, MAX_RIDING_ENTRIES, MAX_RIDING_BYTES, at)?;
+        let bytes: usize = delta.changes.iter().map(crate::answer::size).sum();
+        Ok(if delta.next || bytes > MAX_RIDING_BYTES { Vec::new() } else { delta.changes })
+    }
+}
+
+/// As much of a vector as one message may hold. What is cut off is sent again or
+/// asked for again; nothing is lost by it.
+pub(crate) fn capped(vector: VersionVector) -> VersionVector {
+    if vector.len() <= MAX_POINTS {
+        return vector;
+    }
+    let mut short = VersionVector::new();
+    for (replica, point) in vector.iter().take(MAX_POINTS) {
+        short.insert(replica, *point);
+    }
+    short
+}

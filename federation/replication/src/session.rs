@@ -1,0 +1,156 @@
+//! One pull from one peer, page by page, until nothing is left to ask for.
+//!
+//! After the last page, what the peer says it holds is compared with what is
+//! held now. If something is still lacking, the two stand on different branches
+//! of a replica, or on different sides of a hole: the next pull carries a locator.
+//! A session ends by itself: pages are counted, and those that bring nothing new
+//! are counted more strictly.
+
+use causeway_shared_space::{Change, Point, VersionVector, version_vector::MAX_POINTS};
+
+use crate::{
+    effect::{Outcome, ServerName},
+    limits::{
+        APPLY_TIMEOUT_MS, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_IDLE_PAGES, MAX_LOCATOR_ROUNDS, MAX_PAGES,
+        PULL_TIMEOUT_MS,
+    },
+    message::{Delta, Pull},
+    peer::capped,
+    snapshot::Snapshot,
+};
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The peer's answer.
+    Asked,
+    /// The shell's word that the entries are applied.
+    Applying,
+}
+
+/// A pull in flight.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) peer: ServerName,
+    /// Whose claim or digest led to it.
+    pub(crate) because_of: ServerName,
+    pub(crate) hint: bool,
+    pub(crate) phase: Phase,
+    pub(crate) deadline_ms: u64,
+    /// New entries so far.
+    pub(crate) gained: u64,
+    /// What the peer said it holds, on the last page.
+    pub(crate) said: Option<VersionVector>,
+    next: bool,
+    also: VersionVector,
+    skip: u32,
+    /// The last entry of each stretch of the page being applied.
+    ends: Vec<Change>,
+    gained_in_round: u64,
+    locator_rounds: u32,
+    pages: u64,
+    idle_pages: u64,
+}
+
+impl Session {
+    pub(crate) fn new(peer: ServerName, because_of: ServerName, hint: bool) -> Self {
+        Self {
+            peer,
+            because_of,
+            hint,
+            phase: Phase::Asked,
+            deadline_ms: 0,
+            gained: 0,
+            said: None,
+            next: false,
+            also: VersionVector::new(),
+            skip: 0,
+            ends: Vec::new(),
+            gained_in_round: 0,
+            locator_rounds: 0,
+            pages: 0,
+            idle_pages: 0,
+        }
+    }
+
+    /// The next request.
+    pub(crate) fn pull<S: Snapshot>(&mut self, now_ms: u64, at: &S) -> Pull {
+        self.phase = Phase::Asked;
+        self.deadline_ms = now_ms.saturating_add(PULL_TIMEOUT_MS);
+        Pull {
+            after: capped(at.log().vector()),
+            also: capped(self.also.clone()),
+            skip: self.skip,
+            limit: u32::try_from(MAX_DELTA_ENTRIES).unwrap_or(u32::MAX),
+            bytes: u32::try_from(MAX_DELTA_BYTES).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A page has come. Its entries go to the shell; what else it says is kept.
+    pub(crate) fn page(&mut self, delta: &mut Delta, now_ms: u64) {
+        self.phase = Phase::Applying;
+        self.deadline_ms = now_ms.saturating_add(APPLY_TIMEOUT_MS);
+        self.pages += 1;
+        self.next = delta.next;
+        self.said = Some(std::mem::take(&mut delta.vector));
+        let ends = delta.changes.iter().enumerate().filter(|(index, change)| {
+            let after = delta.changes.get(index + 1);
+            after.is_none_or(|after| after.header().previous() != Some(change.id()))
+        });
+        self.ends = ends.map(|(_, change)| change.without_value()).collect();
+        let broken = u32::try_from(delta.broken.len()).unwrap_or(u32::MAX);
+        self.skip = self.skip.saturating_add(broken);
+    }
+
+    /// Whether to ask on after a page was applied.
+    pub(crate) fn proceed<S: Snapshot>(&mut self, outcome: &Outcome, at: &S) -> Result<bool, S::Error> {
+        self.gained += outcome.new;
+        self.gained_in_round += outcome.new;
+        self.idle_pages = if outcome.new == 0 { self.idle_pages + 1 } else { 0 };
+        self.skip = self.skip.saturating_add(u32::try_from(outcome.refused).unwrap_or(u32::MAX));
+        let explained = at.log().entries() / MAX_DELTA_ENTRIES as u64;
+        if self.pages >= MAX_PAGES || self.idle_pages > MAX_IDLE_PAGES + explained {
+            return Ok(false);
+        }
+        if self.next {
+            if outcome.new == 0 {
+                self.note_ends(at)?;
+            }
+            return Ok(true);
+        }
+        let Some(said) = &self.said else { return Ok(false) };
+        let lacking = at.log().lacking(said, at)?;
+        if lacking.is_empty() {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.gained_in_round) == 0 {
+            self.locator_rounds += 1;
+        }
+        let mut replicas: Vec<_> = lacking.iter().map(|(replica, _)| replica).collect();
+        replicas.dedup();
+        for replica in replicas {
+            for point in at.log().locator(replica, at)? {
+                if self.also.len() < MAX_POINTS {
+                    self.also.insert(replica, point);
+                }
+            }
+        }
+        Ok(self.locator_rounds < MAX_LOCATOR_ROUNDS)
+    }
+
+    /// A page brought nothing that was not held: the peer does not see that we
+    /// hold it, so it is told where the page ended.
+    fn note_ends<S: Snapshot>(&mut self, at: &S) -> Result<(), S::Error> {
+        for change in std::mem::take(&mut self.ends) {
+            let (id, dot) = (change.id(), change.header().dot());
+            let point = Point { counter: dot.counter, id, floor: None };
+            let mut claim = VersionVector::new();
+            claim.insert(&dot.replica, point);
+            // Only what is held with everything before it may be claimed so.
+            if self.also.len() < MAX_POINTS && at.log().lacking(&claim, at)?.is_empty() {
+                self.also.insert(&dot.replica, point);
+            }
+        }
+        Ok(())
+    }
+}
