@@ -112,6 +112,16 @@ catalogue! {
     // --- ephemeral
 
     // --- federation
+    /// version of the key -> JSON `server_keys::OwnKey`.
+    ServerKeys = "server_keys";
+    /// server name -> JSON `server_keys::RemoteKeys`.
+    RemoteServerKeys = "remote_server_keys";
+    /// destination | position u64 -> JSON `outbox::Entry`.
+    Outbox = "outbox";
+    /// destination -> JSON `outbox::InFlight`.
+    OutboxInFlight = "outbox_in_flight";
+    /// destination -> JSON `outbox::Destination`.
+    Destinations = "destinations";
 
     // --- shared space
     /// room id | replica | counter u64 | change id -> JSON `shared_space::entries::EntryRow`.

@@ -25,6 +25,7 @@ mod error;
 mod flow;
 mod migration;
 mod open;
+pub mod outbox;
 mod read;
 pub mod rooms;
 pub mod shared_space;

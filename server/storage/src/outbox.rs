@@ -1,0 +1,129 @@
+//! What other servers are still to be told, in the order in which it happened.
+//!
+//! A row is written in the batch of the fact that it tells of, and deleted only
+//! when its destination has acknowledged it. So nothing is lost by a crash, and
+//! what is sent twice is sent under the same transaction id.
+
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Batch, Cf, Direction, Read, StorageError, StreamPosition, codec, codec::KeyParts};
+
+/// Something to be told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// A room event, by id; its bytes are where all events are.
+    Pdu(OwnedEventId),
+    /// An ephemeral unit that must arrive all the same (`edu_type` and `content`).
+    Edu(Box<RawValue>),
+}
+
+/// A row of one destination.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Where in the server's stream it happened.
+    pub position: StreamPosition,
+    /// What happened.
+    pub entry: Entry,
+}
+
+/// A transaction that was begun and not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// Its id, the same at each attempt.
+    pub transaction_id: String,
+    /// Its time, milliseconds since the Unix epoch, the same at each attempt.
+    pub origin_server_ts: u64,
+    /// It holds the rows up to here.
+    pub last: StreamPosition,
+}
+
+/// How a destination was last met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// Failures in a row.
+    pub failures: u32,
+    /// No attempt before this time, milliseconds since the Unix epoch.
+    pub retry_at_ms: u64,
+}
+
+/// Queues a room event for `destination`.
+pub fn push_pdu(batch: &mut Batch, destination: &ServerName, position: StreamPosition, event_id: &EventId) {
+    push(batch, destination, position, &Entry::Pdu(event_id.to_owned()));
+}
+
+/// Queues an ephemeral unit for `destination`.
+pub fn push_edu(batch: &mut Batch, destination: &ServerName, position: StreamPosition, edu: Box<RawValue>) {
+    push(batch, destination, position, &Entry::Edu(edu));
+}
+
+fn push(batch: &mut Batch, destination: &ServerName, position: StreamPosition, entry: &Entry) {
+    codec::put(batch, Cf::Outbox, codec::key().str(destination).u64(position.0), entry);
+}
+
+/// The first `limit` rows of `destination` from `from` on, oldest first.
+///
+/// A caller that knows up to where rows were deleted says so: deleted rows cost
+/// a scan time until they are compacted away.
+pub fn rows(
+    read: &impl Read,
+    destination: &ServerName,
+    from: StreamPosition,
+    limit: usize,
+) -> Result<Vec<Row>, StorageError> {
+    let prefix = codec::key().str(destination).finish();
+    let from = codec::key().str(destination).u64(from.0).finish();
+    let rows = read.scan(Cf::Outbox, &prefix, Some(&from), Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(key, value)| {
+            let mut parts = KeyParts::new(Cf::Outbox, key);
+            parts.str()?;
+            let position = StreamPosition(parts.u64()?);
+            Ok(Row { position, entry: codec::decode(Cf::Outbox, value)? })
+        })
+        .collect()
+}
+
+/// Deletes an acknowledged row.
+pub fn delete(batch: &mut Batch, destination: &ServerName, position: StreamPosition) {
+    batch.delete(Cf::Outbox, codec::key().str(destination).u64(position.0));
+}
+
+/// The first destination after `after` (in the order of names) that has rows.
+pub fn next_destination(
+    read: &impl Read,
+    after: Option<&ServerName>,
+) -> Result<Option<OwnedServerName>, StorageError> {
+    let from = after.map(|server| codec::key().str(server).u64(u64::MAX).bytes(&[0]).finish());
+    let rows = read.scan(Cf::Outbox, &[], from.as_deref(), Direction::Forward, 1)?;
+    let Some((key, _)) = rows.first() else { return Ok(None) };
+    let name = KeyParts::new(Cf::Outbox, key).str()?;
+    Ok(Some(OwnedServerName::try_from(name).map_err(|_| StorageError::BrokenKey { cf: Cf::Outbox.name() })?))
+}
+
+/// The transaction to `destination` that was not acknowledged.
+pub fn in_flight(read: &impl Read, destination: &ServerName) -> Result<Option<InFlight>, StorageError> {
+    codec::get(read, Cf::OutboxInFlight, codec::key().str(destination).as_ref())
+}
+
+/// Records that a transaction to `destination` begins.
+pub fn put_in_flight(batch: &mut Batch, destination: &ServerName, in_flight: &InFlight) {
+    codec::put(batch, Cf::OutboxInFlight, codec::key().str(destination), in_flight);
+}
+
+/// Records that the transaction to `destination` was acknowledged.
+pub fn delete_in_flight(batch: &mut Batch, destination: &ServerName) {
+    batch.delete(Cf::OutboxInFlight, codec::key().str(destination));
+}
+
+/// How `destination` was last met; the default for one never met.
+pub fn destination(read: &impl Read, destination: &ServerName) -> Result<Destination, StorageError> {
+    Ok(codec::get(read, Cf::Destinations, codec::key().str(destination).as_ref())?.unwrap_or_default())
+}
+
+/// Records how `destination` was met.
+pub fn put_destination(batch: &mut Batch, destination: &ServerName, met: &Destination) {
+    codec::put(batch, Cf::Destinations, codec::key().str(destination), met);
+}
