@@ -1,1 +1,32 @@
-//! The client-server API door.
+//! The client-server API door: HTTP in, service calls, HTTP out.
+//!
+//! No rule of Matrix is decided here. One file per group of endpoints, named as
+//! ruma names it, each with `routes()`; what is common to all is in
+//! [`endpoint`], [`request`], [`auth`] and [`frame`].
+//!
+//! Invariant: every byte of a request is hostile. It is bounded before it is
+//! read, authenticated before it is parsed, and never a reason to panic.
+
+use axum::Router;
+
+pub mod auth;
+pub mod endpoint;
+pub mod frame;
+pub mod request;
+mod state;
+
+pub use endpoint::{Endpoints, blocking};
+pub use frame::{error_response, frame, json_response};
+pub use request::{Custom, Ruma};
+pub use state::ClientState;
+
+/// Every endpoint of this door, without its [`frame`]: other doors' routes on
+/// the same listener are merged with these first.
+pub fn routes() -> Router<ClientState> {
+    Router::new()
+}
+
+/// This door alone, framed.
+pub fn router(state: ClientState) -> Router {
+    frame(routes(), state)
+}

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use causeway_storage::StorageError;
 use serde_json::{Map, Value};
 
 /// A standard error response, without any web framework in it.
@@ -14,7 +15,8 @@ use serde_json::{Map, Value};
 pub struct MatrixError {
     /// HTTP status.
     pub status: u16,
-    /// `M_…` code, or one of `org.causeway`'s own.
+    /// `M_…` code, or one of `org.causeway`'s own. Empty in the first answer of
+    /// user-interactive authentication, which has none.
     pub errcode: &'static str,
     /// One sentence for people.
     pub message: String,
@@ -69,8 +71,10 @@ impl MatrixError {
     /// The body of the answer.
     pub fn body(&self) -> Value {
         let mut body = self.extra.clone();
-        body.insert("errcode".to_owned(), self.errcode.into());
-        body.insert("error".to_owned(), self.message.clone().into());
+        if !self.errcode.is_empty() {
+            body.insert("errcode".to_owned(), self.errcode.into());
+            body.insert("error".to_owned(), self.message.clone().into());
+        }
         Value::Object(body)
     }
 }
@@ -82,6 +86,12 @@ impl fmt::Display for MatrixError {
 }
 
 impl std::error::Error for MatrixError {}
+
+impl From<StorageError> for MatrixError {
+    fn from(error: StorageError) -> Self {
+        Self::internal(&error)
+    }
+}
 
 /// Displays an error with its sources: `a: b: c`.
 pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));

@@ -5,9 +5,81 @@
 //! outbox rows in one batch, then notifies, and drivers read from where they
 //! stopped.
 
+use std::sync::Arc;
+
+use causeway_storage::{Database, StorageError};
+
 pub mod clock;
+pub mod devices;
 pub mod error;
+mod keys;
 pub mod notify;
 pub mod outbox;
+pub mod rate_limit;
 pub mod remote;
+mod secrets;
 pub mod server_keys;
+pub mod settings;
+
+use clock::Clock;
+use notify::Notifier;
+use remote::RemoteHandle;
+use server_keys::{ServerKeys, ServerKeysError};
+use settings::Settings;
+
+/// All services, built in the order in which they depend on each other.
+pub struct Services {
+    /// What the operator chose.
+    pub settings: Arc<Settings>,
+    /// The time.
+    pub clock: Clock,
+    /// The data folder.
+    pub database: Database,
+    /// Wakes long polls and drivers.
+    pub notifier: Arc<Notifier>,
+    /// What only another server can answer.
+    pub remote: RemoteHandle,
+    /// This server's signing key, and other servers' keys.
+    pub server_keys: Arc<ServerKeys>,
+    /// What waits to be sent to other servers.
+    pub outbox: Arc<outbox::Outbox>,
+    /// How many requests are let through.
+    pub rate_limits: Arc<rate_limit::RateLimits>,
+    /// Devices and tokens.
+    pub devices: Arc<devices::Devices>,
+}
+
+/// Why the services can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// The server has no usable signing key.
+    #[error("the signing key can't be used")]
+    SigningKey(#[from] ServerKeysError),
+    /// The database failed.
+    #[error("the database can't be read")]
+    Storage(#[from] StorageError),
+}
+
+impl Services {
+    /// Builds the services over an open data folder. `remote` is served by the
+    /// federation door; see [`RemoteHandle::channel`].
+    pub fn open(
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        remote: RemoteHandle,
+    ) -> Result<Self, ServicesError> {
+        let settings = Arc::new(settings);
+        let notifier = Arc::new(Notifier::default());
+        let rate_limits = Arc::new(rate_limit::RateLimits::new(settings.rate_limits.clone(), clock.clone()));
+        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
+        let outbox = Arc::new(outbox::Outbox::new(database.clone(), Arc::clone(&notifier)));
+        let devices = Arc::new(devices::Devices::new(
+            database.clone(),
+            clock.clone(),
+            Arc::clone(&settings),
+            Arc::clone(&notifier),
+        ));
+        Ok(Self { settings, clock, database, notifier, remote, server_keys, outbox, rate_limits, devices })
+    }
+}

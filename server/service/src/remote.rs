@@ -20,6 +20,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, MatrixError>>;
 
 /// One thing to be done on another server.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "each variant says what its fields are for")]
 pub enum RemoteRequest {
     /// `make_join` and `send_join` through one of `via`, and the import of the
     /// room; answers when the user is joined here.

@@ -17,12 +17,15 @@
 //!   or given up.
 //! - No path is stored: a data folder can be moved or copied while nothing runs on it.
 
+pub mod accounts;
 mod batch;
 mod catalogue;
 pub mod codec;
 mod database;
+pub mod devices;
 mod error;
 mod flow;
+pub mod keys;
 mod migration;
 mod open;
 pub mod outbox;
@@ -30,6 +33,7 @@ mod read;
 pub mod rooms;
 pub mod shared_space;
 pub mod server_keys;
+pub mod to_device;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

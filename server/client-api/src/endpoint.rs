@@ -1,0 +1,239 @@
+//! How a handler becomes a route.
+//!
+//! The paths (r0, v3, unstable aliases), the method and the authentication come
+//! from the metadata of ruma's request type, so a file of handlers only says
+//! which function serves which type:
+//!
+//! ```ignore
+//! pub(crate) fn routes() -> Router<ClientState> {
+//!     Router::new().endpoint(whoami).endpoint_async(sync)
+//! }
+//!
+//! fn whoami(state: &ClientState, request: Ruma<whoami::v3::Request>) -> Result<whoami::v3::Response, MatrixError>
+//! async fn sync(state: ClientState, request: Ruma<sync_events::v3::Request>) -> Result<…, MatrixError>
+//! ```
+//!
+//! A plain endpoint runs on a blocking thread from authentication on, because
+//! services are synchronous. An async one is for what waits: long polls and
+//! other servers; it must hand synchronous work to [`blocking`].
+
+use axum::{Router, body::Body, response::Response, routing::MethodFilter, routing::on};
+use causeway_service::error::MatrixError;
+use http::{Method, Request};
+use ruma::api::{IncomingRequest, path_builder::PathBuilder};
+
+use crate::{
+    ClientState,
+    auth::ClientAuth,
+    frame::{error_response, typed_response},
+    request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
+};
+
+/// What a request type needs to be served.
+pub trait Served:
+    IncomingRequest<Authentication: ClientAuth, OutgoingResponse: Send> + Send + 'static
+{
+}
+impl<T> Served for T where
+    T: IncomingRequest<Authentication: ClientAuth, OutgoingResponse: Send> + Send + 'static
+{
+}
+
+/// Adds handlers as routes.
+pub trait Endpoints: Sized {
+    /// A synchronous handler of ruma's request type `T`.
+    #[must_use]
+    fn endpoint<T, F>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(&ClientState, Ruma<T>) -> Result<T::OutgoingResponse, MatrixError>
+            + Clone
+            + Send
+            + Sync
+            + 'static;
+
+    /// The same, for an answer that ruma's response type can't carry.
+    #[must_use]
+    fn endpoint_raw<T, F>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(&ClientState, Ruma<T>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// A handler that waits; it runs on an async thread.
+    #[must_use]
+    fn endpoint_async<T, F, A>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(ClientState, Ruma<T>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<T::OutgoingResponse, MatrixError>> + Send + 'static;
+
+    /// A handler that waits, with an answer that ruma's response type can't carry.
+    #[must_use]
+    fn endpoint_async_raw<T, F, A>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(ClientState, Ruma<T>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
+
+    /// A synchronous handler of paths that ruma doesn't know; needs an access
+    /// token. Parameters in `paths` are written `{name}`.
+    #[must_use]
+    fn custom<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// The same, for a handler that waits.
+    #[must_use]
+    fn custom_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
+}
+
+impl Endpoints for Router<ClientState> {
+    fn endpoint<T, F>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(&ClientState, Ruma<T>) -> Result<T::OutgoingResponse, MatrixError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.endpoint_raw(move |state, request| handler(state, request).map(typed_response))
+    }
+
+    fn endpoint_raw<T, F>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(&ClientState, Ruma<T>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add(self, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            blocking(move || {
+                let request = arrived.typed::<T>(&state)?;
+                handler(&state, request)
+            })
+        })
+    }
+
+    fn endpoint_async<T, F, A>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(ClientState, Ruma<T>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<T::OutgoingResponse, MatrixError>> + Send + 'static,
+    {
+        self.endpoint_async_raw(move |state, request| {
+            let answer = handler(state, request);
+            async move { answer.await.map(typed_response) }
+        })
+    }
+
+    fn endpoint_async_raw<T, F, A>(self, handler: F) -> Self
+    where
+        T: Served,
+        F: Fn(ClientState, Ruma<T>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+    {
+        add(self, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let admitting = state.clone();
+                let request = blocking(move || arrived.typed::<T>(&admitting)).await?;
+                handler(state, request).await
+            }
+        })
+    }
+
+    fn custom<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            blocking(move || {
+                let request = arrived.custom(&state)?;
+                handler(&state, request)
+            })
+        })
+    }
+
+    fn custom_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let admitting = state.clone();
+                let request = blocking(move || arrived.custom(&admitting)).await?;
+                handler(state, request).await
+            }
+        })
+    }
+}
+
+/// Runs synchronous work on a blocking thread; a panic in it is a 500.
+pub async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, MatrixError> + Send + 'static,
+) -> Result<R, MatrixError> {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
+        Ok(result) => result,
+        Err(error) => Err(MatrixError::internal(&error)),
+    }
+}
+
+fn add<'a, F, A>(
+    mut router: Router<ClientState>,
+    method: &Method,
+    paths: impl Iterator<Item = &'a str>,
+    serve: F,
+) -> Router<ClientState>
+where
+    F: Fn(ClientState, Arrived) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Response, MatrixError>> + Send,
+{
+    let filter = MethodFilter::try_from(method.clone()).expect("the Matrix API uses common methods only");
+    for path in paths {
+        let serve = serve.clone();
+        let handler = move |state: axum::extract::State<ClientState>, request: Request<Body>| async move {
+            let axum::extract::State(state) = state;
+            let trust = state.settings.rate_limits.trust_forwarded_for;
+            let result = match Arrived::read(request, JSON_BODY_BYTES_MAX, trust).await {
+                Ok(arrived) => serve(state, arrived).await,
+                Err(error) => Err(error),
+            };
+            result.unwrap_or_else(|error| error_response(&error))
+        };
+        router = router.route(&positional(path), on(filter, handler));
+    }
+    router
+}
+
+/// Renames `{anything}` to its place, because the router refuses two names for
+/// the same place and ruma's types don't always agree on one.
+fn positional(path: &str) -> String {
+    let mut place = 0;
+    let segments = path.split('/').map(|segment| {
+        if segment.starts_with('{') {
+            place += 1;
+            format!("{{p{place}}}")
+        } else {
+            segment.to_owned()
+        }
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_named_by_their_place() {
+        assert_eq!(positional("/a/{room_id}/b/{type}/"), "/a/{p1}/b/{p2}/");
+        assert_eq!(positional("/versions"), "/versions");
+    }
+}

@@ -1,0 +1,320 @@
+//! Devices and sessions: who a token is, logging in, refreshing, logging out.
+//!
+//! Not passwords and not interactive authentication: whoever calls
+//! [`Devices::create_session`] has made sure of the user.
+//!
+//! Invariants: a token is stored as its hash only; a device's row names all its
+//! tokens, so that nothing opens a deleted device.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use causeway_storage::{
+    Database,
+    devices::{self as rows, AccessToken, Device, RefreshToken, TokenHash},
+};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+
+use crate::{clock::Clock, error::MatrixError, keys, notify::Notifier, secrets, settings::Settings};
+
+/// A device's display name, in bytes.
+pub const DISPLAY_NAME_BYTES_MAX: usize = 256;
+
+/// A device id that a client chose, in bytes.
+pub const DEVICE_ID_BYTES_MAX: usize = 255;
+
+/// Devices of one user; the oldest seen ones give way to a new login.
+pub const DEVICES_MAX: usize = 200;
+
+/// How long `last_seen_ts` may be behind, in milliseconds.
+const LAST_SEEN_STEP_MS: u64 = 5 * 60 * 1000;
+
+/// Who asks: proof that a valid access token was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+}
+
+/// What a client needs to act as a device.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// The access token.
+    pub access_token: String,
+    /// Only for clients that asked for it.
+    pub refresh_token: Option<String>,
+    /// How long the access token is valid, in milliseconds; `None` for ever.
+    pub expires_in_ms: Option<u64>,
+}
+
+/// The wish of somebody who logs in.
+#[derive(Clone, Debug, Default)]
+pub struct SessionRequest {
+    /// A device to log in to again; a new one if none.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The name of a new device.
+    pub display_name: Option<String>,
+    /// Whether the client can refresh tokens.
+    pub refresh: bool,
+}
+
+/// See the module.
+pub struct Devices {
+    database: Database,
+    clock: Clock,
+    settings: Arc<Settings>,
+    notifier: Arc<Notifier>,
+    /// Held from reading a device's row until the row that follows from it is committed.
+    writing: Mutex<()>,
+}
+
+impl Devices {
+    /// Over `database`.
+    pub fn new(database: Database, clock: Clock, settings: Arc<Settings>, notifier: Arc<Notifier>) -> Self {
+        Self { database, clock, settings, notifier, writing: Mutex::default() }
+    }
+
+    /// Who shows this access token.
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`; with `soft_logout` if the token has only expired.
+    pub fn authenticate(&self, token: &str) -> Result<Session, MatrixError> {
+        let hash = secrets::hash(token);
+        let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown access token");
+        let row = rows::access_token(&self.database, &hash)?.ok_or_else(unknown)?;
+        if row.expires_ts.is_some_and(|expires| expires <= self.clock.now_ms()) {
+            let expired = MatrixError::new(401, "M_UNKNOWN_TOKEN", "The access token has expired");
+            return Err(expired.with("soft_logout", true));
+        }
+        if !row.replaces.is_empty() {
+            self.end_replaced(&hash)?;
+        }
+        Ok(Session { user_id: row.user_id, device_id: row.device_id })
+    }
+
+    /// Logs `user_id` in.
+    pub fn create_session(
+        &self,
+        user_id: &UserId,
+        request: SessionRequest,
+    ) -> Result<NewSession, MatrixError> {
+        let device_id = match request.device_id {
+            None => OwnedDeviceId::from(secrets::device_id()),
+            Some(chosen) => {
+                check_device_id(&chosen)?;
+                chosen
+            }
+        };
+        let display_name = request.display_name.map(|name| bounded_name(&name)).transpose()?;
+        let writing = self.lock();
+        let mut batch = self.database.batch();
+        let known = rows::device(&self.database, user_id, &device_id)?;
+        let is_new = known.is_none();
+        let mut device = known.unwrap_or_else(|| Device { display_name, ..Device::default() });
+        // A login ends the device's earlier sessions.
+        rows::delete_tokens(&mut batch, &device.access_tokens);
+        rows::delete_tokens(&mut batch, &device.refresh_tokens);
+        device.access_tokens.clear();
+        device.refresh_tokens.clear();
+        device.last_seen_ts = self.clock.now_ms();
+        let session =
+            self.add_tokens(&mut batch, user_id, &device_id, &mut device, request.refresh, Vec::new());
+        rows::put_device(&mut batch, user_id, &device_id, &device);
+        if is_new {
+            self.make_room(&mut batch, user_id)?;
+        }
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        Ok(session)
+    }
+
+    /// New tokens for an old refresh token. The old ones end when the new ones
+    /// are first used, so a lost answer doesn't log the device out.
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`.
+    pub fn refresh(&self, refresh_token: &str) -> Result<NewSession, MatrixError> {
+        let hash = secrets::hash(refresh_token);
+        let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown refresh token");
+        let writing = self.lock();
+        let row = rows::refresh_token(&self.database, &hash)?.ok_or_else(unknown)?;
+        let mut device = rows::device(&self.database, &row.user_id, &row.device_id)?.ok_or_else(unknown)?;
+        let mut batch = self.database.batch();
+        // Tokens of an earlier refresh whose answer was lost, if any, end now.
+        let lost: Vec<TokenHash> =
+            device.refresh_tokens.iter().copied().filter(|token| *token != hash).collect();
+        let old: Vec<TokenHash> = device.access_tokens.first().copied().into_iter().collect();
+        rows::delete_tokens(&mut batch, &lost);
+        rows::delete_tokens(&mut batch, device.access_tokens.get(1..).unwrap_or_default());
+        device.access_tokens.truncate(1);
+        device.refresh_tokens.retain(|token| *token == hash);
+        let replaces = old.into_iter().chain([hash]).collect();
+        let session = self.add_tokens(&mut batch, &row.user_id, &row.device_id, &mut device, true, replaces);
+        rows::put_device(&mut batch, &row.user_id, &row.device_id, &device);
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        Ok(session)
+    }
+
+    /// All devices of a user.
+    pub fn list(&self, user_id: &UserId) -> Result<Vec<(OwnedDeviceId, Device)>, MatrixError> {
+        Ok(rows::devices(&self.database, user_id)?)
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND`.
+    pub fn device(&self, user_id: &UserId, device_id: &DeviceId) -> Result<Device, MatrixError> {
+        rows::device(&self.database, user_id, device_id)?
+            .ok_or_else(|| MatrixError::not_found("Unknown device"))
+    }
+
+    /// Renames a device.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND`, 400 for a name that is too long.
+    pub fn rename(&self, user_id: &UserId, device_id: &DeviceId, name: &str) -> Result<(), MatrixError> {
+        let name = bounded_name(name)?;
+        let writing = self.lock();
+        let mut device = self.device(user_id, device_id)?;
+        device.display_name = Some(name);
+        let mut batch = self.database.batch();
+        rows::put_device(&mut batch, user_id, device_id, &device);
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        Ok(self.database.wait_durable(commit)?)
+    }
+
+    /// Remembers that a device was seen. Cheap when it was seen lately; not
+    /// synced, since losing it costs nothing.
+    pub fn seen(&self, session: &Session, address: Option<&str>) -> Result<(), MatrixError> {
+        let now_ms = self.clock.now_ms();
+        let _writing = self.lock();
+        let Some(mut device) = rows::device(&self.database, &session.user_id, &session.device_id)? else {
+            return Ok(());
+        };
+        if device.last_seen_ts.saturating_add(LAST_SEEN_STEP_MS) <= now_ms {
+            device.last_seen_ts = now_ms;
+            device.last_seen_ip = address.map(ToOwned::to_owned);
+            let mut batch = self.database.batch();
+            rows::put_device(&mut batch, &session.user_id, &session.device_id, &device);
+            let _unsynced = self.database.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes devices with all that belongs to them: tokens, keys, messages
+    /// waiting. Unknown ones are skipped.
+    pub fn delete(&self, user_id: &UserId, device_ids: &[OwnedDeviceId]) -> Result<(), MatrixError> {
+        let writing = self.lock();
+        let mut batch = self.database.batch();
+        let mut had_keys = false;
+        for device_id in device_ids {
+            if let Some(device) = rows::device(&self.database, user_id, device_id)? {
+                rows::delete_device(&mut batch, user_id, device_id, &device);
+                had_keys |= keys::delete_device(&self.database, &mut batch, user_id, device_id)?;
+            }
+        }
+        let topics = if had_keys { keys::mark_changed(&mut batch, user_id) } else { Vec::new() };
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        self.notifier.notify(&topics);
+        Ok(())
+    }
+
+    /// Deletes all devices of a user, except `keep`.
+    pub fn delete_all(&self, user_id: &UserId, keep: Option<&DeviceId>) -> Result<(), MatrixError> {
+        let devices = self.list(user_id)?.into_iter().map(|(device_id, _)| device_id);
+        let doomed: Vec<OwnedDeviceId> = devices.filter(|device_id| Some(&**device_id) != keep).collect();
+        self.delete(user_id, &doomed)
+    }
+
+    fn add_tokens(
+        &self,
+        batch: &mut causeway_storage::Batch,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        device: &mut Device,
+        refresh: bool,
+        replaces: Vec<TokenHash>,
+    ) -> NewSession {
+        let access_token = secrets::token();
+        let lifetime_ms = refresh.then_some(self.settings.access_token_lifetime_ms);
+        let row = AccessToken {
+            user_id: user_id.to_owned(),
+            device_id: device_id.to_owned(),
+            expires_ts: lifetime_ms.map(|lifetime| self.clock.now_ms().saturating_add(lifetime)),
+            replaces,
+        };
+        let hash = secrets::hash(&access_token);
+        rows::put_access_token(batch, &hash, &row);
+        device.access_tokens.push(hash);
+        let refresh_token = refresh.then(|| {
+            let token = secrets::token();
+            let hash = secrets::hash(&token);
+            let row = RefreshToken { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
+            rows::put_refresh_token(batch, &hash, &row);
+            device.refresh_tokens.push(hash);
+            token
+        });
+        NewSession {
+            device_id: device_id.to_owned(),
+            access_token,
+            refresh_token,
+            expires_in_ms: lifetime_ms,
+        }
+    }
+
+    /// The token `hash` was used: those that it replaces end.
+    fn end_replaced(&self, hash: &TokenHash) -> Result<(), MatrixError> {
+        let _writing = self.lock();
+        let Some(mut row) = rows::access_token(&self.database, hash)? else { return Ok(()) };
+        let replaced = std::mem::take(&mut row.replaces);
+        let mut batch = self.database.batch();
+        rows::delete_tokens(&mut batch, &replaced);
+        rows::put_access_token(&mut batch, hash, &row);
+        if let Some(mut device) = rows::device(&self.database, &row.user_id, &row.device_id)? {
+            device.access_tokens.retain(|token| !replaced.contains(token));
+            device.refresh_tokens.retain(|token| !replaced.contains(token));
+            rows::put_device(&mut batch, &row.user_id, &row.device_id, &device);
+        }
+        let _unsynced = self.database.commit(batch)?;
+        Ok(())
+    }
+
+    /// Keeps a user's devices under [`DEVICES_MAX`], of which the batch is about to add one.
+    fn make_room(&self, batch: &mut causeway_storage::Batch, user_id: &UserId) -> Result<(), MatrixError> {
+        let mut devices = rows::devices(&self.database, user_id)?;
+        devices.sort_by_key(|(_, device)| std::cmp::Reverse(device.last_seen_ts));
+        for (device_id, device) in devices.iter().skip(DEVICES_MAX - 1) {
+            rows::delete_device(batch, user_id, device_id, device);
+            keys::delete_device(&self.database, batch, user_id, device_id)?;
+        }
+        Ok(())
+    }
+
+    /// The lock guards no data, so a panic under it breaks nothing.
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_device_id(device_id: &DeviceId) -> Result<(), MatrixError> {
+    let valid = (1..=DEVICE_ID_BYTES_MAX).contains(&device_id.as_str().len());
+    if valid { Ok(()) } else { Err(MatrixError::invalid_param("The device id must have 1 to 255 bytes")) }
+}
+
+fn bounded_name(name: &str) -> Result<String, MatrixError> {
+    if name.len() <= DISPLAY_NAME_BYTES_MAX {
+        Ok(name.to_owned())
+    } else {
+        Err(MatrixError::too_large("The device's display name is too long"))
+    }
+}

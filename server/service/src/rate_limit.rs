@@ -1,0 +1,139 @@
+//! Token buckets: how many requests of a class a user or an address may make.
+//!
+//! In memory only: a restart fills every bucket. Bounded: full buckets are
+//! forgotten when there are many.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    clock::Clock,
+    error::MatrixError,
+    settings::{RateLimit, RateLimitSettings},
+};
+
+/// Buckets remembered at once.
+const BUCKETS_MAX: usize = 100_000;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// An attempt to log in or confirm a password.
+    Login,
+    /// A registration.
+    Registration,
+    /// A request without a token.
+    Anonymous,
+    /// A request with a token.
+    Request,
+    /// An event sent.
+    Message,
+}
+
+/// Counts requests.
+pub struct RateLimits {
+    settings: RateLimitSettings,
+    clock: Clock,
+    buckets: Mutex<HashMap<(Class, Arc<str>), Bucket>>,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    at_ms: u64,
+}
+
+impl RateLimits {
+    /// Buckets that are all full.
+    pub fn new(settings: RateLimitSettings, clock: Clock) -> Self {
+        Self { settings, clock, buckets: Mutex::default() }
+    }
+
+    /// Takes a token of `who`'s bucket.
+    ///
+    /// # Errors
+    /// 429 `M_LIMIT_EXCEEDED` with `retry_after_ms`.
+    pub fn admit(&self, class: Class, who: &str) -> Result<(), MatrixError> {
+        if !self.settings.enabled {
+            return Ok(());
+        }
+        let limit = self.limit(class);
+        let now_ms = self.clock.now_ms();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS_MAX {
+            buckets.retain(|(class, _), bucket| {
+                refilled(*bucket, self.limit(*class), now_ms).tokens < f64::from(self.limit(*class).burst)
+            });
+        }
+        let full = Bucket { tokens: f64::from(limit.burst), at_ms: now_ms };
+        let bucket = buckets.entry((class, who.into())).or_insert(full);
+        *bucket = refilled(*bucket, limit, now_ms);
+        if bucket.tokens >= 1.0 {
+            bucket.tokens -= 1.0;
+            return Ok(());
+        }
+        let wait_ms = ((1.0 - bucket.tokens) / limit.per_second.max(1e-6) * 1000.0).ceil();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and saturates"
+        )]
+        let wait_ms = wait_ms as u64;
+        Err(MatrixError::new(429, "M_LIMIT_EXCEEDED", "Too many requests").with("retry_after_ms", wait_ms))
+    }
+
+    /// The same for an address; all unknown addresses share one bucket.
+    pub fn admit_address(&self, class: Class, address: Option<IpAddr>) -> Result<(), MatrixError> {
+        self.admit(class, &address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()))
+    }
+
+    fn limit(&self, class: Class) -> RateLimit {
+        match class {
+            Class::Login => self.settings.login,
+            Class::Registration => self.settings.registration,
+            Class::Anonymous => self.settings.anonymous,
+            Class::Request => self.settings.request,
+            Class::Message => self.settings.message,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "fractions of a token don't matter")]
+fn refilled(bucket: Bucket, limit: RateLimit, now_ms: u64) -> Bucket {
+    let gained = now_ms.saturating_sub(bucket.at_ms) as f64 / 1000.0 * limit.per_second;
+    Bucket { tokens: (bucket.tokens + gained).min(f64::from(limit.burst)), at_ms: now_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_empties_says_how_long_to_wait_and_refills() {
+        let clock = Clock::manual(0);
+        let login = RateLimit { per_second: 0.5, burst: 2 };
+        let limits =
+            RateLimits::new(RateLimitSettings { login, ..RateLimitSettings::default() }, clock.clone());
+        assert!(limits.admit(Class::Login, "@a:x").is_ok());
+        assert!(limits.admit(Class::Login, "@a:x").is_ok());
+        let refused = limits.admit(Class::Login, "@a:x").expect_err("empty");
+        assert_eq!((refused.status, refused.errcode), (429, "M_LIMIT_EXCEEDED"));
+        assert_eq!(refused.extra["retry_after_ms"], 2000);
+        assert!(limits.admit(Class::Login, "@b:x").is_ok(), "others have their own");
+        clock.advance(Duration::from_secs(2));
+        assert!(limits.admit(Class::Login, "@a:x").is_ok());
+        assert!(limits.admit(Class::Login, "@a:x").is_err());
+    }
+
+    #[test]
+    fn switched_off_it_counts_nothing() {
+        let settings = RateLimitSettings { enabled: false, ..RateLimitSettings::default() };
+        let limits = RateLimits::new(settings, Clock::manual(0));
+        assert!((0..1000).all(|_| limits.admit(Class::Login, "@a:x").is_ok()));
+    }
+}

@@ -1,0 +1,229 @@
+//! Rows of end-to-end encryption keys. Keys are kept as the raw JSON that the
+//! client signed: re-serialising would break signatures.
+
+use std::collections::BTreeMap;
+
+use ruma::{DeviceId, OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Batch, Cf, Direction, Read, StorageError, StreamPosition,
+    codec::{self, KeyParts, key},
+};
+
+/// One-time keys that a device may have waiting.
+pub const ONE_TIME_KEYS_MAX: usize = 1_000;
+
+/// The fallback key of an algorithm.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FallbackKey {
+    /// `algorithm:id`.
+    pub key_id: String,
+    /// The key as uploaded.
+    pub key: Box<RawValue>,
+    /// Whether it was ever given to anybody.
+    pub used: bool,
+}
+
+/// The three kinds of cross-signing keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSigningKind {
+    /// Signs the other two.
+    Master,
+    /// Signs the user's devices.
+    SelfSigning,
+    /// Signs other users' master keys.
+    UserSigning,
+}
+
+impl CrossSigningKind {
+    /// As the specification writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::SelfSigning => "self_signing",
+            Self::UserSigning => "user_signing",
+        }
+    }
+}
+
+fn raw(cf: Cf, bytes: &[u8]) -> Result<Box<RawValue>, StorageError> {
+    serde_json::from_slice(bytes).map_err(|source| StorageError::BrokenValue { cf: cf.name(), source })
+}
+
+/// A device's signed keys.
+pub fn device_keys(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<Option<Box<RawValue>>, StorageError> {
+    let row = read.get(Cf::DeviceKeys, key().str(user_id).str(device_id).as_ref())?;
+    row.map(|bytes| raw(Cf::DeviceKeys, &bytes)).transpose()
+}
+
+/// Replaces a device's signed keys.
+pub fn put_device_keys(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, keys: &RawValue) {
+    batch.put(Cf::DeviceKeys, key().str(user_id).str(device_id), keys.get());
+}
+
+/// Deletes all keys of a device.
+pub fn delete_device_keys(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
+    let prefix = key().str(user_id).str(device_id);
+    batch.delete(Cf::DeviceKeys, &prefix);
+    batch.delete_prefix(Cf::OneTimeKeys, &prefix);
+    batch.delete_prefix(Cf::FallbackKeys, &prefix);
+}
+
+/// A one-time key as uploaded.
+pub fn one_time_key(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+    id: &str,
+) -> Result<Option<Box<RawValue>>, StorageError> {
+    let row = read.get(Cf::OneTimeKeys, key().str(user_id).str(device_id).str(algorithm).str(id).as_ref())?;
+    row.map(|bytes| raw(Cf::OneTimeKeys, &bytes)).transpose()
+}
+
+/// Adds a one-time key.
+pub fn put_one_time_key(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+    id: &str,
+    value: &RawValue,
+) {
+    batch.put(Cf::OneTimeKeys, key().str(user_id).str(device_id).str(algorithm).str(id), value.get());
+}
+
+/// The first one-time key of an algorithm, and its id.
+pub fn first_one_time_key(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+) -> Result<Option<(String, Box<RawValue>)>, StorageError> {
+    let prefix = key().str(user_id).str(device_id).str(algorithm);
+    let rows = read.scan(Cf::OneTimeKeys, prefix.as_ref(), None, Direction::Forward, 1)?;
+    let Some((row, value)) = rows.first() else { return Ok(None) };
+    let mut parts = KeyParts::new(Cf::OneTimeKeys, row);
+    for _ in 0..3 {
+        parts.str()?;
+    }
+    Ok(Some((parts.str()?.to_owned(), raw(Cf::OneTimeKeys, value)?)))
+}
+
+/// Removes a one-time key: it is given away once.
+pub fn delete_one_time_key(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+    id: &str,
+) {
+    batch.delete(Cf::OneTimeKeys, key().str(user_id).str(device_id).str(algorithm).str(id));
+}
+
+/// How many one-time keys of each algorithm a device has waiting.
+pub fn one_time_key_counts(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<BTreeMap<String, u64>, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    let rows = read.scan(Cf::OneTimeKeys, prefix.as_ref(), None, Direction::Forward, ONE_TIME_KEYS_MAX)?;
+    let mut counts = BTreeMap::new();
+    for (row, _) in rows {
+        let mut parts = KeyParts::new(Cf::OneTimeKeys, &row);
+        parts.str()?;
+        parts.str()?;
+        *counts.entry(parts.str()?.to_owned()).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
+
+/// A device's fallback key of an algorithm.
+pub fn fallback_key(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+) -> Result<Option<FallbackKey>, StorageError> {
+    codec::get(read, Cf::FallbackKeys, key().str(user_id).str(device_id).str(algorithm).as_ref())
+}
+
+/// Replaces it.
+pub fn put_fallback_key(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    algorithm: &str,
+    value: &FallbackKey,
+) {
+    codec::put(batch, Cf::FallbackKeys, key().str(user_id).str(device_id).str(algorithm), value);
+}
+
+/// Algorithms of which a device has a fallback key that nobody was given.
+pub fn unused_fallback_algorithms(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<Vec<String>, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    let rows = read.scan(Cf::FallbackKeys, prefix.as_ref(), None, Direction::Forward, ONE_TIME_KEYS_MAX)?;
+    let mut unused = Vec::new();
+    for (row, value) in rows {
+        if !codec::decode::<FallbackKey>(Cf::FallbackKeys, &value)?.used {
+            let mut parts = KeyParts::new(Cf::FallbackKeys, &row);
+            parts.str()?;
+            parts.str()?;
+            unused.push(parts.str()?.to_owned());
+        }
+    }
+    Ok(unused)
+}
+
+/// A user's cross-signing key.
+pub fn cross_signing_key(
+    read: &impl Read,
+    user_id: &UserId,
+    kind: CrossSigningKind,
+) -> Result<Option<Box<RawValue>>, StorageError> {
+    let row = read.get(Cf::CrossSigningKeys, key().str(user_id).str(kind.as_str()).as_ref())?;
+    row.map(|bytes| raw(Cf::CrossSigningKeys, &bytes)).transpose()
+}
+
+/// Replaces it.
+pub fn put_cross_signing_key(batch: &mut Batch, user_id: &UserId, kind: CrossSigningKind, value: &RawValue) {
+    batch.put(Cf::CrossSigningKeys, key().str(user_id).str(kind.as_str()), value.get());
+}
+
+/// Notes that a user's keys or devices changed.
+pub fn put_key_change(batch: &mut Batch, position: StreamPosition, user_id: &UserId) {
+    batch.put(Cf::KeyChanges, key().u64(position.0), user_id.as_str());
+}
+
+/// Whose keys changed after `since` and up to `until`; at most `limit` changes,
+/// in order and perhaps repeated.
+pub fn key_changes(
+    read: &impl Read,
+    since: StreamPosition,
+    until: StreamPosition,
+    limit: usize,
+) -> Result<Vec<(StreamPosition, OwnedUserId)>, StorageError> {
+    let from = key().u64(since.0.saturating_add(1));
+    let rows = read.scan(Cf::KeyChanges, b"", Some(from.as_ref()), Direction::Forward, limit)?;
+    let mut changes = Vec::with_capacity(rows.len());
+    for (row, value) in rows {
+        let position = StreamPosition(codec::decode_u64(Cf::KeyChanges, &row)?);
+        if position > until {
+            break;
+        }
+        let user_id = std::str::from_utf8(&value).ok().and_then(|id| OwnedUserId::try_from(id).ok());
+        changes.push((position, user_id.ok_or(StorageError::BrokenKey { cf: Cf::KeyChanges.name() })?));
+    }
+    Ok(changes)
+}

@@ -1,0 +1,85 @@
+//! Rows of messages from device to device that wait for /sync.
+
+use ruma::{DeviceId, UserId};
+use serde_json::value::RawValue;
+
+use crate::{
+    Batch, Cf, Direction, Read, StorageError, StreamPosition,
+    codec::{KeyParts, key},
+};
+
+/// Queues an event (`sender`, `type`, `content`) for a device.
+pub fn put(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    position: StreamPosition,
+    event: &RawValue,
+) {
+    batch.put(Cf::ToDevice, key().str(user_id).str(device_id).u64(position.0), event.get());
+}
+
+/// Events after `since` and up to `until`, in order, at most `limit`.
+pub fn events(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    since: StreamPosition,
+    until: StreamPosition,
+    limit: usize,
+) -> Result<Vec<(StreamPosition, Box<RawValue>)>, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    let from = prefix.clone().u64(since.0.saturating_add(1));
+    let rows = read.scan(Cf::ToDevice, prefix.as_ref(), Some(from.as_ref()), Direction::Forward, limit)?;
+    let mut events = Vec::with_capacity(rows.len());
+    for (row, value) in rows {
+        let mut parts = KeyParts::new(Cf::ToDevice, &row);
+        parts.str()?;
+        parts.str()?;
+        let position = StreamPosition(parts.u64()?);
+        if position > until {
+            break;
+        }
+        let event = serde_json::from_slice(&value)
+            .map_err(|source| StorageError::BrokenValue { cf: Cf::ToDevice.name(), source })?;
+        events.push((position, event));
+    }
+    Ok(events)
+}
+
+/// How many events wait, counted up to `limit`.
+pub fn waiting(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    limit: usize,
+) -> Result<usize, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    Ok(read.scan(Cf::ToDevice, prefix.as_ref(), None, Direction::Forward, limit)?.len())
+}
+
+/// Deletes what the device has acknowledged: events at or before `until`. At
+/// most `limit` rows; answers whether there may be more.
+pub fn delete_until(
+    read: &impl Read,
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    until: StreamPosition,
+    limit: usize,
+) -> Result<bool, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    let rows = read.scan(Cf::ToDevice, prefix.as_ref(), None, Direction::Forward, limit)?;
+    let end = prefix.u64(until.0);
+    let done: Vec<_> =
+        rows.iter().map(|(row, _)| row).take_while(|row| row.as_slice() <= end.as_ref()).collect();
+    for row in &done {
+        batch.delete(Cf::ToDevice, row);
+    }
+    Ok(done.len() == limit)
+}
+
+/// Deletes everything that waits for a device.
+pub fn delete_all(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
+    batch.delete_prefix(Cf::ToDevice, key().str(user_id).str(device_id));
+}
