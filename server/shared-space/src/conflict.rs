@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     header::Members,
     ids::{ChangeId, ConflictId},
-    item::Sibling,
     item_key::ItemKey,
+    sibling::Sibling,
 };
 
 /// An item in conflict, as its siblings show it.

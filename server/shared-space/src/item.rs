@@ -20,70 +20,20 @@
 //! are ids that known changes name and that are not known, at most
 //! [`MAX_MISSING`] of them.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, UserId};
+use ruma::UserId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    conflict::Conflict,
-    header::{Header, Kind},
-    ids::{ChangeId, ValueHash},
-    item_key::ItemKey,
-    observed::Observed,
-    replica::Counter,
+    conflict::Conflict, ids::ChangeId, item_key::ItemKey, observed::Observed, replica::Counter,
+    sibling::Sibling,
 };
 
 /// Most siblings before a local write that adds one is refused.
 pub const MAX_SIBLINGS: usize = 16;
 /// Most missing ids that an item remembers; it is incomplete with any of them.
 pub const MAX_MISSING: usize = 64;
-
-/// A live change of an item.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sibling {
-    /// The item id ([`Header::item_id`]): what others supersede it by.
-    pub id: ChangeId,
-    /// The entry that it is; of several adoptions the one with the least id.
-    pub entry: ChangeId,
-    /// Who wrote it.
-    pub author: OwnedUserId,
-    /// When its server says it was written, in ms since 1970. For display.
-    pub origin_server_ts: u64,
-    /// The hash of its value; `None` for a delete.
-    pub value_hash: Option<ValueHash>,
-    /// The length of the chain of predecessors that it claims. For display.
-    pub depth: Counter,
-    /// The item ids that it supersedes, ascending.
-    pub supersedes: Vec<ChangeId>,
-}
-
-impl Sibling {
-    /// What `header` is in its item; `None` for a redaction, which is no sibling.
-    pub fn of(header: &Header) -> Option<Self> {
-        (header.kind() != Kind::Redact).then(|| Self {
-            id: header.item_id(),
-            entry: header.id(),
-            author: header.author().to_owned(),
-            origin_server_ts: header.origin_server_ts(),
-            value_hash: header.value_hash(),
-            depth: header.depth(),
-            supersedes: header.supersedes().to_vec(),
-        })
-    }
-    /// True if it is a delete.
-    pub fn is_tombstone(&self) -> bool {
-        self.value_hash.is_none()
-    }
-    /// True if it is an event without stamp, entered by a server that saw it.
-    pub fn is_adoption(&self) -> bool {
-        self.id != self.entry
-    }
-    /// Puts before deletes, longer chain of predecessors first, then id.
-    fn display_order(&self) -> (bool, Reverse<Counter>, ChangeId) {
-        (self.is_tombstone(), Reverse(self.depth), self.id)
-    }
-}
 
 /// The lookups that a join needs, among the *effective* changes of the room.
 pub trait ItemFacts {
@@ -217,20 +167,5 @@ impl Item {
     pub fn next_depth(&self) -> Counter {
         let deepest = self.siblings.iter().map(|sibling| sibling.depth).max();
         deepest.map_or(Counter::FIRST, |depth| depth.next().unwrap_or(depth))
-    }
-}
-
-impl Sibling {
-    /// Takes in another adoption of the same event.
-    fn unite(&mut self, other: &Self) {
-        if other.entry < self.entry {
-            let supersedes = std::mem::take(&mut self.supersedes);
-            let depth = self.depth;
-            *self = Self { supersedes, depth, ..other.clone() };
-        }
-        self.depth = self.depth.max(other.depth);
-        self.supersedes.extend(&other.supersedes);
-        self.supersedes.sort_unstable();
-        self.supersedes.dedup();
     }
 }

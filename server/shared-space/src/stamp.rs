@@ -24,8 +24,8 @@ use crate::{
     change::{Change, ChangeError, EntrySignature, SignatureError},
     conflict,
     header::{Header, HeaderError, Kind, Members},
-    item::Sibling,
     item_key::ItemKey,
+    sibling::Sibling,
     value::{CONFLICT_FIELD, MAX_VALUE_TEXT_BYTES, STAMP_FIELD, Value, ValueError},
 };
 
