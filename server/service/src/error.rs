@@ -87,6 +87,7 @@ impl fmt::Display for MatrixError {
 
 impl std::error::Error for MatrixError {}
 
+/// Storage failures are never the client's fault, and nothing it should know of.
 impl From<StorageError> for MatrixError {
     fn from(error: StorageError) -> Self {
         Self::internal(&error)

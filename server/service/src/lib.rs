@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use causeway_storage::{Database, StorageError};
 
+pub mod client_event;
 pub mod clock;
 pub mod devices;
 pub mod error;
@@ -83,3 +84,5 @@ impl Services {
         Ok(Self { settings, clock, database, notifier, remote, server_keys, outbox, rate_limits, devices })
     }
 }
+pub mod sync;
+pub mod typing;

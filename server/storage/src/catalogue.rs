@@ -109,7 +109,28 @@ catalogue! {
     /// event id that is not held | event id of its redaction -> ().
     PendingRedactions = "pending_redactions";
 
+    // --- directory
+    /// alias -> JSON `directory::Alias`.
+    Aliases = "aliases";
+    /// room id | alias -> ().
+    RoomAliases = "room_aliases";
+    /// room id -> (), for each room that the public directory lists.
+    PublishedRooms = "published_rooms";
+
+    // --- sync
+    /// user id | device id -> JSON `sync_progress::Progress`.
+    SyncProgress = "sync_progress";
+    /// user id | device id | room id -> JSON `sync_progress::GivenRoom`.
+    SyncGiven = "sync_given";
+
+    /// event id -> JSON `transactions::Origin`, for events that a client sent with a transaction id.
+    EventOrigins = "event_origins";
+
     // --- ephemeral
+    /// room id | user id | receipt type | thread -> JSON `receipts::Receipt`.
+    Receipts = "receipts";
+    /// room id | position u64 -> the key in `receipts`; one row for each current receipt.
+    ReceiptChanges = "receipt_changes";
 
     // --- federation
     /// version of the key -> JSON `server_keys::OwnKey`.

@@ -23,6 +23,7 @@ mod catalogue;
 pub mod codec;
 mod database;
 pub mod devices;
+pub mod directory;
 mod error;
 mod flow;
 pub mod keys;
@@ -34,6 +35,9 @@ pub mod rooms;
 pub mod shared_space;
 pub mod server_keys;
 pub mod to_device;
+pub mod receipts;
+pub mod sync_progress;
+pub mod transactions;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

@@ -1,0 +1,131 @@
+//! Read receipts: setting them, and telling of them in /sync.
+//!
+//! A receipt never moves backwards. Private ones are told to their owner only.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use causeway_storage::{
+    Database, StorageError, StreamPosition,
+    receipts::{self, FiledReceipt},
+};
+use ruma::{EventId, RoomId, UserId};
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use crate::{
+    clock::Clock,
+    error::MatrixError,
+    notify::{Notifier, Topic},
+    rooms::Rooms,
+    sync::response::RawEvent,
+};
+
+/// Seen by the room.
+pub const READ: &str = "m.read";
+
+/// Seen by its owner only.
+pub const READ_PRIVATE: &str = "m.read.private";
+
+/// Receipts told of one room in one answer; of more, the latest.
+pub const RECEIPTS_TOLD_MAX: usize = 1_000;
+
+/// Receipts that one user has in one room: two types, and threads.
+const RECEIPTS_OF_ONE_MAX: usize = 200;
+
+/// The receipts of all rooms.
+pub struct Receipts {
+    database: Database,
+    rooms: Arc<Rooms>,
+    notifier: Arc<Notifier>,
+    clock: Clock,
+    /// Held from reading the old receipt to committing the new one.
+    writing: Mutex<()>,
+}
+
+impl Receipts {
+    /// Over these rooms.
+    pub fn new(database: Database, rooms: Arc<Rooms>, notifier: Arc<Notifier>, clock: Clock) -> Self {
+        Self { database, rooms, notifier, clock, writing: Mutex::new(()) }
+    }
+
+    /// The user has read up to `event_id`. `kind` is [`READ`] or
+    /// [`READ_PRIVATE`]; `thread` is `main`, a thread's root or empty.
+    ///
+    /// # Errors
+    /// 404 when the event is not in the room's timeline.
+    pub fn set(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        kind: &str,
+        thread: &str,
+        event_id: &EventId,
+    ) -> Result<(), MatrixError> {
+        let Some(at) = self.rooms.timeline_position(room_id, event_id)? else {
+            return Err(MatrixError::not_found("The event is not in this room"));
+        };
+        {
+            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let previous = receipts::receipt(&self.database, room_id, user_id, kind, thread)?;
+            if let Some(previous) = &previous
+                && self.rooms.timeline_position(room_id, &previous.event_id)?.is_some_and(|before| before >= at)
+            {
+                return Ok(());
+            }
+            let mut batch = self.database.batch();
+            let now_ms = self.clock.now_ms();
+            receipts::put_receipt(&mut batch, room_id, (user_id, kind, thread), (event_id, now_ms), previous.as_ref());
+            self.database.commit_durable(batch)?;
+        }
+        match kind {
+            READ_PRIVATE => self.notifier.notify([&Topic::User(user_id.to_owned())]),
+            _ => self.notifier.notify([&Topic::Room(room_id.to_owned())]),
+        }
+        Ok(())
+    }
+
+    /// How far the user has read the room's main timeline: a place in it; `None` without any receipt.
+    pub fn read_up_to(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<i64>, MatrixError> {
+        let mut furthest = None;
+        for filed in receipts::receipts_of(&self.database, room_id, user_id, RECEIPTS_OF_ONE_MAX)? {
+            if filed.thread.is_empty() || filed.thread == "main" {
+                furthest = furthest.max(self.rooms.timeline_position(room_id, &filed.receipt.event_id)?);
+            }
+        }
+        Ok(furthest)
+    }
+
+    /// The `m.receipt` event that tells `user_id` of what was set in
+    /// `(since, until]`; `None` if nothing was.
+    pub fn told(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        since: StreamPosition,
+        until: StreamPosition,
+    ) -> Result<Option<RawEvent>, StorageError> {
+        let mut set = receipts::receipts_since(&self.database, room_id, since, until, RECEIPTS_TOLD_MAX)?;
+        set.retain(|filed| filed.kind != READ_PRIVATE || filed.user_id == user_id);
+        if set.is_empty() {
+            return Ok(None);
+        }
+        let event = json!({ "type": "m.receipt", "content": content(&set) });
+        Ok(Some(to_raw_value(&event).expect("an object with string keys serialises")))
+    }
+}
+
+/// event id -> type -> user id -> time and thread.
+fn content(set: &[FiledReceipt]) -> Value {
+    let mut content: BTreeMap<&str, BTreeMap<&str, Map<String, Value>>> = BTreeMap::new();
+    for FiledReceipt { user_id, kind, thread, receipt } in set {
+        let mut entry = json!({ "ts": receipt.ts_ms });
+        if !thread.is_empty() {
+            entry["thread_id"] = thread.as_str().into();
+        }
+        let kinds = content.entry(receipt.event_id.as_str()).or_default();
+        kinds.entry(kind).or_default().insert(user_id.to_string(), entry);
+    }
+    json!(content)
+}
