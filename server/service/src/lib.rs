@@ -21,6 +21,8 @@ pub mod remote;
 mod secrets;
 pub mod server_keys;
 pub mod settings;
+pub mod sync;
+pub mod typing;
 
 use clock::Clock;
 use notify::Notifier;
@@ -84,5 +86,3 @@ impl Services {
         Ok(Self { settings, clock, database, notifier, remote, server_keys, outbox, rate_limits, devices })
     }
 }
-pub mod sync;
-pub mod typing;
