@@ -1,1 +1,62 @@
-//! The server-server API door.
+//! The server-server API door: IO between this server and others.
+//!
+//! - `inbound/<verb_noun>`: one file for each endpoint that others call.
+//! - [`outbound`]: durable queues, one for each destination.
+//! - [`client`], [`signing`], [`discovery`], [`keys`]: how another server is
+//!   found, asked and believed.
+//! - [`incoming`]: what is done with room events that others send.
+//! - [`remote_driver`]: what a client's request needs from other servers.
+//!
+//! Not here: what an event may do (`causeway-room`), what is kept
+//! (`causeway-service`), what replication decides (`causeway-replication`).
+//!
+//! # Invariants
+//! - Nothing that another server says is used before its signature was checked,
+//!   nor taken into memory beyond a named bound.
+//! - A transaction never fails because of what is in it; each event has its own
+//!   result.
+//! - What is told to another server was durable before.
+
+pub mod authenticated;
+pub mod backoff;
+pub mod bounded;
+pub mod client;
+pub mod discovery;
+pub mod error;
+pub mod inbound;
+pub mod incoming;
+pub mod keys;
+pub mod outbound;
+pub mod peers;
+pub mod settings;
+pub mod signing;
+pub mod state;
+pub mod trace_context;
+pub mod verification;
+
+use axum::Router;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::{
+    authenticated::Signed,
+    client::{ClientError, FederationClient},
+    peers::PeerEvent,
+    settings::Settings,
+    state::{FederationState, ReplicationMessage},
+};
+
+/// Every endpoint that other servers call.
+pub fn router(state: FederationState) -> Router {
+    inbound::routes().with_state(state)
+}
+
+/// What has to run while the server does: a name and a future that ends soon
+/// after `stop`, for each.
+pub fn drivers(
+    state: &FederationState,
+    stop: &CancellationToken,
+) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+    let sender = state.sender().clone().run(stop.clone());
+    vec![("federation sender", Box::pin(sender) as BoxFuture<'static, ()>)]
+}

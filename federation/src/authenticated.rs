@@ -1,0 +1,117 @@
+//! The door's lock: an extractor that lets only properly signed requests in.
+//!
+//! A handler that takes [`Signed`] knows who asks. It doesn't know what they may
+//! have: that is for the handler to find out.
+//!
+//! Invariants: the origin is believed only after its signature over the raw URI
+//! and the body was checked; one origin is served at most
+//! `Settings::requests_per_origin` requests at once.
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequest, OriginalUri, Request},
+};
+use bytes::Bytes;
+use causeway_service::error::MatrixError;
+use http::header;
+use ruma::OwnedServerName;
+use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    error::{Refusal, unauthorized},
+    keys::Purpose,
+    signing::{self, Authorization, SignedRequest, SigningError},
+    state::FederationState,
+    trace_context,
+};
+
+/// Largest body of a request, in bytes: fifty events and a hundred ephemeral
+/// units of 64 KiB each, and some.
+pub const BODY_BYTES_MAX: usize = 12 * 1024 * 1024;
+
+/// A request that was signed by `origin`. Keep it until the answer is made: it
+/// holds the origin's turn.
+#[derive(Debug)]
+pub struct Signed {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// The raw body; empty for none.
+    pub body: Bytes,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Signed {
+    /// The body as some type.
+    ///
+    /// # Errors
+    /// `M_NOT_JSON` or `M_BAD_JSON`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, MatrixError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            if error.is_data() {
+                MatrixError::bad_json("The body is not what is asked for")
+            } else {
+                MatrixError::new(400, "M_NOT_JSON", "The body is not JSON")
+            }
+        })
+    }
+}
+
+impl FromRequest<FederationState> for Signed {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &FederationState) -> Result<Self, Refusal> {
+        let (parts, body) = request.into_parts();
+        let authorization = parts.headers.get(header::AUTHORIZATION);
+        let authorization = authorization.ok_or_else(|| unauthorized("Missing Authorization header"))?;
+        let authorization = Authorization::parse(authorization.as_bytes()).map_err(refused)?;
+        let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+        let uri = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let body = read(body).await?;
+        let signed = SignedRequest {
+            method: parts.method.as_str(),
+            uri: &uri,
+            origin: &authorization.origin,
+            destination: state.server_name(),
+            body: &body,
+        };
+        verify(state, &signed, &authorization).await?;
+        let turn = state.turn_of(&authorization.origin).await;
+        state.heard_from(&authorization.origin);
+        if uri.starts_with(trace_context::OWN_ENDPOINTS) {
+            trace_context::adopt(&tracing::Span::current(), &parts.headers);
+        }
+        Ok(Self { origin: authorization.origin, body, _turn: turn })
+    }
+}
+
+async fn read(body: Body) -> Result<Bytes, MatrixError> {
+    to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| MatrixError::too_large("The body is too large"))
+}
+
+async fn verify(
+    state: &FederationState,
+    signed: &SignedRequest<'_>,
+    authorization: &Authorization,
+) -> Result<(), MatrixError> {
+    if &*authorization.origin == state.server_name() {
+        return Err(unauthorized("A server doesn't ask itself"));
+    }
+    // What needs no keys is checked before any is fetched.
+    if authorization.destination.as_deref().is_some_and(|named| named != state.server_name()) {
+        return Err(refused(SigningError::Destination));
+    }
+    let wanted = [authorization.key.clone()];
+    let keys = state.keys().keys(&authorization.origin, &wanted, Purpose::Request, &[]).await;
+    signing::verify(signed, authorization, &keys).map_err(refused)
+}
+
+fn refused(error: SigningError) -> MatrixError {
+    match error {
+        SigningError::Body(_) => MatrixError::new(400, "M_NOT_JSON", "The body is not canonical JSON"),
+        error => {
+            tracing::debug!(%error, "request refused");
+            unauthorized(format!("Request not authenticated: {error}"))
+        }
+    }
+}

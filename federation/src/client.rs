@@ -1,0 +1,427 @@
+//! The signed HTTP client: one request to one other server.
+//!
+//! Not a queue and not a retry loop: see [`crate::outbound`] for what must
+//! arrive. Connections are kept and reused; HTTP/1.1, because a server may be
+//! connected to under one name and addressed under another, which HTTP/2's
+//! `:authority` can't say.
+//!
+//! Invariants: what is signed is the path as it goes out; no redirect is
+//! followed with a signature; no more of an answer is read than was asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use causeway_service::{clock::Clock, server_keys::ServerKeys};
+use http::{HeaderMap, Method, StatusCode, header};
+use ruma::{OwnedServerName, ServerName};
+use serde::Serialize;
+use url::Url;
+
+use crate::{
+    discovery::{
+        Discovery, DiscoveryError, Place, Route,
+        dns::{Dns, ResolveHost, ResolveRoute},
+        literal,
+        well_known::WellKnownSource,
+    },
+    settings::Settings,
+    signing::{self, SignedRequest, SigningError},
+    trace_context,
+};
+
+/// Largest answer that is read unless a request says otherwise, in bytes: the
+/// state of a large room.
+pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Redirects that are followed where redirects are.
+const REDIRECTS_MAX: usize = 5;
+/// Longest wait for a well-known file or a redirected media file's answer to begin.
+const UNSIGNED_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle connections kept to one server.
+const IDLE_PER_HOST_MAX: usize = 8;
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long sent data may stay unacknowledged before a connection is given up.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no answer, or none that is of use.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server's place is unknown.
+    #[error("can't find {0}")]
+    Discovery(OwnedServerName, #[source] DiscoveryError),
+    /// The path is not one, or the body is not canonical JSON.
+    #[error("can't make the request")]
+    Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This server asked itself.
+    #[error("a server doesn't ask itself")]
+    Oneself,
+    /// No connection, or it broke, or it took too long.
+    #[error("no answer from {0}")]
+    Transport(OwnedServerName, #[source] reqwest::Error),
+    /// The answer is longer than was asked for.
+    #[error("the answer is longer than {0} bytes")]
+    TooLarge(usize),
+    /// The answer is an error response.
+    #[error("{server} answered {status} {errcode}")]
+    Status {
+        /// Who answered.
+        server: OwnedServerName,
+        /// HTTP status.
+        status: StatusCode,
+        /// `errcode`, empty if there is none.
+        errcode: String,
+        /// `error`, cut to 256 characters.
+        message: String,
+        /// How long to wait before asking again, if it says so.
+        retry_after_ms: Option<u64>,
+    },
+    /// The answer is not what it should be.
+    #[error("the answer of {0} can't be used: {1}")]
+    Answer(OwnedServerName, String),
+}
+
+impl ClientError {
+    /// Whether the server was not reached or could not serve, as opposed to
+    /// having refused.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Discovery(..) | Self::Transport(..) => true,
+            Self::Status { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Request(_) | Self::Oneself | Self::TooLarge(_) | Self::Answer(..) => false,
+        }
+    }
+}
+
+/// One request. Build with [`Request::new`], change what is not usual, send.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Whom to ask.
+    pub destination: &'a ServerName,
+    /// HTTP method.
+    pub method: Method,
+    /// Path and query, percent-encoded, beginning with `/`.
+    pub path_and_query: &'a str,
+    /// JSON text.
+    pub body: Option<Vec<u8>>,
+    /// Longest wait for the whole answer; `None`: as settings say.
+    pub timeout: Option<Duration>,
+    /// Longest answer.
+    pub response_bytes_max: usize,
+}
+
+impl<'a> Request<'a> {
+    /// A request without a body, with the usual bounds.
+    pub fn new(destination: &'a ServerName, method: Method, path_and_query: &'a str) -> Self {
+        Self {
+            destination,
+            method,
+            path_and_query,
+            body: None,
+            timeout: None,
+            response_bytes_max: RESPONSE_BYTES_MAX,
+        }
+    }
+
+    /// With `body` as JSON.
+    pub fn json(mut self, body: &impl Serialize) -> Result<Self, ClientError> {
+        self.body = Some(serde_json::to_vec(body).map_err(|error| ClientError::Request(error.into()))?);
+        Ok(self)
+    }
+}
+
+/// An answer of any status.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Asks other servers in this server's name. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FederationClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    keys: Arc<ServerKeys>,
+    discovery: Discovery,
+    dns: Arc<Dns>,
+    /// For servers that are where their name says.
+    by_host: reqwest::Client,
+    /// For servers that are elsewhere.
+    by_route: reqwest::Client,
+    routes: Arc<ResolveRoute>,
+    /// For what is fetched without a signature; follows checked redirects.
+    unsigned: reqwest::Client,
+    request_timeout: Duration,
+}
+
+impl FederationClient {
+    /// A client that signs with `keys`.
+    ///
+    /// # Errors
+    /// The TLS settings can't be used.
+    pub fn new(settings: &Settings, keys: Arc<ServerKeys>, clock: Clock) -> Result<Self, reqwest::Error> {
+        let overrides = &settings.overrides;
+        let dns = Arc::new(Dns::new(overrides, settings.denied_addresses.clone(), settings.resolve_names));
+        let routes = Arc::new(ResolveRoute::new(Arc::clone(&dns)));
+        let host = Arc::new(ResolveHost(Arc::clone(&dns)));
+        let none = reqwest::redirect::Policy::none;
+        let by_host = builder(settings).redirect(none()).dns_resolver(Arc::clone(&host)).build()?;
+        let by_route = builder(settings).redirect(none()).dns_resolver(Arc::clone(&routes)).build()?;
+        let unsigned = builder(settings)
+            .redirect(checked_redirects(Arc::clone(&dns)))
+            .dns_resolver(host)
+            .timeout(UNSIGNED_TIMEOUT)
+            .build()?;
+        let well_known = if settings.resolve_names {
+            WellKnownSource::new(overrides.well_known.clone(), unsigned.clone())
+        } else {
+            WellKnownSource::fixed(overrides.well_known.clone())
+        };
+        let discovery = Discovery::new(Arc::clone(&dns), well_known, overrides.servers.clone(), clock);
+        let request_timeout = settings.request_timeout;
+        Ok(Self(Arc::new(Inner {
+            keys,
+            discovery,
+            dns,
+            by_host,
+            by_route,
+            routes,
+            unsigned,
+            request_timeout,
+        })))
+    }
+
+    /// The name that this client signs with.
+    pub fn server_name(&self) -> &ServerName {
+        self.0.keys.server_name()
+    }
+
+    /// Sends a signed request and answers whatever status comes.
+    pub async fn request(
+        &self,
+        destination: &ServerName,
+        method: Method,
+        path_and_query: &str,
+        json: Option<&serde_json::Value>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let mut request = Request::new(destination, method, path_and_query);
+        if let Some(json) = json {
+            request = request.json(json)?;
+        }
+        let response = self.send(request).await?;
+        Ok((response.status, response.body))
+    }
+
+    /// Sends a signed request; an answer other than 2xx is an error.
+    pub async fn send_ok(&self, request: Request<'_>) -> Result<Response, ClientError> {
+        let server = request.destination;
+        let response = self.send(request).await?;
+        if response.status.is_success() {
+            return Ok(response);
+        }
+        Err(refusal(server, &response))
+    }
+
+    /// Sends a signed request and answers whatever status comes.
+    #[tracing::instrument(name = "federation.request.send", skip_all,
+        fields(server.address = %request.destination, http.request.method = %request.method))]
+    pub async fn send(&self, request: Request<'_>) -> Result<Response, ClientError> {
+        let inner = &*self.0;
+        let server = request.destination;
+        if server == self.server_name() {
+            return Err(ClientError::Oneself);
+        }
+        let discovery = |error| ClientError::Discovery(server.to_owned(), error);
+        let place = inner.discovery.find(server).await.map_err(discovery)?;
+        let (http, headers) = self.prepare(&place, &request)?;
+        let timeout = request.timeout.unwrap_or(inner.request_timeout);
+        let client = if place.route == Route::Host { &inner.by_host } else { &inner.by_route };
+        let mut outgoing = client.request(request.method, http).headers(headers).timeout(timeout);
+        if let Some(body) = request.body {
+            outgoing = outgoing.body(body);
+        }
+        let transport = |error: reqwest::Error| {
+            if error.is_connect() || error.is_timeout() {
+                inner.discovery.forget(server);
+            }
+            ClientError::Transport(server.to_owned(), error)
+        };
+        let response = outgoing.send().await.map_err(transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = read_bounded(response, request.response_bytes_max).await.map_err(|error| match error {
+            ReadError::TooLarge => ClientError::TooLarge(request.response_bytes_max),
+            ReadError::Transport(error) => transport(error),
+        })?;
+        Ok(Response { status, headers, body })
+    }
+
+    /// The URL to connect to and the headers, signed over that URL's path.
+    fn prepare(&self, place: &Place, request: &Request<'_>) -> Result<(Url, HeaderMap), ClientError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Request(error);
+        let url = format!("https://{}:{}{}", place.host, place.port, request.path_and_query);
+        let url = Url::parse(&url).map_err(|error| failed(error.into()))?;
+        if place.route != Route::Host {
+            self.0.routes.set(&place.host, place.route.clone());
+        }
+        let uri = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let signed = SignedRequest {
+            method: request.method.as_str(),
+            uri,
+            origin: self.server_name(),
+            destination: request.destination,
+            body: request.body.as_deref().unwrap_or_default(),
+        };
+        let sign = |signed| signing::sign(signed, self.0.keys.key_pair());
+        let authorization = sign(&signed).map_err(|error: SigningError| failed(error.into()))?;
+        let host = place
+            .host_header
+            .parse()
+            .map_err(|error: http::header::InvalidHeaderValue| failed(error.into()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, authorization);
+        headers.insert(header::HOST, host);
+        if request.body.is_some() {
+            headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        }
+        if request.path_and_query.starts_with(trace_context::OWN_ENDPOINTS) {
+            trace_context::inject(&mut headers);
+        }
+        Ok((url, headers))
+    }
+
+    /// Fetches a file that another server redirected to, without a signature.
+    pub async fn fetch_unsigned(
+        &self,
+        server: &ServerName,
+        url: &str,
+        bytes_max: usize,
+    ) -> Result<Response, ClientError> {
+        let url = Url::parse(url).map_err(|error| ClientError::Request(error.into()))?;
+        if !may_follow(&self.0.dns, &url) {
+            return Err(ClientError::Answer(server.to_owned(), "a redirect to a forbidden place".to_owned()));
+        }
+        let transport = |error| ClientError::Transport(server.to_owned(), error);
+        let response = self.0.unsigned.get(url).send().await.map_err(transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = read_bounded(response, bytes_max).await.map_err(|error| match error {
+            ReadError::TooLarge => ClientError::TooLarge(bytes_max),
+            ReadError::Transport(error) => transport(error),
+        })?;
+        Ok(Response { status, headers, body })
+    }
+}
+
+fn builder(settings: &Settings) -> reqwest::ClientBuilder {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(Arc::clone(&settings.tls_roots))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .http1_only()
+        .no_proxy()
+        .referer(false)
+        .user_agent(concat!("Causeway/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(settings.connect_timeout)
+        .tcp_user_timeout(UNACKNOWLEDGED_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+}
+
+/// Follows a few redirects, none to a forbidden place. Names are checked when
+/// they are resolved.
+fn checked_redirects(dns: Arc<Dns>) -> reqwest::redirect::Policy {
+    reqwest::redirect::Policy::custom(move |attempt| {
+        if attempt.previous().len() > REDIRECTS_MAX || !may_follow(&dns, attempt.url()) {
+            return attempt.error("a redirect to a forbidden place, or too many");
+        }
+        attempt.follow()
+    })
+}
+
+fn may_follow(dns: &Dns, url: &Url) -> bool {
+    let allowed = |host| literal(host).is_none_or(|address| dns.allows(address));
+    url.scheme() == "https" && url.host_str().is_some_and(allowed)
+}
+
+fn refusal(server: &ServerName, response: &Response) -> ClientError {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Body {
+        errcode: String,
+        error: String,
+        retry_after_ms: Option<u64>,
+    }
+    let body: Body = serde_json::from_slice(&response.body).unwrap_or_default();
+    ClientError::Status {
+        server: server.to_owned(),
+        status: response.status,
+        errcode: body.errcode.chars().take(128).collect(),
+        message: body.error.chars().take(256).collect(),
+        retry_after_ms: body.retry_after_ms,
+    }
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It is longer than allowed.
+    TooLarge,
+    /// The connection broke.
+    Transport(reqwest::Error),
+}
+
+/// Reads at most `bytes_max`; what a server announces is refused before it is read.
+pub async fn read_bounded(mut response: reqwest::Response, bytes_max: usize) -> Result<Bytes, ReadError> {
+    let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(ReadError::TooLarge);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(ReadError::Transport)? {
+        if body.len() + chunk.len() > bytes_max {
+            return Err(ReadError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}
+
+/// Percent-encodes one path segment or query value, so that URL parsing leaves
+/// it as it is. A segment of dots only would still be taken for a relative
+/// path; no identifier of Matrix is one.
+pub fn escape(part: impl AsRef<str>) -> String {
+    let part = part.as_ref();
+    percent_encoding::utf8_percent_encode(part, ESCAPED).to_string()
+}
+
+/// Everything but RFC 3986's unreserved characters.
+const ESCAPED: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_escaped_and_stay_so_in_a_url() {
+        assert_eq!(escape("!a/b:c.d$é~_-"), "%21a%2Fb%3Ac.d%24%C3%A9~_-");
+        let url = Url::parse(&format!("https://h/_matrix/x/{}?a={}", escape("$a:b'"), escape("'\"{}|")));
+        let url = url.expect("parses");
+        assert_eq!(
+            &url[url::Position::BeforePath..url::Position::AfterQuery],
+            "/_matrix/x/%24a%3Ab%27?a=%27%22%7B%7D%7C"
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! What other servers may call, one file for each endpoint or pair of endpoints.
+//!
+//! A handler takes [`crate::Signed`] (but for the few endpoints that are open to
+//! everybody), finds out whether the origin may have what it asks for, and runs
+//! the use-case on a blocking thread.
+
+pub mod get_server_keys;
+pub mod get_version;
+pub mod send_transaction;
+
+use axum::Router;
+
+use crate::state::FederationState;
+
+/// All routes.
+pub fn routes() -> Router<FederationState> {
+    Router::new()
+        .merge(get_server_keys::routes())
+        .merge(get_version::routes())
+        .merge(send_transaction::routes())
+}

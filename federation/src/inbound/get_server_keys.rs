@@ -1,0 +1,107 @@
+//! `/_matrix/key/v2/…`: this server's keys, and, as a notary, other servers'.
+//! Open to everybody: who asks has perhaps no keys of ours yet.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, Query, State},
+    routing::{get, post},
+};
+use causeway_service::error::MatrixError;
+use futures_util::{StreamExt, stream};
+use ruma::{CanonicalJsonObject, OwnedServerName};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{error::Refusal, state::FederationState};
+
+/// Servers whose keys may be asked for at once.
+const SERVERS_MAX: usize = 100;
+/// Servers that are looked up at once for one request.
+const LOOKUPS_AT_ONCE: usize = 8;
+/// Largest body of a query, in bytes.
+const QUERY_BYTES_MAX: usize = 64 * 1024;
+
+pub(super) fn routes() -> Router<FederationState> {
+    Router::new()
+        .route("/_matrix/key/v2/server", get(own))
+        .route("/_matrix/key/v2/server/", get(own))
+        .route("/_matrix/key/v2/server/{key_id}", get(own))
+        .route("/_matrix/key/v2/query", post(query_many))
+        .route("/_matrix/key/v2/query/{server_name}", get(query_one))
+        .route("/_matrix/key/v2/query/{server_name}/{key_id}", get(query_one_key))
+}
+
+async fn own(State(state): State<FederationState>) -> Json<CanonicalJsonObject> {
+    Json(state.services().server_keys.published(state.clock().now_ms()))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Criteria {
+    minimum_valid_until_ts: u64,
+}
+
+async fn query_one(
+    State(state): State<FederationState>,
+    Path(server): Path<String>,
+    Query(criteria): Query<Criteria>,
+) -> Result<Json<Value>, Refusal> {
+    let server = OwnedServerName::try_from(server)
+        .map_err(|_| MatrixError::invalid_param("That is not a server name"))?;
+    let found = lookup(&state, server, criteria.minimum_valid_until_ts).await;
+    Ok(Json(json!({"server_keys": found.into_iter().collect::<Vec<_>>()})))
+}
+
+/// The deprecated form: all keys are answered, whichever was asked for.
+async fn query_one_key(
+    state: State<FederationState>,
+    Path((server, _key_id)): Path<(String, String)>,
+    criteria: Query<Criteria>,
+) -> Result<Json<Value>, Refusal> {
+    query_one(state, Path(server), criteria).await
+}
+
+#[derive(Deserialize)]
+struct Body {
+    server_keys: BTreeMap<OwnedServerName, BTreeMap<String, Criteria>>,
+}
+
+async fn query_many(State(state): State<FederationState>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    if body.len() > QUERY_BYTES_MAX {
+        return Err(MatrixError::too_large("The body is too large").into());
+    }
+    let body: Body = serde_json::from_slice(&body)
+        .map_err(|_| MatrixError::bad_json("The body is not what is asked for"))?;
+    if body.server_keys.len() > SERVERS_MAX {
+        return Err(MatrixError::too_large("Too many servers are asked for").into());
+    }
+    let found = stream::iter(body.server_keys)
+        .map(|(server, keys)| {
+            let minimum = keys.values().map(|criteria| criteria.minimum_valid_until_ts).max().unwrap_or(0);
+            lookup(&state, server, minimum)
+        })
+        .buffer_unordered(LOOKUPS_AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect::<Vec<_>>()
+        .await;
+    Ok(Json(json!({"server_keys": found})))
+}
+
+/// The document of `server`, with this server's signature added.
+async fn lookup(
+    state: &FederationState,
+    server: OwnedServerName,
+    minimum_valid_until_ms: u64,
+) -> Option<CanonicalJsonObject> {
+    let own = &state.services().server_keys;
+    if server == *state.server_name() {
+        return Some(own.published(state.clock().now_ms()));
+    }
+    let document = state.keys().document(&server, minimum_valid_until_ms).await?;
+    let mut object: CanonicalJsonObject = serde_json::from_str(&document).ok()?;
+    own.sign(&mut object).ok()?;
+    Some(object)
+}

@@ -1,0 +1,65 @@
+//! `PUT /_matrix/federation/v1/send/{txnId}`: events and ephemeral units.
+//!
+//! A transaction never fails because of what is in it: each event has its own
+//! result, and an ephemeral unit that makes no sense is skipped. Only a body
+//! that is no transaction, or one above the limits, is refused.
+//!
+//! Invariant: a transaction is worked on once; a repetition gets the same answer.
+
+mod ephemeral;
+mod replies;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::put,
+};
+use causeway_service::error::MatrixError;
+use serde_json::{Value, json, value::RawValue};
+
+pub(crate) use self::replies::Replies;
+use crate::{authenticated::Signed, bounded::BoundedList, error::Refusal, state::FederationState};
+
+/// Events in one transaction.
+pub const PDUS_MAX: usize = 50;
+/// Ephemeral units in one transaction.
+pub const EDUS_MAX: usize = 100;
+/// Longest transaction id, in bytes.
+const TRANSACTION_ID_BYTES_MAX: usize = 255;
+
+pub(super) fn routes() -> Router<FederationState> {
+    Router::new().route("/_matrix/federation/v1/send/{transaction_id}", put(send))
+}
+
+/// Keys that are not listed are not looked at.
+#[derive(serde::Deserialize)]
+struct Body {
+    #[serde(default)]
+    pdus: BoundedList<Box<RawValue>, PDUS_MAX>,
+    #[serde(default)]
+    edus: BoundedList<Box<RawValue>, EDUS_MAX>,
+}
+
+#[tracing::instrument(name = "federation.transaction.receive", skip_all,
+    fields(client.address = %signed.origin, bytes = signed.body.len()))]
+async fn send(
+    State(state): State<FederationState>,
+    Path(transaction_id): Path<String>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    if transaction_id.len() > TRANSACTION_ID_BYTES_MAX {
+        return Err(MatrixError::invalid_param("The transaction id is too long").into());
+    }
+    let body: Body = signed.json()?;
+    let reply = state.replies().of(&signed.origin, &transaction_id);
+    let answer = reply.get_or_init(|| work(&state, &signed, body)).await;
+    Ok(Json(answer.clone()))
+}
+
+async fn work(state: &FederationState, signed: &Signed, body: Body) -> Value {
+    for edu in body.edus.0 {
+        ephemeral::receive(state, &signed.origin, &edu).await;
+    }
+    let results = crate::incoming::receive_pdus(state, &signed.origin, body.pdus.0).await;
+    json!({"pdus": results})
+}

@@ -1,0 +1,221 @@
+//! The task of one destination: one transaction after the other, with pauses.
+
+use std::sync::Arc;
+
+use causeway_service::{
+    error::Chain,
+    outbox::{Destination, Transaction},
+};
+use http::Method;
+use ruma::OwnedServerName;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::{Sender, tasks::Slot};
+use crate::{
+    backoff::Backoff,
+    client::{ClientError, Request, escape},
+    peers::PeerEvent,
+};
+
+/// Longest answer to a transaction, in bytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) struct Task {
+    sender: Sender,
+    server: OwnedServerName,
+    slot: Arc<Slot>,
+    backoff: Backoff,
+}
+
+/// The body of `PUT /_matrix/federation/v1/send/{txnId}`.
+#[derive(Serialize)]
+struct Body<'a> {
+    origin: &'a str,
+    origin_server_ts: u64,
+    pdus: &'a [Box<RawValue>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    edus: &'a [Box<RawValue>],
+}
+
+impl Task {
+    pub(super) fn new(sender: Sender, server: OwnedServerName, slot: Arc<Slot>) -> Self {
+        Self { sender, server, slot, backoff: Backoff::default() }
+    }
+
+    /// Runs until nothing waits, or `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> OwnedServerName {
+        self.load_backoff().await;
+        let mut pending: Option<Transaction> = None;
+        loop {
+            if !self.pause(&stop).await {
+                break;
+            }
+            if pending.is_none() {
+                self.slot.take_again();
+                pending = self.next().await;
+            }
+            let Some(transaction) = pending.take() else {
+                if self.end() {
+                    break;
+                }
+                continue;
+            };
+            let sent = tokio::select! {
+                () = stop.cancelled() => break,
+                sent = self.send(&transaction) => sent,
+            };
+            match sent {
+                Ok(()) => self.delivered(transaction).await,
+                Err(error) => {
+                    self.failed(&error).await;
+                    pending = Some(transaction);
+                }
+            }
+        }
+        self.server
+    }
+
+    /// Ends the task unless something new came: decided under the lock that
+    /// whoever brings something new takes first.
+    fn end(&self) -> bool {
+        let mut slots = self.sender.slots();
+        if self.slot.take_again() {
+            return false;
+        }
+        slots.remove(&self.server);
+        true
+    }
+
+    /// Waits until an attempt may be made; false when told to stop.
+    async fn pause(&mut self, stop: &CancellationToken) -> bool {
+        loop {
+            if stop.is_cancelled() {
+                return false;
+            }
+            let Some(wait) = self.backoff.wait(self.sender.0.policy, self.sender.0.clock.now_ms()) else {
+                return true;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(wait) => {}
+                () = self.slot.woken() => {}
+            }
+            if self.slot.take_heard() {
+                self.backoff.retry_at_ms = 0;
+            }
+        }
+    }
+
+    async fn next(&self) -> Option<Transaction> {
+        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
+        let now_ms = self.sender.0.clock.now_ms();
+        let fresh_id = format!("{now_ms}-{:016x}", rand::random::<u64>());
+        let found = tokio::task::spawn_blocking(move || outbox.next(&server, fresh_id, now_ms)).await;
+        match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(server = %self.server, error = %Chain(&error), "the outbox can't be read");
+                None
+            }
+            Err(error) => {
+                tracing::error!(server = %self.server, %error, "the outbox can't be read");
+                None
+            }
+        }
+    }
+
+    #[tracing::instrument(name = "federation.transaction.send", skip_all,
+        fields(server.address = %self.server, pdus = transaction.pdus.len(), edus = transaction.edus.len()))]
+    async fn send(&self, transaction: &Transaction) -> Result<(), ClientError> {
+        let body = Body {
+            origin: self.sender.0.client.server_name().as_str(),
+            origin_server_ts: transaction.origin_server_ts,
+            pdus: &transaction.pdus,
+            edus: &transaction.edus,
+        };
+        let path = format!("/_matrix/federation/v1/send/{}", escape(&transaction.id));
+        let mut request = Request::new(&self.server, Method::PUT, &path).json(&body)?;
+        request.response_bytes_max = ANSWER_BYTES_MAX;
+        let answer = self.sender.0.client.send_ok(request).await?;
+        self.log_refused(&answer.body);
+        Ok(())
+    }
+
+    /// What the peer would not take is worth a line: it tells of a disagreement.
+    fn log_refused(&self, answer: &[u8]) {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Answer {
+            pdus: std::collections::BTreeMap<String, Refused>,
+        }
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Refused {
+            error: Option<String>,
+        }
+        let Ok(answer) = serde_json::from_slice::<Answer>(answer) else { return };
+        for (event_id, result) in answer.pdus {
+            if let Some(error) = result.error {
+                tracing::warn!(server = %self.server, event_id, error, "an event was refused");
+            }
+        }
+    }
+
+    async fn delivered(&mut self, transaction: Transaction) {
+        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
+        let done = tokio::task::spawn_blocking(move || outbox.acknowledged(&server, &transaction)).await;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(server = %self.server, error = %Chain(&error), "the outbox can't be written");
+            }
+            Err(error) => tracing::error!(server = %self.server, %error, "the outbox can't be written"),
+        }
+        if self.backoff.failures > 0 {
+            tracing::info!(server = %self.server, failures = self.backoff.failures, "reachable again");
+            self.backoff = Backoff::default();
+            self.slot.set_pausing(false);
+            self.keep_backoff().await;
+            self.sender.0.peers.tell(PeerEvent::Up(self.server.clone()));
+        }
+    }
+
+    async fn failed(&mut self, error: &ClientError) {
+        let now_ms = self.sender.0.clock.now_ms();
+        let first = self.backoff.failures == 0;
+        self.backoff = self.backoff.failed(self.sender.0.policy, now_ms, rand::random());
+        if let ClientError::Status { retry_after_ms: Some(after), .. } = error {
+            let longest = u64::try_from(self.sender.0.policy.longest.as_millis()).unwrap_or(u64::MAX);
+            self.backoff.retry_at_ms = self.backoff.retry_at_ms.max(now_ms + (*after).min(longest));
+        }
+        let pause_ms = self.backoff.retry_at_ms.saturating_sub(now_ms);
+        tracing::info!(server = %self.server, pause_ms, error = %Chain(error), "can't be reached");
+        // What was heard before this attempt failed says nothing of after it.
+        self.slot.take_heard();
+        self.slot.set_pausing(true);
+        self.keep_backoff().await;
+        if first {
+            self.sender.0.peers.tell(PeerEvent::Down(self.server.clone()));
+        }
+    }
+
+    async fn load_backoff(&mut self) {
+        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
+        if let Ok(Ok(met)) = tokio::task::spawn_blocking(move || outbox.met(&server)).await {
+            self.backoff = Backoff { failures: met.failures, retry_at_ms: met.retry_at_ms };
+            self.slot.set_pausing(met.failures > 0);
+        }
+    }
+
+    async fn keep_backoff(&self) {
+        let Backoff { failures, retry_at_ms } = self.backoff;
+        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
+        let met = Destination { failures, retry_at_ms };
+        let kept = tokio::task::spawn_blocking(move || outbox.set_met(&server, &met)).await;
+        if !matches!(kept, Ok(Ok(()))) {
+            tracing::warn!(server = %self.server, "its pause is not remembered beyond this run");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the composition root decides about federation. Not read from any file
+//! here: the configuration section of the same name is turned into this.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use ruma::OwnedServerName;
+use rustls::RootCertStore;
+
+use crate::backoff::BackoffPolicy;
+
+/// How this server takes part in federation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name that this server signs with.
+    pub server_name: OwnedServerName,
+    /// Certificate authorities that other servers' certificates must lead to.
+    pub tls_roots: Arc<RootCertStore>,
+    /// Addresses that are never connected to, whatever a name resolves to.
+    pub denied_addresses: Vec<IpNet>,
+    /// Answers that are taken before DNS and well-known are asked.
+    pub overrides: Overrides,
+    /// Whether names outside [`Settings::overrides`] are looked up at all.
+    pub resolve_names: bool,
+    /// Longest wait for a connection to stand.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer, unless a request states its own.
+    pub request_timeout: Duration,
+    /// Pauses between attempts to reach a server that does not answer.
+    pub backoff: BackoffPolicy,
+    /// Requests of one other server that are served at once; more wait.
+    pub requests_per_origin: usize,
+    /// Servers asked for the keys of servers that can't be asked themselves.
+    pub notaries: Vec<OwnedServerName>,
+}
+
+impl Settings {
+    /// Settings of a server called `server_name` that trusts `tls_roots`.
+    pub fn new(server_name: OwnedServerName, tls_roots: Arc<RootCertStore>) -> Self {
+        Self {
+            server_name,
+            tls_roots,
+            denied_addresses: Vec::new(),
+            overrides: Overrides::default(),
+            resolve_names: true,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_mins(1),
+            backoff: BackoffPolicy::default(),
+            requests_per_origin: 64,
+            notaries: Vec::new(),
+        }
+    }
+}
+
+/// Fixed answers, for networks whose DNS does not know the servers' names.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Addresses of host names.
+    pub hosts: HashMap<String, Vec<IpAddr>>,
+    /// Targets of service records by full name (`_matrix-fed._tcp.example.org`).
+    pub services: HashMap<String, Vec<(String, u16)>>,
+    /// `m.server` of `/.well-known/matrix/server` by host name.
+    pub well_known: HashMap<String, String>,
+    /// Where a server is, by its server name: no discovery is done for it.
+    pub servers: HashMap<OwnedServerName, SocketAddr>,
+}

@@ -1,0 +1,138 @@
+//! What every part of this door has at hand.
+
+use std::sync::Arc;
+
+use causeway_service::{Services, clock::Clock};
+use ruma::{OwnedServerName, ServerName};
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::{
+    client::FederationClient,
+    inbound::send_transaction::Replies,
+    keys::KeyRing,
+    outbound::Sender,
+    peers::{PeerEvents, Turns},
+    settings::Settings,
+};
+
+/// Replication messages that wait for the replication driver; more are dropped,
+/// which costs a round of anti-entropy.
+pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
+
+/// An `org.causeway.version_vector` that came in a transaction.
+#[derive(Clone, Debug)]
+pub struct ReplicationMessage {
+    /// Who sent it; its signature was checked.
+    pub origin: OwnedServerName,
+    /// The `content` as it came; nothing in it was checked.
+    pub content: Box<RawValue>,
+}
+
+/// The door's state. Cheap to clone.
+#[derive(Clone)]
+pub struct FederationState(Arc<Inner>);
+
+struct Inner {
+    services: Arc<Services>,
+    settings: Settings,
+    client: FederationClient,
+    keys: KeyRing,
+    sender: Sender,
+    turns: Turns,
+    replies: Replies,
+    peers: PeerEvents,
+    replication: mpsc::Sender<ReplicationMessage>,
+}
+
+impl FederationState {
+    /// The state, and the end at which the replication driver reads.
+    ///
+    /// # Errors
+    /// The TLS settings can't be used.
+    pub fn new(
+        services: Arc<Services>,
+        settings: Settings,
+    ) -> Result<(Self, mpsc::Receiver<ReplicationMessage>), reqwest::Error> {
+        let (own, clock) = (Arc::clone(&services.server_keys), services.clock.clone());
+        let client = FederationClient::new(&settings, Arc::clone(&own), clock.clone())?;
+        let keys = KeyRing::new(own, client.clone(), clock.clone(), settings.notaries.clone());
+        let peers = PeerEvents::default();
+        let sender = Sender::new(
+            Arc::clone(&services.outbox),
+            Arc::clone(&services.notifier),
+            client.clone(),
+            clock,
+            settings.backoff,
+            peers.clone(),
+        );
+        let (replication, received) = mpsc::channel(REPLICATION_MESSAGES_MAX);
+        let turns = Turns::new(settings.requests_per_origin);
+        let replies = Replies::default();
+        let inner = Inner { services, settings, client, keys, sender, turns, replies, peers, replication };
+        Ok((Self(Arc::new(inner)), received))
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.0.settings.server_name
+    }
+
+    /// The use-cases.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.0.services
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.0.services.clock
+    }
+
+    /// The signed client.
+    pub fn client(&self) -> &FederationClient {
+        &self.0.client
+    }
+
+    /// Other servers' keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
+    /// The outbound queues.
+    pub fn sender(&self) -> &Sender {
+        &self.0.sender
+    }
+
+    /// Who comes and goes.
+    pub fn peers(&self) -> &PeerEvents {
+        &self.0.peers
+    }
+
+    /// What was answered to recent transactions.
+    pub(crate) fn replies(&self) -> &Replies {
+        &self.0.replies
+    }
+
+    /// Hands a replication message to its driver; dropped when that is behind.
+    pub(crate) fn replicate(&self, message: ReplicationMessage) {
+        if self.0.replication.try_send(message).is_err() {
+            tracing::warn!("a replication message is dropped: the driver is behind");
+        }
+    }
+
+    /// Waits until `origin` may be served one more request.
+    pub(crate) async fn turn_of(&self, origin: &ServerName) -> OwnedSemaphorePermit {
+        self.0.turns.take(origin).await
+    }
+
+    /// Notes that `origin` is alive.
+    pub(crate) fn heard_from(&self, origin: &ServerName) {
+        self.0.keys.heard_from(origin);
+        self.0.sender.heard_from(origin);
+    }
+}

@@ -1,0 +1,164 @@
+//! Are events really from whom they say? Signatures and content hashes
+//! (server-server API, "Checks performed on receipt of a PDU", 2 and 3).
+//!
+//! Invariant: an event leaves here only if every server that must have signed
+//! it did, with a key that was good at the event's time; one whose content was
+//! tampered with leaves redacted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use causeway_room::Pdu;
+use causeway_service::{error::MatrixError, server_keys::RemoteKeys};
+use futures_util::{StreamExt, stream};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    room_version_rules::RoomVersionRules,
+    signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event},
+};
+
+use crate::{
+    error::blocking,
+    keys::{KeyRing, Purpose, good_for},
+};
+
+/// Servers whose keys are looked for at once.
+const SERVERS_AT_ONCE: usize = 16;
+/// Events that one blocking thread verifies in one go.
+const EVENTS_PER_THREAD: usize = 256;
+
+/// Why an event is dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum VerificationError {
+    /// A server that must have signed it did not.
+    #[error("{0} did not sign the event")]
+    Unsigned(OwnedServerName),
+    /// The keys of a server can't be had.
+    #[error("no key of {0} is known that the event could be checked with")]
+    NoKey(OwnedServerName),
+    /// A signature does not fit, or the event is not fit to be checked.
+    #[error("the event's signatures are wrong")]
+    Signature,
+    /// The check itself failed.
+    #[error("the event could not be checked")]
+    Internal,
+}
+
+/// What has to be known before an event can be checked.
+struct Needs {
+    object: CanonicalJsonObject,
+    /// Servers that must have signed, and with which keys they did.
+    signers: BTreeMap<OwnedServerName, Vec<String>>,
+}
+
+/// Checks `pdus`; the results are in their order. `helpers` are asked for the
+/// keys of servers that don't answer.
+pub async fn verify(
+    keys: &KeyRing,
+    rules: &RoomVersionRules,
+    pdus: Vec<Pdu>,
+    helpers: &[OwnedServerName],
+) -> Vec<Result<Pdu, VerificationError>> {
+    let (rules, count) = (rules.clone(), pdus.len());
+    let for_needs = rules.clone();
+    let prepared =
+        blocking(move || Ok(pdus.into_iter().map(|pdu| (needs(&pdu, &for_needs), pdu)).collect::<Vec<_>>()));
+    let Ok(prepared) = prepared.await else { return failed(count) };
+    let known = fetch(keys, &prepared, helpers).await;
+    let known = std::sync::Arc::new(known);
+    let mut results = Vec::with_capacity(count);
+    let mut rest = prepared.into_iter();
+    let mut chunks = Vec::new();
+    loop {
+        let chunk: Vec<_> = rest.by_ref().take(EVENTS_PER_THREAD).collect();
+        if chunk.is_empty() {
+            break;
+        }
+        let (rules, known, length) = (rules.clone(), std::sync::Arc::clone(&known), chunk.len());
+        chunks.push(async move {
+            let work = move || {
+                let check = |(needs, pdu)| check(&rules, &known, needs, pdu);
+                Ok::<_, MatrixError>(chunk.into_iter().map(check).collect::<Vec<_>>())
+            };
+            blocking(work).await.unwrap_or_else(|_| failed(length))
+        });
+    }
+    for chunk in futures_util::future::join_all(chunks).await {
+        results.extend(chunk);
+    }
+    results
+}
+
+fn failed(count: usize) -> Vec<Result<Pdu, VerificationError>> {
+    (0..count).map(|_| Err(VerificationError::Internal)).collect()
+}
+
+fn needs(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Needs, VerificationError> {
+    let object = pdu.object();
+    let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
+        .map_err(|_| VerificationError::Signature)?;
+    let signatures = object.get("signatures").and_then(CanonicalJsonValue::as_object);
+    let signatures = signatures.ok_or(VerificationError::Signature)?;
+    let mut signers = BTreeMap::new();
+    for server in required {
+        let by = signatures.get(server.as_str()).and_then(CanonicalJsonValue::as_object);
+        let by: Vec<String> = by.into_iter().flatten().map(|(key_id, _)| key_id.clone()).collect();
+        if by.is_empty() {
+            return Err(VerificationError::Unsigned(server));
+        }
+        signers.insert(server, by);
+    }
+    Ok(Needs { object, signers })
+}
+
+/// The keys of all servers that signed anything.
+async fn fetch(
+    keys: &KeyRing,
+    prepared: &[(Result<Needs, VerificationError>, Pdu)],
+    helpers: &[OwnedServerName],
+) -> HashMap<OwnedServerName, RemoteKeys> {
+    let mut wanted: HashMap<&OwnedServerName, BTreeMap<String, u64>> = HashMap::new();
+    for (needs, pdu) in prepared {
+        let Ok(needs) = needs else { continue };
+        for (server, key_ids) in &needs.signers {
+            for key_id in key_ids {
+                let until = wanted.entry(server).or_default().entry(key_id.clone()).or_default();
+                *until = (*until).max(pdu.origin_server_ts());
+            }
+        }
+    }
+    stream::iter(wanted)
+        .map(|(server, wanted)| async move { (server.clone(), keys.known(server, &wanted, helpers).await) })
+        .buffer_unordered(SERVERS_AT_ONCE)
+        .collect()
+        .await
+}
+
+fn check(
+    rules: &RoomVersionRules,
+    known: &HashMap<OwnedServerName, RemoteKeys>,
+    needs: Result<Needs, VerificationError>,
+    pdu: Pdu,
+) -> Result<Pdu, VerificationError> {
+    let Needs { object, signers } = needs?;
+    let purpose = if rules.enforce_key_validity {
+        Purpose::Event { origin_server_ts: pdu.origin_server_ts() }
+    } else {
+        Purpose::Anytime
+    };
+    let mut map = PublicKeyMap::new();
+    for (server, key_ids) in signers {
+        let good = known.get(&server).map(|known| good_for(known, purpose, 0)).unwrap_or_default();
+        if !key_ids.iter().any(|id| good.contains_key(id)) {
+            return Err(VerificationError::NoKey(server));
+        }
+        map.insert(server.to_string(), good);
+    }
+    match verify_event(&map, &object, rules) {
+        Ok(Verified::All) => Ok(pdu),
+        Ok(Verified::Signatures) => {
+            tracing::warn!(event_id = %pdu.event_id(), "content hash is wrong; the event is redacted");
+            pdu.redacted(rules).map_err(|_| VerificationError::Signature)
+        }
+        Err(_) => Err(VerificationError::Signature),
+    }
+}
