@@ -20,6 +20,9 @@
 //! are ids that known changes name and that are not known, at most
 //! [`MAX_MISSING`] of them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use ruma::UserId;

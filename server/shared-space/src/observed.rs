@@ -61,18 +61,24 @@ impl Observed {
     /// What a change by this author supersedes: sorted, at most [`MAX_SUPERSEDES`].
     pub fn supersedes<F: ObservedFacts>(&self, facts: &F) -> Result<Vec<ChangeId>, F::Error> {
         // Oldest first: what an id names is older than it.
-        let mut named: Vec<ChangeId> = Vec::new();
-        let mut absorbed = BTreeSet::new();
+        let mut given = Vec::new();
         for id in &self.0 {
-            if let Some((supersedes, replicated)) = facts.observed(id)? {
-                if replicated {
-                    absorbed.extend(supersedes);
-                } else {
-                    named.extend(supersedes);
-                }
+            given.push((*id, facts.observed(id)?));
+        }
+        let carried = given.iter().filter_map(|(_, fact)| fact.as_ref());
+        let carried: BTreeSet<ChangeId> =
+            carried.filter(|(_, replicated)| !replicated).flat_map(|(named, _)| named).copied().collect();
+        let mut absorbed = BTreeSet::new();
+        for id in carried.iter().filter(|id| !self.0.contains(id)) {
+            if let Some((named, true)) = facts.observed(id)? {
+                absorbed.extend(named);
             }
         }
-        named.extend(&self.0);
+        absorbed.extend(
+            given.into_iter().filter_map(|(_, fact)| fact).filter(|fact| fact.1).flat_map(|fact| fact.0),
+        );
+        let named = carried.into_iter().chain(self.0.iter().copied());
+        let named: Vec<ChangeId> = named.collect();
         let mut seen = BTreeSet::new();
         let mut kept: Vec<ChangeId> = Vec::new();
         for id in named.into_iter().rev() {
@@ -92,5 +98,66 @@ impl FromIterator<ChangeId> for Observed {
             observed.give(id);
         }
         observed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, convert::Infallible};
+
+    use super::*;
+
+    struct Facts(BTreeMap<ChangeId, (Vec<ChangeId>, bool)>);
+
+    impl ObservedFacts for Facts {
+        type Error = Infallible;
+        fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, Infallible> {
+            Ok(self.0.get(id).cloned())
+        }
+    }
+
+    fn id(name: &str) -> ChangeId {
+        ChangeId::of(name.as_bytes())
+    }
+
+    fn supersedes(given: &[&str], facts: &[(&str, &[&str], bool)]) -> BTreeSet<ChangeId> {
+        let facts = facts.iter().map(|(name, named, replicated)| {
+            (id(name), (named.iter().map(|name| id(name)).collect(), *replicated))
+        });
+        let observed: Observed = given.iter().map(|name| id(name)).collect();
+        let Ok(ids) = observed.supersedes(&Facts(facts.collect()));
+        assert!(ids.is_sorted_by(|a, b| a < b));
+        ids.into_iter().collect()
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<ChangeId> {
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    #[test]
+    fn an_id_absorbs_what_it_names_once_it_is_safe() {
+        let safe = [("b", &["a"][..], true), ("a", &[][..], true)];
+        assert_eq!(supersedes(&["a", "b"], &safe), set(&["b"]));
+        assert_eq!(supersedes(&["b"], &safe), set(&["b"]));
+        let alone = [("b", &["a"][..], false), ("a", &[][..], true)];
+        assert_eq!(supersedes(&["b"], &alone), set(&["a", "b"]));
+        // What is carried absorbs, too: c names b and a; b is safe and names a.
+        let chain = [("c", &["a", "b"][..], false), ("b", &["a"][..], true)];
+        assert_eq!(supersedes(&["c"], &chain), set(&["b", "c"]));
+        // What is not known here (we were restored) is named all the same.
+        assert_eq!(supersedes(&["lost"], &[]), set(&["lost"]));
+    }
+
+    #[test]
+    fn bounds_drop_the_oldest() {
+        let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let observed: Observed = names.iter().map(|name| id(name)).collect();
+        assert_eq!(observed.ids().len(), MAX_OBSERVED);
+        let Ok(ids) = observed.supersedes(&Facts(BTreeMap::new()));
+        let newest: BTreeSet<_> = names[100 - MAX_SUPERSEDES..].iter().map(|name| id(name)).collect();
+        assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), newest);
+        let mut again = Observed::from_iter([id("a"), id("b")]);
+        again.give(id("a"));
+        assert_eq!(again.ids(), [id("b"), id("a")]);
     }
 }

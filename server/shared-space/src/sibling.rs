@@ -64,7 +64,7 @@ impl Sibling {
         if other.entry < self.entry {
             let supersedes = std::mem::take(&mut self.supersedes);
             let depth = self.depth;
-            *self = Self { supersedes, depth, ..other.clone() };
+            *self = Self { depth, supersedes, ..other.clone() };
         }
         self.depth = self.depth.max(other.depth);
         self.supersedes.extend(&other.supersedes);

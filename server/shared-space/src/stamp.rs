@@ -72,6 +72,7 @@ impl Stamp {
 
     /// The content of the event, canonical JSON. `others` are the item's other
     /// siblings, listed in a conflicted item's face.
+    #[expect(clippy::missing_panics_doc, reason = "what is parsed here was written as canonical JSON")]
     pub fn content(&self, others: &[Sibling]) -> String {
         let value = self.change.value().map_or("{}", Value::as_str);
         let Ok(Json::Object(mut fields)) = canonical::parse(value) else {

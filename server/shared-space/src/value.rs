@@ -120,7 +120,7 @@ mod tests {
         let largest = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_VALUE_BYTES - 8));
         assert!(Value::parse(largest.as_bytes()).is_ok());
         assert_eq!(Value::parse(largest.replacen('x', "xx", 1).as_bytes()), Err(ValueError::TooLarge));
-        assert_eq!(Value::parse(&[b' '; MAX_VALUE_TEXT_BYTES + 1]), Err(ValueError::TooLarge));
+        assert_eq!(Value::parse(&vec![b' '; MAX_VALUE_TEXT_BYTES + 1]), Err(ValueError::TooLarge));
         assert_eq!(Value::parse(b"[]"), Err(ValueError::NotObject));
         assert_eq!(Value::parse(b"{ }"), Err(ValueError::Empty));
         assert_eq!(Value::parse(br#"{"org.causeway.c\u0068ange":1}"#), Err(ValueError::Reserved));

@@ -117,6 +117,28 @@ impl ChangeLog {
         }
     }
 
+    /// True if all that a known point implies is covered. Points without floor
+    /// are covered first, so that what covers a run's beginning covers what is
+    /// below it, too.
+    fn is_covered(&self, coverage: &Coverage, replica: &ReplicaId, run: RunId, point: &Point) -> bool {
+        let mut at = Some((run, point.counter));
+        while let Some((id, to)) = at.take() {
+            let Some(run) = self.run(replica, id) else { return false };
+            let from = point.floor.map_or(run.from, |floor| floor.max(run.from));
+            let intervals = coverage.get(&(replica.clone(), id)).map_or(&[][..], Vec::as_slice);
+            if from > to {
+                return true;
+            }
+            if !intervals.iter().any(|(low, high)| *low <= from && *high >= to) {
+                return false;
+            }
+            let below =
+                run.parent.as_ref().filter(|(dot, _)| point.floor.is_some() && dot.replica == *replica);
+            at = below.map(|(dot, below)| (*below, dot.counter));
+        }
+        true
+    }
+
     /// How many runs are below this one: a run's parent has fewer.
     fn generation(&self, run: &Run) -> u32 {
         let mut generation = 0;
@@ -144,14 +166,7 @@ impl ChangeLog {
         });
         let mut coverage = Coverage::new();
         for (replica, point, run) in known {
-            let intervals = coverage.get(&(replica.clone(), run));
-            let floor = match (point.floor, self.run(&replica, run)) {
-                (Some(floor), Some(run)) => floor.max(run.from),
-                (None, Some(run)) => run.from,
-                (_, None) => continue,
-            };
-            let implied = intervals
-                .is_some_and(|list| list.iter().any(|(low, high)| *low <= floor && *high >= point.counter));
+            let implied = self.is_covered(&coverage, &replica, run, &point);
             if implied {
                 vector.remove(&replica, &point);
             } else {
