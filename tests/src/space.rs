@@ -84,7 +84,7 @@ impl User {
     /// Reads all items, page by page, in order of their keys.
     pub async fn items(&self, room: &str) -> Result<Vec<Item>> {
         let mut items = Vec::new();
-        let mut from = None;
+        let mut from: Option<String> = None;
         loop {
             let mut path = format!("{}/items?limit={PAGE}", base(room));
             if let Some(from) = &from {

@@ -1,3 +1,72 @@
-//! `make bench`: measures; prints a table and writes a list of figures.
+//! `make bench`: measures two servers and the link between them on this
+//! machine; prints a table and writes the figures as a list.
+//!
+//! Load generator, both servers and the link share the machine: what is
+//! measured is all of them together. Storage is synced as in real use.
 
-fn main() {}
+mod catch_up;
+mod figures;
+mod latency;
+mod load;
+mod quiet;
+mod writes;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use causeway_tests::{
+    cluster::Cluster,
+    result::{Failure, Result},
+    server::Tuning,
+};
+use clap::Parser;
+use figures::Figures;
+
+/// Measures Causeway.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where the list of figures goes.
+    #[arg(long, default_value = "target/bench.json")]
+    out: PathBuf,
+    /// A tenth of everything: to see that the bench works, not to measure.
+    #[arg(long)]
+    quick: bool,
+    /// Only these: writes, latency, catch-up, quiet.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let scale = if arguments.quick { 10 } else { 1 };
+    let known = ["writes", "latency", "catch-up", "quiet"];
+    if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(Failure::new(format!("no measurement {name}; there are {}", known.join(", "))));
+    }
+    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let mut figures = Figures::default();
+    for name in known.into_iter().filter(|name| wanted(name)) {
+        eprintln!("measuring {name} \u{2026}");
+        // A cluster for each, so that none pays for what another left behind.
+        let tuning = Tuning { log: "warn".to_owned(), ..Tuning::default() };
+        let cluster = Cluster::start_tuned(2, &tuning).await?;
+        match name {
+            "writes" => writes::measure(&cluster, scale, &mut figures).await?,
+            "latency" => latency::measure(&cluster, scale, &mut figures).await?,
+            "catch-up" => catch_up::measure(&cluster, scale, &mut figures).await?,
+            _ => quiet::measure(&cluster, scale, &mut figures).await?,
+        }
+        cluster.finish().await?;
+    }
+    figures.print();
+    figures.write(&arguments.out)
+}
