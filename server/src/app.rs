@@ -4,10 +4,13 @@
 //! use-cases, start the drivers, and only then let connections in. The reverse
 //! when stopping. Nothing on disk is touched before every address is taken.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
+use causeway_client_api::ClientState;
+use causeway_service::{Services, clock::Clock, remote::RemoteHandle};
+use causeway_storage::Database;
 use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,6 +18,7 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
+    settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -41,13 +45,20 @@ async fn run(
     registry: Option<Registry>,
 ) -> Result<(), Failure> {
     let folder = &config.data_folder;
-    std::fs::create_dir_all(folder).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    let in_folder = |error| Failure::new(Reason::DataFolder, error);
+    let database = Database::open(folder, &causeway_storage::Options::default())
+        .map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    listeners::remove_addresses(folder).map_err(in_folder)?;
+    let (remote, _requests) = RemoteHandle::channel();
+    let services = Services::open(database, settings::of_services(config), Clock::System, remote)
+        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    let services = Arc::new(services);
     let mut supervisor = Supervisor::default();
-    let router = Router::new();
+    let router = causeway_client_api::router(ClientState::new(Arc::clone(&services)));
 
     let shutdown = shutdown_signal()?;
     let open = listeners::open(bound).map_err(listen_failure)?;
-    listeners::write_addresses(folder, &open).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    listeners::write_addresses(folder, &open).map_err(in_folder)?;
     for one in &open {
         tracing::info!(url = one.url(), server_name = %config.server_name, "listening");
     }
@@ -55,13 +66,14 @@ async fn run(
     for one in open {
         start_listener(&mut supervisor, one, &router, registry.as_ref(), &handle);
     }
-    let stopping = async {
-        shutdown.await;
-        tracing::info!("stopping");
+    let stop = supervisor.stop_signal();
+    supervisor.start("closing of listeners", async move {
+        stop.cancelled().await;
         handle.graceful_shutdown(Some(listeners::GRACE));
-    };
-    let result = supervisor.run(stopping).await;
-    listeners::remove_addresses(folder).map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    });
+    let result = supervisor.run(shutdown).await;
+    tracing::info!("stopped");
+    listeners::remove_addresses(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
 }
 

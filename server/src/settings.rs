@@ -1,0 +1,60 @@
+//! From the configuration's sections to the settings of the services.
+
+use causeway_service::settings::{
+    MediaSettings, PasswordSettings, RateLimit, RateLimitSettings, Registration as Registering, Settings,
+    TurnSettings, WellKnownSettings,
+};
+use url::Url;
+
+use crate::config::{Bucket, Config, RateLimits, Registration, RegistrationMode};
+
+/// What the use-cases are told of the configuration.
+pub fn of_services(config: &Config) -> Settings {
+    let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let mut settings = Settings::new(config.server_name.clone());
+    settings.registration = registering(&config.registration);
+    settings.registration_shared_secret = filled(&config.registration.shared_secret);
+    settings.access_token_lifetime_ms = config.registration.access_token_lifetime_ms;
+    settings.passwords = PasswordSettings {
+        memory_kib: config.passwords.memory_kib,
+        iterations: config.passwords.iterations,
+        parallelism: config.passwords.parallelism,
+    };
+    settings.media = MediaSettings {
+        upload_bytes_max: config.media.upload_max_bytes,
+        allow_legacy_download: config.media.allow_legacy_download,
+    };
+    settings.rate_limits = rate_limits(&config.rate_limits);
+    settings.well_known = WellKnownSettings {
+        client: Url::parse(&config.well_known.client).ok(),
+        server: filled(&config.well_known.server),
+    };
+    settings.turn = TurnSettings {
+        uris: config.turn.uris.clone(),
+        secret: filled(&config.turn.secret),
+        lifetime_s: config.turn.lifetime_s,
+    };
+    settings.default_room_version = config.rooms.default_version.clone();
+    settings
+}
+
+fn registering(section: &Registration) -> Registering {
+    match section.mode {
+        RegistrationMode::Closed => Registering::Closed,
+        RegistrationMode::Token => Registering::Token(section.tokens.clone()),
+        RegistrationMode::Open => Registering::Open,
+    }
+}
+
+fn rate_limits(section: &RateLimits) -> RateLimitSettings {
+    let limit = |bucket: Bucket| RateLimit { per_second: bucket.per_second, burst: bucket.burst };
+    RateLimitSettings {
+        enabled: section.enabled,
+        trust_forwarded_for: section.trust_forwarded_for,
+        login: limit(section.login),
+        registration: limit(section.registration),
+        anonymous: limit(section.anonymous),
+        request: limit(section.request),
+        message: limit(section.message),
+    }
+}
