@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use causeway_shared_space::{Counter, Range, VersionVector};
+use causeway_shared_space::{Counter, Range, change_log::Scope};
 
 use crate::{
     limits::{MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_KEYS},
@@ -18,11 +18,14 @@ use crate::{
 /// What `own` (a server's name; its keys are left out, since whoever asks it has
 /// them) answers to a pull.
 pub fn answer<S: Snapshot>(own: &str, pull: &Pull, at: &S) -> Result<Delta, S::Error> {
-    let limit = usize::try_from(pull.limit).map_or(MAX_DELTA_ENTRIES, |limit| limit.clamp(1, MAX_DELTA_ENTRIES));
+    let limit =
+        usize::try_from(pull.limit).map_or(MAX_DELTA_ENTRIES, |limit| limit.clamp(1, MAX_DELTA_ENTRIES));
     let bytes = usize::try_from(pull.bytes).map_or(MAX_DELTA_BYTES, |bytes| bytes.clamp(1, MAX_DELTA_BYTES));
     let mut theirs = pull.after.clone();
     theirs.join(&pull.also);
-    let delta = page(&theirs, u64::from(pull.skip), limit, bytes, at)?;
+    let scope = if pull.servers.is_empty() { Scope::All } else { Scope::Servers(&pull.servers) };
+    let ranges = at.log().after(&theirs, scope, at)?;
+    let delta = page(ranges, u64::from(pull.skip), limit, bytes, at)?;
     let origins: BTreeSet<&str> =
         delta.changes.iter().map(|change| change.server().as_str()).filter(|origin| *origin != own).collect();
     let mut keys = Vec::new();
@@ -33,18 +36,17 @@ pub fn answer<S: Snapshot>(own: &str, pull: &Pull, at: &S) -> Result<Delta, S::E
     Ok(Delta { keys, ..delta })
 }
 
-/// The entries above `theirs`, without the first `skip`.
+/// The entries of the ranges, without the first `skip`.
 pub(crate) fn page<S: Snapshot>(
-    theirs: &VersionVector,
+    ranges: Vec<Range>,
     mut skip: u64,
     limit: usize,
     bytes: usize,
     at: &S,
 ) -> Result<Delta, S::Error> {
-    let log = at.log();
-    let mut delta = Delta { vector: capped(log.vector()), ..Delta::default() };
+    let mut delta = Delta { vector: capped(at.log().vector()), ..Delta::default() };
     let mut bytes_left = bytes;
-    for mut range in log.after(theirs, at)? {
+    for mut range in ranges {
         let length = length(&range);
         if skip >= length {
             skip -= length;

@@ -85,15 +85,12 @@ pub const FRUITLESS_FIRST_MS: u64 = 60_000;
 /// Last back-off of both kinds, in milliseconds (one hour).
 pub const BACKOFF_LAST_MS: u64 = 3_600_000;
 
-
 /// Pulls in one session: 2^16 full pages are 32 million entries.
 pub const MAX_PAGES: u64 = 1 << 16;
 
-/// Rounds of one session in which the peer is told where our branches stand
-/// (a locator), because it holds something that we don't and did not send it.
-pub const MAX_LOCATOR_ROUNDS: u32 = 3;
+/// Servers to whose entries one pull may be limited.
+pub const MAX_SCOPE: usize = 50;
 
 /// How long entries that rode along may take to be applied before a pull is
 /// started all the same, in milliseconds.
 pub const RIDING_TIMEOUT_MS: u64 = 5_000;
-

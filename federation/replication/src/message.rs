@@ -5,9 +5,10 @@
 //! does not take the others with it, unknown keys are ignored. Encoding writes a
 //! change's header exactly as it was received.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use causeway_shared_space::{Change, VersionVector};
+use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -15,7 +16,7 @@ use crate::{
     digest::Digest,
     limits::{
         MAX_ADVERTISE_BYTES, MAX_DELTA_BODY_BYTES, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_KEYS,
-        MAX_PULL_BODY_BYTES, MAX_RIDING_ENTRIES,
+        MAX_PULL_BODY_BYTES, MAX_RIDING_ENTRIES, MAX_SCOPE,
     },
     list::List,
 };
@@ -55,6 +56,10 @@ pub struct Pull {
     /// Further points that it holds, by which the answering server may find out
     /// where the two part: a locator, and the ends of what was sent before.
     pub also: VersionVector,
+    /// Only entries of these servers, of which the asker found something lacking
+    /// that it was not sent; empty: of all servers, but of none of which the asker
+    /// names a point that is not held here.
+    pub servers: BTreeSet<OwnedServerName>,
     /// Entries to pass over: those that were sent before and not taken.
     pub skip: u32,
     /// Most entries wanted.
@@ -122,6 +127,8 @@ struct PullWire<'a> {
     after: Cow<'a, VersionVector>,
     #[serde(default, skip_serializing_if = "nothing")]
     also: Cow<'a, VersionVector>,
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    servers: List<OwnedServerName, MAX_SCOPE>,
     #[serde(default, skip_serializing_if = "is_zero")]
     skip: u32,
     #[serde(default = "default_limit")]
@@ -194,6 +201,7 @@ impl Pull {
         serde_json::to_vec(&PullWire {
             after: Cow::Borrowed(&self.after),
             also: Cow::Borrowed(&self.also),
+            servers: List(self.servers.iter().cloned().collect()),
             skip: self.skip,
             limit: self.limit,
             bytes: self.bytes,
@@ -206,6 +214,7 @@ impl Pull {
         Ok(Self {
             after: wire.after.into_owned(),
             also: wire.also.into_owned(),
+            servers: wire.servers.0.into_iter().collect(),
             skip: wire.skip,
             limit: wire.limit,
             bytes: wire.bytes,

@@ -6,7 +6,7 @@
 //! says more than it holds harms itself (it is told less) and is found out by the
 //! next pull, after which its claims wait out a back-off that doubles.
 
-use causeway_shared_space::{VersionVector, version_vector::MAX_POINTS};
+use causeway_shared_space::{Change, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
 
 use crate::{
     answer::{length, page},
@@ -128,7 +128,7 @@ impl Peer {
             // We know its vector exactly and hold all of it: it lags behind us.
             self.wish = Wish::Nothing;
         } else {
-            let behind = !at.log().after(&self.vector, at)?.is_empty();
+            let behind = self.lags(at)?;
             let due_ms = now_ms.saturating_add(if behind { EXPLAINED_HINT_MS } else { 0 });
             let not_before_ms = match self.wish {
                 Wish::Hint { not_before_ms } => not_before_ms.min(due_ms),
@@ -137,6 +137,11 @@ impl Peer {
             self.wish = Wish::Hint { not_before_ms };
         }
         Ok(())
+    }
+
+    /// Whether it lacks something that we hold, as far as can be told.
+    pub(crate) fn lags<S: Snapshot>(&self, at: &S) -> Result<bool, S::Error> {
+        Ok(!at.log().after(&self.vector, Scope::All, at)?.is_empty())
     }
 
     /// What to tell it: the points that it did not show itself, and the entries
@@ -155,12 +160,13 @@ impl Peer {
         Ok(Advertise { vector, full, digest: own, changes, broken: Vec::new() })
     }
 
-    fn riding<S: Snapshot>(&self, at: &S) -> Result<Vec<causeway_shared_space::Change>, S::Error> {
-        let lacked: u64 = at.log().after(&self.vector, at)?.iter().map(length).sum();
+    fn riding<S: Snapshot>(&self, at: &S) -> Result<Vec<Change>, S::Error> {
+        let ranges = at.log().after(&self.vector, Scope::All, at)?;
+        let lacked: u64 = ranges.iter().map(length).sum();
         if lacked == 0 || lacked > MAX_RIDING_ENTRIES as u64 {
             return Ok(Vec::new());
         }
-        let delta = page(&self.vector, 0, MAX_RIDING_ENTRIES, MAX_RIDING_BYTES, at)?;
+        let delta = page(ranges, 0, MAX_RIDING_ENTRIES, MAX_RIDING_BYTES, at)?;
         let bytes: usize = delta.changes.iter().map(crate::answer::size).sum();
         Ok(if delta.next || bytes > MAX_RIDING_BYTES { Vec::new() } else { delta.changes })
     }

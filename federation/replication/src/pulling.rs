@@ -148,7 +148,7 @@ impl Replicator {
             let own_word = session.peer == session.because_of;
             if !own_word && claimant.available(now_ms) {
                 claimant.origin_asked = true;
-            } else if !gained && !(own_word && failed) {
+            } else if !(gained || own_word && failed) {
                 claimant.claims.grow(now_ms, FRUITLESS_FIRST_MS, &mut self.dice);
             }
         }

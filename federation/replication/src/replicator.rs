@@ -67,7 +67,12 @@ impl Replicator {
     /// # Errors
     /// Those of the snapshot. The replicator is then as before or a little
     /// further; the next deadline carries on.
-    pub fn handle<S: Snapshot>(&mut self, now_ms: u64, input: Input, at: &S) -> Result<Vec<Effect>, S::Error> {
+    pub fn handle<S: Snapshot>(
+        &mut self,
+        now_ms: u64,
+        input: Input,
+        at: &S,
+    ) -> Result<Vec<Effect>, S::Error> {
         let mut effects = Vec::new();
         self.now_ms = now_ms;
         match input {
@@ -191,10 +196,10 @@ impl Replicator {
             peer.said_some(&vector, digest, at)?;
         }
         peer.assess(now_ms, own, at)?;
-        if peer.wish != Wish::Claim && digest != own && !at.log().after(&peer.vector, at)?.is_empty() {
-            let told_already = peer.told.is_some_and(|(told, when)| {
-                told == own && now_ms < when.saturating_add(REPLY_INTERVAL_MS)
-            });
+        if peer.wish != Wish::Claim && digest != own && peer.lags(at)? {
+            let told_already = peer
+                .told
+                .is_some_and(|(told, when)| told == own && now_ms < when.saturating_add(REPLY_INTERVAL_MS));
             peer.dirty |= !told_already;
         }
         if !changes.is_empty() || !broken.is_empty() {
@@ -271,7 +276,12 @@ impl Replicator {
     }
 
     /// Whatever is due now.
-    fn advance<S: Snapshot>(&mut self, now_ms: u64, at: &S, effects: &mut Vec<Effect>) -> Result<(), S::Error> {
+    fn advance<S: Snapshot>(
+        &mut self,
+        now_ms: u64,
+        at: &S,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), S::Error> {
         if self.session.as_ref().is_some_and(|session| session.deadline_ms <= now_ms) {
             self.end_session(now_ms, true, at)?;
         }
@@ -303,7 +313,8 @@ impl Replicator {
     /// The timer's round: three peers by chance, and the origins of what is
     /// missing. This heals a room in which nobody writes.
     fn timer_round<S: Snapshot>(&mut self, at: &S) -> Result<(), S::Error> {
-        let up: Vec<&ServerName> = self.peers.iter().filter(|(_, peer)| peer.up).map(|(name, _)| name).collect();
+        let up: Vec<&ServerName> =
+            self.peers.iter().filter(|(_, peer)| peer.up).map(|(name, _)| name).collect();
         let mut names: Vec<ServerName> = self.dice.pick(up, TIMER_FANOUT).into_iter().cloned().collect();
         for peer in self.peers.values().filter(|peer| peer.wish == Wish::Claim) {
             let lacking = at.log().lacking(&peer.vector, at)?;

@@ -2,16 +2,20 @@
 //!
 //! After the last page, what the peer says it holds is compared with what is
 //! held now. If something is still lacking, the two stand on different branches
-//! of a replica, or on different sides of a hole: the next pull carries a locator.
+//! of a replica, or on different sides of a hole: the next pull is limited to the
+//! servers concerned and carries a locator.
 //! A session ends by itself: pages are counted, and those that bring nothing new
 //! are counted more strictly.
 
-use causeway_shared_space::{Change, Point, VersionVector, version_vector::MAX_POINTS};
+use std::collections::BTreeSet;
+
+use causeway_shared_space::{ChangeId, VersionVector, version_vector::MAX_POINTS};
+use ruma::OwnedServerName;
 
 use crate::{
     effect::{Outcome, ServerName},
     limits::{
-        APPLY_TIMEOUT_MS, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_IDLE_PAGES, MAX_LOCATOR_ROUNDS, MAX_PAGES,
+        APPLY_TIMEOUT_MS, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_IDLE_PAGES, MAX_PAGES, MAX_SCOPE,
         PULL_TIMEOUT_MS,
     },
     message::{Delta, Pull},
@@ -43,11 +47,11 @@ pub(crate) struct Session {
     pub(crate) said: Option<VersionVector>,
     next: bool,
     also: VersionVector,
+    scope: BTreeSet<OwnedServerName>,
     skip: u32,
     /// The last entry of each stretch of the page being applied.
-    ends: Vec<Change>,
+    ends: Vec<ChangeId>,
     gained_in_round: u64,
-    locator_rounds: u32,
     pages: u64,
     idle_pages: u64,
 }
@@ -64,10 +68,10 @@ impl Session {
             said: None,
             next: false,
             also: VersionVector::new(),
+            scope: BTreeSet::new(),
             skip: 0,
             ends: Vec::new(),
             gained_in_round: 0,
-            locator_rounds: 0,
             pages: 0,
             idle_pages: 0,
         }
@@ -80,6 +84,7 @@ impl Session {
         Pull {
             after: capped(at.log().vector()),
             also: capped(self.also.clone()),
+            servers: self.scope.clone(),
             skip: self.skip,
             limit: u32::try_from(MAX_DELTA_ENTRIES).unwrap_or(u32::MAX),
             bytes: u32::try_from(MAX_DELTA_BYTES).unwrap_or(u32::MAX),
@@ -97,7 +102,7 @@ impl Session {
             let after = delta.changes.get(index + 1);
             after.is_none_or(|after| after.header().previous() != Some(change.id()))
         });
-        self.ends = ends.map(|(_, change)| change.without_value()).collect();
+        self.ends = ends.map(|(_, change)| change.id()).collect();
         let broken = u32::try_from(delta.broken.len()).unwrap_or(u32::MAX);
         self.skip = self.skip.saturating_add(broken);
     }
@@ -113,7 +118,7 @@ impl Session {
             return Ok(false);
         }
         if self.next {
-            if outcome.new == 0 {
+            if outcome.known > 0 {
                 self.note_ends(at)?;
             }
             return Ok(true);
@@ -123,32 +128,21 @@ impl Session {
         if lacking.is_empty() {
             return Ok(false);
         }
-        if std::mem::take(&mut self.gained_in_round) == 0 {
-            self.locator_rounds += 1;
-        }
-        let mut replicas: Vec<_> = lacking.iter().map(|(replica, _)| replica).collect();
-        replicas.dedup();
-        for replica in replicas {
-            for point in at.log().locator(replica, at)? {
-                if self.also.len() < MAX_POINTS {
-                    self.also.insert(replica, point);
-                }
-            }
-        }
-        Ok(self.locator_rounds < MAX_LOCATOR_ROUNDS)
+        let stuck = std::mem::take(&mut self.gained_in_round) == 0 && !self.scope.is_empty();
+        self.scope = lacking.iter().map(|(replica, _)| replica.server().to_owned()).take(MAX_SCOPE).collect();
+        self.also = at.log().locator(&lacking, at)?;
+        self.skip = 0;
+        Ok(!stuck)
     }
 
-    /// A page brought nothing that was not held: the peer does not see that we
-    /// hold it, so it is told where the page ended.
+    /// A page repeated what was held: the peer does not see that we hold it, so
+    /// it is told where the page ended.
     fn note_ends<S: Snapshot>(&mut self, at: &S) -> Result<(), S::Error> {
-        for change in std::mem::take(&mut self.ends) {
-            let (id, dot) = (change.id(), change.header().dot());
-            let point = Point { counter: dot.counter, id, floor: None };
-            let mut claim = VersionVector::new();
-            claim.insert(&dot.replica, point);
-            // Only what is held with everything before it may be claimed so.
-            if self.also.len() < MAX_POINTS && at.log().lacking(&claim, at)?.is_empty() {
-                self.also.insert(&dot.replica, point);
+        for id in std::mem::take(&mut self.ends) {
+            if let Some((replica, point)) = at.log().point(&id, at)?
+                && self.also.len() < MAX_POINTS
+            {
+                self.also.insert(&replica, point);
             }
         }
         Ok(())
