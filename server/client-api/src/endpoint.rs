@@ -82,7 +82,13 @@ pub trait Endpoints: Sized {
     where
         F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
 
-    /// The same, for a handler that waits.
+    /// The same, for a path that needs no access token.
+    #[must_use]
+    fn open<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom<()>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// As [`Self::custom`], for a handler that waits.
     #[must_use]
     fn custom_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
@@ -153,6 +159,19 @@ impl Endpoints for Router<ClientState> {
             let handler = handler.clone();
             blocking(move || {
                 let request = arrived.custom(&state)?;
+                handler(&state, request)
+            })
+        })
+    }
+
+    fn open<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom<()>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            blocking(move || {
+                let request = arrived.open(&state)?;
                 handler(&state, request)
             })
         })

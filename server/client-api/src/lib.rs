@@ -9,11 +9,17 @@
 
 use axum::Router;
 
+mod account;
 pub mod auth;
+mod device;
+mod discovery;
 pub mod endpoint;
 pub mod frame;
+mod register;
 pub mod request;
+mod session;
 mod state;
+mod uiaa;
 
 pub use endpoint::{Endpoints, blocking};
 pub use frame::{error_response, frame, json_response};
@@ -24,6 +30,11 @@ pub use state::ClientState;
 /// the same listener are merged with these first.
 pub fn routes() -> Router<ClientState> {
     Router::new()
+        .merge(account::routes())
+        .merge(device::routes())
+        .merge(discovery::routes())
+        .merge(register::routes())
+        .merge(session::routes())
 }
 
 /// This door alone, framed.

@@ -41,19 +41,22 @@ where
     pub address: Option<IpAddr>,
 }
 
-/// An authenticated request to an endpoint that ruma doesn't know.
-pub struct Custom {
+/// A request to an endpoint that ruma doesn't know, or whose type doesn't carry
+/// what is needed. `A` is a `Session`, or `()` where no token is needed.
+pub struct Custom<A = Session> {
     /// Who asks.
-    pub auth: Session,
+    pub auth: A,
     /// Path parameters in order, decoded.
     pub path: Vec<String>,
     /// The head of the request: query, headers.
     pub head: Parts,
     /// The body as sent.
     pub raw: Bytes,
+    /// Where the request came from, if known.
+    pub address: Option<IpAddr>,
 }
 
-impl Custom {
+impl<A> Custom<A> {
     /// The body as `D`; an empty body counts as `{}`.
     pub fn json<D: DeserializeOwned>(&self) -> Result<D, MatrixError> {
         let bytes: &[u8] = if self.raw.is_empty() { b"{}" } else { &self.raw };
@@ -114,7 +117,12 @@ impl Arrived {
         let request = http::Request::from_parts(self.head, &*self.raw);
         let auth = auth::identify::<ruma::api::auth_scheme::AccessToken>(state, &request)?;
         let (head, _) = request.into_parts();
-        Ok(Custom { auth, path: self.path, head, raw: self.raw })
+        Ok(Custom { auth, path: self.path, head, raw: self.raw, address: self.address })
+    }
+
+    pub(crate) fn open(self, state: &ClientState) -> Result<Custom<()>, MatrixError> {
+        state.rate_limits.admit_address(Class::Anonymous, self.address)?;
+        Ok(Custom { auth: (), path: self.path, head: self.head, raw: self.raw, address: self.address })
     }
 }
 

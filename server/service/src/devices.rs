@@ -8,9 +8,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use causeway_storage::devices::Device;
 use causeway_storage::{
     Database,
-    devices::{self as rows, AccessToken, Device, RefreshToken, TokenHash},
+    devices::{self as rows, AccessToken, RefreshToken, TokenHash},
 };
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use causeway_storage::{Database, StorageError};
 
+pub mod account_data;
+pub mod accounts;
 pub mod client_event;
 pub mod clock;
 pub mod devices;
@@ -16,13 +18,17 @@ pub mod error;
 mod keys;
 pub mod notify;
 pub mod outbox;
+pub mod passwords;
+pub mod profiles;
 pub mod rate_limit;
 pub mod remote;
 mod secrets;
 pub mod server_keys;
 pub mod settings;
+pub mod shared_secret;
 pub mod sync;
 pub mod typing;
+pub mod uiaa;
 
 use clock::Clock;
 use notify::Notifier;
@@ -48,8 +54,18 @@ pub struct Services {
     pub outbox: Arc<outbox::Outbox>,
     /// How many requests are let through.
     pub rate_limits: Arc<rate_limit::RateLimits>,
+    /// Who has an account here.
+    pub accounts: Arc<accounts::Accounts>,
     /// Devices and tokens.
     pub devices: Arc<devices::Devices>,
+    /// User-interactive authentication.
+    pub uiaa: Arc<uiaa::Uiaa>,
+    /// Registration by shared secret.
+    pub shared_secret: Arc<shared_secret::SharedSecret>,
+    /// What users call themselves.
+    pub profiles: Arc<profiles::Profiles>,
+    /// Account data, push rules, filters, pushers.
+    pub account_data: Arc<account_data::AccountData>,
 }
 
 /// Why the services can't start.
@@ -58,6 +74,9 @@ pub enum ServicesError {
     /// The server has no usable signing key.
     #[error("the signing key can't be used")]
     SigningKey(#[from] ServerKeysError),
+    /// The parameters of password hashing are out of range.
+    #[error("passwords can't be hashed as configured")]
+    Passwords(#[from] passwords::PasswordError),
     /// The database failed.
     #[error("the database can't be read")]
     Storage(#[from] StorageError),
@@ -83,6 +102,32 @@ impl Services {
             Arc::clone(&settings),
             Arc::clone(&notifier),
         ));
-        Ok(Self { settings, clock, database, notifier, remote, server_keys, outbox, rate_limits, devices })
+        let accounts = Arc::new(accounts::Accounts::new(
+            database.clone(),
+            clock.clone(),
+            Arc::clone(&settings),
+            Arc::clone(&rate_limits),
+        )?);
+        let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
+        let secret = settings.registration_shared_secret.clone();
+        let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
+        let profiles = Arc::new(profiles::Profiles::new(database.clone()));
+        let account_data = Arc::new(account_data::AccountData::new(database.clone(), Arc::clone(&notifier)));
+        Ok(Self {
+            settings,
+            clock,
+            database,
+            notifier,
+            remote,
+            server_keys,
+            outbox,
+            rate_limits,
+            accounts,
+            devices,
+            uiaa,
+            shared_secret,
+            profiles,
+            account_data,
+        })
     }
 }

@@ -119,7 +119,11 @@ impl Outbox {
         if let Some(&last) = transaction.positions.last() {
             let mut batch = self.database.batch();
             let (transaction_id, origin_server_ts) = (transaction.id.clone(), transaction.origin_server_ts);
-            rows::put_in_flight(&mut batch, destination, &InFlight { transaction_id, origin_server_ts, last });
+            rows::put_in_flight(
+                &mut batch,
+                destination,
+                &InFlight { transaction_id, origin_server_ts, last },
+            );
             // Unsynced: were it lost in a crash, the rows would go out under a
             // new id, which costs the peer some work and nothing else.
             let _unsynced = self.database.commit(batch)?;
@@ -145,8 +149,8 @@ impl Outbox {
         let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
         let limit = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_MAX;
         for row in rows::rows(&self.database, destination, from, limit)? {
-            let full =
-                transaction.pdus.len() >= TRANSACTION_PDUS_MAX || transaction.edus.len() >= TRANSACTION_EDUS_MAX;
+            let full = transaction.pdus.len() >= TRANSACTION_PDUS_MAX
+                || transaction.edus.len() >= TRANSACTION_EDUS_MAX;
             if row.position > last || full || bytes >= TRANSACTION_BYTES_MAX {
                 break;
             }
@@ -179,7 +183,11 @@ impl Outbox {
 
     /// Forgets what `destination` acknowledged. Not synced: after a crash it may
     /// be sent again, under the same id.
-    pub fn acknowledged(&self, destination: &ServerName, transaction: &Transaction) -> Result<(), StorageError> {
+    pub fn acknowledged(
+        &self,
+        destination: &ServerName,
+        transaction: &Transaction,
+    ) -> Result<(), StorageError> {
         if transaction.positions.is_empty() {
             return Ok(());
         }

@@ -6,11 +6,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
+pub use causeway_storage::server_keys::{RemoteKey, RemoteKeys};
 use causeway_storage::{
     Database, StorageError,
     server_keys::{self as rows, OwnKey},
 };
-pub use causeway_storage::server_keys::{RemoteKey, RemoteKeys};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
     serde::{Base64, base64::Standard},

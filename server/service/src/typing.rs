@@ -68,7 +68,9 @@ impl Typing {
         let changes = rooms.changes + 1;
         let room = rooms.by_room.entry(room_id.to_owned()).or_default();
         let changed = match timeout_ms {
-            Some(timeout_ms) if room.until_ms.len() < TYPING_USERS_MAX || room.until_ms.contains_key(user_id) => {
+            Some(timeout_ms)
+                if room.until_ms.len() < TYPING_USERS_MAX || room.until_ms.contains_key(user_id) =>
+            {
                 let until_ms = now_ms.saturating_add(timeout_ms.min(TYPING_TIMEOUT_MAX_MS));
                 room.until_ms.insert(user_id.to_owned(), until_ms).is_none()
             }
@@ -88,7 +90,11 @@ impl Typing {
     /// Who types in those of these rooms where that changed after `since`, and
     /// the number to ask with next time. A number that this run has not reached
     /// counts as 0.
-    pub fn changed_since<'a>(&self, room_ids: impl IntoIterator<Item = &'a RoomId>, since: u64) -> TypingChanges {
+    pub fn changed_since<'a>(
+        &self,
+        room_ids: impl IntoIterator<Item = &'a RoomId>,
+        since: u64,
+    ) -> TypingChanges {
         let now_ms = self.clock.now_ms();
         let mut rooms = self.lock();
         let since = if since > rooms.changes { 0 } else { since };

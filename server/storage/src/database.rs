@@ -124,11 +124,11 @@ impl Database {
         Ok(())
     }
 
-    /// [`Self::commit`] and [`Self::wait_durable`].
-    pub fn commit_durable(&self, batch: Batch) -> Result<Commit, StorageError> {
+    /// [`Self::commit`] and [`Self::wait_durable`]; the batch's highest position.
+    pub fn commit_durable(&self, batch: Batch) -> Result<StreamPosition, StorageError> {
         let commit = self.commit(batch)?;
         self.wait_durable(commit)?;
-        Ok(commit)
+        Ok(commit.position())
     }
 
     /// Returns when everything that can be read now is durable. Call it before

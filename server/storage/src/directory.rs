@@ -33,7 +33,8 @@ pub fn aliases_of(
         .map(|(row, _)| {
             let mut parts = KeyParts::new(Cf::RoomAliases, row);
             parts.str()?;
-            RoomAliasId::parse(parts.str()?).map_err(|_| StorageError::BrokenKey { cf: Cf::RoomAliases.name() })
+            RoomAliasId::parse(parts.str()?)
+                .map_err(|_| StorageError::BrokenKey { cf: Cf::RoomAliases.name() })
         })
         .collect()
 }

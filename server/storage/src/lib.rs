@@ -17,6 +17,7 @@
 //!   or given up.
 //! - No path is stored: a data folder can be moved or copied while nothing runs on it.
 
+pub mod account_data;
 pub mod accounts;
 mod batch;
 mod catalogue;
@@ -30,13 +31,14 @@ pub mod keys;
 mod migration;
 mod open;
 pub mod outbox;
+pub mod profiles;
 mod read;
-pub mod rooms;
-pub mod shared_space;
-pub mod server_keys;
-pub mod to_device;
 pub mod receipts;
+pub mod rooms;
+pub mod server_keys;
+pub mod shared_space;
 pub mod sync_progress;
+pub mod to_device;
 pub mod transactions;
 
 pub use batch::{Batch, Commit, StreamPosition};

@@ -68,7 +68,8 @@ pub fn receipts_since(
 ) -> Result<Vec<FiledReceipt>, StorageError> {
     let prefix = key().str(room_id);
     let last = prefix.clone().u64(until.0);
-    let mut rows = read.scan(Cf::ReceiptChanges, prefix.as_ref(), Some(last.as_ref()), Direction::Backward, limit)?;
+    let mut rows =
+        read.scan(Cf::ReceiptChanges, prefix.as_ref(), Some(last.as_ref()), Direction::Backward, limit)?;
     rows.reverse();
     let mut found = Vec::new();
     for (row, receipt_row) in rows {

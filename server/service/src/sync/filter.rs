@@ -6,7 +6,9 @@
 
 use ruma::{
     RoomId,
-    api::client::filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter, UrlFilter},
+    api::client::filter::{
+        Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter, UrlFilter,
+    },
 };
 
 /// The type of the events that carry a shared space's items.
@@ -142,7 +144,9 @@ mod tests {
     fn what_is_unwanted_wins_over_what_is_wanted() {
         let room = room_id!("!a:b.c");
         let event = EventHead { kind: "m.room.message", sender: "@x:b.c", has_url: false };
-        let passes = |json| event_passes(&definition(json!({ "room": { "timeline": json } })).room.timeline, room, event);
+        let passes = |json| {
+            event_passes(&definition(json!({ "room": { "timeline": json } })).room.timeline, room, event)
+        };
         assert!(passes(json!({})));
         assert!(passes(json!({ "types": ["m.room.*"] })));
         assert!(!passes(json!({ "types": ["m.room.*"], "not_types": ["m.room.message"] })));

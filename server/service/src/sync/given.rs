@@ -111,8 +111,13 @@ impl Devices {
             }
         }
         let fresh = *generation + 1;
-        let used =
-            progress::answer(&mut progress, since, told, |room_id: &RoomId| known.get(room_id).cloned(), fresh);
+        let used = progress::answer(
+            &mut progress,
+            since,
+            told,
+            |room_id: &RoomId| known.get(room_id).cloned(),
+            fresh,
+        );
         if used == fresh {
             *generation = fresh;
             let mut batch = self.database.batch();

@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn what_clients_need_is_present_though_empty() {
-        let empty = to_value(Response { next_batch: "s1.0".to_owned(), ..Response::default() }).expect("serialises");
+        let empty =
+            to_value(Response { next_batch: "s1.0".to_owned(), ..Response::default() }).expect("serialises");
         assert_eq!(
             empty,
             json!({

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn other_strings_are_refused() {
-        for token in ["", "s", "x1", "s-1", "s+1", "s1.", "s1.x", "s1.2.3.4", "s99999999999999999999", "t", "t1x"] {
+        for token in
+            ["", "s", "x1", "s-1", "s+1", "s1.", "s1.x", "s1.2.3.4", "s99999999999999999999", "t", "t1x"]
+        {
             assert_eq!(token.parse::<SyncToken>(), Err(InvalidToken), "{token}");
             assert_eq!(token.parse::<TimelineToken>(), Err(InvalidToken), "{token}");
         }

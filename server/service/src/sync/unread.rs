@@ -50,7 +50,11 @@ impl UnreadCounts {
     /// What was counted, if it was from this receipt on; else nothing yet.
     pub fn counted(&self, user_id: &UserId, room_id: &RoomId, read: i64) -> Counted {
         let found = self.lock().get(&(user_id.to_owned(), room_id.to_owned())).copied();
-        found.filter(|counted| counted.read == read).unwrap_or(Counted { read, until: read, unread: Unread::default() })
+        found.filter(|counted| counted.read == read).unwrap_or(Counted {
+            read,
+            until: read,
+            unread: Unread::default(),
+        })
     }
 
     /// Remembers a count.
@@ -94,15 +98,26 @@ mod tests {
     fn messages_notify_and_mentions_highlight() {
         let bob = user_id!("@bob:b.c");
         let rules = Ruleset::server_default(bob);
-        let context = PushConditionRoomCtx::new(owned_room_id!("!r:b.c"), uint!(3), bob.to_owned(), "Bob".to_owned());
+        let context =
+            PushConditionRoomCtx::new(owned_room_id!("!r:b.c"), uint!(3), bob.to_owned(), "Bob".to_owned());
         let mut unread = Unread::default();
-        add(&mut unread, &rules, &context, &message("@alice:b.c", &json!({ "msgtype": "m.text", "body": "hi" })));
+        add(
+            &mut unread,
+            &rules,
+            &context,
+            &message("@alice:b.c", &json!({ "msgtype": "m.text", "body": "hi" })),
+        );
         assert_eq!(unread, Unread { notification_count: 1, highlight_count: 0 });
         let mention = json!({ "msgtype": "m.text", "body": "x", "m.mentions": { "user_ids": ["@bob:b.c"] } });
         add(&mut unread, &rules, &context, &message("@alice:b.c", &mention));
         assert_eq!(unread, Unread { notification_count: 2, highlight_count: 1 });
         add(&mut unread, &rules, &context, &message("@bob:b.c", &mention));
-        add(&mut unread, &rules, &context, &message("@alice:b.c", &json!({ "msgtype": "m.notice", "body": "x" })));
+        add(
+            &mut unread,
+            &rules,
+            &context,
+            &message("@alice:b.c", &json!({ "msgtype": "m.notice", "body": "x" })),
+        );
         assert_eq!(unread, Unread { notification_count: 2, highlight_count: 1 });
     }
 

@@ -4,7 +4,10 @@
 //! Invariants: [`LinkRow`] of an id is written in the batch that writes the
 //! entry; the shape rows ([`put_log`]) of a room say what its entries are.
 
-use causeway_shared_space::{ChangeId, Counter, Dot, ReplicaId, Standing, change_log::{Link, ReplicaLog, RunId}};
+use causeway_shared_space::{
+    ChangeId, Counter, Dot, ReplicaId, Standing,
+    change_log::{Link, ReplicaLog, RunId},
+};
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

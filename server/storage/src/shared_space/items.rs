@@ -74,9 +74,15 @@ pub fn items(
         from.push(0);
         from
     });
-    let rows = db.scan(Cf::SpaceItems, &item_key(room, prefix), from.as_deref(), Direction::Forward, limit)?;
+    let rows =
+        db.scan(Cf::SpaceItems, &item_key(room, prefix), from.as_deref(), Direction::Forward, limit)?;
     rows.iter()
-        .map(|(key, row)| Ok((String::from_utf8_lossy(&key[room_prefix..]).into_owned(), codec::decode(Cf::SpaceItems, row)?)))
+        .map(|(key, row)| {
+            Ok((
+                String::from_utf8_lossy(&key[room_prefix..]).into_owned(),
+                codec::decode(Cf::SpaceItems, row)?,
+            ))
+        })
         .collect()
 }
 
@@ -106,7 +112,12 @@ pub fn successors(
 }
 
 /// The entries that adopt an event, by the item id that they share.
-pub fn adoptions(db: &impl Read, room: &RoomId, item_id: &ChangeId, limit: usize) -> Result<Vec<ChangeId>, StorageError> {
+pub fn adoptions(
+    db: &impl Read,
+    room: &RoomId,
+    item_id: &ChangeId,
+    limit: usize,
+) -> Result<Vec<ChangeId>, StorageError> {
     let prefix = key_with_id(&[room.as_str()], item_id);
     let rows = db.scan(Cf::SpaceAdoptions, &prefix, None, Direction::Forward, limit)?;
     Ok(rows.iter().filter_map(|(key, _)| trailing_id(key)).collect())
@@ -134,7 +145,8 @@ pub fn history(
 ) -> Result<Vec<(u64, ChangeId)>, StorageError> {
     let prefix = parts(&[room.as_str(), key]);
     let from = before.map(|(at, id)| history_key(room, key, at, Some(&id)));
-    let rows = db.scan(Cf::SpaceHistory, &prefix, from.as_deref(), Direction::Backward, limit.saturating_add(1))?;
+    let rows =
+        db.scan(Cf::SpaceHistory, &prefix, from.as_deref(), Direction::Backward, limit.saturating_add(1))?;
     Ok(rows
         .iter()
         .filter(|(key, _)| from.as_deref() != Some(key.as_slice()))

@@ -54,7 +54,9 @@ pub fn conflicts(
     limit: usize,
 ) -> Result<Vec<(String, ConflictRow)>, StorageError> {
     let rows = db.scan(Cf::SpaceConflicts, &parts(&[room.as_str()]), None, Direction::Forward, limit)?;
-    rows.iter().map(|(key, row)| Ok((last_text(Cf::SpaceConflicts, key)?, codec::decode(Cf::SpaceConflicts, row)?))).collect()
+    rows.iter()
+        .map(|(key, row)| Ok((last_text(Cf::SpaceConflicts, key)?, codec::decode(Cf::SpaceConflicts, row)?)))
+        .collect()
 }
 
 /// Keeps what is known of an item's conflict.
@@ -85,7 +87,8 @@ pub fn notices_of(
     key: &str,
     limit: usize,
 ) -> Result<Vec<(OwnedEventId, NoticeRow)>, StorageError> {
-    let rows = db.scan(Cf::SpaceItemNotices, &parts(&[room.as_str(), key]), None, Direction::Forward, limit)?;
+    let rows =
+        db.scan(Cf::SpaceItemNotices, &parts(&[room.as_str(), key]), None, Direction::Forward, limit)?;
     let mut notices = Vec::with_capacity(rows.len());
     for (row, _) in rows {
         let Ok(event) = OwnedEventId::try_from(last_text(Cf::SpaceItemNotices, &row)?) else { continue };
@@ -97,7 +100,11 @@ pub fn notices_of(
 }
 
 /// The change that a room event became or carried.
-pub fn change_of_event(db: &impl Read, room: &RoomId, event: &EventId) -> Result<Option<ChangeId>, StorageError> {
+pub fn change_of_event(
+    db: &impl Read,
+    room: &RoomId,
+    event: &EventId,
+) -> Result<Option<ChangeId>, StorageError> {
     Ok(db
         .get(Cf::SpaceEvents, &parts(&[room.as_str(), event.as_str()]))?
         .and_then(|row| row.as_slice().try_into().ok())

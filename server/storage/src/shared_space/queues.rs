@@ -72,13 +72,22 @@ pub fn delete(batch: &mut Batch, queue: Queue, room: &RoomId, subject: &str) {
 }
 
 /// What is queued for a subject.
-pub fn queued(db: &impl Read, queue: Queue, room: &RoomId, subject: &str) -> Result<Option<QueueRow>, StorageError> {
+pub fn queued(
+    db: &impl Read,
+    queue: Queue,
+    room: &RoomId,
+    subject: &str,
+) -> Result<Option<QueueRow>, StorageError> {
     let key = parts(&[queue.name(), room.as_str(), subject]);
     codec::get(db, Cf::SpaceQueues, &key)
 }
 
 /// Up to `limit` rows of a queue: room, subject, row.
-pub fn all(db: &impl Read, queue: Queue, limit: usize) -> Result<Vec<(String, String, QueueRow)>, StorageError> {
+pub fn all(
+    db: &impl Read,
+    queue: Queue,
+    limit: usize,
+) -> Result<Vec<(String, String, QueueRow)>, StorageError> {
     let rows = db.scan(Cf::SpaceQueues, &parts(&[queue.name()]), None, Direction::Forward, limit)?;
     rows.iter()
         .map(|(key, row)| {

@@ -1,0 +1,95 @@
+//! What a client asks before it does anything: versions, capabilities,
+//! well-known documents; and small endpoints that answer that there is nothing.
+
+use axum::{Router, response::Response};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use causeway_service::error::MatrixError;
+use http::{Method, StatusCode};
+use ruma::api::client::{
+    discovery::get_supported_versions, thirdparty::get_protocols, voip::get_turn_server_info,
+};
+use serde_json::json;
+
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
+
+/// The versions of the specification whose endpoints clients may use.
+const VERSIONS: &[&str] = &[
+    "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9",
+    "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
+];
+
+/// Room versions that rooms can be created with.
+const ROOM_VERSIONS: &[&str] = &["10", "11", "12"];
+
+const CAPABILITIES: &[&str] = &["/_matrix/client/r0/capabilities", "/_matrix/client/v3/capabilities"];
+
+pub(crate) fn routes() -> Router<ClientState> {
+    Router::new()
+        .endpoint_raw(versions)
+        .custom(Method::GET, CAPABILITIES, capabilities)
+        .open(Method::GET, &["/.well-known/matrix/client"], well_known_client)
+        .endpoint(third_party_protocols)
+        .endpoint_raw(turn_server)
+}
+
+fn versions(
+    _state: &ClientState,
+    _request: Ruma<get_supported_versions::Request>,
+) -> Result<Response, MatrixError> {
+    let body = json!({
+        "versions": VERSIONS,
+        "unstable_features": {
+            "org.causeway.shared_space": true,
+            "org.matrix.msc4222": true,
+        },
+    });
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+fn capabilities(state: &ClientState, _request: Custom) -> Result<Response, MatrixError> {
+    let available: serde_json::Map<_, _> =
+        ROOM_VERSIONS.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
+    let body = json!({ "capabilities": {
+        "m.change_password": { "enabled": true },
+        "m.room_versions": { "default": state.settings.default_room_version, "available": available },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": true },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": false },
+        "m.profile_fields": { "enabled": false },
+    }});
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+fn well_known_client(state: &ClientState, _request: Custom<()>) -> Result<Response, MatrixError> {
+    let base_url = state.settings.well_known.client.as_ref();
+    let base_url = base_url.ok_or_else(|| MatrixError::not_found("No well-known document"))?;
+    // As the operator wrote it: a base address, without the slash that parsing adds.
+    let base_url = base_url.as_str().trim_end_matches('/');
+    Ok(json_response(StatusCode::OK, &json!({ "m.homeserver": { "base_url": base_url } })))
+}
+
+fn third_party_protocols(
+    _state: &ClientState,
+    _request: Ruma<get_protocols::v3::Request>,
+) -> Result<get_protocols::v3::Response, MatrixError> {
+    Ok(get_protocols::v3::Response::new(std::collections::BTreeMap::new()))
+}
+
+/// Credentials by the TURN REST API scheme; `{}` when there is no TURN server.
+fn turn_server(
+    state: &ClientState,
+    request: Ruma<get_turn_server_info::v3::Request>,
+) -> Result<Response, MatrixError> {
+    let turn = &state.settings.turn;
+    let (Some(secret), false) = (&turn.secret, turn.uris.is_empty()) else {
+        return Ok(json_response(StatusCode::OK, &json!({})));
+    };
+    let expires_s = state.clock.now_ms() / 1000 + turn.lifetime_s;
+    let username = format!("{expires_s}:{}", request.auth.user_id);
+    let password = STANDARD.encode(causeway_service::shared_secret::turn_mac(secret, &username));
+    let body = json!({
+        "username": username, "password": password, "uris": turn.uris, "ttl": turn.lifetime_s,
+    });
+    Ok(json_response(StatusCode::OK, &body))
+}

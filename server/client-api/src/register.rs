@@ -1,0 +1,142 @@
+//! Registration: `POST /register`, what surrounds it, and Synapse's
+//! registration by shared secret.
+
+use axum::{Router, response::Response};
+use causeway_service::{
+    devices::SessionRequest,
+    error::MatrixError,
+    rate_limit::Class,
+    settings::Registration,
+    shared_secret::Claim,
+    uiaa::{Purpose, Stage},
+};
+use http::{Method, StatusCode};
+use ruma::{
+    OwnedUserId,
+    api::client::account::{check_registration_token_validity, get_username_availability, register},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response, uiaa};
+
+pub(crate) fn routes() -> Router<ClientState> {
+    Router::new()
+        .endpoint_raw(register)
+        .endpoint(available)
+        .endpoint(token_validity)
+        .open(Method::GET, &["/_synapse/admin/v1/register"], nonce)
+        .open(Method::POST, &["/_synapse/admin/v1/register"], register_by_secret)
+}
+
+fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result<Response, MatrixError> {
+    let body = request.body;
+    if body.kind == register::RegistrationKind::Guest {
+        return Err(MatrixError::new(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not allowed"));
+    }
+    if body.login_type.is_some() {
+        return Err(MatrixError::new(400, "M_UNKNOWN", "No application service may register users"));
+    }
+    let stage = match &state.settings.registration {
+        Registration::Closed => return Err(MatrixError::forbidden("Registration is closed")),
+        Registration::Token(_) => Stage::RegistrationToken,
+        Registration::Open => Stage::Dummy,
+    };
+    // Before authentication, so that nobody confirms anything for a name that is taken.
+    if let Some(name) = &body.username {
+        state.accounts.check_available(name)?;
+    }
+    let auth = uiaa::auth(&request.raw)?;
+    let purpose = Purpose { operation: "register", subject: String::new() };
+    state.uiaa.authorize(purpose, &[stage], auth.as_ref(), |stage, auth| {
+        let token = auth["token"].as_str().unwrap_or_default();
+        if stage == Stage::Dummy || state.accounts.is_registration_token(token) {
+            return Ok(());
+        }
+        Err(MatrixError::forbidden("Invalid registration token"))
+    })?;
+    state.rate_limits.admit_address(Class::Registration, request.address)?;
+    let user_id = state.accounts.register(body.username.as_deref(), body.password.as_deref(), false)?;
+    let wish = SessionRequest {
+        device_id: body.device_id,
+        display_name: body.initial_device_display_name,
+        refresh: body.refresh_token,
+    };
+    registered(state, user_id, (!body.inhibit_login).then_some(wish))
+}
+
+fn registered(
+    state: &ClientState,
+    user_id: OwnedUserId,
+    wish: Option<SessionRequest>,
+) -> Result<Response, MatrixError> {
+    let mut answer = Map::new();
+    answer.insert("user_id".into(), user_id.to_string().into());
+    answer.insert("home_server".into(), state.settings.server_name.to_string().into());
+    if let Some(wish) = wish {
+        let session = state.devices.create_session(&user_id, wish)?;
+        answer.insert("access_token".into(), session.access_token.into());
+        answer.insert("device_id".into(), session.device_id.to_string().into());
+        if let (Some(token), Some(lifetime_ms)) = (session.refresh_token, session.expires_in_ms) {
+            answer.insert("refresh_token".into(), token.into());
+            answer.insert("expires_in_ms".into(), lifetime_ms.into());
+        }
+    }
+    Ok(json_response(StatusCode::OK, &Value::Object(answer)))
+}
+
+fn available(
+    state: &ClientState,
+    request: Ruma<get_username_availability::v3::Request>,
+) -> Result<get_username_availability::v3::Response, MatrixError> {
+    state.accounts.check_available(&request.body.username)?;
+    Ok(get_username_availability::v3::Response::new(true))
+}
+
+fn token_validity(
+    state: &ClientState,
+    request: Ruma<check_registration_token_validity::v1::Request>,
+) -> Result<check_registration_token_validity::v1::Response, MatrixError> {
+    if !matches!(state.settings.registration, Registration::Token(_)) {
+        return Err(MatrixError::forbidden("Registration by token is not enabled"));
+    }
+    let valid = state.accounts.is_registration_token(&request.body.token);
+    Ok(check_registration_token_validity::v1::Response::new(valid))
+}
+
+fn nonce(state: &ClientState, _request: Custom<()>) -> Result<Response, MatrixError> {
+    let nonce = state.shared_secret.nonce()?;
+    Ok(json_response(StatusCode::OK, &json!({ "nonce": nonce })))
+}
+
+/// The body of Synapse's shared-secret registration.
+#[derive(Deserialize)]
+struct BySecret {
+    nonce: String,
+    username: String,
+    password: String,
+    #[serde(default)]
+    admin: bool,
+    user_type: Option<String>,
+    mac: String,
+    #[serde(default)]
+    inhibit_login: bool,
+    displayname: Option<String>,
+}
+
+fn register_by_secret(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
+    let body: BySecret = request.json()?;
+    state.shared_secret.verify(&Claim {
+        nonce: &body.nonce,
+        username: &body.username,
+        password: &body.password,
+        admin: body.admin,
+        user_type: body.user_type.as_deref(),
+        mac: &body.mac,
+    })?;
+    let user_id = state.accounts.register(Some(&body.username), Some(&body.password), body.admin)?;
+    if let Some(name) = &body.displayname {
+        state.profiles.set(&user_id, "displayname", Some(name.as_str().into()))?;
+    }
+    registered(state, user_id, (!body.inhibit_login).then(SessionRequest::default))
+}

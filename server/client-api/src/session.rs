@@ -1,0 +1,106 @@
+//! Logging in, refreshing tokens, logging out.
+
+use axum::{Router, response::Response};
+use causeway_service::{devices::SessionRequest, error::MatrixError, rate_limit::Class};
+use http::{Method, StatusCode};
+use ruma::{
+    OwnedDeviceId,
+    api::client::session::{get_login_types, logout, logout_all, refresh_token},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response, request::json_error, uiaa::named_user};
+
+pub(crate) fn routes() -> Router<ClientState> {
+    Router::new()
+        .endpoint(login_types)
+        // Not ruma's request type: it panics when `type` is missing.
+        .open(Method::POST, &["/_matrix/client/r0/login", "/_matrix/client/v3/login"], login)
+        .endpoint(refresh)
+        .endpoint(logout)
+        .endpoint(logout_all)
+}
+
+fn login_types(
+    _state: &ClientState,
+    _request: Ruma<get_login_types::v3::Request>,
+) -> Result<get_login_types::v3::Response, MatrixError> {
+    let password = get_login_types::v3::PasswordLoginType::new();
+    Ok(get_login_types::v3::Response::new(vec![get_login_types::v3::LoginType::Password(password)]))
+}
+
+/// What of a login's body is the same for all types.
+#[derive(Deserialize)]
+struct Login {
+    #[serde(rename = "type")]
+    kind: String,
+    password: Option<String>,
+    device_id: Option<OwnedDeviceId>,
+    initial_device_display_name: Option<String>,
+    #[serde(default)]
+    refresh_token: bool,
+}
+
+fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
+    let body: Value = request.json()?;
+    let login = Login::deserialize(&body).map_err(|error| json_error(&error))?;
+    if login.kind != "m.login.password" {
+        return Err(MatrixError::new(400, "M_UNKNOWN", "This type of login is not offered"));
+    }
+    state.rate_limits.admit_address(Class::Login, request.address)?;
+    let password = login.password.ok_or_else(|| MatrixError::bad_json("Missing password"))?;
+    let user =
+        named_user(&body).ok_or_else(|| MatrixError::bad_json("Missing identifier of type m.id.user"))?;
+    let wrong = || MatrixError::forbidden("Wrong user name or password");
+    let user_id = state.accounts.local_user_id(user).ok_or_else(wrong)?;
+    state.accounts.verify_password(&user_id, &password)?;
+    let wish = SessionRequest {
+        device_id: login.device_id,
+        display_name: login.initial_device_display_name,
+        refresh: login.refresh_token,
+    };
+    let session = state.devices.create_session(&user_id, wish)?;
+    let mut answer = json!({
+        "user_id": user_id,
+        "access_token": session.access_token,
+        "device_id": session.device_id,
+        "home_server": state.settings.server_name,
+    });
+    if let (Some(token), Some(lifetime_ms)) = (session.refresh_token, session.expires_in_ms) {
+        answer["refresh_token"] = token.into();
+        answer["expires_in_ms"] = lifetime_ms.into();
+    }
+    if let Some(client) = &state.settings.well_known.client {
+        answer["well_known"] = json!({ "m.homeserver": { "base_url": client } });
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn refresh(
+    state: &ClientState,
+    request: Ruma<refresh_token::v3::Request>,
+) -> Result<refresh_token::v3::Response, MatrixError> {
+    let session = state.devices.refresh(&request.body.refresh_token)?;
+    let mut response = refresh_token::v3::Response::new(session.access_token);
+    response.refresh_token = session.refresh_token;
+    response.expires_in_ms = session.expires_in_ms.map(Duration::from_millis);
+    Ok(response)
+}
+
+fn logout(
+    state: &ClientState,
+    request: Ruma<logout::v3::Request>,
+) -> Result<logout::v3::Response, MatrixError> {
+    state.devices.delete(&request.auth.user_id, &[request.auth.device_id])?;
+    Ok(logout::v3::Response::new())
+}
+
+fn logout_all(
+    state: &ClientState,
+    request: Ruma<logout_all::v3::Request>,
+) -> Result<logout_all::v3::Response, MatrixError> {
+    state.devices.delete_all(&request.auth.user_id, None)?;
+    Ok(logout_all::v3::Response::new())
+}

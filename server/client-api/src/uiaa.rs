@@ -1,0 +1,44 @@
+//! The door's side of user-interactive authentication: the `auth` field of a
+//! body, and the password stage, which most sensitive requests ask for.
+
+use causeway_service::{
+    devices::Session,
+    error::MatrixError,
+    uiaa::{Purpose, Stage},
+};
+use serde_json::Value;
+
+use crate::{ClientState, request::json_object};
+
+/// The `auth` field of a body.
+pub(crate) fn auth(raw: &[u8]) -> Result<Option<Value>, MatrixError> {
+    Ok(json_object(raw)?.remove("auth").filter(|auth| !auth.is_null()))
+}
+
+/// Lets the request pass when its user has given the password in it.
+pub(crate) fn confirm_password(
+    state: &ClientState,
+    session: &Session,
+    operation: &'static str,
+    raw: &[u8],
+) -> Result<(), MatrixError> {
+    let auth = auth(raw)?;
+    let purpose = Purpose { operation, subject: session.user_id.to_string() };
+    state.uiaa.authorize(purpose, &[Stage::Password], auth.as_ref(), |_, auth| {
+        let named = named_user(auth).and_then(|user| state.accounts.local_user_id(user));
+        if named.is_some_and(|named| named != session.user_id) {
+            return Err(MatrixError::forbidden("This is another user's session"));
+        }
+        let password = auth["password"].as_str().ok_or_else(|| MatrixError::bad_json("Missing password"))?;
+        state.accounts.verify_password(&session.user_id, password)
+    })
+}
+
+/// The user that an object with `identifier` (or the older `user`) names.
+pub(crate) fn named_user(object: &Value) -> Option<&str> {
+    let identifier = &object["identifier"];
+    if identifier["type"] == "m.id.user" {
+        return identifier["user"].as_str();
+    }
+    object["user"].as_str()
+}

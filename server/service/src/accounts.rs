@@ -1,0 +1,190 @@
+//! Accounts: registering, checking passwords, closing.
+//!
+//! Not sessions (see `devices`) and not interactive authentication (`uiaa`).
+//! Invariant: a user id is given to one person, once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use causeway_storage::{
+    Database,
+    accounts::{self as rows, Account},
+};
+use ruma::{OwnedUserId, UserId};
+use subtle::ConstantTimeEq;
+
+use crate::{
+    clock::Clock,
+    error::MatrixError,
+    passwords::{PASSWORD_BYTES_MAX, PasswordError, Passwords},
+    rate_limit::{Class, RateLimits},
+    secrets,
+    settings::{Registration, Settings},
+};
+
+/// Characters of a name that the server chooses.
+const CHOSEN_NAME_CHARS: usize = 12;
+
+/// A user id, in bytes (specification, "User identifiers").
+const USER_ID_BYTES_MAX: usize = 255;
+
+/// See the module.
+pub struct Accounts {
+    database: Database,
+    clock: Clock,
+    settings: Arc<Settings>,
+    rate_limits: Arc<RateLimits>,
+    passwords: Passwords,
+    /// Held from finding out that a name is free until it is taken, and from
+    /// reading an account until what follows from it is committed.
+    writing: Mutex<()>,
+}
+
+impl Accounts {
+    /// Over `database`.
+    pub fn new(
+        database: Database,
+        clock: Clock,
+        settings: Arc<Settings>,
+        rate_limits: Arc<RateLimits>,
+    ) -> Result<Self, PasswordError> {
+        let passwords = Passwords::new(settings.passwords)?;
+        Ok(Self { database, clock, settings, rate_limits, passwords, writing: Mutex::default() })
+    }
+
+    /// The user id that somebody who wants to be called `name` would get.
+    ///
+    /// # Errors
+    /// 400 `M_INVALID_USERNAME` or `M_USER_IN_USE`.
+    pub fn check_available(&self, name: &str) -> Result<OwnedUserId, MatrixError> {
+        let user_id = self.new_user_id(name)?;
+        match rows::account(&self.database, &user_id)? {
+            None => Ok(user_id),
+            Some(_) => Err(MatrixError::new(400, "M_USER_IN_USE", "This name is taken")),
+        }
+    }
+
+    /// Creates an account; a name is chosen if none is wished. The caller has
+    /// made sure that registration is allowed.
+    ///
+    /// # Errors
+    /// As [`Self::check_available`]; 400 `M_WEAK_PASSWORD` for an empty or overlong password.
+    pub fn register(
+        &self,
+        name: Option<&str>,
+        password: Option<&str>,
+        admin: bool,
+    ) -> Result<OwnedUserId, MatrixError> {
+        let password_hash = password.map(|password| self.hash(password)).transpose()?;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => secrets::alphanumeric(CHOSEN_NAME_CHARS).to_ascii_lowercase(),
+        };
+        let account = Account { password_hash, created_ts: self.clock.now_ms(), deactivated: false, admin };
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let user_id = self.check_available(&name)?;
+        let mut batch = self.database.batch();
+        rows::put_account(&mut batch, &user_id, &account);
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        Ok(user_id)
+    }
+
+    /// Checks a password.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN`, the same for a wrong password and an unknown user;
+    /// 403 `M_USER_DEACTIVATED`; 429 after too many attempts.
+    pub fn verify_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
+        self.rate_limits.admit(Class::Login, user_id.as_str())?;
+        let account = rows::account(&self.database, user_id)?;
+        let stored = account.as_ref().and_then(|account| account.password_hash.as_deref());
+        if !self.passwords.verify(password, stored) {
+            return Err(MatrixError::forbidden("Wrong user name or password"));
+        }
+        if account.is_some_and(|account| account.deactivated) {
+            return Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated"));
+        }
+        Ok(())
+    }
+
+    /// Replaces the password.
+    pub fn set_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
+        let hash = self.hash(password)?;
+        self.update(user_id, |account| account.password_hash = Some(hash))
+    }
+
+    /// Closes an account for ever. Its sessions are ended by the caller.
+    pub fn deactivate(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        self.update(user_id, |account| {
+            account.deactivated = true;
+            account.password_hash = None;
+        })
+    }
+
+    /// The account, if there is one.
+    pub fn account(&self, user_id: &UserId) -> Result<Option<Account>, MatrixError> {
+        Ok(rows::account(&self.database, user_id)?)
+    }
+
+    /// Whether this is a user of this server whose account is open.
+    pub fn is_active(&self, user_id: &UserId) -> Result<bool, MatrixError> {
+        Ok(rows::account(&self.database, user_id)?.is_some_and(|account| !account.deactivated))
+    }
+
+    /// Whether `token` lets one register.
+    pub fn is_registration_token(&self, token: &str) -> bool {
+        match &self.settings.registration {
+            Registration::Token(tokens) => {
+                tokens.iter().any(|known| known.as_bytes().ct_eq(token.as_bytes()).into())
+            }
+            Registration::Closed | Registration::Open => false,
+        }
+    }
+
+    /// A whole user id from what a client calls a user: an id of this server or its localpart.
+    pub fn local_user_id(&self, user: &str) -> Option<OwnedUserId> {
+        let user_id =
+            UserId::parse_with_server_name(user.to_ascii_lowercase(), &self.settings.server_name).ok()?;
+        (user_id.server_name() == self.settings.server_name).then_some(user_id)
+    }
+
+    fn hash(&self, password: &str) -> Result<String, MatrixError> {
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            let message = format!("A password has 1 to {PASSWORD_BYTES_MAX} bytes");
+            return Err(MatrixError::new(400, "M_WEAK_PASSWORD", message));
+        }
+        self.passwords.hash(password).map_err(|error| MatrixError::internal(&error))
+    }
+
+    fn update(&self, user_id: &UserId, change: impl FnOnce(&mut Account)) -> Result<(), MatrixError> {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut account = rows::account(&self.database, user_id)?
+            .ok_or_else(|| MatrixError::not_found("There is no such account"))?;
+        change(&mut account);
+        let mut batch = self.database.batch();
+        rows::put_account(&mut batch, user_id, &account);
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        Ok(self.database.wait_durable(commit)?)
+    }
+
+    /// Capitals are lowered, as other servers do; everything else outside the
+    /// grammar is refused.
+    fn new_user_id(&self, name: &str) -> Result<OwnedUserId, MatrixError> {
+        let invalid = |why: &str| MatrixError::new(400, "M_INVALID_USERNAME", why);
+        let name = name.to_ascii_lowercase();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._=-/+".contains(c);
+        if name.is_empty() || !name.chars().all(allowed) {
+            return Err(invalid("A user name has only the characters a-z, 0-9 and ._=-/+"));
+        }
+        if name.starts_with('_') {
+            return Err(invalid("A user name may not begin with an underscore"));
+        }
+        if name.len() + self.settings.server_name.as_str().len() + 2 > USER_ID_BYTES_MAX {
+            return Err(invalid("The user name is too long"));
+        }
+        UserId::parse_with_server_name(name, &self.settings.server_name)
+            .map_err(|_| invalid("This is not a user name"))
+    }
+}

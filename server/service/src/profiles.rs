@@ -1,0 +1,75 @@
+//! Profiles of local users: display name and avatar.
+//!
+//! Only the profile itself; carrying it into the member events of rooms is the
+//! business of whoever holds the rooms.
+
+use std::sync::{Mutex, PoisonError};
+
+pub use causeway_storage::profiles::Profile;
+use causeway_storage::{Database, profiles as rows};
+use ruma::{MxcUri, UserId};
+use serde_json::Value;
+
+use crate::error::MatrixError;
+
+/// A field's value, in bytes; member events must hold all of them.
+const VALUE_BYTES_MAX: usize = 1_000;
+
+/// See the module.
+pub struct Profiles {
+    database: Database,
+    /// Held from reading a profile until what follows from it is committed.
+    writing: Mutex<()>,
+}
+
+impl Profiles {
+    /// Over `database`.
+    pub fn new(database: Database) -> Self {
+        Self { database, writing: Mutex::default() }
+    }
+
+    /// What is set of a user's profile; empty if nothing is.
+    pub fn profile(&self, user_id: &UserId) -> Result<Profile, MatrixError> {
+        Ok(rows::profile(&self.database, user_id)?.unwrap_or_default())
+    }
+
+    /// Sets a field, or unsets it. Returns whether that changed anything.
+    ///
+    /// # Errors
+    /// 400 for a value that is no string, too long or, for an avatar, no `mxc:` address.
+    pub fn set(&self, user_id: &UserId, field: &str, value: Option<Value>) -> Result<bool, MatrixError> {
+        let value = value.filter(|value| value.as_str().is_none_or(|text| !text.is_empty()));
+        if let Some(value) = &value {
+            check(field, value)?;
+        }
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut profile = self.profile(user_id)?;
+        if profile.get(field) == value.as_ref() {
+            return Ok(false);
+        }
+        match value {
+            Some(value) => drop(profile.insert(field.to_owned(), value)),
+            None => drop(profile.remove(field)),
+        }
+        let mut batch = self.database.batch();
+        rows::put_profile(&mut batch, user_id, &profile);
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        Ok(true)
+    }
+}
+
+fn check(field: &str, value: &Value) -> Result<(), MatrixError> {
+    if !matches!(field, "displayname" | "avatar_url") {
+        return Err(MatrixError::new(400, "M_UNRECOGNIZED", "Profiles have no such field here"));
+    }
+    let text = value.as_str().ok_or_else(|| MatrixError::bad_json("A profile field is a string"))?;
+    if text.len() > VALUE_BYTES_MAX {
+        return Err(MatrixError::new(400, "M_PROFILE_TOO_LARGE", "The value is too long"));
+    }
+    if field == "avatar_url" && <&MxcUri>::from(text).validate().is_err() {
+        return Err(MatrixError::invalid_param("An avatar is an mxc: address"));
+    }
+    Ok(())
+}
