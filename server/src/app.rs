@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
 use causeway_client_api::ClientState;
+use causeway_federation::FederationState;
 use causeway_service::{Services, clock::Clock, remote::RemoteHandle};
 use causeway_storage::Database;
 use prometheus::Registry;
@@ -46,6 +47,8 @@ async fn run(
 ) -> Result<(), Failure> {
     let folder = &config.data_folder;
     let in_folder = |error| Failure::new(Reason::DataFolder, error);
+    let federation = config.federation.enabled.then(|| settings::of_federation(config)).transpose();
+    let federation = federation.map_err(|error| Failure::new(Reason::Configuration, error))?;
     let database = Database::open(folder, &causeway_storage::Options::default())
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
     listeners::remove_addresses(folder).map_err(in_folder)?;
@@ -54,7 +57,8 @@ async fn run(
         .map_err(|error| Failure::new(Reason::Internal, error))?;
     let services = Arc::new(services);
     let mut supervisor = Supervisor::default();
-    let router = causeway_client_api::router(ClientState::new(Arc::clone(&services)));
+    let routes = doors(&services, federation, &mut supervisor)?;
+    let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 
     let shutdown = shutdown_signal()?;
     let open = listeners::open(bound).map_err(listen_failure)?;
@@ -75,6 +79,22 @@ async fn run(
     tracing::info!("stopped");
     listeners::remove_addresses(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
+}
+
+/// The routes of all doors, and their drivers started.
+fn doors(
+    services: &Arc<Services>,
+    federation: Option<causeway_federation::Settings>,
+    supervisor: &mut Supervisor,
+) -> Result<Router<ClientState>, Failure> {
+    let routes = causeway_client_api::routes();
+    let Some(settings) = federation else { return Ok(routes) };
+    let (state, _messages) = FederationState::new(Arc::clone(services), settings)
+        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    for (name, driver) in causeway_federation::drivers(&state, &supervisor.stop_signal()) {
+        supervisor.start(name, driver);
+    }
+    Ok(routes.merge(causeway_federation::router(state).with_state(())))
 }
 
 fn start_listener(
