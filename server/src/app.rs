@@ -4,7 +4,7 @@
 //! use-cases, start the drivers, and only then let connections in. The reverse
 //! when stopping. Nothing on disk is touched before every address is taken.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
@@ -19,10 +19,13 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
-    settings,
+    observe, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
+
+/// How long use-cases that are still running may take to end.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
 pub fn serve(config: Config) -> Result<(), Failure> {
@@ -34,17 +37,13 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let result = runtime.block_on(run(&config, bound, telemetry.registry()));
-    drop(runtime);
+    let result = runtime.block_on(run(&config, bound, &telemetry));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     telemetry.stop();
     result
 }
 
-async fn run(
-    config: &Config,
-    bound: Vec<listeners::Bound>,
-    registry: Option<Registry>,
-) -> Result<(), Failure> {
+async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {
     let folder = &config.data_folder;
     let in_folder = |error| Failure::new(Reason::DataFolder, error);
     let federation = config.federation.enabled.then(|| settings::of_federation(config)).transpose();
@@ -59,6 +58,9 @@ async fn run(
     let mut supervisor = Supervisor::default();
     let routes = doors(&services, federation, &mut supervisor)?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
+
+    let router = if telemetry.collects() { observe::requests(router, &services.clock) } else { router };
+    let registry = telemetry.registry();
 
     let shutdown = shutdown_signal()?;
     let open = listeners::open(bound).map_err(listen_failure)?;
