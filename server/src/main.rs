@@ -10,7 +10,6 @@ mod commands;
 mod config;
 mod exit;
 mod listeners;
-mod observe;
 mod settings;
 mod supervisor;
 mod telemetry;

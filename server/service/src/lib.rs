@@ -22,6 +22,7 @@ pub mod passwords;
 pub mod profiles;
 pub mod rate_limit;
 pub mod remote;
+pub mod rooms;
 mod secrets;
 pub mod server_keys;
 pub mod settings;
@@ -58,6 +59,8 @@ pub struct Services {
     pub accounts: Arc<accounts::Accounts>,
     /// Devices and tokens.
     pub devices: Arc<devices::Devices>,
+    /// All rooms.
+    pub rooms: Arc<rooms::Rooms>,
     /// User-interactive authentication.
     pub uiaa: Arc<uiaa::Uiaa>,
     /// Registration by shared secret.
@@ -96,6 +99,12 @@ impl Services {
         let rate_limits = Arc::new(rate_limit::RateLimits::new(settings.rate_limits.clone(), clock.clone()));
         let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
         let outbox = Arc::new(outbox::Outbox::new(database.clone(), Arc::clone(&notifier)));
+        let rooms = Arc::new(rooms::Rooms::new(
+            database.clone(),
+            Arc::clone(&server_keys),
+            clock.clone(),
+            Arc::clone(&notifier),
+        ));
         let devices = Arc::new(devices::Devices::new(
             database.clone(),
             clock.clone(),
@@ -124,6 +133,7 @@ impl Services {
             rate_limits,
             accounts,
             devices,
+            rooms,
             uiaa,
             shared_secret,
             profiles,

@@ -11,12 +11,9 @@ use std::{
     path::Path,
 };
 
-use rocksdb::{Cache, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, LogLevel, SingleThreaded};
+use rocksdb::{Cache, ColumnFamilyDescriptor, DBRecoveryMode, LogLevel};
 
-use crate::{Cf, OpenError, SCHEMA_VERSION};
-
-/// Column families are only created while opening, so handles need no lock.
-pub(crate) type Rocks = DBWithThreadMode<SingleThreaded>;
+use crate::{Cf, OpenError, SCHEMA_VERSION, database::Rocks};
 
 const LOCK_FILE: &str = "lock";
 const SCHEMA_FILE: &str = "schema";

@@ -1,0 +1,259 @@
+//! Rooms and history that other servers hand over: after a join, and backwards.
+//!
+//! Invariant: the room's current state after a join is what the resident server
+//! gave, as far as it authorises itself, and the join; what this server
+//! believed of the room when it was in it before is history.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use causeway_room::{Pdu, Root, state_tree};
+use causeway_storage::{
+    StreamPosition,
+    rooms::{self as rows, EventMeta, Member, Room, TimelineRow},
+};
+use ruma::{OwnedEventId, RoomId, UserId, events::room::member::MembershipState};
+use serde_json::value::RawValue;
+
+use super::{
+    Rooms,
+    commit::{member_row, relation},
+    error::RoomError,
+    head::Head,
+    receive::{Received, Results, state_entry},
+    store::{Held, VersionRules},
+    writer::{Admission, RoomWriter},
+};
+use crate::notify::Topic;
+
+/// Events of one state or auth chain that are taken in.
+pub const IMPORTED_MAX: usize = 200_000;
+
+impl Rooms {
+    /// Takes over a room as `send_join` answered it: the join, the state before
+    /// it and the state's auth chain, all with checked signatures. Works for a
+    /// room that this server was in before, too.
+    ///
+    /// # Errors
+    /// [`RoomError::Forbidden`] when the state does not allow the join,
+    /// [`RoomError::Invalid`] when it is no state of this room.
+    pub fn import_join(
+        &self,
+        room_id: &RoomId,
+        version: &Arc<VersionRules>,
+        join: Pdu,
+        state: Vec<Pdu>,
+        auth_chain: Vec<Pdu>,
+    ) -> Result<(), RoomError> {
+        if state.len() + auth_chain.len() > IMPORTED_MAX {
+            return Err(RoomError::Invalid("the room is too large".to_owned()));
+        }
+        let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+        let create = state.iter().chain(&auth_chain).find(|pdu| pdu.is_state("m.room.create", ""));
+        let create = create.ok_or_else(|| RoomError::Invalid("the state has no create event".to_owned()))?;
+        let empty = Room {
+            version: version.version.clone(),
+            create: create.event_id().to_owned(),
+            heads: Vec::new(),
+            state: state_tree::empty(),
+            history_floor: 0,
+        };
+        // One event may be in both lists.
+        let mut all: BTreeMap<OwnedEventId, Pdu> = BTreeMap::new();
+        for pdu in state.into_iter().chain(auth_chain) {
+            all.insert(pdu.event_id().to_owned(), pdu);
+        }
+        let load = || {
+            Ok(Head::load(&self.store.database, room_id)?
+                .unwrap_or_else(|| Head::new(Arc::clone(version), empty)))
+        };
+        self.write_from(room_id, load, |writer| {
+            if writer.is_joined_here() {
+                // Somebody of this server joined meanwhile: the room is here.
+                return match writer.receive(&Arc::new(join), false)? {
+                    Received::Accepted | Received::Duplicate => Ok(()),
+                    other => Err(RoomError::Forbidden(format!("the join was not accepted: {other:?}"))),
+                };
+            }
+            writer.import_join(&Arc::new(join), all.into_values().collect(), &state_ids)
+        })
+    }
+
+    /// Takes in events before those that are held, with checked signatures, in
+    /// any order: they get negative positions, newest first.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn import_backfill(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
+        self.write(room_id, |writer| writer.import_backfill(pdus))
+    }
+
+    /// Keeps an invite to a room that this server is not in; the event bears
+    /// this server's signature already. In a room that it is in, the event
+    /// comes the ordinary way, and this only tells the user early.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] when it is no invite of a local user.
+    pub fn receive_invite(&self, event: &Pdu, stripped: &[Box<RawValue>]) -> Result<(), RoomError> {
+        let target = event.state_key().and_then(|key| UserId::parse(key).ok());
+        let target = target.filter(|_| event.membership() == Some(MembershipState::Invite));
+        let target = target.filter(|target| target.server_name() == self.server_name);
+        let target =
+            target.ok_or_else(|| RoomError::Invalid("it invites nobody of this server".to_owned()))?;
+        let room_id = event.room_id();
+        if self.is_joined(room_id, &target)? {
+            return Err(RoomError::Invalid("the user is in the room".to_owned()));
+        }
+        let mut shown: Vec<Box<RawValue>> = stripped.to_vec();
+        shown.push(event.stripped());
+        let mut batch = self.store.database.batch();
+        rows::put_invite_state(&mut batch, &target, room_id, &shown);
+        let position = batch.position();
+        rows::put_membership(&mut batch, &target, room_id, &member_row(event, position));
+        let _commit = self.store.database.commit_durable(batch)?;
+        self.notifier.notify(&[Topic::User(target)]);
+        Ok(())
+    }
+
+    /// Ends an invite or a knock in a room that this server is not in: the user
+    /// has left through another server, or nobody there can be reached.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn leave_outside(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        leave: Option<&Pdu>,
+    ) -> Result<(), RoomError> {
+        let Some(member) = rows::membership(&self.store.database, user_id, room_id)? else {
+            return Ok(());
+        };
+        if member.membership == MembershipState::Join {
+            return Ok(());
+        }
+        let mut batch = self.store.database.batch();
+        let position = batch.position();
+        let row = leave.map_or_else(
+            || Member { membership: MembershipState::Leave, position, sender: user_id.to_owned(), ..member },
+            |leave| member_row(leave, position),
+        );
+        rows::put_membership(&mut batch, user_id, room_id, &row);
+        let _commit = self.store.database.commit_durable(batch)?;
+        self.notifier.notify(&[Topic::User(user_id.to_owned())]);
+        Ok(())
+    }
+
+    /// Keeps a knock that another server took in.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn knock_outside(&self, knock: &Pdu, stripped: &[Box<RawValue>]) -> Result<(), RoomError> {
+        let room_id = knock.room_id();
+        let mut batch = self.store.database.batch();
+        rows::put_invite_state(&mut batch, knock.sender(), room_id, stripped);
+        let position: StreamPosition = batch.position();
+        rows::put_membership(&mut batch, knock.sender(), room_id, &member_row(knock, position));
+        let _commit = self.store.database.commit_durable(batch)?;
+        self.notifier.notify(&[Topic::User(knock.sender().to_owned())]);
+        Ok(())
+    }
+}
+
+impl RoomWriter<'_> {
+    fn import_join(
+        &mut self,
+        join: &Arc<Pdu>,
+        given: Vec<Pdu>,
+        state: &[OwnedEventId],
+    ) -> Result<(), RoomError> {
+        for (event_id, result) in self.take_all(given, RoomWriter::take_outlier)? {
+            if !matches!(result, Received::Accepted | Received::Duplicate) {
+                tracing::warn!(%event_id, room_id = %self.room_id, ?result, "event of the joined room's state left out");
+            }
+        }
+        let mut entries = Vec::with_capacity(state.len());
+        for event_id in state {
+            let held = self.work.held(event_id)?.filter(|held| *held.meta.room_id == *self.room_id);
+            entries.extend(held.as_ref().and_then(state_entry));
+        }
+        let before = state_tree::from_entries(&mut self.work, entries);
+        let auth_state = self.auth_state(&before, join)?;
+        causeway_room::auth::check_against(&self.head.rules.rules, join, &auth_state)?;
+        let mut missing = Vec::new();
+        for event_id in join.prev_events() {
+            if self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
+                missing.push(event_id.clone());
+            }
+        }
+        // What this server thought to be the end of the room is so no more.
+        self.head.row.heads.clear();
+        self.unresolved = false;
+        self.set_current(before)?;
+        self.admit(join, Admission { before, relay: false, missing, followed: false })
+    }
+
+    fn import_backfill(&mut self, mut pdus: Vec<Pdu>) -> Result<Results, RoomError> {
+        let mut results = Results::with_capacity(pdus.len());
+        pdus.sort_by(|a, b| b.depth().cmp(&a.depth()).then_with(|| b.event_id().cmp(a.event_id())));
+        // Oldest first to judge, since they authorise each other …
+        let mut taken = Vec::new();
+        let judged = self.take_all(pdus, RoomWriter::take_outlier)?;
+        for (event_id, result) in judged {
+            let outlier =
+                self.work.held(&event_id)?.filter(|held| held.meta.outlier && held.meta.rejected.is_none());
+            match outlier {
+                Some(held) => taken.push(held),
+                None => results.push((event_id, result)),
+            }
+        }
+        // … and newest first to get their places, each before what is there.
+        taken.sort_by(|a, b| {
+            let depths = b.pdu.depth().cmp(&a.pdu.depth());
+            depths.then_with(|| b.pdu.event_id().cmp(a.pdu.event_id()))
+        });
+        for held in taken {
+            self.head.row.history_floor -= 1;
+            let position = self.head.row.history_floor;
+            let state = self.state_of_history(&held)?;
+            self.put_history(&held, position, state)?;
+            results.push((held.pdu.event_id().to_owned(), Received::Accepted));
+        }
+        Ok(results)
+    }
+
+    /// The state before an event of history, where its own past gives it.
+    fn state_of_history(&self, held: &Held) -> Result<Option<Root>, RoomError> {
+        let [prev] = held.pdu.prev_events() else { return Ok(None) };
+        Ok(self.work.held(prev)?.and_then(|prev| prev.meta.state_after))
+    }
+
+    /// Gives an outlier its place in the history.
+    fn put_history(&mut self, held: &Held, position: i64, state: Option<Root>) -> Result<(), RoomError> {
+        let pdu = Arc::clone(&held.pdu);
+        let mut missing = Vec::new();
+        for event_id in pdu.prev_events() {
+            if self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
+                missing.push(event_id.clone());
+            }
+        }
+        let room_id = self.room_id.clone();
+        let current = self.head.row.state;
+        let event_id = pdu.event_id().to_owned();
+        rows::set_missing(&mut self.batch, &room_id, &event_id, false);
+        rows::put_timeline(&mut self.batch, &room_id, &TimelineRow { position, event_id, current });
+        if let Some((target, related)) = relation(&pdu, position) {
+            rows::put_relation(&mut self.batch, &target, &related);
+        }
+        let meta = EventMeta {
+            position: Some(position),
+            outlier: false,
+            gap_before: !missing.is_empty(),
+            state_before: state,
+            // Enough for what is asked of history: who may see it.
+            state_after: state,
+            ..(*held.meta).clone()
+        };
+        self.keep_with_missing(&pdu, meta, missing);
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! Rooms: the one place where they are changed, and where they are read.
+//!
+//! A room is changed through [`Rooms::write`] (or a use-case built on it): one
+//! writer per room, everything of one use-case in one batch. The room's lock is
+//! released when the batch is in the log; the caller is answered, and others
+//! are woken, when it is durable, so that many callers share one sync.
+//!
+//! What a reader sees may be committed and not yet synced: a door that answers
+//! from it calls [`Rooms::barrier`] first. Streams are read up to the visible
+//! position and need no barrier.
+//!
+//! Not here: fetching anything from other servers (the federation door does,
+//! and calls again), signatures of received events (checked at that door),
+//! pushing, sync.
+//!
+//! Invariants:
+//! - what the authorisation rules refuse is stored as refused, and whatever
+//!   builds on it by `auth_events` is refused with it;
+//! - an event, its indexes and its rows for other servers are one batch;
+//! - a panic in one write costs that write, not the room.
+
+mod cache;
+mod commit;
+mod create;
+mod error;
+mod head;
+mod import;
+mod membership;
+mod power;
+mod reads;
+mod receive;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use causeway_room::{NewEvent, Pdu};
+use causeway_storage::{Database, transactions};
+use ruma::{
+    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomId,
+    ServerName, TransactionId, UserId, signatures::Ed25519KeyPair,
+};
+
+pub use self::{
+    create::{CreateRoom, Created, InitialState, Preset},
+    error::RoomError,
+    membership::{Invite, Outcome, PreparedInvite},
+    power::Power,
+    receive::{Received, Results},
+    store::{Held, VersionRules},
+    writer::RoomWriter,
+};
+use self::{
+    head::{Head, Slots},
+    store::Store,
+};
+use crate::{
+    clock::Clock,
+    notify::{Notifier, Topic},
+    server_keys::ServerKeys,
+};
+
+/// All rooms.
+pub struct Rooms {
+    pub(crate) store: Store,
+    slots: Slots,
+    pub(crate) server_name: OwnedServerName,
+    keys: Arc<ServerKeys>,
+    pub(crate) clock: Clock,
+    notifier: Arc<Notifier>,
+}
+
+impl fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rooms").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// What makes a client's request the same as one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionKey {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// From which device.
+    pub device_id: OwnedDeviceId,
+    /// What the client called it.
+    pub transaction_id: OwnedTransactionId,
+    /// Which endpoint and room: the same id elsewhere is another request.
+    pub scope: String,
+}
+
+impl TransactionKey {
+    /// The key of a request to send or redact something in a room.
+    pub fn new(
+        user_id: &UserId,
+        device_id: &DeviceId,
+        transaction_id: &TransactionId,
+        scope: String,
+    ) -> Self {
+        Self {
+            user_id: user_id.to_owned(),
+            device_id: device_id.to_owned(),
+            transaction_id: transaction_id.to_owned(),
+            scope,
+        }
+    }
+}
+
+impl Rooms {
+    /// The rooms of a database.
+    pub fn new(database: Database, keys: Arc<ServerKeys>, clock: Clock, notifier: Arc<Notifier>) -> Self {
+        Self {
+            store: Store::new(database),
+            slots: Slots::default(),
+            server_name: keys.server_name().to_owned(),
+            keys,
+            clock,
+            notifier,
+        }
+    }
+
+    /// This server.
+    pub fn server_name(&self) -> &ServerName {
+        &self.server_name
+    }
+
+    pub(crate) fn key_pair(&self) -> &Ed25519KeyPair {
+        self.keys.key_pair()
+    }
+
+    /// Returns when everything that reads can see is durable.
+    ///
+    /// # Errors
+    /// When syncing failed.
+    pub fn barrier(&self) -> Result<(), RoomError> {
+        Ok(self.store.database.barrier()?)
+    }
+
+    /// The one way to change a room. `f` works on a writer under the room's
+    /// lock; when it succeeds, its events and rows are committed in one batch,
+    /// made durable, and those who wait are woken. When it fails, nothing is
+    /// written.
+    ///
+    /// `f` must not wait for anything, nor write another room.
+    ///
+    /// # Errors
+    /// What `f` fails with; [`RoomError::UnknownRoom`]; storage. After a storage
+    /// error the outcome may be unknown.
+    pub fn write<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let load = || Head::load(&self.store.database, room_id)?.ok_or(RoomError::UnknownRoom);
+        self.write_from(room_id, load, f)
+    }
+
+    /// The same, with another way to come by a head that is not in memory.
+    fn write_from<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        load: impl FnOnce() -> Result<Head, RoomError>,
+        f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let slot = self.slots.of(room_id);
+        let mut kept = slot.lock();
+        let head = match kept.take() {
+            Some(head) => head,
+            None => load()?,
+        };
+        let mut writer = RoomWriter::new(self, room_id, head);
+        let value = match f(&mut writer) {
+            Ok(value) => value,
+            Err(error) => {
+                if writer.is_untouched() {
+                    *kept = Some(writer.head);
+                }
+                return Err(error);
+            }
+        };
+        if writer.is_untouched() {
+            let topics = std::mem::take(&mut writer.topics);
+            *kept = Some(writer.head);
+            drop(kept);
+            self.wake(topics);
+            return Ok(value);
+        }
+        let committed = writer.commit()?;
+        *kept = Some(committed.head);
+        drop(kept);
+        self.store.database.wait_durable(committed.commit).map_err(RoomError::from)?;
+        self.wake(committed.topics);
+        Ok(value)
+    }
+
+    fn wake(&self, topics: Vec<Topic>) {
+        let distinct: HashSet<Topic> = topics.into_iter().collect();
+        self.notifier.notify(&distinct);
+    }
+
+    /// Sends an event of a local user. The same transaction gives the same event.
+    ///
+    /// # Errors
+    /// As [`RoomWriter::append`].
+    pub fn send(
+        &self,
+        room_id: &RoomId,
+        event: NewEvent,
+        transaction: Option<&TransactionKey>,
+    ) -> Result<OwnedEventId, RoomError> {
+        self.write(room_id, |writer| {
+            if let Some(sent) = transaction.map(|key| writer.sent_before(key)).transpose()?.flatten() {
+                return Ok(sent);
+            }
+            let pdu = writer.append(event)?;
+            if let Some(key) = transaction {
+                writer.note_transaction(key, pdu.event_id());
+            }
+            Ok(pdu.event_id().to_owned())
+        })
+    }
+
+    /// Redacts an event. Anybody who may send an `m.room.redaction` may redact
+    /// what users of his server sent, and with the power for it all else.
+    ///
+    /// # Errors
+    /// [`RoomError::NotFound`] when the event is not in the room.
+    pub fn redact(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        target: &EventId,
+        reason: Option<&str>,
+        transaction: Option<&TransactionKey>,
+    ) -> Result<OwnedEventId, RoomError> {
+        self.write(room_id, |writer| {
+            if let Some(sent) = transaction.map(|key| writer.sent_before(key)).transpose()?.flatten() {
+                return Ok(sent);
+            }
+            let pdu = writer.redact(sender, target, reason)?;
+            if let Some(key) = transaction {
+                writer.note_transaction(key, pdu.event_id());
+            }
+            Ok(pdu.event_id().to_owned())
+        })
+    }
+}
+
+impl RoomWriter<'_> {
+    /// What this transaction sent, if it was seen before.
+    pub fn sent_before(&self, key: &TransactionKey) -> Result<Option<OwnedEventId>, RoomError> {
+        let database = &self.rooms.store.database;
+        let id = key.transaction_id.as_str();
+        let answer = transactions::answer(database, &key.user_id, &key.device_id, id, &key.scope)?;
+        Ok(answer.and_then(|event_id| EventId::parse(event_id).ok()))
+    }
+
+    /// Keeps what a transaction sent, in the batch of the event.
+    pub fn note_transaction(&mut self, key: &TransactionKey, event_id: &EventId) {
+        let id = key.transaction_id.as_str();
+        let answer = event_id.as_str();
+        transactions::put_answer(&mut self.batch, &key.user_id, &key.device_id, id, &key.scope, answer);
+        let origin = transactions::Origin {
+            user_id: key.user_id.to_string(),
+            device_id: key.device_id.to_string(),
+            transaction_id: id.to_owned(),
+        };
+        transactions::put_origin(&mut self.batch, event_id, &origin);
+    }
+
+    /// Appends a redaction; see [`Rooms::redact`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn redact(
+        &mut self,
+        sender: &UserId,
+        target: &EventId,
+        reason: Option<&str>,
+    ) -> Result<Arc<Pdu>, RoomError> {
+        use ruma::state_res::events::RoomPowerLevelsIntField::Redact;
+        let held = self.event(target)?.filter(|held| !held.meta.soft_failed && held.meta.rejected.is_none());
+        let held = held.ok_or(RoomError::NotFound("the event"))?;
+        let rules = Arc::clone(self.rules());
+        if held.pdu.sender() != sender && !self.power()?.may(&rules.rules, sender, Redact) {
+            return Err(RoomError::Forbidden("you may not redact other people's events here".to_owned()));
+        }
+        let content =
+            reason.map_or_else(|| serde_json::json!({}), |reason| serde_json::json!({ "reason": reason }));
+        let mut event = NewEvent::new("m.room.redaction", sender.to_owned(), None, content)?;
+        event.redacts = Some(target.to_owned());
+        self.append(event)
+    }
+}

@@ -1,0 +1,342 @@
+//! Events from other servers: the checks on receipt of a PDU, in the order of
+//! the specification (server-server API, "Checks performed on receipt of a PDU").
+//!
+//! The door has checked format, signatures and hash (checks 1 to 3). Here an
+//! event is judged by its auth events, by the state before it, and by the
+//! current state. Nothing is fetched: what is missing is named, and the door
+//! fetches it and calls again.
+//!
+//! Invariants: a rejected event is stored as rejected, and with it falls what
+//! names it in `auth_events`; a soft-failed event is stored, and is neither in
+//! the timeline nor a head; no event of another room is ever used.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use causeway_room::{Pdu, Root, auth, state_tree};
+use causeway_storage::rooms::{self as rows, EventMeta};
+use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+
+use super::{
+    Rooms,
+    error::RoomError,
+    store::Held,
+    writer::{Admission, RoomWriter},
+};
+
+/// Events of one call.
+pub const RECEIVED_MAX: usize = 10_000;
+
+/// What became of a received event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is in the room.
+    Accepted,
+    /// Allowed by its past, not by the current state: stored, and shown to nobody.
+    SoftFailed(String),
+    /// Not allowed: stored as such.
+    Rejected(String),
+    /// It was here already.
+    Duplicate,
+    /// Nothing was stored; these are needed first.
+    Missing {
+        /// Events before it whose state is not known here.
+        prev: Vec<OwnedEventId>,
+        /// Auth events that are not held.
+        auth: Vec<OwnedEventId>,
+    },
+    /// Nothing was stored: it is not an event of a room that this server is in.
+    Refused(String),
+}
+
+/// Events by id, and what became of each.
+pub type Results = Vec<(OwnedEventId, Received)>;
+
+impl Rooms {
+    /// Takes in events of one room whose signatures were checked, in any order.
+    /// `origin` is who sent them, which need not be who made them.
+    ///
+    /// # Errors
+    /// Storage only; what is wrong with an event is its result.
+    pub fn receive_pdus(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdus: Vec<Pdu>,
+    ) -> Result<Results, RoomError> {
+        tracing::trace!(%origin, %room_id, count = pdus.len(), "events received");
+        if !self.is_joined_here(room_id)? {
+            return Ok(refuse_all(&pdus, "this server is not in the room"));
+        }
+        self.write(room_id, |writer| writer.take_all(pdus, |writer, pdu| writer.receive(pdu, false)))
+    }
+
+    /// Takes in events that are only to authorise others, in any order.
+    ///
+    /// # Errors
+    /// As [`Self::receive_pdus`].
+    pub fn receive_outliers(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
+        self.write(room_id, |writer| writer.take_all(pdus, RoomWriter::take_outlier))
+    }
+
+    /// Takes in an event whose `prev_events` can't be had, with the state before
+    /// it as another server told it: all held, as outliers or otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::receive_pdus`].
+    pub fn import_state(
+        &self,
+        room_id: &RoomId,
+        pdu: Pdu,
+        state: &[OwnedEventId],
+    ) -> Result<Received, RoomError> {
+        if !self.is_joined_here(room_id)? {
+            return Ok(Received::Refused("this server is not in the room".to_owned()));
+        }
+        self.write(room_id, |writer| writer.receive_with_state(&Arc::new(pdu), state))
+    }
+}
+
+fn refuse_all(pdus: &[Pdu], why: &str) -> Results {
+    pdus.iter().map(|pdu| (pdu.event_id().to_owned(), Received::Refused(why.to_owned()))).collect()
+}
+
+impl RoomWriter<'_> {
+    /// Takes events one by one, those first that others of them name.
+    pub(crate) fn take_all(
+        &mut self,
+        pdus: Vec<Pdu>,
+        take: impl Fn(&mut Self, &Arc<Pdu>) -> Result<Received, RoomError>,
+    ) -> Result<Results, RoomError> {
+        let mut results = Results::with_capacity(pdus.len());
+        let mut waiting: Vec<Arc<Pdu>> = pdus.into_iter().take(RECEIVED_MAX).map(Arc::new).collect();
+        // Depth is what the sender says, so it is only the order of the first try.
+        waiting.sort_by(|a, b| a.depth().cmp(&b.depth()).then_with(|| a.event_id().cmp(b.event_id())));
+        while !waiting.is_empty() {
+            let ids: BTreeSet<OwnedEventId> = waiting.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+            let before = waiting.len();
+            let mut later = Vec::new();
+            for pdu in waiting {
+                match take(self, &pdu)? {
+                    Received::Missing { prev, auth }
+                        if prev.iter().chain(&auth).any(|id| ids.contains(id)) =>
+                    {
+                        later.push((pdu, Received::Missing { prev, auth }));
+                    }
+                    result => results.push((pdu.event_id().to_owned(), result)),
+                }
+            }
+            if later.len() == before {
+                results.extend(later.into_iter().map(|(pdu, result)| (pdu.event_id().to_owned(), result)));
+                break;
+            }
+            waiting = later.into_iter().map(|(pdu, _)| pdu).collect();
+        }
+        Ok(results)
+    }
+
+    /// The checks that need no state: whose room, and whether it is here already.
+    fn known(&self, pdu: &Pdu) -> Result<Option<Received>, RoomError> {
+        if pdu.room_id() != self.room_id {
+            return Ok(Some(Received::Refused("it belongs to another room".to_owned())));
+        }
+        if pdu.is_state("m.room.create", "") && pdu.event_id() != self.head.row.create {
+            return Ok(Some(Received::Refused("the room has another beginning".to_owned())));
+        }
+        Ok(match self.work.held(pdu.event_id())? {
+            Some(held) if *held.meta.room_id != *self.room_id => {
+                Some(Received::Refused("it belongs to another room".to_owned()))
+            }
+            Some(Held { meta, .. }) if !meta.outlier => Some(match &meta.rejected {
+                Some(why) => Received::Rejected(why.clone()),
+                None => Received::Duplicate,
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether an event that this room holds may be built on.
+    fn usable(&self, event_id: &EventId) -> Result<Option<Held>, RoomError> {
+        Ok(self.work.held(event_id)?.filter(|held| *held.meta.room_id == *self.room_id))
+    }
+
+    fn missing_auth(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut missing = Vec::new();
+        for event_id in pdu.auth_events() {
+            // An event of another room is held and never usable: the rules
+            // reject what names it, so it is not "missing".
+            if self.work.held(event_id)?.is_none() {
+                missing.push(event_id.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Checks 4a: the auth events themselves, and what they allow.
+    fn check_by_auth_events(&mut self, pdu: &Pdu) -> Result<Result<(), String>, RoomError> {
+        let rules = Arc::clone(self.rules());
+        let mut events = Vec::with_capacity(pdu.auth_events().len() + 1);
+        for event_id in pdu.auth_events() {
+            events.extend(self.work.held(event_id)?.map(|held| held.pdu));
+        }
+        if let Some(create) = self.work.held(&self.head.row.create)? {
+            events.push(create.pdu);
+        }
+        let fetch = |id: &EventId| events.iter().find(|event| event.event_id() == id).cloned();
+        if let Err(refusal) = auth::check_auth_events(&rules.rules, pdu, fetch) {
+            return Ok(Err(refusal.0));
+        }
+        let state = auth::state_of(events);
+        Ok(auth::check_against(&rules.rules, pdu, &state).map_err(|refusal| refusal.0))
+    }
+
+    fn check_by_state(&mut self, pdu: &Pdu, root: &Root) -> Result<Result<(), String>, RoomError> {
+        let rules = Arc::clone(self.rules());
+        let state = match self.auth_state(root, pdu) {
+            Ok(state) => state,
+            Err(RoomError::Forbidden(why)) => return Ok(Err(why)),
+            Err(error) => return Err(error),
+        };
+        Ok(auth::check_against(&rules.rules, pdu, &state).map_err(|refusal| refusal.0))
+    }
+
+    /// Takes in an event as it came. `relay`: other servers get it from this
+    /// one, because it came in through a `send_…` endpoint or is our own.
+    pub(crate) fn receive(&mut self, pdu: &Arc<Pdu>, relay: bool) -> Result<Received, RoomError> {
+        if let Some(result) = self.known(pdu)? {
+            return Ok(result);
+        }
+        let auth = self.missing_auth(pdu)?;
+        let mut prev = Vec::new();
+        let mut states = Vec::new();
+        for event_id in pdu.prev_events() {
+            match self.usable(event_id)?.and_then(|held| held.meta.state_after) {
+                Some(root) => states.push(root),
+                None => prev.push(event_id.clone()),
+            }
+        }
+        if !prev.is_empty() || !auth.is_empty() {
+            return Ok(Received::Missing { prev, auth });
+        }
+        if states.is_empty() {
+            return Ok(Received::Refused("it follows no event".to_owned()));
+        }
+        let before = self.resolve_roots(&states)?;
+        self.judge(pdu, before, relay, Vec::new())
+    }
+
+    /// The same with the state before the event given.
+    fn receive_with_state(&mut self, pdu: &Arc<Pdu>, state: &[OwnedEventId]) -> Result<Received, RoomError> {
+        if let Some(result) = self.known(pdu)? {
+            return Ok(result);
+        }
+        let mut auth = self.missing_auth(pdu)?;
+        let mut entries = Vec::with_capacity(state.len());
+        for event_id in state {
+            match self.usable(event_id)? {
+                Some(held) => entries.extend(state_entry(&held)),
+                None => auth.push(event_id.clone()),
+            }
+        }
+        if !auth.is_empty() {
+            return Ok(Received::Missing { prev: Vec::new(), auth });
+        }
+        let mut missing = Vec::new();
+        for event_id in pdu.prev_events() {
+            if self.usable(event_id)?.is_none_or(|held| held.meta.outlier) {
+                missing.push(event_id.clone());
+            }
+        }
+        let before = state_tree::from_entries(&mut self.work, entries);
+        self.judge(pdu, before, false, missing)
+    }
+
+    /// Checks 4, 5 and 6, and the consequence.
+    fn judge(
+        &mut self,
+        pdu: &Arc<Pdu>,
+        before: Root,
+        relay: bool,
+        missing: Vec<OwnedEventId>,
+    ) -> Result<Received, RoomError> {
+        let mut verdict = self.check_by_auth_events(pdu)?;
+        if verdict.is_ok() {
+            verdict = self.check_by_state(pdu, &before)?;
+        }
+        let mut meta = EventMeta {
+            room_id: self.room_id.clone(),
+            position: None,
+            rejected: None,
+            soft_failed: false,
+            outlier: false,
+            gap_before: !missing.is_empty(),
+            state_before: Some(before),
+            state_after: Some(before),
+        };
+        if let Err(why) = verdict {
+            tracing::info!(event_id = %pdu.event_id(), room_id = %self.room_id, %why, "event rejected");
+            meta.rejected = Some(why.clone());
+            self.keep(&Arc::new(rejected(pdu, self.rules())?), meta);
+            return Ok(Received::Rejected(why));
+        }
+        let current = self.head.row.state;
+        if let Err(why) = self.check_by_state(pdu, &current)? {
+            tracing::info!(event_id = %pdu.event_id(), room_id = %self.room_id, %why, "event soft-failed");
+            meta.soft_failed = true;
+            if let Some(state_key) = pdu.state_key() {
+                let key = causeway_room::StateKey::new(pdu.kind_text(), state_key);
+                meta.state_after = Some(state_tree::set(&mut self.work, &before, &key, pdu.event_id())?);
+            }
+            self.keep(pdu, meta);
+            return Ok(Received::SoftFailed(why));
+        }
+        let followed = rows::is_missing(&self.rooms.store.database, &self.room_id, pdu.event_id())?;
+        self.admit(pdu, Admission { before, relay, missing, followed })?;
+        Ok(Received::Accepted)
+    }
+
+    /// Stores an event for its authority only, judged by its auth events.
+    pub(crate) fn take_outlier(&mut self, pdu: &Arc<Pdu>) -> Result<Received, RoomError> {
+        if let Some(result) = self.known(pdu)? {
+            return Ok(result);
+        }
+        if let Some(held) = self.work.held(pdu.event_id())? {
+            return Ok(held.meta.rejected.clone().map_or(Received::Duplicate, Received::Rejected));
+        }
+        let auth = self.missing_auth(pdu)?;
+        if !auth.is_empty() {
+            return Ok(Received::Missing { prev: Vec::new(), auth });
+        }
+        let verdict = self.check_by_auth_events(pdu)?;
+        let mut meta = EventMeta {
+            room_id: self.room_id.clone(),
+            position: None,
+            rejected: None,
+            soft_failed: false,
+            outlier: true,
+            gap_before: false,
+            state_before: None,
+            state_after: None,
+        };
+        match verdict {
+            Ok(()) => {
+                self.keep(pdu, meta);
+                Ok(Received::Accepted)
+            }
+            Err(why) => {
+                meta.rejected = Some(why.clone());
+                self.keep(&Arc::new(rejected(pdu, self.rules())?), meta);
+                Ok(Received::Rejected(why))
+            }
+        }
+    }
+}
+
+/// The piece of state that an event is; a rejected one is none.
+pub(crate) fn state_entry(held: &Held) -> Option<(causeway_room::StateKey, OwnedEventId)> {
+    let state_key = held.pdu.state_key().filter(|_| held.meta.rejected.is_none())?;
+    Some((causeway_room::StateKey::new(held.pdu.kind_text(), state_key), held.pdu.event_id().to_owned()))
+}
+
+fn rejected(pdu: &Pdu, rules: &super::VersionRules) -> Result<Pdu, RoomError> {
+    Ok(Pdu::from_stored(&rules.rules, pdu.event_id().to_owned(), pdu.raw().get(), true)?)
+}

@@ -1,0 +1,213 @@
+//! Reading events and states through bounded caches.
+//!
+//! [`Store`] is shared by all; a [`Workspace`] is one writer's view: the store
+//! and, over it, what the writer has made and not committed yet.
+
+use std::{collections::HashMap, sync::Arc};
+
+use causeway_room::{
+    Pdu, Root, StateKey,
+    resolve::EventSource,
+    state_tree::{self, DamagedNode, Node, NodeId, NodeStore},
+    version,
+};
+use causeway_storage::{
+    Database,
+    rooms::{self as rows, EventMeta},
+};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
+
+use super::{cache::Cache, error::RoomError};
+
+/// Events in a generation of the cache: about 2 KB each.
+const EVENTS_CACHED: usize = 16_384;
+/// State nodes in a generation of the cache: about 1 KB each.
+const NODES_CACHED: usize = 32_768;
+/// Room versions in a generation of the cache.
+const VERSIONS_CACHED: usize = 16_384;
+
+/// An event and what this server made of it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// What this server made of it.
+    pub meta: Arc<EventMeta>,
+}
+
+/// A room's version and its rules.
+#[derive(Debug)]
+pub struct VersionRules {
+    /// The version.
+    pub version: RoomVersionId,
+    /// Its rules.
+    pub rules: RoomVersionRules,
+}
+
+impl VersionRules {
+    /// The rules of a version.
+    ///
+    /// # Errors
+    /// When this server does not support it.
+    pub fn of(version: &RoomVersionId) -> Result<Arc<Self>, RoomError> {
+        let rules = version::rules(version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        Ok(Arc::new(Self { version: version.clone(), rules }))
+    }
+}
+
+/// Events and states, as committed.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) database: Database,
+    events: Cache<OwnedEventId, Held>,
+    nodes: Cache<NodeId, Arc<Node>>,
+    versions: Cache<OwnedRoomId, Arc<VersionRules>>,
+}
+
+impl Store {
+    pub(crate) fn new(database: Database) -> Self {
+        Self {
+            database,
+            events: Cache::new(EVENTS_CACHED),
+            nodes: Cache::new(NODES_CACHED),
+            versions: Cache::new(VERSIONS_CACHED),
+        }
+    }
+
+    pub(crate) fn version(&self, room_id: &RoomId) -> Result<Option<Arc<VersionRules>>, RoomError> {
+        if let Some(rules) = self.versions.get(room_id) {
+            return Ok(Some(rules));
+        }
+        let Some(room) = rows::room(&self.database, room_id)? else {
+            return Ok(None);
+        };
+        let rules = VersionRules::of(&room.version)?;
+        self.versions.insert_read(room_id.to_owned(), Arc::clone(&rules));
+        Ok(Some(rules))
+    }
+
+    /// The event, if held, whatever became of it.
+    pub(crate) fn held(&self, event_id: &EventId) -> Result<Option<Held>, RoomError> {
+        if let Some(held) = self.events.get(event_id) {
+            return Ok(Some(held));
+        }
+        let Some(meta) = rows::event_meta(&self.database, event_id)? else {
+            return Ok(None);
+        };
+        let Some(raw) = rows::pdu_raw(&self.database, event_id)? else {
+            return Ok(None);
+        };
+        let rules = self.version(&meta.room_id)?.ok_or(RoomError::UnknownRoom)?;
+        let pdu = Pdu::from_stored(&rules.rules, event_id.to_owned(), raw.get(), meta.rejected.is_some())
+            .map_err(|source| RoomError::StoredEvent { event_id: event_id.to_owned(), source })?;
+        let held = Held { pdu: Arc::new(pdu), meta: Arc::new(meta) };
+        self.events.insert_read(event_id.to_owned(), held.clone());
+        Ok(Some(held))
+    }
+
+    /// Makes a committed event known to readers.
+    pub(crate) fn remember(&self, held: &Held) {
+        self.events.insert(held.pdu.event_id().to_owned(), held.clone());
+    }
+
+    pub(crate) fn remember_node(&self, id: NodeId, node: &Arc<Node>) {
+        self.nodes.insert(id, Arc::clone(node));
+    }
+
+    /// A piece of some state.
+    pub(crate) fn state(&self, root: &Root, kind: &str, key: &str) -> Result<Option<Arc<Pdu>>, RoomError> {
+        let Some(event_id) = state_tree::get(&Reader(self), root, &StateKey::new(kind, key))? else {
+            return Ok(None);
+        };
+        Ok(self.held(&event_id)?.map(|held| held.pdu))
+    }
+}
+
+/// A [`Store`] as a store of nodes that nothing is saved to.
+pub(crate) struct Reader<'a>(pub(crate) &'a Store);
+
+impl NodeStore for Reader<'_> {
+    type Error = RoomError;
+
+    fn load(&self, id: &NodeId) -> Result<Arc<Node>, RoomError> {
+        if let Some(node) = self.0.nodes.get(id) {
+            return Ok(node);
+        }
+        let node = rows::node(&self.0.database, id)?.ok_or(DamagedNode)?;
+        self.0.nodes.insert_read(*id, Arc::clone(&node));
+        Ok(node)
+    }
+
+    fn save(&mut self, _: NodeId, _: Arc<Node>) {
+        debug_assert!(false, "a reader never changes a state");
+    }
+}
+
+/// The store, and over it what one writer has made.
+pub(crate) struct Workspace<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
+    pub(crate) events: HashMap<OwnedEventId, Held>,
+}
+
+impl<'a> Workspace<'a> {
+    pub(crate) fn new(store: &'a Store) -> Self {
+        Self { store, nodes: HashMap::new(), events: HashMap::new() }
+    }
+
+    pub(crate) fn held(&self, event_id: &EventId) -> Result<Option<Held>, RoomError> {
+        match self.events.get(event_id) {
+            Some(held) => Ok(Some(held.clone())),
+            None => self.store.held(event_id),
+        }
+    }
+
+    /// An event that must be held because something held names it.
+    pub(crate) fn named(&self, event_id: &EventId) -> Result<Arc<Pdu>, RoomError> {
+        let held = self.held(event_id)?;
+        held.map(|held| held.pdu).ok_or_else(|| RoomError::MissingEvent(event_id.to_owned()))
+    }
+
+    /// A piece of some state.
+    pub(crate) fn state(&self, root: &Root, key: &StateKey) -> Result<Option<Arc<Pdu>>, RoomError> {
+        let event_id = state_tree::get(self, root, key)?;
+        event_id.map(|event_id| self.named(&event_id)).transpose()
+    }
+
+    /// The nodes of this state that are not committed, each once.
+    pub(crate) fn new_nodes_below(&self, root: &Root, into: &mut HashMap<NodeId, Arc<Node>>) {
+        let mut pending = vec![*root];
+        while let Some(id) = pending.pop() {
+            // A node that is stored has only stored nodes below it.
+            let Some(node) = self.nodes.get(&id) else { continue };
+            if into.insert(id, Arc::clone(node)).is_none()
+                && let Node::Branch(children) = &**node
+            {
+                pending.extend(children.iter().flatten().map(|child| child.id));
+            }
+        }
+    }
+}
+
+impl NodeStore for Workspace<'_> {
+    type Error = RoomError;
+
+    fn load(&self, id: &NodeId) -> Result<Arc<Node>, RoomError> {
+        match self.nodes.get(id) {
+            Some(node) => Ok(Arc::clone(node)),
+            None => Reader(self.store).load(id),
+        }
+    }
+
+    fn save(&mut self, id: NodeId, node: Arc<Node>) {
+        self.nodes.insert(id, node);
+    }
+}
+
+impl EventSource for Workspace<'_> {
+    type Error = RoomError;
+
+    fn event(&self, event_id: &EventId) -> Result<Option<Arc<Pdu>>, RoomError> {
+        Ok(self.held(event_id)?.map(|held| held.pdu))
+    }
+}

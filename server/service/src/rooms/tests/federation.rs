@@ -1,0 +1,1 @@
+//! Two servers whose events are carried by hand.

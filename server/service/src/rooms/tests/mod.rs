@@ -1,0 +1,73 @@
+//! Rooms over a real database: one server, and two whose events are carried by hand.
+
+mod creation;
+mod federation;
+mod writing;
+
+use std::sync::Arc;
+
+use causeway_room::{NewEvent, Pdu};
+use causeway_storage::{Database, Options};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, UserId};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::{CreateRoom, Created, Invite, Outcome, Preset, Received, RoomError, Rooms};
+use crate::{clock::Clock, notify::Notifier, server_keys::ServerKeys};
+
+/// A server's rooms, without any door.
+struct Server {
+    rooms: Arc<Rooms>,
+    database: Database,
+    clock: Clock,
+    _folder: TempDir,
+}
+
+impl Server {
+    fn new(name: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let clock = Clock::manual(1_700_000_000_000);
+        let name = OwnedServerName::try_from(name).expect("a server name");
+        let keys = Arc::new(ServerKeys::open(database.clone(), name, &clock).expect("makes keys"));
+        let rooms = Rooms::new(database.clone(), keys, clock.clone(), Arc::new(Notifier::default()));
+        Self { rooms: Arc::new(rooms), database, clock, _folder: folder }
+    }
+
+    fn user(&self, localpart: &str) -> OwnedUserId {
+        UserId::parse(format!("@{localpart}:{}", self.rooms.server_name())).expect("a user id")
+    }
+
+    fn create(&self, creator: &UserId, preset: Preset) -> OwnedRoomId {
+        self.create_with(creator, &CreateRoom { preset, ..CreateRoom::default() }).room_id
+    }
+
+    fn create_with(&self, creator: &UserId, request: &CreateRoom) -> Created {
+        self.rooms.create(creator, request).expect("creates")
+    }
+
+    fn join(&self, room_id: &ruma::RoomId, user_id: &UserId) -> OwnedEventId {
+        match self.rooms.join(room_id, user_id, Map::new()).expect("joins") {
+            Outcome::Done(event_id) => event_id,
+            Outcome::Remote { .. } => panic!("the server is in the room"),
+        }
+    }
+
+    fn send(&self, room_id: &ruma::RoomId, event: NewEvent) -> Arc<Pdu> {
+        let event_id = self.rooms.send(room_id, event, None).expect("sends");
+        self.rooms.event(&event_id).expect("reads").expect("is there")
+    }
+
+    fn membership(&self, room_id: &ruma::RoomId, user_id: &UserId) -> Option<String> {
+        self.rooms.member(room_id, user_id).expect("reads").map(|member| member.membership.to_string())
+    }
+}
+
+fn message(sender: &UserId, body: &str) -> NewEvent {
+    let content = json!({ "msgtype": "m.text", "body": body });
+    NewEvent::new("m.room.message", sender.to_owned(), None, content).expect("content")
+}
+
+fn state(sender: &UserId, kind: &str, key: &str, content: Value) -> NewEvent {
+    NewEvent::new(kind, sender.to_owned(), Some(key.to_owned()), content).expect("content")
+}
