@@ -4,11 +4,12 @@
 //! use-cases, start the drivers, and only then let connections in. The reverse
 //! when stopping. Nothing on disk is touched before every address is taken.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
 use causeway_client_api::ClientState;
+use causeway_federation::FederationState;
 use causeway_service::{Services, clock::Clock, remote::RemoteHandle};
 use causeway_storage::Database;
 use prometheus::Registry;
@@ -18,10 +19,13 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
-    settings,
+    observe, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
+
+/// How long use-cases that are still running may take to end.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
 pub fn serve(config: Config) -> Result<(), Failure> {
@@ -33,19 +37,17 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let result = runtime.block_on(run(&config, bound, telemetry.registry()));
-    drop(runtime);
+    let result = runtime.block_on(run(&config, bound, &telemetry));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     telemetry.stop();
     result
 }
 
-async fn run(
-    config: &Config,
-    bound: Vec<listeners::Bound>,
-    registry: Option<Registry>,
-) -> Result<(), Failure> {
+async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {
     let folder = &config.data_folder;
     let in_folder = |error| Failure::new(Reason::DataFolder, error);
+    let federation = config.federation.enabled.then(|| settings::of_federation(config)).transpose();
+    let federation = federation.map_err(|error| Failure::new(Reason::Configuration, error))?;
     let database = Database::open(folder, &causeway_storage::Options::default())
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
     listeners::remove_addresses(folder).map_err(in_folder)?;
@@ -54,7 +56,11 @@ async fn run(
         .map_err(|error| Failure::new(Reason::Internal, error))?;
     let services = Arc::new(services);
     let mut supervisor = Supervisor::default();
-    let router = causeway_client_api::router(ClientState::new(Arc::clone(&services)));
+    let routes = doors(&services, federation, &mut supervisor)?;
+    let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
+
+    let router = if telemetry.collects() { observe::requests(router, &services.clock) } else { router };
+    let registry = telemetry.registry();
 
     let shutdown = shutdown_signal()?;
     let open = listeners::open(bound).map_err(listen_failure)?;
@@ -75,6 +81,22 @@ async fn run(
     tracing::info!("stopped");
     listeners::remove_addresses(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
+}
+
+/// The routes of all doors, and their drivers started.
+fn doors(
+    services: &Arc<Services>,
+    federation: Option<causeway_federation::Settings>,
+    supervisor: &mut Supervisor,
+) -> Result<Router<ClientState>, Failure> {
+    let routes = causeway_client_api::routes();
+    let Some(settings) = federation else { return Ok(routes) };
+    let (state, _messages) = FederationState::new(Arc::clone(services), settings)
+        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    for (name, driver) in causeway_federation::drivers(&state, &supervisor.stop_signal()) {
+        supervisor.start(name, driver);
+    }
+    Ok(routes.merge(causeway_federation::router(state).with_state(())))
 }
 
 fn start_listener(

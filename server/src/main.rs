@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod exit;
 mod listeners;
+mod observe;
 mod settings;
 mod supervisor;
 mod telemetry;

@@ -1,12 +1,20 @@
-//! From the configuration's sections to the settings of the services.
+//! From the configuration's sections to the settings of the services and of
+//! federation.
 
+use std::{sync::Arc, time::Duration};
+
+use causeway_federation::{Settings as FederationSettings, backoff::BackoffPolicy, settings::Overrides};
 use causeway_service::settings::{
     MediaSettings, PasswordSettings, RateLimit, RateLimitSettings, Registration as Registering, Settings,
     TurnSettings, WellKnownSettings,
 };
+use rustls::RootCertStore;
 use url::Url;
 
-use crate::config::{Bucket, Config, RateLimits, Registration, RegistrationMode};
+use crate::{
+    config::{Bucket, Config, RateLimits, Registration, RegistrationMode},
+    tls::{self, TlsError},
+};
 
 /// What the use-cases are told of the configuration.
 pub fn of_services(config: &Config) -> Settings {
@@ -36,6 +44,25 @@ pub fn of_services(config: &Config) -> Settings {
     };
     settings.default_room_version = config.rooms.default_version.clone();
     settings
+}
+
+/// What the federation door is told; reads the authorities' files.
+pub fn of_federation(config: &Config) -> Result<FederationSettings, TlsError> {
+    let section = &config.federation;
+    let mut roots = RootCertStore::empty();
+    // Systems come with a few that are malformed; those are left out.
+    roots.add_parsable_certificates(tls::authorities(&section.extra_ca_files)?);
+    let servers = section.servers.iter().map(|known| (known.name.clone(), known.address)).collect();
+    let mut settings = FederationSettings::new(config.server_name.clone(), Arc::new(roots));
+    settings.denied_addresses.clone_from(&section.ip_deny_list);
+    settings.overrides = Overrides { servers, ..Overrides::default() };
+    settings.request_timeout = Duration::from_millis(section.request_timeout_ms);
+    settings.backoff = BackoffPolicy {
+        first: Duration::from_millis(section.backoff_min_ms),
+        longest: Duration::from_millis(section.backoff_max_ms),
+    };
+    settings.notaries.clone_from(&section.notaries);
+    Ok(settings)
 }
 
 fn registering(section: &Registration) -> Registering {

@@ -75,6 +75,11 @@ impl Telemetry {
         Ok(Self { traces, metrics, registry })
     }
 
+    /// Whether anybody reads what is collected.
+    pub fn collects(&self) -> bool {
+        self.traces.is_some() || self.metrics.is_some()
+    }
+
     /// What `/metrics` answers from; nothing when nobody scrapes.
     pub fn registry(&self) -> Option<Registry> {
         self.registry.clone()

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
-    Bucket, Federation, KnownServer, Listener, LogFormat, Media, Passwords, RateLimits, Registration,
-    RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
+    Bucket, Federation, Listener, LogFormat, Media, Passwords, RateLimits, Registration, RegistrationMode,
+    Rooms, SharedSpace, Telemetry, Turn, WellKnown,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.

@@ -10,7 +10,7 @@ use ruma::RoomVersionId;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use federation::{Federation, KnownServer};
+pub use federation::Federation;
 pub use listener::Listener;
 pub use rate_limits::{Bucket, RateLimits};
 pub use telemetry::{LogFormat, Telemetry};

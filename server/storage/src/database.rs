@@ -13,15 +13,14 @@ use std::{
     },
 };
 
-use rocksdb::{ColumnFamily, DBWithThreadMode, SingleThreaded, WriteOptions};
+use rocksdb::{ColumnFamily, WriteOptions};
 
 use crate::{
-    Batch, Cf, Commit, OpenError, Options, Snapshot, StorageError, StreamPosition, flow::Flow, migration,
-    open,
+    Batch, Cf, Commit, OpenError, Options, Snapshot, StorageError, StreamPosition,
+    flow::Flow,
+    migration,
+    open::{self, Rocks},
 };
-
-/// Column families are only created while opening, so handles need no lock.
-pub(crate) type Rocks = DBWithThreadMode<SingleThreaded>;
 
 /// Row of `Meta`: no position above this was handed out in the past.
 const CEILING: &[u8] = b"positions";

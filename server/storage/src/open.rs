@@ -11,9 +11,12 @@ use std::{
     path::Path,
 };
 
-use rocksdb::{Cache, ColumnFamilyDescriptor, DBRecoveryMode, LogLevel};
+use rocksdb::{Cache, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, LogLevel, SingleThreaded};
 
-use crate::{Cf, OpenError, SCHEMA_VERSION, database::Rocks};
+use crate::{Cf, OpenError, SCHEMA_VERSION};
+
+/// Column families are only created while opening, so handles need no lock.
+pub(crate) type Rocks = DBWithThreadMode<SingleThreaded>;
 
 const LOCK_FILE: &str = "lock";
 const SCHEMA_FILE: &str = "schema";

@@ -2,7 +2,7 @@
 
 use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
 
-use crate::{Cf, Database, StorageError, codec, database::Rocks};
+use crate::{Cf, Database, StorageError, codec, open::Rocks};
 
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,7 +73,7 @@ impl Default for Federation {
                 .iter()
                 .map(|network| network.parse().expect("a test parses the literals"))
                 .collect(),
-            backoff_min_ms: 2_000,
+            backoff_min_ms: 500,
             backoff_max_ms: 3_600_000,
             request_timeout_ms: 60_000,
             notaries: Vec::new(),
