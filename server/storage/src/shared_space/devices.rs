@@ -40,9 +40,9 @@ pub struct LeftOut {
     pub after: u64,
     /// … up to this one.
     pub up_to: u64,
-    /// The room state that it was given in their place: a root of the state tree.
+    /// It was given the room state that was current at this position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<String>,
+    pub state: Option<u64>,
 }
 
 /// What a device was given of the stream.
