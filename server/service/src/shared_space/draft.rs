@@ -15,7 +15,7 @@ use std::{
 
 use causeway_shared_space::{
     Change, ChangeId, ChangeLog, ForkProof, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
-    change_log::Link, item::MAX_SIBLINGS,
+    change_log::{Link, PlaceError}, item::MAX_SIBLINGS,
 };
 use causeway_storage::{
     Batch, Database, StorageError,
@@ -71,6 +71,8 @@ pub enum Placement {
     Known,
     /// It is held now.
     New,
+    /// Its server has too many branches and islands; it may come again later.
+    Deferred,
 }
 
 impl<'a> Draft<'a> {
@@ -127,7 +129,12 @@ impl<'a> Draft<'a> {
         device: Option<String>,
     ) -> Result<Placement, SpaceError> {
         let (header, id) = (change.header(), change.id());
-        let Some(placed) = self.log.place(header, &self.overlay)? else { return Ok(Placement::Known) };
+        let placed = match self.log.place(header, &self.overlay) {
+            Ok(Some(placed)) => placed,
+            Ok(None) => return Ok(Placement::Known),
+            Err(PlaceError::TooManyTips) => return Ok(Placement::Deferred),
+            Err(PlaceError::Entries(error)) => return Err(error.into()),
+        };
         self.overlay.apply(id, &placed);
         self.placed += 1;
         self.last = Some(id);

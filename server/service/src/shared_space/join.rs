@@ -65,6 +65,7 @@ impl SharedSpace {
                 outcome.known += 1;
                 self.keep_missing_value(writer, change)?;
             }
+            Placement::Deferred => self.refuse(outcome, change.server(), change, "too_many_tips"),
             Placement::New => {
                 outcome.new += 1;
                 if let Standing::Void(reason) = standing {
@@ -84,7 +85,6 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         if let Some(value) = change.value()
             && entries::value(&self.db, &room, &change.id())?.is_none()
-            && !self.is_redacted(&room, &change.header().item_id())?
         {
             entries::put_value(writer.batch(), &room, &change.id(), value.as_str());
         }

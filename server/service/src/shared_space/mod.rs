@@ -8,7 +8,7 @@
 //! - [`follower`]: what room events mean for the space;
 //! - [`notices`], [`settlement`]: conflicts told and settled;
 //! - [`projection`]: the face of items in room state;
-//! - [`given`], [`observed`]: what a device has been given, and so supersedes.
+//! - [`observed`]: what a device has been given, and so supersedes.
 //!
 //! # Invariants
 //! - Everything that a change alters is in one batch, under the room's writer
@@ -21,7 +21,6 @@ pub mod authorise;
 pub mod choice;
 pub mod draft;
 pub mod error;
-pub mod given;
 pub mod join;
 pub mod keys;
 pub mod metrics;
@@ -142,7 +141,7 @@ impl SharedSpace {
     /// Other servers with a joined member in the room.
     pub fn other_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, StorageError> {
         let servers = causeway_storage::rooms::joined_servers(&self.db, room)?;
-        Ok(servers.into_iter().filter(|server| *server != *self.server_name()).collect())
+        Ok(servers.into_iter().map(|(server, _)| server).filter(|server| server != self.server_name()).collect())
     }
 
     /// The driver says what some other server holds; kept to know which changes

@@ -1,18 +1,21 @@
 //! From what an author has been given to what his change supersedes.
 //!
 //! An API caller shows a token. An ordinary client shows nothing: what its
-//! device was given follows from the syncs that it acknowledged ([`super::given`]),
+//! device was given follows from the syncs that it acknowledged
+//! ([`crate::sync::given`]),
 //! and from what it wrote itself.
 
+use causeway_room::state_tree::NodeId;
 use causeway_shared_space::{ChangeId, Header, ItemKey, Observed, ObservedFacts, VersionVector};
 use causeway_storage::{
     Database, StorageError,
     rooms as room_rows,
-    shared_space::{devices, entries, items::ItemRow, notices},
+    shared_space::{entries, items::ItemRow, notices},
 };
 use ruma::{DeviceId, RoomId, ServerName, UserId};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, given, lock, stored};
+use super::{ITEM_TYPE, SharedSpace, error::SpaceError, lock, stored};
+use crate::sync;
 
 /// Notices about one item that are looked at for what a device was told.
 const NOTICES_MAX: usize = 16;
@@ -39,21 +42,24 @@ impl SharedSpace {
         device: &DeviceId,
     ) -> Result<Observed, SpaceError> {
         let mut observed = own_writes(row, Some(&device_name(user, device)));
-        let stretches = devices::device(&self.db, user, device)?.given;
-        let left_out = devices::left_out(&self.db, user, device, room)?;
+        let Some(given) = sync::given(&self.db, user, device, room)? else { return Ok(observed) };
+        let in_state = match given.state.as_deref().and_then(parse_root) {
+            Some(root) => self.rooms.state_at(&root, ITEM_TYPE, key.as_str())?,
+            None => None,
+        };
+        let in_state = in_state.as_ref().map(|event| event.event_id());
+        let was_given = |position: Option<u64>| {
+            position.is_some_and(|position| given.after < position && position <= given.up_to)
+        };
         for sibling in row.item.siblings() {
-            let faces = row.local.get(&sibling.id).map_or(&[][..], |local| &local.faces);
-            for face in faces {
-                let Some(position) = self.stream_position(&face.event_id)? else { continue };
-                let in_state = |at: u64| self.was_state_at(room, key, at, &face.event_id).unwrap_or(false);
-                if given::was_given(&stretches, &left_out, position, in_state) {
+            for face in row.local.get(&sibling.id).map_or(&[][..], |local| &local.faces) {
+                if in_state == Some(&*face.event_id) || was_given(self.stream_position(&face.event_id)?) {
                     observed.give(sibling.id);
                 }
             }
         }
         for (event_id, notice) in notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX)? {
-            let Some(position) = self.stream_position(&event_id)? else { continue };
-            if given::was_given(&stretches, &left_out, position, |_| false) {
+            if was_given(self.stream_position(&event_id)?) {
                 let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some());
                 live.for_each(|id| observed.give(*id));
             }
@@ -67,24 +73,17 @@ impl SharedSpace {
         Ok(meta.and_then(|meta| meta.position).and_then(|position| u64::try_from(position).ok()))
     }
 
-    /// Whether an event was the item's in the state that was current at a position.
-    fn was_state_at(
-        &self,
-        room: &RoomId,
-        key: &ItemKey,
-        at: u64,
-        event_id: &ruma::EventId,
-    ) -> Result<bool, SpaceError> {
-        let at = i64::try_from(at).unwrap_or(i64::MAX);
-        let Some(row) = room_rows::position_before(&self.db, room, at)? else { return Ok(false) };
-        Ok(self.rooms.state_at_root(&row.current, ITEM_TYPE, key.as_str())?.as_deref() == Some(event_id))
-    }
-
     /// Facts for [`Observed::supersedes`].
     pub(super) fn observed_facts<'a>(&'a self, room: &'a RoomId) -> Facts<'a> {
         let elsewhere = lock(&self.elsewhere).get(room).cloned().unwrap_or_default();
         Facts { db: &self.db, room, own: self.server_name(), elsewhere }
     }
+}
+
+/// A state's root as the progress of a device names it.
+fn parse_root(text: &str) -> Option<NodeId> {
+    let mut root = [0; 32];
+    hex::decode_to_slice(text, &mut root).ok().map(|()| NodeId(root))
 }
 
 /// What is known of the changes that an author was given.

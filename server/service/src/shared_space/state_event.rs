@@ -17,7 +17,8 @@ use super::{
     observed::device_name,
     write::Wanted,
 };
-use crate::rooms::{NewEvent, RoomWriter};
+use causeway_room::build::NewEvent;
+use crate::rooms::RoomWriter;
 
 /// Room events remembered for one change: it is projected again only so often.
 const FACES_MAX: usize = 8;
