@@ -27,6 +27,7 @@ mod secrets;
 pub mod server_keys;
 pub mod settings;
 pub mod shared_secret;
+pub mod shared_space;
 pub mod sync;
 pub mod typing;
 pub mod uiaa;
@@ -61,6 +62,8 @@ pub struct Services {
     pub devices: Arc<devices::Devices>,
     /// All rooms.
     pub rooms: Arc<rooms::Rooms>,
+    /// The shared spaces of rooms.
+    pub shared_space: Arc<shared_space::SharedSpace>,
     /// User-interactive authentication.
     pub uiaa: Arc<uiaa::Uiaa>,
     /// Registration by shared secret.
@@ -117,6 +120,13 @@ impl Services {
             Arc::clone(&settings),
             Arc::clone(&rate_limits),
         )?);
+        let shared_space = Arc::new(shared_space::SharedSpace::open(
+            database.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&server_keys),
+            Arc::clone(&notifier),
+            clock.clone(),
+        )?);
         let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
         let secret = settings.registration_shared_secret.clone();
         let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
@@ -134,6 +144,7 @@ impl Services {
             accounts,
             devices,
             rooms,
+            shared_space,
             uiaa,
             shared_secret,
             profiles,
