@@ -21,16 +21,19 @@ pub mod outbox;
 pub mod passwords;
 pub mod profiles;
 pub mod rate_limit;
+pub mod receipts;
 pub mod remote;
+pub mod room_view;
 pub mod rooms;
 mod secrets;
 pub mod server_keys;
 pub mod settings;
+pub mod shown;
 pub mod shared_secret;
-pub mod shared_space;
 pub mod sync;
 pub mod typing;
 pub mod uiaa;
+pub mod visible;
 
 use clock::Clock;
 use notify::Notifier;
@@ -62,8 +65,12 @@ pub struct Services {
     pub devices: Arc<devices::Devices>,
     /// All rooms.
     pub rooms: Arc<rooms::Rooms>,
-    /// The shared spaces of rooms.
-    pub shared_space: Arc<shared_space::SharedSpace>,
+    /// Read receipts.
+    pub receipts: Arc<receipts::Receipts>,
+    /// Who is typing.
+    pub typing: Arc<typing::Typing>,
+    /// What is new to each device.
+    pub sync: Arc<sync::SyncService>,
     /// User-interactive authentication.
     pub uiaa: Arc<uiaa::Uiaa>,
     /// Registration by shared secret.
@@ -120,18 +127,24 @@ impl Services {
             Arc::clone(&settings),
             Arc::clone(&rate_limits),
         )?);
-        let shared_space = Arc::new(shared_space::SharedSpace::open(
-            database.clone(),
-            Arc::clone(&rooms),
-            Arc::clone(&server_keys),
-            Arc::clone(&notifier),
-            clock.clone(),
-        )?);
         let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
         let secret = settings.registration_shared_secret.clone();
         let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
         let profiles = Arc::new(profiles::Profiles::new(database.clone()));
         let account_data = Arc::new(account_data::AccountData::new(database.clone(), Arc::clone(&notifier)));
+        let typing = Arc::new(typing::Typing::new(clock.clone(), Arc::clone(&notifier)));
+        let receipts = Arc::new(receipts::Receipts::new(
+            database.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&notifier),
+            clock.clone(),
+        ));
+        let sync = Arc::new(sync::SyncService::new(
+            Arc::clone(&rooms),
+            Arc::clone(&receipts),
+            Arc::clone(&typing),
+            clock.clone(),
+        ));
         Ok(Self {
             settings,
             clock,
@@ -144,7 +157,9 @@ impl Services {
             accounts,
             devices,
             rooms,
-            shared_space,
+            receipts,
+            typing,
+            sync,
             uiaa,
             shared_secret,
             profiles,

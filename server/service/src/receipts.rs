@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     error::MatrixError,
     notify::{Notifier, Topic},
+    room_view::RoomView,
     rooms::Rooms,
     sync::response::RawEvent,
 };
@@ -50,6 +51,10 @@ impl Receipts {
         Self { database, rooms, notifier, clock, writing: Mutex::new(()) }
     }
 
+    fn view(&self) -> RoomView<'_> {
+        RoomView::new(&self.rooms)
+    }
+
     /// The user has read up to `event_id`. `kind` is [`READ`] or
     /// [`READ_PRIVATE`]; `thread` is `main`, a thread's root or empty.
     ///
@@ -63,14 +68,14 @@ impl Receipts {
         thread: &str,
         event_id: &EventId,
     ) -> Result<(), MatrixError> {
-        let Some(at) = self.rooms.timeline_position(room_id, event_id)? else {
+        let Some(at) = self.view().position(room_id, event_id)? else {
             return Err(MatrixError::not_found("The event is not in this room"));
         };
         {
             let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             let previous = receipts::receipt(&self.database, room_id, user_id, kind, thread)?;
             if let Some(previous) = &previous
-                && self.rooms.timeline_position(room_id, &previous.event_id)?.is_some_and(|before| before >= at)
+                && self.view().position(room_id, &previous.event_id)?.is_some_and(|before| before >= at)
             {
                 return Ok(());
             }
@@ -91,7 +96,7 @@ impl Receipts {
         let mut furthest = None;
         for filed in receipts::receipts_of(&self.database, room_id, user_id, RECEIPTS_OF_ONE_MAX)? {
             if filed.thread.is_empty() || filed.thread == "main" {
-                furthest = furthest.max(self.rooms.timeline_position(room_id, &filed.receipt.event_id)?);
+                furthest = furthest.max(self.view().position(room_id, &filed.receipt.event_id)?);
             }
         }
         Ok(furthest)

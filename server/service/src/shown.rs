@@ -3,18 +3,17 @@
 //! Whether the user may see an event is not decided here: see
 //! [`crate::visible`].
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use causeway_room::{Pdu, Root};
-use causeway_storage::{Database, Direction, rooms as rows};
-use ruma::{DeviceId, EventId, OwnedRoomId, RoomId, UserId, room_version_rules::RoomVersionRules};
+use causeway_storage::{Direction, rooms as rows, transactions};
+use ruma::{DeviceId, EventId, UserId};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     client_event::{Shape, client_event},
     error::MatrixError,
-    rooms::Rooms,
-    sends,
+    room_view::RoomView,
 };
 
 /// Events that relate to one event and are looked at for its bundled aggregations.
@@ -22,12 +21,10 @@ const RELATED_MAX: usize = 200;
 
 /// Shows events of rooms to one user on one device.
 pub struct Shower<'a> {
-    database: &'a Database,
-    rooms: &'a Rooms,
+    view: RoomView<'a>,
     user_id: &'a UserId,
     device_id: &'a DeviceId,
     now_ms: u64,
-    rules: HashMap<OwnedRoomId, RoomVersionRules>,
 }
 
 /// How much goes into `unsigned`.
@@ -41,39 +38,35 @@ pub enum Detail {
 
 impl<'a> Shower<'a> {
     /// For this viewer, now.
-    pub fn new(
-        database: &'a Database,
-        rooms: &'a Rooms,
-        (user_id, device_id): (&'a UserId, &'a DeviceId),
-        now_ms: u64,
-    ) -> Self {
-        Self { database, rooms, user_id, device_id, now_ms, rules: HashMap::new() }
+    pub fn new(view: RoomView<'a>, (user_id, device_id): (&'a UserId, &'a DeviceId), now_ms: u64) -> Self {
+        Self { view, user_id, device_id, now_ms }
     }
 
     /// The event by its id; `None` if it is not held.
     pub fn by_id(
-        &mut self,
+        &self,
         event_id: &EventId,
         shape: Shape,
         detail: Detail,
     ) -> Result<Option<Box<RawValue>>, MatrixError> {
-        let Some(pdu) = self.rooms.event(event_id)? else { return Ok(None) };
+        let Some(pdu) = self.view.event(event_id)? else { return Ok(None) };
         self.show(&pdu, shape, detail).map(Some)
     }
 
     /// The event.
-    pub fn show(&mut self, pdu: &Arc<Pdu>, shape: Shape, detail: Detail) -> Result<Box<RawValue>, MatrixError> {
+    pub fn show(&self, pdu: &Arc<Pdu>, shape: Shape, detail: Detail) -> Result<Box<RawValue>, MatrixError> {
         let mut unsigned = Map::new();
         let age_ms = self.now_ms.saturating_sub(pdu.origin_server_ts());
         unsigned.insert("age".to_owned(), age_ms.into());
         if pdu.sender() == self.user_id
-            && let Some(transaction_id) =
-                sends::transaction_of(self.database, pdu.event_id(), self.user_id, self.device_id)?
+            && let Some(origin) = transactions::origin(self.view.database(), pdu.event_id())?
+            && *self.user_id == *origin.user_id
+            && *self.device_id == *origin.device_id
         {
-            unsigned.insert("transaction_id".to_owned(), transaction_id.into());
+            unsigned.insert("transaction_id".to_owned(), origin.transaction_id.into());
         }
-        let redaction = match rows::redaction_of(self.database, pdu.event_id())? {
-            Some(redaction) => self.rooms.event(&redaction)?,
+        let redaction = match rows::redaction_of(self.view.database(), pdu.event_id())? {
+            Some(redaction) => self.view.event(&redaction)?,
             None => None,
         };
         if detail == Detail::Timeline {
@@ -82,19 +75,9 @@ impl<'a> Shower<'a> {
         let Some(redaction) = redaction else { return render(pdu, shape, unsigned) };
         let because = render(&redaction, Shape::Full, Map::new())?;
         unsigned.insert("redacted_because".to_owned(), value(&because));
-        let redacted = {
-            let rules = self.rules(pdu.room_id())?;
-            pdu.redacted(rules).map_err(|error| MatrixError::internal(&error))?
-        };
+        let rules = self.view.rules(pdu.room_id())?;
+        let redacted = pdu.redacted(&rules.rules).map_err(|error| MatrixError::internal(&error))?;
         render(&redacted, shape, unsigned)
-    }
-
-    fn rules(&mut self, room_id: &RoomId) -> Result<&RoomVersionRules, MatrixError> {
-        if !self.rules.contains_key(room_id) {
-            let rules = self.rooms.rules(room_id)?;
-            self.rules.insert(room_id.to_owned(), rules);
-        }
-        Ok(&self.rules[room_id])
     }
 
     fn add_context(
@@ -103,7 +86,7 @@ impl<'a> Shower<'a> {
         is_redacted: bool,
         unsigned: &mut Map<String, Value>,
     ) -> Result<(), MatrixError> {
-        let meta = rows::event_meta(self.database, pdu.event_id())?;
+        let meta = rows::event_meta(self.view.database(), pdu.event_id())?;
         let (before, after) = meta.map_or((None, None), |meta| (meta.state_before, meta.state_after));
         if let Some(root) = after.or(before) {
             let membership = self.membership_at(root)?;
@@ -123,7 +106,7 @@ impl<'a> Shower<'a> {
 
     /// The viewer's membership (MSC4115).
     fn membership_at(&self, root: Root) -> Result<String, MatrixError> {
-        let event = self.rooms.state_at_root(&root, "m.room.member", self.user_id.as_str())?;
+        let event = self.view.state(&root, "m.room.member", self.user_id.as_str())?;
         let membership = event.and_then(|event| event.membership());
         Ok(membership.map_or_else(|| "leave".to_owned(), |membership| membership.to_string()))
     }
@@ -135,9 +118,9 @@ impl<'a> Shower<'a> {
         before: Root,
         unsigned: &mut Map<String, Value>,
     ) -> Result<(), MatrixError> {
-        let Some(previous) = self.rooms.state_at_root(&before, pdu.kind_text(), state_key)? else { return Ok(()) };
+        let Some(previous) = self.view.state(&before, pdu.kind_text(), state_key)? else { return Ok(()) };
         unsigned.insert("replaces_state".to_owned(), previous.event_id().as_str().into());
-        if rows::redaction_of(self.database, previous.event_id())?.is_none() {
+        if rows::redaction_of(self.view.database(), previous.event_id())?.is_none() {
             unsigned.insert("prev_content".to_owned(), value(previous.content_raw()));
             unsigned.insert("prev_sender".to_owned(), previous.sender().as_str().into());
         }
@@ -147,18 +130,18 @@ impl<'a> Shower<'a> {
     /// Bundled aggregations: the last edit, the thread, references.
     fn bundled(&self, pdu: &Pdu) -> Result<Map<String, Value>, MatrixError> {
         let mut bundled = Map::new();
-        let related = rows::relations(self.database, pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
+        let related = rows::relations(self.view.database(), pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
         let mut thread: Option<(u64, Box<RawValue>, bool)> = None;
         let mut references = Vec::new();
         for related in related {
             let is_edit = related.rel_type == "m.replace";
             if !matches!(related.rel_type.as_str(), "m.replace" | "m.thread" | "m.reference")
                 || (is_edit && bundled.contains_key("m.replace"))
-                || rows::redaction_of(self.database, &related.event_id)?.is_some()
+                || rows::redaction_of(self.view.database(), &related.event_id)?.is_some()
             {
                 continue;
             }
-            let Some(event) = self.rooms.event(&related.event_id)? else { continue };
+            let Some(event) = self.view.event(&related.event_id)? else { continue };
             match related.rel_type.as_str() {
                 "m.replace" if event.sender() == pdu.sender() && event.kind_text() == pdu.kind_text() => {
                     bundled.insert("m.replace".to_owned(), value(&*render(&event, Shape::Full, Map::new())?));

@@ -90,7 +90,8 @@ pub fn given_rooms(
     rows.iter()
         .map(|(row, value)| {
             let mut parts = KeyParts::new(Cf::SyncGiven, row);
-            (parts.str()?, parts.str()?);
+            parts.str()?;
+            parts.str()?;
             let room_id = RoomId::parse(parts.str()?);
             let room_id = room_id.map_err(|_| StorageError::BrokenKey { cf: Cf::SyncGiven.name() })?;
             Ok((room_id, codec::decode(Cf::SyncGiven, value)?))
