@@ -88,6 +88,13 @@ pub trait Endpoints: Sized {
     where
         F: Fn(&ClientState, Custom<()>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
 
+    /// As [`Self::open`], for a handler that waits.
+    #[must_use]
+    fn open_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom<()>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
+
     /// As [`Self::custom`], for a handler that waits.
     #[must_use]
     fn custom_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
@@ -174,6 +181,17 @@ impl Endpoints for Router<ClientState> {
                 let request = arrived.open(&state)?;
                 handler(&state, request)
             })
+        })
+    }
+
+    fn open_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom<()>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move { handler(state.clone(), arrived.open(&state)?).await }
         })
     }
 

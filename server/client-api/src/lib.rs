@@ -11,10 +11,14 @@ use axum::Router;
 
 mod account;
 pub mod auth;
+mod config;
 mod device;
 mod discovery;
 pub mod endpoint;
 pub mod frame;
+mod presence;
+mod profile;
+mod push;
 mod register;
 pub mod request;
 mod session;
@@ -31,8 +35,12 @@ pub use state::ClientState;
 pub fn routes() -> Router<ClientState> {
     Router::new()
         .merge(account::routes())
+        .merge(config::routes())
         .merge(device::routes())
         .merge(discovery::routes())
+        .merge(presence::routes())
+        .merge(profile::routes())
+        .merge(push::routes())
         .merge(register::routes())
         .merge(session::routes())
 }

@@ -1,0 +1,154 @@
+//! Push rules and pushers.
+
+use axum::{Router, response::Response};
+use causeway_service::error::MatrixError;
+use http::{Method, StatusCode};
+use ruma::{
+    api::client::push::{
+        PushRule, delete_pushrule, get_notifications, get_pushrule, get_pushrule_actions,
+        get_pushrule_enabled, get_pushrules_all, get_pushrules_global_scope, set_pushrule,
+        set_pushrule_actions, set_pushrule_enabled,
+    },
+    push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+};
+use serde_json::{Value, json};
+
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
+
+const PUSHERS: &[&str] = &["/_matrix/client/r0/pushers", "/_matrix/client/v3/pushers"];
+const SET_PUSHER: &[&str] = &["/_matrix/client/r0/pushers/set", "/_matrix/client/v3/pushers/set"];
+
+pub(crate) fn routes() -> Router<ClientState> {
+    Router::new()
+        .endpoint(all)
+        .endpoint(global)
+        .endpoint(get)
+        .endpoint(set)
+        .endpoint(delete)
+        .endpoint(get_enabled)
+        .endpoint(set_enabled)
+        .endpoint(get_actions)
+        .endpoint(set_actions)
+        .endpoint(notifications)
+        .custom(Method::GET, PUSHERS, pushers)
+        .custom(Method::POST, SET_PUSHER, set_pusher)
+}
+
+fn all(
+    state: &ClientState,
+    request: Ruma<get_pushrules_all::v3::Request>,
+) -> Result<get_pushrules_all::v3::Response, MatrixError> {
+    Ok(get_pushrules_all::v3::Response::new(state.account_data.push_rules(&request.auth.user_id)?))
+}
+
+fn global(
+    state: &ClientState,
+    request: Ruma<get_pushrules_global_scope::v3::Request>,
+) -> Result<get_pushrules_global_scope::v3::Response, MatrixError> {
+    Ok(get_pushrules_global_scope::v3::Response::new(state.account_data.push_rules(&request.auth.user_id)?))
+}
+
+fn unknown_rule() -> MatrixError {
+    MatrixError::not_found("Push rule not found")
+}
+
+fn find(rules: &Ruleset, kind: RuleKind, rule_id: &str) -> Result<AnyPushRule, MatrixError> {
+    let rule = rules.get(kind, rule_id).ok_or_else(unknown_rule)?;
+    Ok(rule.to_owned())
+}
+
+fn get(
+    state: &ClientState,
+    request: Ruma<get_pushrule::v3::Request>,
+) -> Result<get_pushrule::v3::Response, MatrixError> {
+    let rules = state.account_data.push_rules(&request.auth.user_id)?;
+    let rule = find(&rules, request.body.kind, &request.body.rule_id)?;
+    Ok(get_pushrule::v3::Response::new(PushRule::from(rule)))
+}
+
+fn set(
+    state: &ClientState,
+    request: Ruma<set_pushrule::v3::Request>,
+) -> Result<set_pushrule::v3::Response, MatrixError> {
+    let body = request.body;
+    state.account_data.change_push_rules(&request.auth.user_id, |rules| {
+        rules.insert(body.rule, body.after.as_deref(), body.before.as_deref()).map_err(|error| match error {
+            InsertPushRuleError::UnknownRuleId => MatrixError::not_found(error.to_string()),
+            error => MatrixError::invalid_param(error.to_string()),
+        })
+    })?;
+    Ok(set_pushrule::v3::Response::new())
+}
+
+fn delete(
+    state: &ClientState,
+    request: Ruma<delete_pushrule::v3::Request>,
+) -> Result<delete_pushrule::v3::Response, MatrixError> {
+    let body = request.body;
+    state.account_data.change_push_rules(&request.auth.user_id, |rules| {
+        rules.remove(body.kind, &body.rule_id).map_err(|error| match error {
+            RemovePushRuleError::NotFound => unknown_rule(),
+            error => MatrixError::invalid_param(error.to_string()),
+        })
+    })?;
+    Ok(delete_pushrule::v3::Response::new())
+}
+
+fn get_enabled(
+    state: &ClientState,
+    request: Ruma<get_pushrule_enabled::v3::Request>,
+) -> Result<get_pushrule_enabled::v3::Response, MatrixError> {
+    let rules = state.account_data.push_rules(&request.auth.user_id)?;
+    let rule = find(&rules, request.body.kind, &request.body.rule_id)?;
+    Ok(get_pushrule_enabled::v3::Response::new(PushRule::from(rule).enabled))
+}
+
+fn set_enabled(
+    state: &ClientState,
+    request: Ruma<set_pushrule_enabled::v3::Request>,
+) -> Result<set_pushrule_enabled::v3::Response, MatrixError> {
+    let body = request.body;
+    state.account_data.change_push_rules(&request.auth.user_id, |rules| {
+        rules.set_enabled(body.kind, &body.rule_id, body.enabled).map_err(|_| unknown_rule())
+    })?;
+    Ok(set_pushrule_enabled::v3::Response::new())
+}
+
+fn get_actions(
+    state: &ClientState,
+    request: Ruma<get_pushrule_actions::v3::Request>,
+) -> Result<get_pushrule_actions::v3::Response, MatrixError> {
+    let rules = state.account_data.push_rules(&request.auth.user_id)?;
+    let rule = find(&rules, request.body.kind, &request.body.rule_id)?;
+    Ok(get_pushrule_actions::v3::Response::new(PushRule::from(rule).actions))
+}
+
+fn set_actions(
+    state: &ClientState,
+    request: Ruma<set_pushrule_actions::v3::Request>,
+) -> Result<set_pushrule_actions::v3::Response, MatrixError> {
+    let body = request.body;
+    state.account_data.change_push_rules(&request.auth.user_id, |rules| {
+        rules.set_actions(body.kind, &body.rule_id, body.actions).map_err(|_| unknown_rule())
+    })?;
+    Ok(set_pushrule_actions::v3::Response::new())
+}
+
+/// The history of notifications isn't kept.
+fn notifications(
+    _state: &ClientState,
+    _request: Ruma<get_notifications::v3::Request>,
+) -> Result<get_notifications::v3::Response, MatrixError> {
+    Ok(get_notifications::v3::Response::new(Vec::new()))
+}
+
+fn pushers(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    let pushers = state.account_data.pushers(&request.auth.user_id)?;
+    Ok(json_response(StatusCode::OK, &json!({ "pushers": pushers })))
+}
+
+fn set_pusher(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    let pusher: Value = request.json()?;
+    state.account_data.set_pusher(&request.auth.user_id, &pusher)?;
+    Ok(json_response(StatusCode::OK, &json!({})))
+}

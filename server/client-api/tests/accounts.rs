@@ -1,0 +1,348 @@
+//! Endpoint tests of the frame and of accounts, sessions, devices, account data.
+
+mod common;
+
+use axum::body::Body;
+use causeway_service::{
+    settings::Registration,
+    shared_secret::{Claim, prove},
+};
+use common::{server, server_with};
+use http::{Request, StatusCode, header};
+use serde_json::{Value, json};
+
+const V3: &str = "/_matrix/client/v3";
+
+#[tokio::test]
+async fn what_nobody_serves_is_unrecognized_json_with_cors() {
+    let server = server();
+    let unknown = server.ask("GET", "/_matrix/client/v3/no/such/thing", None, None).await;
+    unknown.is_error(404, "M_UNRECOGNIZED");
+    assert_eq!(unknown.head.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+    server.ask("DELETE", "/_matrix/client/versions", None, None).await.is_error(405, "M_UNRECOGNIZED");
+    let preflight = Request::builder()
+        .method("OPTIONS")
+        .uri("/_matrix/client/v3/login")
+        .header(header::ORIGIN, "https://app.example")
+        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+        .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization");
+    let preflight = server.send(preflight.body(Body::empty()).expect("request")).await;
+    assert_eq!(preflight.status, StatusCode::OK);
+    assert!(
+        preflight.head.headers[header::ACCESS_CONTROL_ALLOW_METHODS].to_str().expect("text").contains("PUT")
+    );
+}
+
+#[tokio::test]
+async fn broken_bodies_and_tokens_get_the_error_that_the_specification_names() {
+    let server = server();
+    let token = server.register("alice").await;
+    let post = |body: &'static str| {
+        Request::builder()
+            .method("POST")
+            .uri("/_matrix/client/v3/login")
+            .body(Body::from(body))
+            .expect("request")
+    };
+    server.send(post("{not json")).await.is_error(400, "M_NOT_JSON");
+    server.send(post("{}")).await.is_error(400, "M_BAD_JSON");
+    server.send(post("[]")).await.is_error(400, "M_BAD_JSON");
+    server.send(post(r#"{"type":"m.login.none"}"#)).await.is_error(400, "M_UNKNOWN");
+    server.send(post(r#"{"type":"m.login.password","password":"x"}"#)).await.is_error(400, "M_BAD_JSON");
+    let large = Body::from(vec![b' '; causeway_client_api::request::JSON_BODY_BYTES_MAX + 1]);
+    let large =
+        Request::builder().method("POST").uri("/_matrix/client/v3/login").body(large).expect("request");
+    server.send(large).await.is_error(413, "M_TOO_LARGE");
+
+    server.ask("GET", "/_matrix/client/v3/account/whoami", None, None).await.is_error(401, "M_MISSING_TOKEN");
+    server.get("/_matrix/client/v3/account/whoami", "nonsense").await.is_error(401, "M_UNKNOWN_TOKEN");
+    let in_query = format!("/_matrix/client/r0/account/whoami?access_token={token}");
+    let who = server.ask("GET", &in_query, None, None).await.ok();
+    assert_eq!(who, json!({ "user_id": "@alice:example.org", "device_id": "DEV", "is_guest": false }));
+}
+
+#[tokio::test]
+async fn registration_asks_for_authentication_and_keeps_names_apart() {
+    let server = server();
+    let path = format!("{V3}/register");
+    let body = json!({ "username": "Alice", "password": "pw" });
+    let asked = server.ask("POST", &path, None, Some(body)).await;
+    assert_eq!(asked.status, StatusCode::UNAUTHORIZED);
+    let asked = asked.json();
+    assert_eq!(asked["flows"], json!([{ "stages": ["m.login.dummy"] }]));
+    assert!(asked.get("errcode").is_none(), "the first answer is no error: {asked}");
+    let auth = json!({ "type": "m.login.dummy", "session": asked["session"] });
+    let body = json!({ "username": "Alice", "password": "pw", "auth": auth, "inhibit_login": true });
+    let made = server.ask("POST", &path, None, Some(body)).await.ok();
+    assert_eq!(made["user_id"], "@alice:example.org");
+    assert!(made.get("access_token").is_none());
+
+    let taken = json!({ "username": "alice", "password": "pw" });
+    server.ask("POST", &path, None, Some(taken)).await.is_error(400, "M_USER_IN_USE");
+    for invalid in ["", "_bot", "a b", "über", "a:b"] {
+        let body = json!({ "username": invalid, "password": "pw" });
+        server.ask("POST", &path, None, Some(body)).await.is_error(400, "M_INVALID_USERNAME");
+    }
+    let guest = format!("{path}?kind=guest");
+    server.ask("POST", &guest, None, Some(json!({}))).await.is_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let available = |name: &str| format!("{path}/available?username={name}");
+    assert_eq!(server.ask("GET", &available("bob"), None, None).await.ok()["available"], true);
+    server.ask("GET", &available("alice"), None, None).await.is_error(400, "M_USER_IN_USE");
+}
+
+#[tokio::test]
+async fn registration_can_be_closed_or_need_a_token() {
+    let closed = server_with(|settings| settings.registration = Registration::Closed);
+    let path = format!("{V3}/register");
+    closed.ask("POST", &path, None, Some(json!({ "username": "a" }))).await.is_error(403, "M_FORBIDDEN");
+
+    let server = server_with(|settings| settings.registration = Registration::Token(vec!["sesame".into()]));
+    let body = |token: &str| {
+        json!({ "username": "a", "password": "p",
+            "auth": { "type": "m.login.registration_token", "token": token } })
+    };
+    let refused = server.ask("POST", &path, None, Some(body("wrong"))).await.is_error(401, "M_FORBIDDEN");
+    assert_eq!(refused["flows"], json!([{ "stages": ["m.login.registration_token"] }]));
+    server.ask("POST", &path, None, Some(body("sesame"))).await.ok();
+    let valid = "/_matrix/client/v1/register/m.login.registration_token/validity?token=sesame";
+    assert_eq!(server.ask("GET", valid, None, None).await.ok()["valid"], true);
+}
+
+#[tokio::test]
+async fn a_shared_secret_registers_whom_it_signs_for() {
+    let server = server_with(|settings| {
+        settings.registration = Registration::Closed;
+        settings.registration_shared_secret = Some("secret".into());
+    });
+    let path = "/_synapse/admin/v1/register";
+    let nonce = server.ask("GET", path, None, None).await.ok()["nonce"].as_str().expect("nonce").to_owned();
+    let claim =
+        Claim { nonce: &nonce, username: "root", password: "p", admin: true, user_type: None, mac: "" };
+    let body = json!({ "nonce": nonce, "username": "root", "password": "p", "admin": true,
+        "mac": prove("secret", &claim) });
+    let made = server.ask("POST", path, None, Some(body.clone())).await.ok();
+    assert!(
+        server
+            .get("/_matrix/client/v3/account/whoami", made["access_token"].as_str().expect("token"))
+            .await
+            .status
+            == StatusCode::OK
+    );
+    server.ask("POST", path, None, Some(body)).await.is_error(400, "M_UNKNOWN");
+}
+
+async fn login(server: &common::Server, extra: Value) -> Value {
+    let mut body = json!({ "type": "m.login.password", "password": "pw",
+        "identifier": { "type": "m.id.user", "user": "alice" } });
+    body.as_object_mut().expect("object").extend(extra.as_object().expect("object").clone());
+    server.ask("POST", &format!("{V3}/login"), None, Some(body)).await.ok()
+}
+
+#[tokio::test]
+async fn logging_in_out_and_in_again() {
+    let server = server();
+    let first = server.register("alice").await;
+    let by_id =
+        login(&server, json!({ "identifier": { "type": "m.id.user", "user": "@alice:example.org" } })).await;
+    let second = by_id["access_token"].as_str().expect("token").to_owned();
+    let old_style = json!({ "type": "m.login.password", "user": "alice", "password": "pw" });
+    server.ask("POST", "/_matrix/client/r0/login", None, Some(old_style)).await.ok();
+    for (user, password) in [("alice", "wrong"), ("nobody", "pw"), ("@alice:elsewhere", "pw")] {
+        let body = json!({ "type": "m.login.password", "password": password,
+            "identifier": { "type": "m.id.user", "user": user } });
+        server.ask("POST", &format!("{V3}/login"), None, Some(body)).await.is_error(403, "M_FORBIDDEN");
+    }
+    let devices = server.get(&format!("{V3}/devices"), &second).await.ok();
+    assert_eq!(devices["devices"].as_array().expect("devices").len(), 3);
+
+    server.post(&format!("{V3}/logout"), &second, json!({})).await.ok();
+    server.get(&format!("{V3}/account/whoami"), &second).await.is_error(401, "M_UNKNOWN_TOKEN");
+    server.get(&format!("{V3}/account/whoami"), &first).await.ok();
+    // No body at all, as some clients send it.
+    server.ask("POST", &format!("{V3}/logout/all"), Some(&first), None).await.ok();
+    server.get(&format!("{V3}/account/whoami"), &first).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let again = login(&server, json!({ "device_id": "DEV" })).await;
+    let third = login(&server, json!({ "device_id": "DEV" })).await;
+    let whoami = format!("{V3}/account/whoami");
+    let token = |answer: &Value| answer["access_token"].as_str().expect("token").to_owned();
+    server.get(&whoami, &token(&again)).await.is_error(401, "M_UNKNOWN_TOKEN");
+    server.get(&whoami, &token(&third)).await.ok();
+}
+
+#[tokio::test]
+async fn tokens_expire_and_are_refreshed_even_if_an_answer_is_lost() {
+    let server = server();
+    server.register("alice").await;
+    let session = login(&server, json!({ "refresh_token": true })).await;
+    let (whoami, refresh) = (format!("{V3}/account/whoami"), format!("{V3}/refresh"));
+    let text = |answer: &Value, field: &str| answer[field].as_str().expect("a string").to_owned();
+    server.get(&whoami, &text(&session, "access_token")).await.ok();
+    server
+        .clock
+        .advance(std::time::Duration::from_millis(session["expires_in_ms"].as_u64().expect("number")));
+    let expired = server.get(&whoami, &text(&session, "access_token")).await.is_error(401, "M_UNKNOWN_TOKEN");
+    assert_eq!(expired["soft_logout"], true);
+    let body = json!({ "refresh_token": session["refresh_token"] });
+    let lost = server.ask("POST", &refresh, None, Some(body.clone())).await.ok();
+    let fresh = server.ask("POST", &refresh, None, Some(body.clone())).await.ok();
+    server.get(&whoami, &text(&lost, "access_token")).await.is_error(401, "M_UNKNOWN_TOKEN");
+    server.get(&whoami, &text(&fresh, "access_token")).await.ok();
+    // Used: now the old refresh token has ended.
+    server.ask("POST", &refresh, None, Some(body)).await.is_error(401, "M_UNKNOWN_TOKEN");
+    server.ask("POST", &refresh, None, Some(json!({ "refresh_token": fresh["refresh_token"] }))).await.ok();
+}
+
+#[tokio::test]
+async fn sensitive_changes_need_the_password() {
+    let server = server();
+    let token = server.register("alice").await;
+    let other = login(&server, json!({})).await;
+    let other_device = format!("{V3}/devices/{}", other["device_id"].as_str().expect("id"));
+    let asked = server.ask("DELETE", &other_device, Some(&token), Some(json!({}))).await;
+    assert_eq!((asked.status, asked.json().get("errcode")), (StatusCode::UNAUTHORIZED, None));
+    let auth = |password: &str| {
+        json!({ "type": "m.login.password", "password": password, "session": asked.json()["session"],
+            "identifier": { "type": "m.id.user", "user": "alice" } })
+    };
+    let with = |password: &str| Some(json!({ "auth": auth(password) }));
+    server.ask("DELETE", &other_device, Some(&token), with("wrong")).await.is_error(401, "M_FORBIDDEN");
+    server.ask("DELETE", &other_device, Some(&token), with("pw")).await.ok();
+    let other_token = other["access_token"].as_str().expect("token");
+    server.get(&format!("{V3}/account/whoami"), other_token).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let fresh = json!({ "type": "m.login.password", "password": "pw", "user": "alice" });
+    let body = json!({ "new_password": "better", "auth": fresh });
+    server.post(&format!("{V3}/account/password"), &token, body).await.ok();
+    let old = json!({ "type": "m.login.password", "password": "pw", "user": "alice" });
+    server.ask("POST", &format!("{V3}/login"), None, Some(old)).await.is_error(403, "M_FORBIDDEN");
+
+    let fresh = json!({ "type": "m.login.password", "password": "better", "user": "alice" });
+    server.post(&format!("{V3}/account/deactivate"), &token, json!({ "auth": fresh })).await.ok();
+    let gone = json!({ "type": "m.login.password", "password": "better", "user": "alice" });
+    server.ask("POST", &format!("{V3}/login"), None, Some(gone)).await.is_error(403, "M_FORBIDDEN");
+    let name = format!("{V3}/register/available?username=alice");
+    server.ask("GET", &name, None, None).await.is_error(400, "M_USER_IN_USE");
+}
+
+#[tokio::test]
+async fn devices_are_named_and_belong_to_their_user() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let path = format!("{V3}/devices/DEV");
+    server.put(&path, &alice, json!({ "display_name": "Phone" })).await.ok();
+    assert_eq!(server.get(&path, &alice).await.ok()["display_name"], "Phone");
+    assert!(server.get(&path, &bob).await.ok().get("display_name").is_none());
+    server.get(&format!("{V3}/devices/OTHER"), &alice).await.is_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn account_data_filters_and_profiles_are_kept_per_user() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let own = format!("{V3}/user/@alice:example.org");
+    server.put(&format!("{own}/account_data/m.direct"), &alice, json!({ "@bob:x": ["!r:x"] })).await.ok();
+    assert_eq!(
+        server.get(&format!("{own}/account_data/m.direct"), &alice).await.ok(),
+        json!({ "@bob:x": ["!r:x"] })
+    );
+    server.get(&format!("{own}/account_data/m.none"), &alice).await.is_error(404, "M_NOT_FOUND");
+    server.get(&format!("{own}/account_data/m.direct"), &bob).await.is_error(403, "M_FORBIDDEN");
+    server
+        .put(&format!("{own}/account_data/m.push_rules"), &alice, json!({}))
+        .await
+        .is_error(405, "M_BAD_JSON");
+    server.put(&format!("{own}/account_data/x"), &alice, json!([])).await.is_error(400, "M_BAD_JSON");
+    let in_room = format!("{own}/rooms/!r:x/account_data/m.tag");
+    server.put(&in_room, &alice, json!({ "tags": {} })).await.ok();
+    assert_eq!(server.get(&in_room, &alice).await.ok(), json!({ "tags": {} }));
+
+    let filter = json!({ "room": { "timeline": { "limit": 3 } }, "org.example": 1 });
+    let id = server.post(&format!("{own}/filter"), &alice, filter.clone()).await.ok();
+    let id = id["filter_id"].as_str().expect("id").to_owned();
+    assert_eq!(server.get(&format!("{own}/filter/{id}"), &alice).await.ok(), filter);
+    server.post(&format!("{own}/filter"), &alice, json!({ "room": 3 })).await.is_error(400, "M_BAD_JSON");
+
+    let profile = format!("{V3}/profile/@alice:example.org");
+    assert_eq!(server.ask("GET", &profile, None, None).await.ok(), json!({}));
+    server.put(&format!("{profile}/displayname"), &alice, json!({ "displayname": "Alice" })).await.ok();
+    server.put(&format!("{profile}/avatar_url"), &alice, json!({ "avatar_url": "mxc://x/y" })).await.ok();
+    server
+        .put(&format!("{profile}/displayname"), &bob, json!({ "displayname": "B" }))
+        .await
+        .is_error(403, "M_FORBIDDEN");
+    server
+        .put(&format!("{profile}/avatar_url"), &alice, json!({ "avatar_url": "http://x" }))
+        .await
+        .is_error(400, "M_INVALID_PARAM");
+    let whole = server.ask("GET", &profile, None, None).await.ok();
+    assert_eq!(whole, json!({ "displayname": "Alice", "avatar_url": "mxc://x/y" }));
+    let name = server.ask("GET", &format!("{profile}/displayname"), None, None).await.ok();
+    assert_eq!(name, json!({ "displayname": "Alice" }));
+    let nobody = format!("{V3}/profile/@nobody:example.org");
+    server.ask("GET", &nobody, None, None).await.is_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn push_rules_begin_with_the_default_set_and_change() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let rules = server.get(&format!("{V3}/pushrules/"), &alice).await.ok();
+    let overrides = rules["global"]["override"].as_array().expect("rules");
+    assert!(overrides.iter().any(|rule| rule["rule_id"] == ".m.rule.master" && rule["enabled"] == false));
+    assert!(overrides.iter().any(|rule| rule["rule_id"] == ".m.rule.is_user_mention"));
+    let rule = format!("{V3}/pushrules/global/room/!quiet:x");
+    server.put(&rule, &alice, json!({ "actions": [] })).await.ok();
+    assert_eq!(server.get(&rule, &alice).await.ok()["enabled"], true);
+    server.put(&format!("{rule}/enabled"), &alice, json!({ "enabled": false })).await.ok();
+    assert_eq!(server.get(&format!("{rule}/enabled"), &alice).await.ok(), json!({ "enabled": false }));
+    server.put(&format!("{rule}/actions"), &alice, json!({ "actions": ["notify"] })).await.ok();
+    assert_eq!(server.get(&format!("{rule}/actions"), &alice).await.ok(), json!({ "actions": ["notify"] }));
+    server.ask("DELETE", &rule, Some(&alice), None).await.ok();
+    server.get(&rule, &alice).await.is_error(404, "M_NOT_FOUND");
+    let default = format!("{V3}/pushrules/global/override/.m.rule.master");
+    server.ask("DELETE", &default, Some(&alice), None).await.is_error(400, "M_INVALID_PARAM");
+    let data = format!("{V3}/user/@alice:example.org/account_data/m.push_rules");
+    assert!(server.get(&data, &alice).await.ok()["global"]["override"].is_array());
+    let pusher = json!({ "app_id": "a", "pushkey": "k", "kind": "http", "data": {} });
+    server.post(&format!("{V3}/pushers/set"), &alice, pusher.clone()).await.ok();
+    assert_eq!(server.get(&format!("{V3}/pushers"), &alice).await.ok()["pushers"], json!([pusher]));
+}
+
+#[tokio::test]
+async fn discovery_says_what_is_there() {
+    let server = server_with(|settings| {
+        settings.well_known.client = Some("https://matrix.example.org".parse().expect("address"));
+    });
+    let versions = server.ask("GET", "/_matrix/client/versions", None, None).await.ok();
+    let versions = versions["versions"].as_array().expect("versions").clone();
+    assert!(versions.contains(&json!("v1.1")) && versions.contains(&json!("v1.16")));
+    let alice = server.register("alice").await;
+    let capabilities = server.get(&format!("{V3}/capabilities"), &alice).await.ok();
+    assert_eq!(capabilities["capabilities"]["m.room_versions"]["default"], "12");
+    let well_known = server.ask("GET", "/.well-known/matrix/client", None, None).await.ok();
+    assert_eq!(well_known["m.homeserver"]["base_url"], "https://matrix.example.org");
+    assert_eq!(server.get(&format!("{V3}/voip/turnServer"), &alice).await.ok(), json!({}));
+    assert_eq!(server.get(&format!("{V3}/thirdparty/protocols"), &alice).await.ok(), json!({}));
+    let presence = format!("{V3}/presence/@alice:example.org/status");
+    server.put(&presence, &alice, json!({ "presence": "online" })).await.ok();
+}
+
+#[tokio::test]
+async fn attempts_to_log_in_are_limited() {
+    let server = server_with(|settings| settings.rate_limits.enabled = true);
+    server.register("alice").await;
+    let body = json!({ "type": "m.login.password", "password": "wrong", "user": "alice" });
+    let mut limited = None;
+    for _ in 0..20 {
+        let answer = server.ask("POST", &format!("{V3}/login"), None, Some(body.clone())).await;
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            limited = Some(answer);
+            break;
+        }
+    }
+    let limited = limited.expect("a limit");
+    let told = limited.is_error(429, "M_LIMIT_EXCEEDED");
+    assert!(told["retry_after_ms"].as_u64().expect("number") > 0);
+    assert!(limited.head.headers.contains_key(header::RETRY_AFTER));
+}
