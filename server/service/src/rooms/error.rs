@@ -33,6 +33,15 @@ pub enum RoomError {
     /// This server does not take part in rooms of that version.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
+    /// Another server does not support the room's version.
+    #[error("the room has version {0}")]
+    IncompatibleVersion(RoomVersionId),
+    /// Nobody on this server may let others in.
+    #[error("no user of this server may let others into the room")]
+    UnableToGrantJoin,
+    /// This server can't see that the user is in a room that lets one in.
+    #[error("the user is in none of the rooms that let one in, as far as this server knows")]
+    UnableToAuthoriseJoin,
     /// An event that another names is not held.
     #[error("event {0} is missing")]
     MissingEvent(OwnedEventId),
@@ -88,6 +97,14 @@ impl From<RoomError> for MatrixError {
             RoomError::AliasInUse => Self::new(400, "M_ROOM_IN_USE", error.to_string()),
             RoomError::UnsupportedVersion(_) => {
                 Self::new(400, "M_UNSUPPORTED_ROOM_VERSION", error.to_string())
+            }
+            RoomError::IncompatibleVersion(version) => {
+                Self::new(400, "M_INCOMPATIBLE_ROOM_VERSION", error.to_string())
+                    .with("room_version", version.as_str())
+            }
+            RoomError::UnableToGrantJoin => Self::new(400, "M_UNABLE_TO_GRANT_JOIN", error.to_string()),
+            RoomError::UnableToAuthoriseJoin => {
+                Self::new(400, "M_UNABLE_TO_AUTHORISE_JOIN", error.to_string())
             }
             RoomError::MissingEvent(_)
             | RoomError::Storage(_)

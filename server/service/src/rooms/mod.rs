@@ -19,16 +19,19 @@
 //! - an event, its indexes and its rows for other servers are one batch;
 //! - a panic in one write costs that write, not the room.
 
+mod access;
 mod cache;
 mod commit;
 mod create;
 mod error;
+mod graph;
 mod head;
 mod import;
 mod membership;
 mod power;
 mod reads;
 mod receive;
+mod resident;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -44,11 +47,14 @@ use ruma::{
 };
 
 pub use self::{
+    access::Shown,
     create::{CreateRoom, Created, InitialState, Preset},
     error::RoomError,
+    graph::StateForServer,
     membership::{Invite, Outcome, PreparedInvite},
     power::Power,
     receive::{Received, Results},
+    resident::Accepted,
     store::{Held, VersionRules},
     writer::RoomWriter,
 };

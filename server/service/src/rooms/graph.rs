@@ -1,0 +1,154 @@
+//! Walking a room's events for other servers: auth chains, states, history.
+//!
+//! Every walk stays in one room: an id of another room's event is answered as
+//! one that does not exist. That the asking server is in the room (and not
+//! denied by its access control list) is the door's first question.
+
+use std::{
+    collections::{BinaryHeap, HashSet},
+    sync::Arc,
+};
+
+use causeway_room::{Pdu, state_tree};
+use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+
+use super::{
+    Rooms,
+    error::RoomError,
+    store::{Held, Reader},
+};
+
+/// Events that one answer may hold at most (`backfill`, `get_missing_events`).
+pub const WALK_MAX: usize = 200;
+
+/// A room's state as another server asks for it.
+#[derive(Clone, Debug, Default)]
+pub struct StateForServer {
+    /// The state before the event.
+    pub state: Vec<OwnedEventId>,
+    /// All that authorises it.
+    pub auth_chain: Vec<OwnedEventId>,
+}
+
+impl Rooms {
+    /// An accepted event of this room.
+    fn in_room(&self, room_id: &RoomId, event_id: &EventId) -> Result<Option<Held>, RoomError> {
+        let held = self.held(event_id)?;
+        Ok(held.filter(|held| *held.meta.room_id == *room_id && held.meta.rejected.is_none()))
+    }
+
+    /// Everything that authorises these events: their auth events, those of
+    /// those, and so on; without the events themselves unless they authorise
+    /// each other. Never cut short.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn auth_chain(&self, room_id: &RoomId, of: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut seen: HashSet<OwnedEventId> = HashSet::new();
+        let mut chain = Vec::new();
+        let mut pending = Vec::new();
+        for event_id in of {
+            if let Some(held) = self.in_room(room_id, event_id)? {
+                pending.extend(held.pdu.auth_events().iter().cloned());
+            }
+        }
+        while let Some(event_id) = pending.pop() {
+            if seen.contains(&event_id) {
+                continue;
+            }
+            if let Some(held) = self.in_room(room_id, &event_id)? {
+                pending.extend(held.pdu.auth_events().iter().cloned());
+                chain.push(event_id.clone());
+            }
+            seen.insert(event_id);
+        }
+        Ok(chain)
+    }
+
+    /// The state before an event of this room, and its auth chain, as ids.
+    ///
+    /// # Errors
+    /// [`RoomError::NotFound`] when it is no event of this room, or its state is not known.
+    pub fn state_for_server(&self, room_id: &RoomId, at: &EventId) -> Result<StateForServer, RoomError> {
+        let held = self.in_room(room_id, at)?.filter(|held| !held.meta.outlier);
+        let root = held.and_then(|held| held.meta.state_before).ok_or(RoomError::NotFound("the event"))?;
+        let entries = state_tree::entries(&Reader(&self.store), &root)?;
+        let state: Vec<OwnedEventId> = entries.into_iter().map(|entry| entry.event_id).collect();
+        let auth_chain = self.auth_chain(room_id, &state)?;
+        Ok(StateForServer { state, auth_chain })
+    }
+
+    /// Events between two edges of another server's knowledge: back from
+    /// `latest` (without them) until `earliest`, at most `limit`, oldest first.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn missing_events_for_server(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        earliest: &[OwnedEventId],
+        latest: &[OwnedEventId],
+        limit: usize,
+        min_depth: u64,
+    ) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let mut start = Vec::new();
+        for event_id in latest {
+            if let Some(held) = self.in_room(room_id, event_id)? {
+                start.extend(held.pdu.prev_events().iter().cloned());
+            }
+        }
+        let stop: HashSet<OwnedEventId> = earliest.iter().chain(latest).cloned().collect();
+        let mut found = self.walk_back(room_id, start, stop, limit, min_depth)?;
+        found.reverse();
+        found.iter().map(|held| self.for_server(server, held)).collect()
+    }
+
+    /// These events and what is before them, at most `limit`, newest first.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn backfill_for_server(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        from: &[OwnedEventId],
+        limit: usize,
+    ) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let found = self.walk_back(room_id, from.to_vec(), HashSet::new(), limit, 0)?;
+        found.iter().map(|held| self.for_server(server, held)).collect()
+    }
+
+    /// Follows `prev_events`, deepest first.
+    fn walk_back(
+        &self,
+        room_id: &RoomId,
+        start: Vec<OwnedEventId>,
+        mut seen: HashSet<OwnedEventId>,
+        limit: usize,
+        min_depth: u64,
+    ) -> Result<Vec<Held>, RoomError> {
+        let mut pending = BinaryHeap::new();
+        let mut found = Vec::new();
+        let mut names = start;
+        loop {
+            for event_id in names.drain(..) {
+                if seen.insert(event_id.clone())
+                    && let Some(held) = self.in_room(room_id, &event_id)?.filter(|held| !held.meta.outlier)
+                    && held.pdu.depth() >= min_depth
+                {
+                    pending.push((held.pdu.depth(), event_id));
+                }
+            }
+            let Some((_, event_id)) = pending.pop() else { break };
+            if found.len() >= limit.min(WALK_MAX) {
+                break;
+            }
+            if let Some(held) = self.held(&event_id)? {
+                names = held.pdu.prev_events().to_vec();
+                found.push(held);
+            }
+        }
+        Ok(found)
+    }
+}
