@@ -28,8 +28,9 @@ pub mod rooms;
 mod secrets;
 pub mod server_keys;
 pub mod settings;
-pub mod shown;
 pub mod shared_secret;
+pub mod shared_space;
+pub mod shown;
 pub mod sync;
 pub mod typing;
 pub mod uiaa;
@@ -65,6 +66,8 @@ pub struct Services {
     pub devices: Arc<devices::Devices>,
     /// All rooms.
     pub rooms: Arc<rooms::Rooms>,
+    /// The shared spaces of rooms.
+    pub shared_space: Arc<shared_space::SharedSpace>,
     /// Read receipts.
     pub receipts: Arc<receipts::Receipts>,
     /// Who is typing.
@@ -127,6 +130,13 @@ impl Services {
             Arc::clone(&settings),
             Arc::clone(&rate_limits),
         )?);
+        let shared_space = Arc::new(shared_space::SharedSpace::open(
+            database.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&server_keys),
+            Arc::clone(&notifier),
+            clock.clone(),
+        )?);
         let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
         let secret = settings.registration_shared_secret.clone();
         let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
@@ -157,6 +167,7 @@ impl Services {
             accounts,
             devices,
             rooms,
+            shared_space,
             receipts,
             typing,
             sync,

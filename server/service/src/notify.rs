@@ -24,6 +24,8 @@ pub enum Topic {
     Device(OwnedUserId, OwnedDeviceId),
     /// The changes of a room's shared space.
     Space(OwnedRoomId),
+    /// The changes of any room's shared space: for replication.
+    Spaces,
     /// Anything in any room: for drivers that follow the whole stream.
     Stream,
     /// Rows for other servers are waiting.

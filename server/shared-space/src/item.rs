@@ -38,7 +38,10 @@ pub const MAX_SIBLINGS: usize = 16;
 /// Most missing ids that an item remembers; it is incomplete with any of them.
 pub const MAX_MISSING: usize = 64;
 
-/// The lookups that a join needs, among the *effective* changes of the room.
+/// The lookups that a join needs, among the *effective* changes of the item.
+///
+/// A change supersedes only within its own item: a name counts among the
+/// changes of one key, wherever else the named id may occur.
 pub trait ItemFacts {
     /// The failure of a lookup.
     type Error;

@@ -1,25 +1,27 @@
-//! What a known entry counts for.
+//! What a held entry counts for.
 //!
-//! An entry may be *unproven* (its signature could not be checked yet: parked,
-//! not in the log, asked again), *void* (held, counted and relayed, without
-//! effect on any item) or *effective*. The judgement needs the room's events
-//! and is made by the service; the reasons are closed here because they are
-//! stored and shown.
+//! An entry is *held* once its signature was verified: counted in the log and
+//! relayed. It is *effective* if the events that it names show its author's
+//! right to write, *void* if they show that there was none (no effect on any
+//! item), and *unproven* as long as one of those events is not at hand (no effect
+//! yet; judged again when it comes). So one bad entry never blocks a log. The
+//! judgement needs the room's events and is made by the service; the reasons are
+//! closed here because they are stored and shown.
 //!
 //! Invariant: void and effective follow from the entry and from immutable
 //! events that it names, so every server that can judge judges alike.
 
 use serde::{Deserialize, Serialize};
 
-/// What a known entry counts for.
+/// What a held entry counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// Held, and the rules of the room allowed it.
+    /// The rules of the room allowed it.
     Effective,
-    /// Held and relayed, without effect.
+    /// The rules of the room did not allow it: without effect.
     Void(VoidReason),
-    /// Not held: no key of the origin is known that proves or refutes it.
+    /// An event that it names is not at hand: without effect for now.
     Unproven,
 }
 
@@ -42,10 +44,6 @@ pub enum VoidReason {
 }
 
 impl Standing {
-    /// True if the entry is in the log (counted in vectors and relayed).
-    pub const fn is_held(self) -> bool {
-        matches!(self, Self::Effective | Self::Void(_))
-    }
     /// True if the entry takes part in its item.
     pub const fn is_effective(self) -> bool {
         matches!(self, Self::Effective)

@@ -181,8 +181,6 @@ catalogue! {
     SpaceOutcomes = "space_outcomes";
     /// name, as many parts as it needs -> JSON: cursors, secrets.
     SpaceMeta = "space_meta";
-    /// user id | device id -> JSON `shared_space::devices::DeviceRow`; with room id, a list of `LeftOut`.
-    SpaceDevices = "space_devices";
 }
 
 impl Cf {

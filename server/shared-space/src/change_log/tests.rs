@@ -345,3 +345,39 @@ fn tips_are_bounded_and_what_extends_is_not() {
     let incarnation = entry("incarnation", "fe", 1, Some(&next));
     assert!(held.add(&next) && held.add(&incarnation));
 }
+
+#[test]
+fn golden_vector_and_row() {
+    let one = entry("1", "1", 1, None);
+    let (left, right) = (entry("l", "1", 2, Some(&one)), entry("r", "1", 2, Some(&one)));
+    let lost = entry("lost", "2", 6, None);
+    let island = entry("island", "2", 7, Some(&lost));
+    let held = Held::of([&one, &left, &right, &island]);
+    assert_eq!(held.log.vector().to_json(), include_str!("../../tests/data/vector.json").trim_end());
+    let row =
+        serde_json::to_string(held.log.row(&one.dot.replica).expect("has entries")).expect("serialises");
+    assert_eq!(row, include_str!("../../tests/data/replica_log.json").trim_end());
+}
+
+#[test]
+fn vectors_from_peers_are_bounded() {
+    let id = "0".repeat(64);
+    let vector = |points: usize, replicas: usize| {
+        let point = format!("[1,\"{id}\"]");
+        let list = (0..points).map(|n| format!("[{},\"{id}\"]", n + 1)).collect::<Vec<_>>().join(",");
+        let rest: Vec<_> = (0..replicas).map(|n| format!("\"b.example/{n:016x}\":[{point}]")).collect();
+        VersionVector::from_json(
+            format!("{{\"a.example/{:016x}\":[{list}],{}}}", 0, rest.join(",")).as_bytes(),
+        )
+    };
+    assert!(vector(1, 1_999).is_ok() && vector(256, 1).is_ok());
+    assert!(vector(1, 2_000).is_err() && vector(257, 1).is_err());
+    for bad in ["[]", r#"{"a.example":[]}"#, r#"{"a.example/0000000000000000":[]}"#] {
+        assert!(VersionVector::from_json(bad.as_bytes()).is_err(), "{bad}");
+    }
+    for point in ["[0,ID]", "[1]", "[1,ID,2]", "[1,ID,1,1]", "[1,\"xx\"]"] {
+        let json =
+            format!(r#"{{"a.example/0000000000000000":[{}]}}"#, point.replace("ID", &format!("\"{id}\"")));
+        assert!(VersionVector::from_json(json.as_bytes()).is_err(), "{json}");
+    }
+}

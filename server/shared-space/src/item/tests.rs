@@ -227,3 +227,11 @@ fn a_missing_id_is_remembered_and_given_up() {
     let mut server = Server::of([&change("b", "b", 1, 1, &[id("a")])]);
     assert!(server.item.give_up(&id("a")) && !server.item.is_incomplete());
 }
+
+#[test]
+fn golden_item() {
+    let server = Server::of([&change("b", "b", 1, 2, &[id("a")]), &change("c", "c", 0, 1, &[])]);
+    let row = serde_json::to_string(&server.item).expect("serialises");
+    assert_eq!(row, include_str!("../../tests/data/item.json").trim_end());
+    assert_eq!(serde_json::from_str::<Item>(&row).expect("our own row"), server.item);
+}

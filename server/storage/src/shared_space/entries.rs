@@ -86,16 +86,21 @@ pub fn entry(db: &impl Read, room: &RoomId, id: &ChangeId) -> Result<Option<Entr
 }
 
 /// Entries of one replica with a counter of at least `from`, of all its
-/// branches, at most `limit`.
+/// branches, at most `limit`; with `after`, past the entry of that counter and id.
 pub fn entries_from(
     db: &impl Read,
     room: &RoomId,
     replica: &ReplicaId,
     from: Counter,
+    after: Option<&ChangeId>,
     limit: usize,
 ) -> Result<Vec<(u64, ChangeId, EntryRow)>, StorageError> {
     let prefix = parts(&[room.as_str(), replica.as_str()]);
-    let from = dot_key(room, replica, from);
+    let mut from = dot_key(room, replica, from);
+    if let Some(after) = after {
+        from.extend_from_slice(after.as_bytes());
+        from.push(0);
+    }
     let rows = db.scan(Cf::SpaceEntries, &prefix, Some(&from), Direction::Forward, limit)?;
     rows.iter()
         .map(|(key, row)| {

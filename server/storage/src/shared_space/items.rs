@@ -43,8 +43,6 @@ pub struct LocalRow {
 pub struct FaceRow {
     /// The event.
     pub event_id: OwnedEventId,
-    /// Its place in this server's stream.
-    pub position: u64,
 }
 
 /// An item's row.

@@ -10,7 +10,6 @@
 //! as one range. A replica is named by its text (`server/incarnation`, with
 //! `~branch` after a fork), an item by its key, a change by its 32-byte id.
 
-pub mod devices;
 pub mod entries;
 pub mod items;
 pub mod notices;

@@ -1,0 +1,330 @@
+//! Changes on their way into a room's logs and items, all in one batch.
+//!
+//! A [`Draft`] is what a use-case works on under the room's writer lock: what is
+//! placed in it is seen by what comes after it, and nothing is true before
+//! [`Draft::finish`] has put it into the batch and the batch is committed.
+//!
+//! Not here: who may write, signatures, what a notice says. Placing an entry,
+//! joining it to its item and noting the conflict is the same for a local write,
+//! a change from a peer and an adopted event.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use causeway_shared_space::{
+    Change, ChangeId, ChangeLog, ForkProof, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
+    change_log::{Link, PlaceError}, item::MAX_SIBLINGS,
+};
+use causeway_storage::{
+    Batch, Database, StorageError,
+    shared_space::{
+        entries::{self, EntryRow, LinkRow},
+        items::{self, ItemRow, LocalRow},
+        queues::{self, Queue, QueueRow},
+    },
+};
+use ruma::RoomId;
+use serde_json::value::RawValue;
+
+use super::{
+    error::SpaceError,
+    stored::{self, StoredEntries},
+};
+
+/// Successors of one change that are looked at: one is enough to end it.
+const SUCCESSORS_MAX: usize = MAX_SIBLINGS;
+/// Adoptions of one event that are united; each capable server makes at most one.
+const ADOPTIONS_MAX: usize = 32;
+/// How long an item waits for an id that it names before its conflict is told.
+pub const INCOMPLETE_WAIT: Duration = Duration::from_mins(10);
+
+/// Changes to one room that are not committed yet.
+pub struct Draft<'a> {
+    db: &'a Database,
+    room: &'a RoomId,
+    now_ms: u64,
+    log: ChangeLog,
+    overlay: Overlay<'a, StoredEntries<'a, Database>>,
+    links: HashMap<ChangeId, LinkRow>,
+    touched_logs: BTreeSet<ReplicaId>,
+    items: BTreeMap<ItemKey, Touched>,
+    facts: Facts<'a>,
+    last: Option<ChangeId>,
+    /// Entries placed.
+    pub placed: u64,
+    /// Forks that came to light.
+    pub forks: Vec<ForkProof>,
+}
+
+/// An item before and after.
+struct Touched {
+    was_in_conflict: bool,
+    row: ItemRow,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// It was held already.
+    Known,
+    /// It is held now.
+    New,
+    /// Its server has too many branches and islands; it may come again later.
+    Deferred,
+}
+
+impl<'a> Draft<'a> {
+    /// A draft over what is committed. `stored` must outlive it.
+    pub fn new(db: &'a Database, stored: &'a StoredEntries<'a, Database>, log: ChangeLog, now_ms: u64) -> Self {
+        Self {
+            db,
+            room: stored.room,
+            now_ms,
+            log,
+            overlay: Overlay::new(stored),
+            links: HashMap::new(),
+            touched_logs: BTreeSet::new(),
+            items: BTreeMap::new(),
+            facts: Facts {
+                db,
+                room: stored.room,
+                successors: HashMap::new(),
+                effective: HashMap::new(),
+                adoptions: HashMap::new(),
+            },
+            last: None,
+            placed: 0,
+            forks: Vec::new(),
+        }
+    }
+
+    /// The shape of the logs as far as drafted.
+    pub fn log(&self) -> &ChangeLog {
+        &self.log
+    }
+
+    /// The last entry that was placed in it.
+    pub fn last_placed(&self) -> Option<ChangeId> {
+        self.last
+    }
+
+    /// An item as far as drafted.
+    pub fn item(&mut self, key: &ItemKey) -> Result<&mut ItemRow, StorageError> {
+        if !self.items.contains_key(key) {
+            let row = items::item(self.db, self.room, key.as_str())?.unwrap_or_default();
+            let was_in_conflict = row.item.conflict(key).is_some();
+            self.items.insert(key.clone(), Touched { was_in_conflict, row });
+        }
+        Ok(&mut self.items.get_mut(key).expect("inserted just now").row)
+    }
+
+    /// Puts an entry into its log, and into its item if it has effect.
+    pub fn place(
+        &mut self,
+        batch: &mut Batch,
+        change: &Change,
+        standing: Standing,
+        device: Option<String>,
+    ) -> Result<Placement, SpaceError> {
+        let (header, id) = (change.header(), change.id());
+        let placed = match self.log.place(header, &self.overlay) {
+            Ok(Some(placed)) => placed,
+            Ok(None) => return Ok(Placement::Known),
+            Err(PlaceError::TooManyTips) => return Ok(Placement::Deferred),
+            Err(PlaceError::Entries(error)) => return Err(error.into()),
+        };
+        self.overlay.apply(id, &placed);
+        self.placed += 1;
+        self.last = Some(id);
+        let row = EntryRow {
+            entry: RawValue::from_string(change.to_json_without_value()).map_err(|_| SpaceError::Stored("change"))?,
+            standing,
+            received_ts: self.now_ms,
+        };
+        let link = LinkRow::new(placed.link, standing.is_effective());
+        entries::put_entry(batch, self.room, &id, &link, &row);
+        self.links.insert(id, link);
+        for (other, link) in placed.relabelled {
+            self.relabel(batch, &other, link)?;
+        }
+        self.touched_logs.extend(placed.touched);
+        if let Some(value) = change.value() {
+            entries::put_value(batch, self.room, &id, value.as_str());
+        }
+        if standing == Standing::Unproven {
+            entries::put_unproven(batch, self.room, &id);
+        }
+        for other in placed.forks {
+            self.fork(batch, change, &other)?;
+        }
+        items::put_history(batch, self.room, header.key().as_str(), self.now_ms, &id);
+        if standing.is_effective() {
+            self.join_item(batch, change, device)?;
+        }
+        Ok(Placement::New)
+    }
+
+    /// An entry that is held has been judged: it takes part in its item now.
+    pub fn judge(&mut self, batch: &mut Batch, change: &Change, standing: Standing) -> Result<(), SpaceError> {
+        let id = change.id();
+        let link = entries::link(self.db, self.room, &id)?;
+        let (Some(mut link), Some(mut row)) = (link, entries::entry(self.db, self.room, &id)?) else {
+            return Ok(());
+        };
+        if row.standing == standing {
+            return Ok(());
+        }
+        row.standing = standing;
+        link.effective = standing.is_effective();
+        entries::put_entry(batch, self.room, &id, &link, &row);
+        entries::delete_unproven(batch, self.room, &id);
+        if link.effective {
+            self.join_item(batch, change, None)?;
+        }
+        Ok(())
+    }
+
+    fn relabel(&mut self, batch: &mut Batch, id: &ChangeId, link: Link) -> Result<(), SpaceError> {
+        let known = match self.links.get(id) {
+            Some(row) => Some(row.clone()),
+            None => entries::link(self.db, self.room, id)?,
+        };
+        let row = LinkRow::new(link, known.is_some_and(|row| row.effective));
+        entries::put_link(batch, self.room, id, &row);
+        self.links.insert(*id, row);
+        Ok(())
+    }
+
+    fn fork(&mut self, batch: &mut Batch, change: &Change, other: &ChangeId) -> Result<(), SpaceError> {
+        // An entry of this very draft is not stored yet; the next server that
+        // compares the two makes the proof then.
+        let Some(other) = stored::change(self.db, self.room, other)? else { return Ok(()) };
+        if let Some(proof) = ForkProof::new(change, &other) {
+            let [first, second] = proof.entries();
+            let ids = [&first.id(), &second.id()];
+            entries::put_fork(batch, self.room, proof.dot(), ids, &proof.to_json());
+            self.forks.push(proof);
+        }
+        Ok(())
+    }
+
+    /// Joins an effective change to its item.
+    fn join_item(&mut self, batch: &mut Batch, change: &Change, device: Option<String>) -> Result<(), SpaceError> {
+        let (header, room) = (change.header(), self.room);
+        let Some(sibling) = Sibling::of(header) else {
+            for id in header.redacts() {
+                entries::delete_value(batch, room, id);
+            }
+            return Ok(());
+        };
+        debug_assert!(header.kind() != Kind::Redact, "a redaction is no sibling");
+        let key = header.key();
+        self.item(key)?;
+        let Some(touched) = self.items.get_mut(key) else { return Ok(()) };
+        let joined = touched.row.item.join(&sibling, &self.facts.of(key))?;
+        for (named, by) in &joined.successors {
+            items::put_successor(batch, room, key.as_str(), named, by);
+            self.facts.successors.entry((key.clone(), *named)).or_default().push(*by);
+        }
+        for gone in &joined.removed {
+            touched.row.local.remove(gone);
+        }
+        if joined.added && device.is_some() {
+            touched.row.local.insert(sibling.id, LocalRow { device, faces: Vec::new() });
+        }
+        if touched.row.item.is_incomplete() {
+            touched.row.missing_since.get_or_insert(self.now_ms);
+        } else {
+            touched.row.missing_since = None;
+        }
+        if sibling.is_adoption() {
+            items::put_adoption(batch, room, &sibling.id, &sibling.entry);
+            self.facts.adoptions.entry(sibling.id).or_default().push(sibling.clone());
+        }
+        self.facts.effective.insert(sibling.id, ());
+        Ok(())
+    }
+
+    /// Puts everything that is derived into the batch.
+    ///
+    /// Returns the shape that is true once the batch is committed, and the keys
+    /// of the items that changed.
+    pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>) {
+        for replica in &self.touched_logs {
+            if let Some(row) = self.log.row(replica) {
+                entries::put_log(batch, self.room, replica, row);
+            }
+        }
+        let mut keys = Vec::with_capacity(self.items.len());
+        for (key, touched) in self.items {
+            items::put_item(batch, self.room, key.as_str(), &touched.row);
+            if touched.was_in_conflict || touched.row.item.conflict(&key).is_some() {
+                let wait = touched.row.missing_since.map(|since| since + as_ms(INCOMPLETE_WAIT));
+                let row = QueueRow { due: wait.unwrap_or(self.now_ms), attempts: 0, detail: serde_json::Value::Null };
+                queues::put(batch, Queue::Notice, self.room, key.as_str(), &row);
+            }
+            keys.push(key);
+        }
+        (self.log, keys)
+    }
+}
+
+/// A duration in milliseconds.
+pub fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is known of a room's effective changes, committed and drafted.
+struct Facts<'a> {
+    db: &'a Database,
+    room: &'a RoomId,
+    successors: HashMap<(ItemKey, ChangeId), Vec<ChangeId>>,
+    effective: HashMap<ChangeId, ()>,
+    adoptions: HashMap<ChangeId, Vec<Sibling>>,
+}
+
+impl Facts<'_> {
+    fn of<'f>(&'f self, key: &'f ItemKey) -> FactsOfItem<'f> {
+        FactsOfItem { facts: self, key }
+    }
+}
+
+/// The same for one item: a name has effect within its item only, so that the
+/// order in which changes of different items arrive can't matter.
+struct FactsOfItem<'f> {
+    facts: &'f Facts<'f>,
+    key: &'f ItemKey,
+}
+
+impl ItemFacts for FactsOfItem<'_> {
+    type Error = StorageError;
+
+    fn successors(&self, id: &ChangeId) -> Result<Vec<ChangeId>, StorageError> {
+        let Facts { db, room, successors, .. } = self.facts;
+        let mut found = items::successors(*db, room, self.key.as_str(), id, SUCCESSORS_MAX)?;
+        found.extend(successors.get(&(self.key.clone(), *id)).into_iter().flatten());
+        Ok(found)
+    }
+
+    fn is_known(&self, id: &ChangeId) -> Result<bool, StorageError> {
+        let Facts { db, room, effective, .. } = self.facts;
+        Ok(effective.contains_key(id)
+            || entries::link(*db, room, id)?.is_some_and(|link| link.effective)
+            || !items::adoptions(*db, room, id, 1)?.is_empty())
+    }
+
+    fn adoptions(&self, id: &ChangeId) -> Result<Vec<Sibling>, StorageError> {
+        let Facts { db, room, adoptions, .. } = self.facts;
+        let mut found = adoptions.get(id).cloned().unwrap_or_default();
+        for entry in items::adoptions(*db, room, id, ADOPTIONS_MAX)? {
+            if let Some(row) = entries::entry(*db, room, &entry)?
+                && let Some((header, _)) = stored::parts(&row)
+            {
+                found.extend(Sibling::of(&header));
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,176 @@
+//! What other servers wrote comes in: verified outside the room's lock, joined
+//! under it, in one batch for each delivery.
+//!
+//! One bad entry never keeps the others out: it is refused with its reason, in
+//! the log and in a metric. An entry whose right to be written can't be judged
+//! yet is held without effect, and judged again when the room moves on.
+
+use std::{sync::Arc, thread};
+
+use causeway_replication::Outcome;
+use causeway_shared_space::{Change, Standing};
+use causeway_storage::shared_space::entries;
+use ruma::{RoomId, ServerName};
+
+use super::{
+    SharedSpace, authorise,
+    draft::{Draft, Placement},
+    error::SpaceError,
+    stored,
+};
+use crate::rooms::RoomWriter;
+
+/// Entries judged again at once.
+const REJUDGED_MAX: usize = 500;
+/// Entries for which it is worth verifying signatures on more than one thread.
+const PARALLEL_MIN: usize = 64;
+
+/// An entry whose signature is valid under a key of its origin.
+struct Verified(Change);
+
+impl SharedSpace {
+    /// Joins the entries that `from` served. Durable when it returns.
+    ///
+    /// # Errors
+    /// The room is not known here, or storage failed: nothing was stored then.
+    pub fn join(&self, room: &RoomId, from: &ServerName, changes: Vec<Change>) -> Result<Outcome, SpaceError> {
+        let mut outcome = Outcome::default();
+        let verified = self.verify_all(room, from, changes, &mut outcome)?;
+        if verified.is_empty() {
+            return Ok(outcome);
+        }
+        self.rooms.write(room, |writer| {
+            self.in_draft(writer, |_, draft, writer| {
+                for change in &verified {
+                    self.join_one(draft, writer, &change.0, &mut outcome)?;
+                }
+                outcome.forks.clone_from(&draft.forks);
+                Ok(())
+            })
+        })?;
+        self.metrics.joined(outcome.new);
+        Ok(outcome)
+    }
+
+    fn join_one(
+        &self,
+        draft: &mut Draft<'_>,
+        writer: &mut RoomWriter<'_>,
+        change: &Change,
+        outcome: &mut Outcome,
+    ) -> Result<(), SpaceError> {
+        let standing = authorise::standing(writer, change.header())?;
+        match draft.place(writer.batch(), change, standing, None)? {
+            Placement::Known => {
+                outcome.known += 1;
+                self.keep_missing_value(writer, change)?;
+            }
+            Placement::Deferred => self.refuse(outcome, change.server(), change, "too_many_tips"),
+            Placement::New => {
+                outcome.new += 1;
+                if let Standing::Void(reason) = standing {
+                    tracing::warn!(change = %change.id(), ?reason, "a change of another server has no effect");
+                }
+                if change.server() == self.server_name() {
+                    tracing::warn!(change = %change.id(), "an own change came back that was not held: this server was restored");
+                    self.take_new_incarnation(writer.room_id());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of an entry that was held as a header only.
+    fn keep_missing_value(&self, writer: &mut RoomWriter<'_>, change: &Change) -> Result<(), SpaceError> {
+        let room = writer.room_id().to_owned();
+        if let Some(value) = change.value()
+            && entries::value(&self.db, &room, &change.id())?.is_none()
+        {
+            entries::put_value(writer.batch(), &room, &change.id(), value.as_str());
+        }
+        Ok(())
+    }
+
+    /// Judges again what could not be judged: the room has moved on.
+    ///
+    /// Returns how many entries have effect now.
+    pub fn judge_again(&self, room: &RoomId) -> Result<usize, SpaceError> {
+        if entries::unproven(&self.db, room, 1)?.is_empty() {
+            return Ok(0);
+        }
+        self.rooms.write(room, |writer| {
+            self.in_draft(writer, |_, draft, writer| {
+                let mut effective = 0;
+                for id in entries::unproven(&self.db, room, REJUDGED_MAX)? {
+                    let Some(change) = stored::change(&self.db, room, &id)? else { continue };
+                    let standing = authorise::standing(writer, change.header())?;
+                    if standing != Standing::Unproven {
+                        draft.judge(writer.batch(), &change, standing)?;
+                        effective += usize::from(standing.is_effective());
+                    }
+                }
+                Ok(effective)
+            })
+        })
+    }
+
+    /// Verifies signatures, on several threads when there are many.
+    fn verify_all(
+        &self,
+        room: &RoomId,
+        from: &ServerName,
+        changes: Vec<Change>,
+        outcome: &mut Outcome,
+    ) -> Result<Vec<Verified>, SpaceError> {
+        let mut waiting = Vec::with_capacity(changes.len());
+        for change in changes {
+            if change.header().room_id() != room {
+                self.refuse(outcome, from, &change, "another_room");
+            } else if entries::link(&self.db, room, &change.id())?.is_some() {
+                // Signatures of held entries were verified when they came.
+                waiting.push((change, None));
+            } else if let Some(key) = self.verify_key(change.server(), change.signature().key_id())? {
+                waiting.push((change, Some(Arc::<[u8]>::from(key))));
+            } else {
+                self.refuse(outcome, from, &change, "unknown_key");
+            }
+        }
+        let valid = check_signatures(&waiting);
+        let mut verified = Vec::with_capacity(waiting.len());
+        for ((change, _), valid) in waiting.into_iter().zip(valid) {
+            if valid {
+                verified.push(Verified(change));
+            } else {
+                self.refuse(outcome, from, &change, "forged");
+            }
+        }
+        Ok(verified)
+    }
+
+    fn refuse(&self, outcome: &mut Outcome, from: &ServerName, change: &Change, reason: &'static str) {
+        outcome.refused += 1;
+        self.metrics.refused(reason);
+        tracing::warn!(%from, change = %change.id(), origin = %change.server(), reason, "a change was refused");
+    }
+}
+
+/// Which of these are signed by their key; those without one are taken as they are.
+fn check_signatures(waiting: &[(Change, Option<Arc<[u8]>>)]) -> Vec<bool> {
+    let check = |entries: &[(Change, Option<Arc<[u8]>>)]| -> Vec<bool> {
+        entries.iter().map(|(change, key)| key.as_ref().is_none_or(|key| change.verify(key).is_ok())).collect()
+    };
+    if waiting.len() < PARALLEL_MIN {
+        return check(waiting);
+    }
+    let (one, other) = waiting.split_at(waiting.len() / 2);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| check(other));
+        let mut valid = check(one);
+        match other.join() {
+            Ok(rest) => valid.extend(rest),
+            // What panicked was verified by nobody.
+            Err(_) => valid.resize(waiting.len(), false),
+        }
+        valid
+    })
+}

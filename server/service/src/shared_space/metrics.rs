@@ -1,0 +1,64 @@
+//! What is counted in shared spaces.
+//!
+//! The instruments belong to the global meter; without an exporter they cost
+//! nothing. No room, user or key is an attribute: only kinds and reasons.
+
+use opentelemetry::{KeyValue, global, metrics::Counter};
+
+/// The instruments.
+#[derive(Debug)]
+pub struct Metrics {
+    writes: Counter<u64>,
+    joined: Counter<u64>,
+    refused: Counter<u64>,
+    conflicts: Counter<u64>,
+    settlements: Counter<u64>,
+}
+
+impl Metrics {
+    /// The instruments of the global meter.
+    pub fn new() -> Self {
+        let meter = global::meter("causeway");
+        let counter = |name: &'static str, what: &'static str| {
+            meter.u64_counter(name).with_description(what).with_unit("{change}").build()
+        };
+        Self {
+            writes: counter("causeway.space.writes", "Changes written on this server and acknowledged"),
+            joined: counter("causeway.space.joined", "Changes of other servers that became held"),
+            refused: counter("causeway.space.refused", "Changes of other servers that were refused, by reason"),
+            conflicts: counter("causeway.space.conflicts", "Conflicts that were told in a room"),
+            settlements: counter("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),
+        }
+    }
+
+    /// Changes were written, by this way (`api`, `state`, `settlement`, `adoption`).
+    pub fn wrote(&self, count: u64, way: &'static str) {
+        self.writes.add(count, &[KeyValue::new("way", way)]);
+    }
+
+    /// Changes of others became held.
+    pub fn joined(&self, count: u64) {
+        self.joined.add(count, &[]);
+    }
+
+    /// A change of another server was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// A conflict was told.
+    pub fn told(&self) {
+        self.conflicts.add(1, &[]);
+    }
+
+    /// A conflict was settled from a room.
+    pub fn settled(&self) {
+        self.settlements.add(1, &[]);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,225 @@
+//! The shared space of a room: items that everybody who may can write, on any
+//! server, without a write being lost.
+//!
+//! - [`write`](self::write): through the API and by ordinary state events;
+//! - [`join`](self::join): what other servers wrote;
+//! - [`read`](self::read): items, history, changes since a vector, status;
+//! - [`draft`]: the one way in which changes get into logs and items;
+//! - [`follower`]: what room events mean for the space;
+//! - [`notices`], [`settlement`]: conflicts told and settled;
+//! - [`projection`]: the face of items in room state;
+//! - [`observed`]: what a device has been given, and so supersedes.
+//!
+//! # Invariants
+//! - Everything that a change alters is in one batch, under the room's writer
+//!   lock, and durable before anybody is answered or told.
+//! - This server writes to a room as one replica per process start, and takes a
+//!   new incarnation whenever it may have been restored.
+//! - What may be told to a peer is read after a barrier.
+
+pub mod authorise;
+pub mod choice;
+pub mod draft;
+pub mod error;
+pub mod join;
+pub mod keys;
+pub mod metrics;
+pub mod notice_text;
+pub mod observed;
+pub mod read;
+pub mod stored;
+pub mod state_event;
+pub mod token;
+pub mod write;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use causeway_shared_space::{ChangeId, ChangeLog, ReplicaId, VersionVector};
+use causeway_storage::{Database, StorageError, shared_space::{entries, queues}};
+use rand::RngExt as _;
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
+
+use self::{metrics::Metrics, token::TokenKey};
+use crate::{clock::Clock, notify::{Notifier, Topic}, rooms::Rooms, server_keys::ServerKeys};
+
+/// The type of the state events that are items.
+pub const ITEM_TYPE: &str = "org.causeway.item";
+/// The type of the state event that declares a shared space.
+pub const DECLARATION_TYPE: &str = "org.causeway.shared_space";
+/// The localpart of the user in whose name the server speaks in rooms.
+pub const SERVICE_LOCALPART: &str = "causeway";
+/// Rooms whose log's shape is kept in memory; idle ones go when there are more.
+const SPACES_MAX: usize = 1_000;
+
+/// The shared spaces of all rooms.
+pub struct SharedSpace {
+    db: Database,
+    rooms: Arc<Rooms>,
+    keys: Arc<ServerKeys>,
+    notifier: Arc<Notifier>,
+    clock: Clock,
+    tokens: TokenKey,
+    /// By room. Lock order: this map, never held while a room's lock is waited for.
+    spaces: Mutex<HashMap<OwnedRoomId, Space>>,
+    /// What other servers are known to hold, by room, as the replication driver says.
+    elsewhere: Mutex<HashMap<OwnedRoomId, VersionVector>>,
+    /// Rooms with changes written here since the replication driver last asked.
+    written: Mutex<BTreeSet<OwnedRoomId>>,
+    /// Rooms in which a pull is under way.
+    catching_up: Mutex<BTreeSet<OwnedRoomId>>,
+    metrics: Metrics,
+}
+
+/// What is kept in memory of one room's space.
+#[derive(Clone, Debug, Default)]
+struct Space {
+    /// The shape of the logs, as of the entry `last`.
+    log: Option<ChangeLog>,
+    /// The last entry that was placed: if it is not in storage, `log` is not true.
+    last: Option<ChangeId>,
+    /// As whom this process writes there.
+    replica: Option<ReplicaId>,
+}
+
+impl SharedSpace {
+    /// Over the server's database and rooms.
+    ///
+    /// # Errors
+    /// The server's secret could not be read or kept.
+    pub fn open(
+        db: Database,
+        rooms: Arc<Rooms>,
+        keys: Arc<ServerKeys>,
+        notifier: Arc<Notifier>,
+        clock: Clock,
+    ) -> Result<Self, StorageError> {
+        let secret = match queues::meta::<[u8; 32]>(&db, &["token_secret"])? {
+            Some(secret) => secret,
+            None => {
+                let secret: [u8; 32] = rand::rng().random();
+                let mut batch = db.batch();
+                queues::put_meta(&mut batch, &["token_secret"], &secret);
+                db.commit_durable(batch)?;
+                secret
+            }
+        };
+        Ok(Self {
+            db,
+            rooms,
+            keys,
+            notifier,
+            clock,
+            tokens: TokenKey::new(secret),
+            spaces: Mutex::default(),
+            elsewhere: Mutex::default(),
+            written: Mutex::default(),
+            catching_up: Mutex::default(),
+            metrics: Metrics::new(),
+        })
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        self.keys.server_name()
+    }
+
+    /// The user in whose name the server speaks in rooms.
+    pub fn service_user(&self) -> OwnedUserId {
+        UserId::parse(format!("@{SERVICE_LOCALPART}:{}", self.server_name()))
+            .expect("a valid localpart and a valid server name make a user id")
+    }
+
+    /// Rooms in which this server holds changes, after `after`, at most `limit`.
+    pub fn rooms_with_changes(&self, after: Option<&str>, limit: usize) -> Result<Vec<OwnedRoomId>, StorageError> {
+        let rooms = entries::rooms(&self.db, after, limit)?;
+        Ok(rooms.into_iter().filter_map(|room| RoomId::parse(room).ok()).collect())
+    }
+
+    /// Other servers with a joined member in the room.
+    pub fn other_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, StorageError> {
+        let servers = causeway_storage::rooms::joined_servers(&self.db, room)?;
+        Ok(servers.into_iter().map(|(server, _)| server).filter(|server| server != self.server_name()).collect())
+    }
+
+    /// The driver says what some other server holds; kept to know which changes
+    /// a restore of this server could not lose.
+    pub fn held_elsewhere(&self, room: &RoomId, vector: &VersionVector) {
+        let mut elsewhere = lock(&self.elsewhere);
+        if elsewhere.len() >= SPACES_MAX && !elsewhere.contains_key(room) {
+            elsewhere.clear();
+        }
+        elsewhere.entry(room.to_owned()).or_default().join(vector);
+    }
+
+    /// The driver says whether a pull is under way: no conflict is told meanwhile.
+    pub fn set_catching_up(&self, room: &RoomId, catching_up: bool) {
+        let mut rooms = lock(&self.catching_up);
+        if catching_up {
+            rooms.insert(room.to_owned());
+        } else if rooms.remove(room) {
+            self.notifier.notify([&Topic::Space(room.to_owned())]);
+        }
+    }
+
+    /// Rooms with changes written here since this was last asked. Its topic is
+    /// [`Topic::Spaces`].
+    pub fn take_written(&self) -> BTreeSet<OwnedRoomId> {
+        std::mem::take(&mut lock(&self.written))
+    }
+
+    fn is_catching_up(&self, room: &RoomId) -> bool {
+        lock(&self.catching_up).contains(room)
+    }
+
+    /// The room's space, under the room's writer lock: with a shape that is true.
+    fn space(&self, room: &RoomId) -> Result<(Space, ChangeLog), StorageError> {
+        let mut space = lock(&self.spaces).get(room).cloned().unwrap_or_default();
+        // A batch that was given up or failed leaves a shape with an entry that is not there.
+        let true_still = match &space.last {
+            Some(last) => entries::link(&self.db, room, last)?.is_some(),
+            None => false,
+        };
+        let log = match space.log.take() {
+            Some(log) if true_still => log,
+            _ => stored::load_log(&self.db, room)?,
+        };
+        Ok((space, log))
+    }
+
+    /// Keeps the shape that is true once the write is committed.
+    fn keep_space(&self, room: &RoomId, space: Space) {
+        let mut spaces = lock(&self.spaces);
+        if spaces.len() >= SPACES_MAX && !spaces.contains_key(room) {
+            // Replicas must not be forgotten lightly, but a new incarnation is always safe.
+            spaces.clear();
+        }
+        spaces.insert(room.to_owned(), space);
+    }
+
+    /// This server may have been restored: the next write takes a new incarnation.
+    fn take_new_incarnation(&self, room: &RoomId) {
+        if let Some(space) = lock(&self.spaces).get_mut(room) {
+            space.replica = None;
+        }
+    }
+
+    /// A replica that was never written as.
+    fn new_replica(&self) -> ReplicaId {
+        ReplicaId::new(self.server_name(), rand::rng().random()).expect("our own name fits: it is part of user ids")
+    }
+}
+
+impl std::fmt::Debug for SharedSpace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedSpace").field("server_name", &self.server_name()).finish_non_exhaustive()
+    }
+}
+
+/// Maps are whole between statements, so a panic elsewhere is no reason to stop.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+

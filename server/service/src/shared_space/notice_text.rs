@@ -1,0 +1,182 @@
+//! What a conflict notice says: the words for people, and the content that
+//! programs read.
+//!
+//! Pure. A notice is an `m.text` (an `m.notice` notifies nobody) with
+//! `m.mentions` of the authors. In an encrypted room it names neither key nor
+//! value, because the notice itself is in clear.
+
+use jiff::Timestamp;
+use ruma::OwnedUserId;
+use serde_json::{Value, json};
+
+use super::choice;
+
+/// Characters of a value that a notice shows.
+const EXCERPT_CHARS_MAX: usize = 160;
+
+/// One sibling as a notice shows it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The change's id.
+    pub id: String,
+    /// Who wrote it.
+    pub author: OwnedUserId,
+    /// When, by the author's server (ms since the epoch).
+    pub origin_server_ts: u64,
+    /// What was written; `None` for a delete.
+    pub value: Option<Value>,
+}
+
+/// The content of a notice about one item.
+pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> Value {
+    let mut body = if encrypted {
+        "Changes to an item of this room's shared space did not see each other. All of them are kept.\n".to_owned()
+    } else {
+        format!("Changes to “{}” did not see each other. All of them are kept:\n", excerpt(key))
+    };
+    for (index, told) in siblings.iter().enumerate() {
+        let what = match (&told.value, encrypted) {
+            (_, true) => String::new(),
+            (Some(value), false) => format!(": {}", excerpt(&value.to_string())),
+            (None, false) => ": deleted it".to_owned(),
+        };
+        let (mark, when) = (choice::reaction(index + 1), moment(told.origin_server_ts));
+        body.push_str(&format!("{mark} {}, {when}{what}\n", told.author));
+    }
+    let count = siblings.len();
+    body.push_str(&format!("To keep one, react with its number (1–{count}), or reply “keep 1”."));
+    json!({
+        "msgtype": "m.text",
+        "body": body,
+        "m.mentions": { "user_ids": authors(siblings) },
+        "org.causeway.conflict": {
+            "id": conflict,
+            "key": if encrypted { Value::Null } else { key.into() },
+            "siblings": siblings.iter().map(|told| json!({
+                "id": told.id, "author": told.author, "origin_server_ts": told.origin_server_ts,
+            })).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// The content of the one message that stands for many new conflicts.
+pub fn summary(conflicts: &[(String, String, Vec<Told>)], encrypted: bool) -> Value {
+    let count = conflicts.len();
+    let mut body = format!("{count} items have changes that did not see each other. All of them are kept");
+    let mut mentioned = Vec::new();
+    if !encrypted {
+        let named: Vec<_> = conflicts.iter().take(10).map(|(_, key, _)| format!("“{}”", excerpt(key))).collect();
+        body.push_str(&format!(": {}{}", named.join(", "), if count > named.len() { ", …" } else { "" }));
+    }
+    body.push_str(". Open the shared space to see and settle them.");
+    for (_, _, siblings) in conflicts {
+        mentioned.extend(authors(siblings));
+    }
+    mentioned.sort();
+    mentioned.dedup();
+    json!({
+        "msgtype": "m.text",
+        "body": body,
+        "m.mentions": { "user_ids": mentioned },
+        "org.causeway.conflicts": conflicts.iter().map(|(id, key, _)| json!({
+            "id": id, "key": if encrypted { Value::Null } else { key.as_str().into() },
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// The content that edits a notice to say how it ended.
+pub fn edited(notice_id: &str, original: &Value, outcome: &str) -> Value {
+    let told = original["body"].as_str().unwrap_or_default();
+    let body = format!("{outcome}\n\n{told}");
+    json!({
+        "msgtype": "m.text",
+        "body": format!("* {body}"),
+        // An edit that mentions nobody notifies nobody again.
+        "m.mentions": {},
+        "m.new_content": {
+            "msgtype": "m.text",
+            "body": body,
+            "m.mentions": original["m.mentions"],
+            "org.causeway.conflict": original["org.causeway.conflict"],
+        },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": notice_id },
+    })
+}
+
+/// The content of an answer to somebody whose choice came too late.
+pub fn answer(to_event: &str, to_user: &str, said: &str) -> Value {
+    json!({
+        "msgtype": "m.text",
+        "body": said,
+        "m.mentions": { "user_ids": [to_user] },
+        "m.relates_to": { "m.in_reply_to": { "event_id": to_event } },
+    })
+}
+
+fn authors(siblings: &[Told]) -> Vec<&OwnedUserId> {
+    let mut authors: Vec<_> = siblings.iter().map(|told| &told.author).collect();
+    authors.sort();
+    authors.dedup();
+    authors
+}
+
+/// Text of others, cut and on one line, so that it can't pose as ours.
+fn excerpt(text: &str) -> String {
+    let mut short: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT_CHARS_MAX).collect();
+    if text.chars().nth(EXCERPT_CHARS_MAX).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn moment(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| "at an unknown time".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    fn told(author: &ruma::UserId, value: Option<Value>) -> Told {
+        Told { id: "aa".to_owned(), author: author.to_owned(), origin_server_ts: 1_700_000_000_000, value }
+    }
+
+    #[test]
+    fn a_notice_says_what_who_when_and_how() {
+        let siblings = [
+            told(user_id!("@alice:a.example"), Some(json!({"text": "one\ntwo"}))),
+            told(user_id!("@bob:b.example"), None),
+        ];
+        let content = notice("c1", "plans/2026.md", &siblings, false);
+        let body = content["body"].as_str().expect("a body");
+        for part in ["plans/2026.md", "1️⃣ @alice:a.example, 2023-11-14 22:13:20 UTC: {", "2️⃣ @bob", "deleted it", "keep 1"] {
+            assert!(body.contains(part), "{part} in {body}");
+        }
+        assert_eq!(content["m.mentions"]["user_ids"], json!(["@alice:a.example", "@bob:b.example"]));
+        assert_eq!(content["org.causeway.conflict"]["siblings"][1]["author"], "@bob:b.example");
+    }
+
+    #[test]
+    fn an_encrypted_room_learns_neither_key_nor_value() {
+        let siblings = [told(user_id!("@alice:a.example"), Some(json!({"text": "secret"})))];
+        let content = notice("c1", "hidden", &siblings, true).to_string();
+        assert!(!content.contains("secret") && !content.contains("hidden"));
+        let content = summary(&[("c1".to_owned(), "hidden".to_owned(), siblings.to_vec())], true).to_string();
+        assert!(!content.contains("hidden"));
+    }
+
+    #[test]
+    fn an_edit_points_to_the_notice_and_mentions_nobody() {
+        let original = notice("c1", "k", &[told(user_id!("@alice:a.example"), None)], false);
+        let content = edited("$notice", &original, "Settled by @bob:b.example: 1️⃣ is kept.");
+        assert_eq!(content["m.relates_to"]["event_id"], "$notice");
+        assert_eq!(content["m.mentions"], json!({}));
+        assert!(content["m.new_content"]["body"].as_str().expect("a body").starts_with("Settled by @bob"));
+    }
+}

@@ -1,0 +1,300 @@
+//! Writing items through the API: what was seen comes as a token.
+
+use causeway_shared_space::{
+    Change, Counter, ItemKey, NewChange, Observed, Standing, Value,
+    change::Body,
+};
+use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue, QueueRow};
+use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    SharedSpace, Space,
+    authorise,
+    draft::Draft,
+    error::SpaceError,
+    lock,
+    observed::{device_name, own_writes},
+    stored::StoredEntries,
+};
+use crate::{
+    notify::Topic,
+    rooms::RoomWriter,
+};
+
+/// Writes in one batch request.
+pub const BATCH_MAX: usize = 500;
+/// Bytes of the longest idempotency key.
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+
+/// What to do when there are changes that the writer had not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Keep both: the item is in conflict then.
+    #[default]
+    Keep,
+    /// Write nothing and show them: compare-and-swap.
+    Reject,
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The item.
+    pub key: ItemKey,
+    /// Its new value; `None` deletes it.
+    pub value: Option<Value>,
+    /// What the writer was shown: the token of a read or of an earlier write.
+    pub token: Option<String>,
+    /// What to do about what he was not shown.
+    pub on_conflict: OnConflict,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// The user.
+    pub user: &'a UserId,
+    /// His device.
+    pub device: Option<&'a DeviceId>,
+    /// The request's idempotency key.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// A change of this server's, before it has a place in the log.
+pub(super) struct Wanted<'a> {
+    pub key: &'a ItemKey,
+    pub body: Body,
+    pub observed: &'a Observed,
+    pub author: OwnedUserId,
+    pub authorized_by: Vec<OwnedEventId>,
+    pub adopts: Option<OwnedEventId>,
+    pub device: Option<String>,
+}
+
+impl SharedSpace {
+    /// Writes one item. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`SpaceError::Conflict`] when asked to reject; the caller's mistakes.
+    pub fn put(&self, writer: Writer<'_>, room: &RoomId, write: Write) -> Result<Json, SpaceError> {
+        let request = fingerprint(room, std::slice::from_ref(&write));
+        self.once(writer, room, &request, |space, draft, by, room_writer| {
+            self.write_one(space, draft, by, room_writer, &write)
+        })
+    }
+
+    /// Writes several items in one durable batch. Each result is what
+    /// [`SharedSpace::put`] answers, or an error object; one that is refused
+    /// does not keep the others from being written.
+    pub fn put_batch(&self, writer: Writer<'_>, room: &RoomId, writes: &[Write]) -> Result<Json, SpaceError> {
+        if writes.len() > BATCH_MAX {
+            return Err(SpaceError::TooMany("more than 500 writes in one request"));
+        }
+        let request = fingerprint(room, writes);
+        self.once(writer, room, &request, |space, draft, by, room_writer| {
+            let mut results = Vec::with_capacity(writes.len());
+            for write in writes {
+                results.push(match self.write_one(space, draft, by, room_writer, write) {
+                    Ok(written) => written,
+                    Err(error @ (SpaceError::Conflict { .. } | SpaceError::Token(_))) => {
+                        crate::error::MatrixError::from(error).body()
+                    }
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(json!({ "results": results }))
+        })
+    }
+
+    /// Runs a write under the room's lock, once for each idempotency key.
+    fn once(
+        &self,
+        writer: Writer<'_>,
+        room: &RoomId,
+        request: &str,
+        write: impl FnOnce(&mut Space, &mut Draft<'_>, &Author<'_>, &mut RoomWriter<'_>) -> Result<Json, SpaceError>,
+    ) -> Result<Json, SpaceError> {
+        if writer.idempotency_key.is_some_and(|key| key.len() > IDEMPOTENCY_KEY_MAX) {
+            return Err(SpaceError::Invalid("the idempotency key is too long"));
+        }
+        let device = writer.device.map(|device| device_name(writer.user, device));
+        let scope = device.clone().unwrap_or_else(|| writer.user.to_string());
+        self.rooms.write(room, |room_writer| {
+            if let Some(key) = writer.idempotency_key
+                && let Some(before) = queues::outcome(&self.db, &scope, key)?
+            {
+                return if before.request == request { Ok(before.body) } else { Err(SpaceError::KeyReused) };
+            }
+            let authorized_by = authorise::local_writer(room_writer, writer.user)?;
+            self.refuse_unencrypted(room_writer)?;
+            let author = Author { user: writer.user, device, authorized_by };
+            let body = self.in_draft(room_writer, |space, draft, room_writer| {
+                write(space, draft, &author, room_writer)
+            })?;
+            if let Some(key) = writer.idempotency_key {
+                let row = OutcomeRow {
+                    at: self.clock.now_ms(),
+                    request: request.to_owned(),
+                    status: 200,
+                    body: body.clone(),
+                };
+                queues::put_outcome(room_writer.batch(), &scope, key, &row);
+            }
+            Ok(body)
+        })
+    }
+
+    /// Runs `work` on a draft of the room's space and puts what it placed into
+    /// the writer's batch.
+    pub(super) fn in_draft<T>(
+        &self,
+        writer: &mut RoomWriter<'_>,
+        work: impl FnOnce(&mut Space, &mut Draft<'_>, &mut RoomWriter<'_>) -> Result<T, SpaceError>,
+    ) -> Result<T, SpaceError> {
+        let room = writer.room_id().to_owned();
+        let (mut space, log) = self.space(&room)?;
+        let stored = StoredEntries { db: &self.db, room: &room };
+        let mut draft = Draft::new(&self.db, &stored, log, self.clock.now_ms());
+        let result = work(&mut space, &mut draft, writer)?;
+        let last = draft.last_placed();
+        let placed = draft.placed > 0;
+        let (log, keys) = draft.finish(writer.batch());
+        space.log = Some(log);
+        space.last = last.or(space.last);
+        self.keep_space(&room, space);
+        if placed {
+            lock(&self.written).insert(room.clone());
+            writer.notify(Topic::Spaces);
+        }
+        if !keys.is_empty() {
+            writer.notify(Topic::Space(room));
+        }
+        Ok(result)
+    }
+
+    fn write_one(
+        &self,
+        space: &mut Space,
+        draft: &mut Draft<'_>,
+        author: &Author<'_>,
+        writer: &mut RoomWriter<'_>,
+        write: &Write,
+    ) -> Result<Json, SpaceError> {
+        let room = writer.room_id().to_owned();
+        let row = draft.item(&write.key)?;
+        let mut observed = own_writes(row, author.device.as_deref());
+        if let Some(token) = &write.token {
+            let given = self.tokens.open(&room, write.key.as_str(), token)?;
+            observed.extend(&given.into_iter().collect());
+        }
+        let unseen = row.item.siblings().iter().filter(|sibling| !observed.ids().contains(&sibling.id)).count();
+        let full = unseen >= causeway_shared_space::item::MAX_SIBLINGS;
+        if full || (write.on_conflict == OnConflict::Reject && unseen > 0) {
+            let row = row.clone();
+            return Err(SpaceError::Conflict { item: Box::new(self.view(&room, &write.key, &row)?) });
+        }
+        let body = write.value.clone().map_or(Body::Delete, Body::Put);
+        let change = self.write_change(
+            space,
+            draft,
+            writer,
+            Wanted {
+                key: &write.key,
+                body,
+                observed: &observed,
+                author: author.user.to_owned(),
+                authorized_by: author.authorized_by.clone(),
+                adopts: None,
+                device: author.device.clone(),
+            },
+        )?;
+        self.metrics.wrote(1, "api");
+        let due = QueueRow { due: 0, attempts: 0, detail: Json::Null };
+        queues::put(writer.batch(), Queue::Projection, &room, write.key.as_str(), &due);
+        Ok(json!({
+            "key": write.key.as_str(),
+            "id": change.id().to_string(),
+            "conflict": draft.item(&write.key)?.item.conflict(&write.key).is_some(),
+            "token": self.tokens.issue(&room, write.key.as_str(), [&change.id()]),
+        }))
+    }
+
+    /// Gives a change its place in this server's log, signs it and places it.
+    pub(super) fn write_change(
+        &self,
+        space: &mut Space,
+        draft: &mut Draft<'_>,
+        writer: &mut RoomWriter<'_>,
+        wanted: Wanted<'_>,
+    ) -> Result<Change, SpaceError> {
+        let room = writer.room_id().to_owned();
+        let at = space.replica.as_ref().and_then(|replica| draft.log().next(replica));
+        let (dot, previous) = match at {
+            Some(at) => at,
+            None => {
+                let replica = self.new_replica();
+                let at = draft.log().next(&replica).ok_or(SpaceError::Stored("change log"))?;
+                space.replica = Some(replica);
+                at
+            }
+        };
+        let supersedes = wanted.observed.supersedes(&self.observed_facts(&room))?;
+        let depth = if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
+        let new = NewChange {
+            room_id: room,
+            key: wanted.key.clone(),
+            body: wanted.body,
+            dot,
+            previous,
+            supersedes,
+            depth,
+            author: wanted.author,
+            origin_server_ts: self.clock.now_ms(),
+            authorized_by: wanted.authorized_by,
+            adopts: wanted.adopts,
+            restores: None,
+        };
+        let change = Change::build(new, self.keys.key_pair())?;
+        draft.place(writer.batch(), &change, Standing::Effective, wanted.device)?;
+        Ok(change)
+    }
+
+    /// In an encrypted room values are written in clear only if the room says so.
+    pub(super) fn refuse_unencrypted(&self, writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+        if writer.state("m.room.encryption", "")?.is_none() {
+            return Ok(());
+        }
+        let declared = writer.state(super::DECLARATION_TYPE, "")?.map(|event| event.content_object());
+        let allowed = declared.and_then(|declared| declared.get("allow_unencrypted")?.as_bool());
+        if allowed == Some(true) {
+            return Ok(());
+        }
+        Err(SpaceError::Forbidden("This room is encrypted, and its shared space does not allow values in clear"))
+    }
+}
+
+/// A local writer who may write.
+struct Author<'a> {
+    user: &'a UserId,
+    device: Option<String>,
+    authorized_by: Vec<OwnedEventId>,
+}
+
+/// Tells one request from another.
+fn fingerprint(room: &RoomId, writes: &[Write]) -> String {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    part(room.as_bytes());
+    for write in writes {
+        part(write.key.as_str().as_bytes());
+        part(write.value.as_ref().map_or("", Value::as_str).as_bytes());
+        part(write.token.as_deref().unwrap_or_default().as_bytes());
+        part(&[u8::from(write.on_conflict == OnConflict::Reject)]);
+    }
+    hex::encode(hash.finalize())
+}
