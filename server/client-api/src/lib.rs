@@ -22,6 +22,7 @@ mod push;
 mod register;
 pub mod request;
 mod session;
+mod shared_space;
 mod state;
 mod uiaa;
 
@@ -43,6 +44,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(push::routes())
         .merge(register::routes())
         .merge(session::routes())
+        .merge(shared_space::routes())
 }
 
 /// This door alone, framed.

@@ -3,7 +3,8 @@
 //! What is read here has been committed; [`SharedSpace::get`] and the others
 //! make sure that it is durable too before they answer.
 
-use causeway_replication::{self as replication, Delta, Pull};
+use causeway_replication as replication;
+pub use causeway_replication::{Delta, Pull};
 use causeway_shared_space::{Change, ChangeId, Item, ItemKey, Sibling, VersionVector};
 use causeway_storage::{
     Read,
