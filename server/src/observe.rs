@@ -15,12 +15,17 @@ use tracing::{Instrument, field::Empty};
 /// The name of a route that does not exist.
 const NO_ROUTE: &str = "none";
 
+/// Bounds of the histogram's buckets, in seconds (OpenTelemetry's advice for HTTP).
+const BOUNDARIES_S: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
 /// `router`, observed.
 pub fn requests(router: Router, clock: &Clock) -> Router {
     let duration = global::meter("causeway")
         .f64_histogram("http.server.request.duration")
         .with_unit("s")
         .with_description("Time from the head of a request to the head of its answer")
+        .with_boundaries(BOUNDARIES_S.to_vec())
         .build();
     let clock = clock.clone();
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
