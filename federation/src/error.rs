@@ -29,9 +29,9 @@ pub fn unauthorized(message: impl Into<String>) -> MatrixError {
     MatrixError::new(401, "M_UNAUTHORIZED", message)
 }
 
-/// 404 `M_UNRECOGNIZED`: no such endpoint.
-pub fn unrecognized() -> MatrixError {
-    MatrixError::new(404, "M_UNRECOGNIZED", "Unrecognized request")
+/// `M_UNRECOGNIZED`: no such endpoint (404), or not with this method (405).
+pub fn unrecognized(status: u16) -> MatrixError {
+    MatrixError::new(status, "M_UNRECOGNIZED", "Unrecognized request")
 }
 
 /// Runs a synchronous use-case off the async threads.

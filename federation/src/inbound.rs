@@ -4,8 +4,16 @@
 //! everybody), finds out whether the origin may have what it asks for, and runs
 //! the use-case on a blocking thread.
 
+pub mod access;
+pub mod backfill;
+pub mod get_event;
 pub mod get_server_keys;
+pub mod get_state;
 pub mod get_version;
+pub mod invite;
+pub mod make_membership;
+pub mod query;
+pub mod send_membership;
 pub mod send_transaction;
 
 use axum::Router;
@@ -15,7 +23,14 @@ use crate::state::FederationState;
 /// All routes.
 pub fn routes() -> Router<FederationState> {
     Router::new()
+        .merge(backfill::routes())
+        .merge(get_event::routes())
         .merge(get_server_keys::routes())
+        .merge(get_state::routes())
         .merge(get_version::routes())
+        .merge(invite::routes())
+        .merge(make_membership::routes())
+        .merge(query::routes())
+        .merge(send_membership::routes())
         .merge(send_transaction::routes())
 }

@@ -1,18 +1,218 @@
-//! Room events from other servers: checked, completed, handed to the rooms.
+//! Room events from other servers: parsed, checked, completed with what they
+//! stand on, handed to the rooms.
+//!
+//! The rooms judge; this fetches. What an event names and this server lacks is
+//! asked of the server that sent it: first the events in between, then, where
+//! the gap is too wide, the state before the event.
+//!
+//! Invariants: nothing is handed on whose signatures were not checked; one gap
+//! of a room is filled at a time; fetching for one transaction ends after
+//! [`gaps::ROUNDS_MAX`] rounds.
 
-use std::collections::BTreeMap;
+pub mod fetch;
+mod gaps;
 
-use ruma::{OwnedEventId, ServerName};
-use serde_json::{Value, value::RawValue};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use crate::state::FederationState;
+use causeway_room::Pdu;
+use causeway_service::{
+    Services,
+    error::{Chain, MatrixError},
+    rooms::{Received, VersionRules},
+};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{error::blocking, state::FederationState, verification::verify};
+
+/// What became of an event, or why it could not be looked at.
+pub type Outcome = Result<Received, String>;
+
+/// The events of one room in a transaction.
+struct Group {
+    version: Arc<VersionRules>,
+    pdus: Vec<Pdu>,
+}
 
 /// Takes in the events of a transaction. Every event that can be told apart
 /// gets its result: an empty object, or one with `error`.
 pub async fn receive_pdus(
-    _state: &FederationState,
-    _origin: &ServerName,
-    _pdus: Vec<Box<RawValue>>,
+    state: &FederationState,
+    origin: &ServerName,
+    pdus: Vec<Box<RawValue>>,
 ) -> BTreeMap<OwnedEventId, Value> {
-    BTreeMap::new()
+    if pdus.is_empty() {
+        return BTreeMap::new();
+    }
+    let (services, from) = (state.services().clone(), origin.to_owned());
+    let Ok((groups, mut outcomes)) = blocking(move || Ok(sort(&services, &from, pdus))).await else {
+        return BTreeMap::new();
+    };
+    for (room_id, group) in groups {
+        outcomes.extend(receive_group(state, origin, &room_id, group).await);
+    }
+    outcomes.into_iter().map(|(event_id, outcome)| (event_id, told(outcome))).collect()
+}
+
+/// What the sender is told.
+fn told(outcome: Outcome) -> Value {
+    match outcome {
+        Ok(Received::Accepted | Received::SoftFailed(_) | Received::Duplicate) => json!({}),
+        Ok(Received::Rejected(why) | Received::Refused(why)) | Err(why) => json!({"error": why}),
+        Ok(Received::Missing { .. }) => json!({"error": "events that it names can't be had"}),
+    }
+}
+
+/// Parses the events and sorts them by room. What can't be parsed has no id to
+/// answer under, and is logged.
+fn sort(
+    services: &Services,
+    origin: &ServerName,
+    pdus: Vec<Box<RawValue>>,
+) -> (HashMap<OwnedRoomId, Group>, BTreeMap<OwnedEventId, Outcome>) {
+    let mut groups: HashMap<OwnedRoomId, Group> = HashMap::new();
+    let mut outcomes = BTreeMap::new();
+    for raw in pdus {
+        let (room_id, version, pdu) = match parse(services, &raw) {
+            Ok(parsed) => parsed,
+            Err(why) => {
+                tracing::warn!(%origin, why, "an event is dropped");
+                continue;
+            }
+        };
+        match may_send(services, &room_id, origin) {
+            Ok(()) => {
+                let fresh = || Group { version, pdus: Vec::new() };
+                groups.entry(room_id).or_insert_with(fresh).pdus.push(pdu);
+            }
+            Err(error) => {
+                outcomes.insert(pdu.event_id().to_owned(), Err(error.message));
+            }
+        }
+    }
+    (groups, outcomes)
+}
+
+fn parse(services: &Services, raw: &RawValue) -> Result<(OwnedRoomId, Arc<VersionRules>, Pdu), String> {
+    #[derive(Deserialize)]
+    struct Peek {
+        room_id: OwnedRoomId,
+    }
+    let peek: Peek = serde_json::from_str(raw.get()).map_err(|_| "no room id".to_owned())?;
+    let version = services.rooms.version_rules(&peek.room_id).map_err(|error| error.to_string())?;
+    let pdu = Pdu::parse(&version.rules, raw.get()).map_err(|error| Chain(&error).to_string())?;
+    Ok((peek.room_id, version, pdu))
+}
+
+/// Whether this server takes events of the room from `origin`.
+fn may_send(services: &Services, room_id: &RoomId, origin: &ServerName) -> Result<(), MatrixError> {
+    crate::inbound::access::in_room_here(&services.rooms, room_id)?;
+    crate::inbound::access::acl(&services.rooms, room_id, origin)
+}
+
+#[tracing::instrument(name = "federation.room_events.receive", skip_all, fields(events = group.pdus.len()))]
+async fn receive_group(
+    state: &FederationState,
+    origin: &ServerName,
+    room_id: &RoomId,
+    group: Group,
+) -> Vec<(OwnedEventId, Outcome)> {
+    let ids: Vec<OwnedEventId> = group.pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+    let received = receive_room(state, origin, room_id, &group.version, group.pdus).await;
+    let failed = |error: MatrixError| ids.into_iter().map(|id| (id, Err(error.message.clone()))).collect();
+    received.unwrap_or_else(failed)
+}
+
+/// Checks and takes in events of one room, fetching what they lack.
+pub async fn receive_room(
+    state: &FederationState,
+    origin: &ServerName,
+    room_id: &RoomId,
+    version: &Arc<VersionRules>,
+    pdus: Vec<Pdu>,
+) -> Result<Vec<(OwnedEventId, Outcome)>, MatrixError> {
+    let (mut outcomes, fresh) = without_known(state, pdus).await?;
+    if fresh.is_empty() {
+        return Ok(outcomes);
+    }
+    let verified = verified(state, origin, version, fresh, &mut outcomes).await;
+    // Kept for the case that something is missing, which is known only afterwards.
+    let raw: HashMap<OwnedEventId, Box<RawValue>> =
+        verified.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.raw().to_owned())).collect();
+    let results = hand_over(state, origin, room_id, verified).await?;
+    let mut waiting = Vec::new();
+    for (event_id, result) in results {
+        match (result, raw.get(&event_id)) {
+            (Received::Missing { .. }, Some(raw)) => waiting.push(raw.clone()),
+            (result, _) => outcomes.push((event_id, Ok(result))),
+        }
+    }
+    if !waiting.is_empty() {
+        let filled = gaps::fill(state, origin, room_id, version, waiting).await?;
+        outcomes.extend(filled);
+    }
+    Ok(outcomes)
+}
+
+/// Sets apart what is here already: a repetition costs no signatures.
+async fn without_known(
+    state: &FederationState,
+    pdus: Vec<Pdu>,
+) -> Result<(Vec<(OwnedEventId, Outcome)>, Vec<Pdu>), MatrixError> {
+    let services = state.services().clone();
+    blocking(move || {
+        let (mut known, mut fresh) = (Vec::new(), Vec::new());
+        for pdu in pdus {
+            let held = services.rooms.held(pdu.event_id())?;
+            let here = held.is_some_and(|held| !held.meta.outlier && *held.meta.room_id == *pdu.room_id());
+            if here {
+                known.push((pdu.event_id().to_owned(), Ok(Received::Duplicate)));
+            } else {
+                fresh.push(pdu);
+            }
+        }
+        Ok((known, fresh))
+    })
+    .await
+}
+
+/// Those whose signatures hold; the others get their outcome.
+async fn verified(
+    state: &FederationState,
+    origin: &ServerName,
+    version: &VersionRules,
+    pdus: Vec<Pdu>,
+    outcomes: &mut Vec<(OwnedEventId, Outcome)>,
+) -> Vec<Pdu> {
+    let ids: Vec<OwnedEventId> = pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+    let helpers: [OwnedServerName; 1] = [origin.to_owned()];
+    let results = verify(state.keys(), &version.rules, pdus, &helpers).await;
+    let mut good = Vec::with_capacity(results.len());
+    for (event_id, result) in ids.into_iter().zip(results) {
+        match result {
+            Ok(pdu) => good.push(pdu),
+            Err(error) => {
+                tracing::warn!(%origin, %event_id, %error, "an event is dropped");
+                outcomes.push((event_id, Err(error.to_string())));
+            }
+        }
+    }
+    good
+}
+
+async fn hand_over(
+    state: &FederationState,
+    origin: &ServerName,
+    room_id: &RoomId,
+    pdus: Vec<Pdu>,
+) -> Result<Vec<(OwnedEventId, Received)>, MatrixError> {
+    if pdus.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (services, origin, room_id) = (state.services().clone(), origin.to_owned(), room_id.to_owned());
+    blocking(move || Ok(services.rooms.receive_pdus(&origin, &room_id, pdus)?)).await
 }

@@ -23,11 +23,14 @@ pub mod bounded;
 pub mod client;
 pub mod discovery;
 pub mod error;
+pub mod handshake;
 pub mod inbound;
 pub mod incoming;
 pub mod keys;
+pub mod multipart;
 pub mod outbound;
 pub mod peers;
+pub mod remote_driver;
 pub mod settings;
 pub mod signing;
 pub mod state;
@@ -35,7 +38,9 @@ pub mod trace_context;
 pub mod verification;
 
 use axum::Router;
+use causeway_service::remote::RemoteRequest;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{
@@ -48,15 +53,20 @@ pub use crate::{
 
 /// Every endpoint that other servers call.
 pub fn router(state: FederationState) -> Router {
-    inbound::routes().with_state(state)
+    inbound::routes()
+        .method_not_allowed_fallback(|| async { error::Refusal(error::unrecognized(405)) })
+        .with_state(state)
 }
 
 /// What has to run while the server does: a name and a future that ends soon
-/// after `stop`, for each.
+/// after `stop`, for each. `requests` is the other end of the services'
+/// [`causeway_service::remote::RemoteHandle`].
 pub fn drivers(
     state: &FederationState,
+    requests: mpsc::Receiver<RemoteRequest>,
     stop: &CancellationToken,
 ) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
     let sender = state.sender().clone().run(stop.clone());
-    vec![("federation sender", Box::pin(sender) as BoxFuture<'static, ()>)]
+    let remote = remote_driver::run(state.clone(), requests, stop.clone());
+    vec![("federation sender", Box::pin(sender)), ("federation requests", Box::pin(remote))]
 }

@@ -5,14 +5,16 @@
 //! outbound queue.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::OwnedServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-/// Servers whose turns are counted before idle ones are forgotten.
+/// Those that are counted before idle ones are forgotten.
 const COUNTED_MAX: usize = 10_000;
 /// Events that a slow listener may lag behind.
 const EVENTS_MAX: usize = 256;
@@ -50,35 +52,47 @@ impl PeerEvents {
     }
 }
 
-/// Counts the requests of each origin that are being served.
+/// Counts what is being done for each of many: requests of an origin, say.
 #[derive(Debug)]
-pub struct Turns {
-    per_origin: usize,
-    origins: Mutex<HashMap<OwnedServerName, Arc<Semaphore>>>,
+pub struct Turns<K> {
+    each: usize,
+    counted: Mutex<HashMap<K, Arc<Semaphore>>>,
 }
 
-impl Turns {
-    /// At most `per_origin` at once for each origin.
-    pub fn new(per_origin: usize) -> Self {
-        Self { per_origin: per_origin.max(1), origins: Mutex::default() }
+impl<K: Eq + Hash> Turns<K> {
+    /// At most `each` at once for each.
+    pub fn new(each: usize) -> Self {
+        Self { each: each.max(1), counted: Mutex::default() }
     }
 
-    /// Waits for a turn of `origin`.
+    /// Waits for a turn of `key`.
     ///
     /// # Panics
     /// Never: the semaphores are not closed.
-    pub async fn take(&self, origin: &ServerName) -> OwnedSemaphorePermit {
-        let semaphore = self.semaphore(origin);
-        semaphore.acquire_owned().await.expect("this semaphore is never closed")
+    pub async fn take<Q>(&self, key: &Q) -> OwnedSemaphorePermit
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        self.semaphore(key).acquire_owned().await.expect("these semaphores are never closed")
     }
 
-    fn semaphore(&self, origin: &ServerName) -> Arc<Semaphore> {
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        if origins.len() >= COUNTED_MAX && !origins.contains_key(origin) {
-            origins.retain(|_, semaphore| semaphore.available_permits() < self.per_origin);
+    fn semaphore<Q>(&self, key: &Q) -> Arc<Semaphore>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(semaphore) = counted.get(key) {
+            return Arc::clone(semaphore);
         }
-        let fresh = || Arc::new(Semaphore::new(self.per_origin));
-        Arc::clone(origins.entry(origin.to_owned()).or_insert_with(fresh))
+        if counted.len() >= COUNTED_MAX {
+            // Who holds or awaits a turn holds the semaphore, too.
+            counted.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+        }
+        let semaphore = Arc::new(Semaphore::new(self.each));
+        counted.insert(key.to_owned(), Arc::clone(&semaphore));
+        semaphore
     }
 }
 
@@ -90,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_origin_does_not_take_the_turns_of_another() {
-        let turns = Turns::new(1);
+        let turns = Turns::<OwnedServerName>::new(1);
         let held = turns.take(server_name!("a.example")).await;
         assert_eq!(turns.semaphore(server_name!("a.example")).available_permits(), 0);
         let _other = turns.take(server_name!("b.example")).await;

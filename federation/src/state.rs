@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use causeway_service::{Services, clock::Clock};
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -39,7 +39,8 @@ struct Inner {
     client: FederationClient,
     keys: KeyRing,
     sender: Sender,
-    turns: Turns,
+    turns: Turns<OwnedServerName>,
+    gaps: Turns<OwnedRoomId>,
     replies: Replies,
     peers: PeerEvents,
     replication: mpsc::Sender<ReplicationMessage>,
@@ -68,8 +69,9 @@ impl FederationState {
         );
         let (replication, received) = mpsc::channel(REPLICATION_MESSAGES_MAX);
         let turns = Turns::new(settings.requests_per_origin);
-        let replies = Replies::default();
-        let inner = Inner { services, settings, client, keys, sender, turns, replies, peers, replication };
+        let (gaps, replies) = (Turns::new(1), Replies::default());
+        let inner =
+            Inner { services, settings, client, keys, sender, turns, gaps, replies, peers, replication };
         Ok((Self(Arc::new(inner)), received))
     }
 
@@ -128,6 +130,11 @@ impl FederationState {
     /// Waits until `origin` may be served one more request.
     pub(crate) async fn turn_of(&self, origin: &ServerName) -> OwnedSemaphorePermit {
         self.0.turns.take(origin).await
+    }
+
+    /// Waits until nobody else fills a gap in `room_id`.
+    pub(crate) async fn gap_of(&self, room_id: &RoomId) -> OwnedSemaphorePermit {
+        self.0.gaps.take(room_id).await
     }
 
     /// Notes that `origin` is alive.

@@ -11,9 +11,14 @@ use causeway_room::Pdu;
 use causeway_service::{error::MatrixError, server_keys::RemoteKeys};
 use futures_util::{StreamExt, stream};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
+    canonical_json::redact,
     room_version_rules::RoomVersionRules,
-    signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event},
+    serde::{Base64, base64::Standard},
+    signatures::{
+        PublicKeyMap, Verified, content_hash, required_server_signatures_to_verify_event, verify_event,
+        verify_json,
+    },
 };
 
 use crate::{
@@ -38,6 +43,9 @@ pub enum VerificationError {
     /// A signature does not fit, or the event is not fit to be checked.
     #[error("the event's signatures are wrong")]
     Signature,
+    /// The content is not the one that was hashed and signed.
+    #[error("the event's content hash is wrong")]
+    Hash,
     /// The check itself failed.
     #[error("the event could not be checked")]
     Internal,
@@ -116,18 +124,21 @@ async fn fetch(
     prepared: &[(Result<Needs, VerificationError>, Pdu)],
     helpers: &[OwnedServerName],
 ) -> HashMap<OwnedServerName, RemoteKeys> {
-    let mut wanted: HashMap<&OwnedServerName, BTreeMap<String, u64>> = HashMap::new();
+    let mut wanted: HashMap<OwnedServerName, BTreeMap<String, u64>> = HashMap::new();
     for (needs, pdu) in prepared {
         let Ok(needs) = needs else { continue };
         for (server, key_ids) in &needs.signers {
             for key_id in key_ids {
-                let until = wanted.entry(server).or_default().entry(key_id.clone()).or_default();
+                let until = wanted.entry(server.clone()).or_default().entry(key_id.clone()).or_default();
                 *until = (*until).max(pdu.origin_server_ts());
             }
         }
     }
     stream::iter(wanted)
-        .map(|(server, wanted)| async move { (server.clone(), keys.known(server, &wanted, helpers).await) })
+        .map(|(server, wanted)| async move {
+            let known = keys.known(&server, &wanted, helpers).await;
+            (server, known)
+        })
         .buffer_unordered(SERVERS_AT_ONCE)
         .collect()
         .await
@@ -160,5 +171,49 @@ fn check(
             pdu.redacted(rules).map_err(|_| VerificationError::Signature)
         }
         Err(_) => Err(VerificationError::Signature),
+    }
+}
+
+/// Checks that `server` signed `pdu`, whoever else must have.
+pub async fn verify_signer(
+    keys: &KeyRing,
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+    server: &ServerName,
+) -> Result<(), VerificationError> {
+    let unsigned = || VerificationError::Unsigned(server.to_owned());
+    let object = pdu.object();
+    let signatures = object.get("signatures").and_then(CanonicalJsonValue::as_object);
+    let by = signatures.and_then(|all| all.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
+    let by = by.ok_or_else(unsigned)?.clone();
+    let wanted = by.keys().map(|key_id| (key_id.clone(), pdu.origin_server_ts())).collect();
+    let known = keys.known(server, &wanted, &[]).await;
+    let good = good_for(&known, Purpose::Anytime, 0);
+    // Signatures cover the redacted event; only this server's are looked at.
+    let mut redacted = redact(object, &rules.redaction, None).map_err(|_| VerificationError::Signature)?;
+    let only = CanonicalJsonObject::from([(server.to_string(), CanonicalJsonValue::Object(by))]);
+    redacted.insert("signatures".to_owned(), CanonicalJsonValue::Object(only));
+    let map = PublicKeyMap::from([(server.to_string(), good)]);
+    verify_json(&map, &redacted).map_err(|_| VerificationError::Signature)
+}
+
+/// Checks that `server` signed `pdu`, and its content hash: for an event that
+/// `server` sends of its own user, before this server adds its signature.
+pub async fn verify_from(
+    keys: &KeyRing,
+    rules: &RoomVersionRules,
+    pdu: Pdu,
+    server: &ServerName,
+) -> Result<Pdu, VerificationError> {
+    verify_signer(keys, rules, &pdu, server).await?;
+    let object = pdu.object();
+    let stated = object.get("hashes").and_then(CanonicalJsonValue::as_object);
+    let stated = stated.and_then(|hashes| hashes.get("sha256")).and_then(CanonicalJsonValue::as_str);
+    let stated = stated.and_then(|hash| Base64::<Standard>::parse(hash).ok());
+    let real = content_hash(&object).map_err(|_| VerificationError::Signature)?;
+    if stated.is_some_and(|stated| stated.as_bytes() == real.as_bytes()) {
+        Ok(pdu)
+    } else {
+        Err(VerificationError::Hash)
     }
 }

@@ -10,10 +10,17 @@ use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::
 use axum_server::Handle;
 use causeway_client_api::ClientState;
 use causeway_federation::FederationState;
-use causeway_service::{Services, clock::Clock, remote::RemoteHandle};
+use causeway_service::{
+    Services,
+    clock::Clock,
+    remote::{RemoteHandle, RemoteRequest},
+};
 use causeway_storage::Database;
 use prometheus::Registry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::Receiver,
+};
 
 use crate::{
     config::Config,
@@ -51,12 +58,12 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     let database = Database::open(folder, &causeway_storage::Options::default())
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
     listeners::remove_addresses(folder).map_err(in_folder)?;
-    let (remote, _requests) = RemoteHandle::channel();
+    let (remote, requests) = RemoteHandle::channel();
     let services = Services::open(database, settings::of_services(config), Clock::System, remote)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
     let services = Arc::new(services);
     let mut supervisor = Supervisor::default();
-    let routes = doors(&services, federation, &mut supervisor)?;
+    let routes = doors(&services, federation, requests, &mut supervisor)?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 
     let router = if telemetry.collects() { observe::requests(router, &services.clock) } else { router };
@@ -87,13 +94,14 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
 fn doors(
     services: &Arc<Services>,
     federation: Option<causeway_federation::Settings>,
+    requests: Receiver<RemoteRequest>,
     supervisor: &mut Supervisor,
 ) -> Result<Router<ClientState>, Failure> {
     let routes = causeway_client_api::routes();
     let Some(settings) = federation else { return Ok(routes) };
     let (state, _messages) = FederationState::new(Arc::clone(services), settings)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    for (name, driver) in causeway_federation::drivers(&state, &supervisor.stop_signal()) {
+    for (name, driver) in causeway_federation::drivers(&state, requests, &supervisor.stop_signal()) {
         supervisor.start(name, driver);
     }
     Ok(routes.merge(causeway_federation::router(state).with_state(())))

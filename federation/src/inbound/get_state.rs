@@ -1,0 +1,76 @@
+//! `GET …/state/{roomId}` and `GET …/state_ids/{roomId}`: a room's state before
+//! an event, and what authorises it.
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    routing::get,
+};
+use causeway_service::{Services, error::MatrixError, rooms::StateForServer};
+use ruma::{OwnedEventId, ServerName};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::access;
+use crate::{
+    authenticated::Signed,
+    error::{Refusal, blocking},
+    state::FederationState,
+};
+
+pub(super) fn routes() -> Router<FederationState> {
+    Router::new()
+        .route("/_matrix/federation/v1/state/{room_id}", get(state))
+        .route("/_matrix/federation/v1/state_ids/{room_id}", get(state_ids))
+}
+
+#[derive(Deserialize)]
+struct At {
+    event_id: String,
+}
+
+async fn state(
+    State(state): State<FederationState>,
+    Path(room_id): Path<String>,
+    Query(at): Query<At>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let services = state.services().clone();
+    let answer = blocking(move || {
+        let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
+        let raw = |ids: Vec<OwnedEventId>| {
+            let pdus = services.rooms.pdus(ids)?;
+            Ok::<_, MatrixError>(pdus.iter().map(|pdu| pdu.raw().to_owned()).collect::<Vec<_>>())
+        };
+        Ok(json!({"pdus": raw(found.state)?, "auth_chain": raw(found.auth_chain)?}))
+    });
+    Ok(Json(answer.await?))
+}
+
+async fn state_ids(
+    State(state): State<FederationState>,
+    Path(room_id): Path<String>,
+    Query(at): Query<At>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let services = state.services().clone();
+    let answer = blocking(move || {
+        let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
+        Ok(json!({"pdu_ids": found.state, "auth_chain_ids": found.auth_chain}))
+    });
+    Ok(Json(answer.await?))
+}
+
+/// The state before an event and the chain that authorises it.
+fn before(
+    services: &Services,
+    room_id: &str,
+    event_id: &str,
+    origin: &ServerName,
+) -> Result<StateForServer, MatrixError> {
+    let (room_id, event_id) = (access::room_id(room_id)?, access::event_id(event_id)?);
+    access::of_room(&services.rooms, &room_id, origin)?;
+    let found = services.rooms.state_for_server(&room_id, &event_id)?;
+    services.rooms.barrier()?;
+    Ok(found)
+}

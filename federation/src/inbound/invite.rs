@@ -1,0 +1,98 @@
+//! `PUT …/invite/{roomId}/{eventId}`: an invite of a user of this server, for
+//! this server to sign. Version 2, and version 1 for rooms whose version it
+//! implies (none that is supported: answered so).
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::put,
+};
+use causeway_room::Pdu;
+use causeway_service::{Services, error::MatrixError, rooms::VersionRules};
+use ruma::{RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{access, send_membership::parse};
+use crate::{
+    authenticated::Signed,
+    bounded::BoundedList,
+    error::{Refusal, blocking},
+    state::FederationState,
+    verification::verify_from,
+};
+
+/// Pieces of stripped state that an invite may carry.
+const STRIPPED_MAX: usize = 100;
+
+pub(super) fn routes() -> Router<FederationState> {
+    Router::new()
+        .route("/_matrix/federation/v2/invite/{room_id}/{event_id}", put(invite))
+        .route("/_matrix/federation/v1/invite/{room_id}/{event_id}", put(invite_v1))
+}
+
+#[derive(Deserialize)]
+struct Body {
+    room_version: RoomVersionId,
+    event: Box<RawValue>,
+    #[serde(default)]
+    invite_room_state: BoundedList<Box<RawValue>, STRIPPED_MAX>,
+}
+
+async fn invite_v1(_signed: Signed) -> Refusal {
+    incompatible(&RoomVersionId::V1).into()
+}
+
+fn incompatible(version: &RoomVersionId) -> MatrixError {
+    MatrixError::new(400, "M_INCOMPATIBLE_ROOM_VERSION", "The room's version is not supported here")
+        .with("room_version", version.as_str())
+}
+
+async fn invite(
+    State(state): State<FederationState>,
+    Path((room_id, event_id)): Path<(String, String)>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let body: Body = signed.json()?;
+    let version = VersionRules::of(&body.room_version).map_err(|_| incompatible(&body.room_version))?;
+    let (room_id, event_id) = (access::room_id(&room_id)?, access::event_id(&event_id)?);
+    let pdu = parse(&version, &body.event)?;
+    if *pdu.event_id() != *event_id || *pdu.room_id() != *room_id {
+        return Err(MatrixError::invalid_param("The event is not the one that the address names").into());
+    }
+    access::user_of(&signed.origin, pdu.sender().as_str())?;
+    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin)
+        .await
+        .map_err(|error| MatrixError::forbidden(error.to_string()))?;
+    let (services, origin) = (state.services().clone(), signed.origin.clone());
+    let stripped = body.invite_room_state.0;
+    let event = blocking(move || accept(&services, &origin, &version, &pdu, &stripped)).await?;
+    Ok(Json(json!({"event": event})))
+}
+
+fn accept(
+    services: &Services,
+    origin: &ServerName,
+    version: &Arc<VersionRules>,
+    pdu: &Pdu,
+    stripped: &[Box<RawValue>],
+) -> Result<Box<RawValue>, MatrixError> {
+    let rooms = &services.rooms;
+    let invited = pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok());
+    let invited = invited.filter(|_| pdu.membership() == Some(MembershipState::Invite));
+    let invited = invited.ok_or_else(|| MatrixError::invalid_param("The event is no invite"))?;
+    if invited.server_name() != rooms.server_name() {
+        return Err(MatrixError::invalid_param("The event invites a user of another server"));
+    }
+    if !services.accounts.is_active(invited)? {
+        return Err(MatrixError::not_found("There is no such user"));
+    }
+    access::acl(rooms, pdu.room_id(), origin)?;
+    let mut object = pdu.object();
+    rooms.sign(version, &mut object).map_err(|error| MatrixError::internal(&error))?;
+    let signed = Pdu::from_object(&version.rules, object).map_err(|error| MatrixError::internal(&error))?;
+    rooms.receive_invite(&signed, stripped)?;
+    Ok(signed.raw().to_owned())
+}

@@ -1,0 +1,152 @@
+//! `PUT …/send_join|send_leave|send_knock/{roomId}/{eventId}`: the signed event
+//! of a user of another server. Joins and leaves in both versions.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::put,
+};
+use causeway_room::Pdu;
+use causeway_service::{
+    error::{Chain, MatrixError},
+    rooms::{Accepted, VersionRules},
+};
+use ruma::{OwnedRoomId, events::room::member::MembershipState};
+use serde_json::{Value, json, value::RawValue};
+
+use super::access;
+use crate::{
+    authenticated::Signed,
+    error::{Refusal, blocking},
+    state::FederationState,
+    verification::verify_from,
+};
+
+pub(super) fn routes() -> Router<FederationState> {
+    Router::new()
+        .route("/_matrix/federation/v1/send_join/{room_id}/{event_id}", put(send_join_v1))
+        .route("/_matrix/federation/v2/send_join/{room_id}/{event_id}", put(send_join))
+        .route("/_matrix/federation/v1/send_leave/{room_id}/{event_id}", put(send_leave_v1))
+        .route("/_matrix/federation/v2/send_leave/{room_id}/{event_id}", put(send_leave))
+        .route("/_matrix/federation/v1/send_knock/{room_id}/{event_id}", put(send_knock))
+}
+
+type Ids = Path<(String, String)>;
+
+async fn send_join(
+    State(state): State<FederationState>,
+    ids: Ids,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let accepted = send(&state, ids, signed, MembershipState::Join).await?;
+    let mut answer = joined(&state, &accepted);
+    answer["event"] = json!(accepted.event.raw());
+    answer["members_omitted"] = false.into();
+    answer["servers_in_room"] = json!(accepted.servers);
+    Ok(Json(answer))
+}
+
+/// The answer of version 1 is a list of a status and the answer.
+async fn send_join_v1(
+    State(state): State<FederationState>,
+    ids: Ids,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let accepted = send(&state, ids, signed, MembershipState::Join).await?;
+    Ok(Json(json!([200, joined(&state, &accepted)])))
+}
+
+async fn send_leave(
+    State(state): State<FederationState>,
+    ids: Ids,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    send(&state, ids, signed, MembershipState::Leave).await?;
+    Ok(Json(json!({})))
+}
+
+async fn send_leave_v1(
+    State(state): State<FederationState>,
+    ids: Ids,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    send(&state, ids, signed, MembershipState::Leave).await?;
+    Ok(Json(json!([200, {}])))
+}
+
+async fn send_knock(
+    State(state): State<FederationState>,
+    ids: Ids,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let accepted = send(&state, ids, signed, MembershipState::Knock).await?;
+    Ok(Json(json!({"knock_room_state": accepted.stripped_state})))
+}
+
+fn joined(state: &FederationState, accepted: &Accepted) -> Value {
+    let raw = |pdus: &[Arc<Pdu>]| pdus.iter().map(|pdu| pdu.raw().to_owned()).collect::<Vec<_>>();
+    json!({
+        "origin": state.server_name(),
+        "state": raw(&accepted.state),
+        "auth_chain": raw(&accepted.auth_chain),
+    })
+}
+
+#[tracing::instrument(name = "federation.membership.receive", skip_all, fields(client.address = %signed.origin))]
+async fn send(
+    state: &FederationState,
+    Path((room_id, event_id)): Ids,
+    signed: Signed,
+    membership: MembershipState,
+) -> Result<Accepted, Refusal> {
+    let raw: Box<RawValue> = signed.json()?;
+    let (services, origin) = (state.services().clone(), signed.origin.clone());
+    let parsed = blocking(move || {
+        let rooms = &services.rooms;
+        let (room_id, event_id) = (access::room_id(&room_id)?, access::event_id(&event_id)?);
+        access::in_room_here(rooms, &room_id)?;
+        access::acl(rooms, &room_id, &origin)?;
+        let version = rooms.version_rules(&room_id)?;
+        let pdu = parse(&version, &raw)?;
+        if *pdu.event_id() != *event_id || *pdu.room_id() != *room_id {
+            return Err(MatrixError::invalid_param("The event is not the one that the address names"));
+        }
+        access::user_of(&origin, pdu.sender().as_str())?;
+        Ok((room_id, version, pdu))
+    });
+    let (room_id, version, pdu) = parsed.await?;
+    accept(state, &signed, room_id, &version, pdu, membership).await
+}
+
+async fn accept(
+    state: &FederationState,
+    signed: &Signed,
+    room_id: OwnedRoomId,
+    version: &VersionRules,
+    pdu: Pdu,
+    membership: MembershipState,
+) -> Result<Accepted, Refusal> {
+    // Whoever vouches for a join signs it only now, so that signature is not asked for.
+    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin)
+        .await
+        .map_err(|error| MatrixError::forbidden(error.to_string()))?;
+    let (services, origin) = (state.services().clone(), signed.origin.clone());
+    let accepted = blocking(move || {
+        let accepted = services.rooms.accept_member(&origin, &room_id, pdu, &membership)?;
+        services.rooms.barrier()?;
+        Ok(accepted)
+    });
+    Ok(accepted.await?)
+}
+
+pub(super) fn parse(version: &VersionRules, raw: &RawValue) -> Result<Pdu, MatrixError> {
+    Pdu::parse(&version.rules, raw.get()).map_err(|error| {
+        if error.is_too_large() {
+            MatrixError::too_large("The event is too large")
+        } else {
+            MatrixError::bad_json(Chain(&error).to_string())
+        }
+    })
+}

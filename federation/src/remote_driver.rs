@@ -1,0 +1,118 @@
+//! Serves what clients' requests need from other servers
+//! ([`causeway_service::remote`]): one task for each, as many at once as
+//! [`AT_ONCE_MAX`]; more wait in the bounded channel, and beyond that are
+//! answered "unavailable".
+
+mod alias;
+mod backfill;
+mod candidates;
+mod invite;
+mod join;
+mod leave;
+mod media;
+
+use causeway_service::{
+    error::{Chain, MatrixError},
+    remote::RemoteRequest,
+};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{client::ClientError, state::FederationState};
+
+/// Requests that are served at once.
+pub const AT_ONCE_MAX: usize = 64;
+
+/// Serves until `stop`, or until nobody can ask any more.
+pub async fn run(
+    state: FederationState,
+    mut requests: mpsc::Receiver<RemoteRequest>,
+    stop: CancellationToken,
+) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = tasks.join_next() => log_panic(ended),
+            request = requests.recv(), if tasks.len() < AT_ONCE_MAX => {
+                let Some(request) = request else { break };
+                tasks.spawn(serve(state.clone(), request));
+            }
+        }
+    }
+    // Who still waits is answered "unavailable" by the dropped replies.
+    tasks.shutdown().await;
+    stop.cancelled().await;
+}
+
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a request to another server failed");
+    }
+}
+
+/// Does one thing. That the client has gone away meanwhile is no error.
+async fn serve(state: FederationState, request: RemoteRequest) {
+    match request {
+        RemoteRequest::Join { room_id, user_id, via, content, reply } => {
+            let _gone = reply.send(join::join(&state, &room_id, &user_id, via, content).await);
+        }
+        RemoteRequest::Leave { room_id, user_id, via, content, reply } => {
+            let _gone = reply.send(leave::leave(&state, &room_id, &user_id, via, content).await);
+        }
+        RemoteRequest::Invite { room_id, event_id, event, stripped_state, user_id, reply } => {
+            let invite = invite::Invite { room_id, event_id, event, stripped_state, user_id };
+            let _gone = reply.send(invite::invite(&state, invite).await);
+        }
+        RemoteRequest::Media { mxc, holders, bytes_max, reply } => {
+            let _gone = reply.send(media::media(&state, &mxc, holders, bytes_max).await);
+        }
+        RemoteRequest::Profile { user_id, reply } => {
+            let _gone = reply.send(alias::profile(&state, &user_id).await);
+        }
+        RemoteRequest::Alias { alias, reply } => {
+            let _gone = reply.send(alias::alias(&state, &alias).await);
+        }
+        RemoteRequest::Backfill { room_id, limit, reply } => {
+            let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);
+        }
+    }
+}
+
+/// What a client is told of another server's failure: its refusal as it is,
+/// anything else as a bad gateway.
+fn answer(error: &ClientError) -> MatrixError {
+    tracing::debug!(error = %Chain(error), "another server did not do as asked");
+    match error {
+        ClientError::Status { status, errcode, message, .. } if status.is_client_error() => {
+            let errcode = known_errcode(errcode);
+            MatrixError::new(status.as_u16(), errcode, message.clone())
+        }
+        ClientError::TooLarge(_) => MatrixError::too_large("The other server's answer is too large"),
+        _ => MatrixError::new(
+            502,
+            "M_UNKNOWN",
+            "The other server could not be reached or did not answer properly",
+        ),
+    }
+}
+
+/// Codes that are passed on to a client as they are.
+fn known_errcode(errcode: &str) -> &'static str {
+    const PASSED_ON: [&str; 10] = [
+        "M_FORBIDDEN",
+        "M_NOT_FOUND",
+        "M_INCOMPATIBLE_ROOM_VERSION",
+        "M_UNABLE_TO_AUTHORISE_JOIN",
+        "M_UNABLE_TO_GRANT_JOIN",
+        "M_LIMIT_EXCEEDED",
+        "M_INVALID_PARAM",
+        "M_BAD_JSON",
+        "M_TOO_LARGE",
+        "M_UNRECOGNIZED",
+    ];
+    PASSED_ON.into_iter().find(|known| *known == errcode).unwrap_or("M_UNKNOWN")
+}

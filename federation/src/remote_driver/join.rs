@@ -1,0 +1,207 @@
+//! Joining a room through another server: `make_join`, `send_join`, and the
+//! import of what that answers.
+//!
+//! Invariants: the join is this server's own event, whatever the template says;
+//! no event of the answer is used whose signatures were not checked; the room
+//! exists here after the import or not at all.
+
+use std::collections::{BTreeMap, HashSet};
+
+use causeway_room::Pdu;
+use causeway_service::{
+    error::{Chain, MatrixError},
+    rooms::VersionRules,
+};
+use http::Method;
+use ruma::{OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    answer,
+    candidates::{candidates, first},
+};
+use crate::{
+    bounded::BoundedList,
+    client::{Request, escape},
+    error::blocking,
+    handshake::{Template, TemplateError, Wanted},
+    state::FederationState,
+    verification::verify,
+};
+
+/// Events of a room's state, and of what authorises it, that one answer may hold.
+pub const ANSWER_EVENTS_MAX: usize = 500_000;
+/// Largest template, in bytes.
+const TEMPLATE_BYTES_MAX: usize = 256 * 1024;
+/// A large room's state takes a while to make and to send.
+const SEND_JOIN_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5);
+
+/// What `send_join` answers. Other keys are not looked at.
+#[derive(Deserialize)]
+struct Answer {
+    state: BoundedList<Box<RawValue>, ANSWER_EVENTS_MAX>,
+    auth_chain: BoundedList<Box<RawValue>, ANSWER_EVENTS_MAX>,
+    #[serde(default)]
+    event: Option<Box<RawValue>>,
+}
+
+pub(super) async fn join(
+    state: &FederationState,
+    room_id: &RoomId,
+    user_id: &UserId,
+    via: Vec<OwnedServerName>,
+    content: Value,
+) -> Result<(), MatrixError> {
+    let named = room_id.server_name().map(ToOwned::to_owned);
+    let servers = candidates(state.server_name(), via.into_iter().chain(named));
+    first(&servers, |server| {
+        let wanted = Wanted { room_id, user_id, membership: "join", content: &content };
+        join_through(state, server, wanted)
+    })
+    .await
+}
+
+#[tracing::instrument(name = "federation.room.join", skip_all, fields(server.address = %server))]
+async fn join_through(
+    state: &FederationState,
+    server: OwnedServerName,
+    wanted: Wanted<'_>,
+) -> Result<(), MatrixError> {
+    let template = template(state, &server, "make_join", wanted).await?;
+    let version = template.room_version.clone().ok_or_else(unsupported)?;
+    let join = complete(state, template, wanted)?;
+    let path =
+        format!("/_matrix/federation/v2/send_join/{}/{}", escape(wanted.room_id), escape(join.event_id()));
+    let mut request = Request::new(&server, Method::PUT, &path);
+    request.body = Some(join.raw().get().as_bytes().to_vec());
+    request.timeout = Some(SEND_JOIN_TIMEOUT);
+    let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    let body = response.body;
+    let parsed = blocking(move || {
+        serde_json::from_slice::<Answer>(&body).map_err(|_| nonsense("the answer to the join is malformed"))
+    });
+    let parsed = parsed.await?;
+    let join = countersigned(join, parsed.event.as_deref(), &version)?;
+    let events = check_all(state, &server, &version, parsed).await?;
+    import(state, wanted.room_id, version, join, events).await
+}
+
+/// Asks for a template, naming every supported version.
+pub(super) async fn template(
+    state: &FederationState,
+    server: &ServerName,
+    endpoint: &str,
+    wanted: Wanted<'_>,
+) -> Result<Template, MatrixError> {
+    let versions =
+        causeway_room::version::SUPPORTED.iter().map(|version| format!("ver={}", escape(version.as_str())));
+    let path = format!(
+        "/_matrix/federation/v1/{endpoint}/{}/{}?{}",
+        escape(wanted.room_id),
+        escape(wanted.user_id),
+        versions.collect::<Vec<_>>().join("&")
+    );
+    let mut request = Request::new(server, Method::GET, &path);
+    request.response_bytes_max = TEMPLATE_BYTES_MAX;
+    let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    serde_json::from_slice(&response.body).map_err(|_| nonsense("the template is malformed"))
+}
+
+/// The signed event of `template`.
+pub(super) fn complete(
+    state: &FederationState,
+    template: Template,
+    wanted: Wanted<'_>,
+) -> Result<Pdu, MatrixError> {
+    template.complete(wanted, &state.services().server_keys, state.clock()).map_err(|error| match error {
+        TemplateError::Version => unsupported(),
+        TemplateError::Content => MatrixError::bad_json("The content can't be part of an event"),
+        error => {
+            tracing::warn!(error = %Chain(&error), "another server's template is refused");
+            nonsense("the template is not for what was asked")
+        }
+    })
+}
+
+/// A join that somebody vouched for comes back with that server's signature.
+fn countersigned(join: Pdu, event: Option<&RawValue>, version: &RoomVersionId) -> Result<Pdu, MatrixError> {
+    let Some(event) = event else { return Ok(join) };
+    let rules = causeway_room::version::rules(version).ok_or_else(unsupported)?;
+    match Pdu::parse(&rules, event.get()) {
+        Ok(signed) if signed.event_id() == join.event_id() => Ok(signed),
+        _ => Err(nonsense("the join came back as another event")),
+    }
+}
+
+/// What a join is answered with, checked.
+pub(super) struct Checked {
+    pub(super) state: Vec<Pdu>,
+    pub(super) auth_chain: Vec<Pdu>,
+}
+
+/// Parses and verifies; events that don't hold are left out and the room must
+/// be whole without them.
+async fn check_all(
+    state: &FederationState,
+    server: &ServerName,
+    version: &RoomVersionId,
+    answer: Answer,
+) -> Result<Checked, MatrixError> {
+    let rules = causeway_room::version::rules(version).ok_or_else(unsupported)?;
+    let for_parsing = rules.clone();
+    let parsed = blocking(move || {
+        let mut events: BTreeMap<OwnedEventId, Pdu> = BTreeMap::new();
+        let mut ids = |list: Vec<Box<RawValue>>| {
+            let mut ids = Vec::new();
+            for raw in list {
+                match Pdu::parse(&for_parsing, raw.get()) {
+                    Ok(pdu) => {
+                        ids.push(pdu.event_id().to_owned());
+                        events.entry(pdu.event_id().to_owned()).or_insert(pdu);
+                    }
+                    Err(error) => tracing::warn!(error = %Chain(&error), "a malformed event is left out"),
+                }
+            }
+            ids
+        };
+        let (state, _chain) = (ids(answer.state.0), ids(answer.auth_chain.0));
+        Ok((state.into_iter().collect::<HashSet<_>>(), events))
+    });
+    let (state_ids, events) = parsed.await?;
+    let helpers = [server.to_owned()];
+    let results = verify(state.keys(), &rules, events.into_values().collect(), &helpers).await;
+    let mut checked = Checked { state: Vec::new(), auth_chain: Vec::new() };
+    for result in results {
+        match result {
+            Ok(pdu) if state_ids.contains(pdu.event_id()) => checked.state.push(pdu),
+            Ok(pdu) => checked.auth_chain.push(pdu),
+            Err(error) => tracing::warn!(error = %Chain(&error), "an event is left out of a join"),
+        }
+    }
+    Ok(checked)
+}
+
+async fn import(
+    state: &FederationState,
+    room_id: &RoomId,
+    version: RoomVersionId,
+    join: Pdu,
+    events: Checked,
+) -> Result<(), MatrixError> {
+    let (services, room_id) = (state.services().clone(), room_id.to_owned());
+    blocking(move || {
+        let version = VersionRules::of(&version)?;
+        services.rooms.import_join(&room_id, &version, join, events.state, events.auth_chain)?;
+        Ok(())
+    })
+    .await
+}
+
+pub(super) fn nonsense(what: &str) -> MatrixError {
+    MatrixError::new(502, "M_UNKNOWN", format!("The other server makes no sense: {what}"))
+}
+
+pub(super) fn unsupported() -> MatrixError {
+    MatrixError::new(400, "M_UNSUPPORTED_ROOM_VERSION", "The room's version is not supported here")
+}

@@ -1,0 +1,49 @@
+//! Leaving a room that this server is not in: turning an invite down, or taking
+//! a knock back, through a server that is.
+
+use causeway_service::error::MatrixError;
+use http::Method;
+use ruma::{OwnedServerName, RoomId, UserId};
+use serde_json::Value;
+
+use super::{
+    answer,
+    candidates::{candidates, first},
+    join::{complete, template},
+};
+use crate::{
+    client::{Request, escape},
+    handshake::Wanted,
+    state::FederationState,
+};
+
+pub(super) async fn leave(
+    state: &FederationState,
+    room_id: &RoomId,
+    user_id: &UserId,
+    via: Vec<OwnedServerName>,
+    content: Value,
+) -> Result<(), MatrixError> {
+    let named = room_id.server_name().map(ToOwned::to_owned);
+    let servers = candidates(state.server_name(), via.into_iter().chain(named));
+    first(&servers, |server| {
+        let wanted = Wanted { room_id, user_id, membership: "leave", content: &content };
+        leave_through(state, server, wanted)
+    })
+    .await
+}
+
+async fn leave_through(
+    state: &FederationState,
+    server: OwnedServerName,
+    wanted: Wanted<'_>,
+) -> Result<(), MatrixError> {
+    let template = template(state, &server, "make_leave", wanted).await?;
+    let leave = complete(state, template, wanted)?;
+    let path =
+        format!("/_matrix/federation/v2/send_leave/{}/{}", escape(wanted.room_id), escape(leave.event_id()));
+    let mut request = Request::new(&server, Method::PUT, &path);
+    request.body = Some(leave.raw().get().as_bytes().to_vec());
+    state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    Ok(())
+}
