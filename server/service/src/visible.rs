@@ -47,7 +47,9 @@ impl<'a> Viewer<'a> {
     /// The place of the event that ended the membership, if it ended one.
     fn left_at(view: RoomView<'_>, member: &rows::Member) -> Result<Option<i64>, RoomError> {
         let Some(held) = view.held(&member.event_id)? else { return Ok(None) };
-        let (Some(position), Some(before)) = (held.meta.position, held.meta.state_before) else { return Ok(None) };
+        let (Some(position), Some(before)) = (held.meta.position, held.meta.state_before) else {
+            return Ok(None);
+        };
         let key = held.pdu.state_key().unwrap_or_default();
         let was = view.state(&before, "m.room.member", key)?.and_then(|event| event.membership());
         Ok((was == Some(MembershipState::Join)).then_some(position))

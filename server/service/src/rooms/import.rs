@@ -4,7 +4,10 @@
 //! gave, as far as it authorises itself, and the join; what this server
 //! believed of the room when it was in it before is history.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use causeway_room::{Pdu, Root, state_tree};
 use causeway_storage::{
@@ -211,11 +214,12 @@ impl RoomWriter<'_> {
             let depths = b.pdu.depth().cmp(&a.pdu.depth());
             depths.then_with(|| b.pdu.event_id().cmp(a.pdu.event_id()))
         });
+        let ids: BTreeSet<OwnedEventId> = taken.iter().map(|held| held.pdu.event_id().to_owned()).collect();
         for held in taken {
             self.head.row.history_floor -= 1;
             let position = self.head.row.history_floor;
             let state = self.state_of_history(&held)?;
-            self.put_history(&held, position, state)?;
+            self.put_history(&held, position, state, &ids)?;
             results.push((held.pdu.event_id().to_owned(), Received::Accepted));
         }
         Ok(results)
@@ -228,11 +232,17 @@ impl RoomWriter<'_> {
     }
 
     /// Gives an outlier its place in the history.
-    fn put_history(&mut self, held: &Held, position: i64, state: Option<Root>) -> Result<(), RoomError> {
+    fn put_history(
+        &mut self,
+        held: &Held,
+        position: i64,
+        state: Option<Root>,
+        taken: &BTreeSet<OwnedEventId>,
+    ) -> Result<(), RoomError> {
         let pdu = Arc::clone(&held.pdu);
         let mut missing = Vec::new();
         for event_id in pdu.prev_events() {
-            if self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
+            if !taken.contains(event_id) && self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
                 missing.push(event_id.clone());
             }
         }
