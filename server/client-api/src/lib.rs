@@ -16,6 +16,7 @@ mod device;
 mod discovery;
 pub mod endpoint;
 pub mod frame;
+mod media;
 mod presence;
 mod profile;
 mod push;
@@ -39,6 +40,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(config::routes())
         .merge(device::routes())
         .merge(discovery::routes())
+        .merge(media::routes())
         .merge(presence::routes())
         .merge(profile::routes())
         .merge(push::routes())

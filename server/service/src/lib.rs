@@ -16,6 +16,8 @@ pub mod clock;
 pub mod devices;
 pub mod error;
 mod keys;
+pub mod media;
+mod new_file;
 pub mod notify;
 pub mod outbox;
 pub mod passwords;
@@ -36,11 +38,25 @@ pub mod typing;
 pub mod uiaa;
 pub mod visible;
 
+use account_data::AccountData;
+use accounts::Accounts;
 use clock::Clock;
+use devices::Devices;
+use media::MediaStore;
 use notify::Notifier;
+use outbox::Outbox;
+use profiles::Profiles;
+use rate_limit::RateLimits;
+use receipts::Receipts;
 use remote::RemoteHandle;
+use rooms::Rooms;
 use server_keys::{ServerKeys, ServerKeysError};
 use settings::Settings;
+use shared_secret::SharedSecret;
+use shared_space::SharedSpace;
+use sync::SyncService;
+use typing::Typing;
+use uiaa::Uiaa;
 
 /// All services, built in the order in which they depend on each other.
 pub struct Services {
@@ -57,31 +73,33 @@ pub struct Services {
     /// This server's signing key, and other servers' keys.
     pub server_keys: Arc<ServerKeys>,
     /// What waits to be sent to other servers.
-    pub outbox: Arc<outbox::Outbox>,
+    pub outbox: Arc<Outbox>,
     /// How many requests are let through.
-    pub rate_limits: Arc<rate_limit::RateLimits>,
+    pub rate_limits: Arc<RateLimits>,
     /// Who has an account here.
-    pub accounts: Arc<accounts::Accounts>,
+    pub accounts: Arc<Accounts>,
     /// Devices and tokens.
-    pub devices: Arc<devices::Devices>,
+    pub devices: Arc<Devices>,
     /// All rooms.
-    pub rooms: Arc<rooms::Rooms>,
+    pub rooms: Arc<Rooms>,
     /// The shared spaces of rooms.
-    pub shared_space: Arc<shared_space::SharedSpace>,
+    pub shared_space: Arc<SharedSpace>,
     /// Read receipts.
-    pub receipts: Arc<receipts::Receipts>,
+    pub receipts: Arc<Receipts>,
     /// Who is typing.
-    pub typing: Arc<typing::Typing>,
+    pub typing: Arc<Typing>,
     /// What is new to each device.
-    pub sync: Arc<sync::SyncService>,
+    pub sync: Arc<SyncService>,
     /// User-interactive authentication.
-    pub uiaa: Arc<uiaa::Uiaa>,
+    pub uiaa: Arc<Uiaa>,
     /// Registration by shared secret.
-    pub shared_secret: Arc<shared_secret::SharedSecret>,
+    pub shared_secret: Arc<SharedSecret>,
     /// What users call themselves.
-    pub profiles: Arc<profiles::Profiles>,
+    pub profiles: Arc<Profiles>,
+    /// Files.
+    pub media: Arc<MediaStore>,
     /// Account data, push rules, filters, pushers.
-    pub account_data: Arc<account_data::AccountData>,
+    pub account_data: Arc<AccountData>,
 }
 
 /// Why the services can't start.
@@ -93,6 +111,9 @@ pub enum ServicesError {
     /// The parameters of password hashing are out of range.
     #[error("passwords can't be hashed as configured")]
     Passwords(#[from] passwords::PasswordError),
+    /// The folder of media can't be made.
+    #[error("the media folder can't be used")]
+    Media(#[source] std::io::Error),
     /// The database failed.
     #[error("the database can't be read")]
     Storage(#[from] StorageError),
@@ -109,51 +130,30 @@ impl Services {
     ) -> Result<Self, ServicesError> {
         let settings = Arc::new(settings);
         let notifier = Arc::new(Notifier::default());
-        let rate_limits = Arc::new(rate_limit::RateLimits::new(settings.rate_limits.clone(), clock.clone()));
-        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
-        let outbox = Arc::new(outbox::Outbox::new(database.clone(), Arc::clone(&notifier)));
-        let rooms = Arc::new(rooms::Rooms::new(
-            database.clone(),
-            Arc::clone(&server_keys),
-            clock.clone(),
-            Arc::clone(&notifier),
-        ));
-        let devices = Arc::new(devices::Devices::new(
-            database.clone(),
-            clock.clone(),
-            Arc::clone(&settings),
-            Arc::clone(&notifier),
-        ));
-        let accounts = Arc::new(accounts::Accounts::new(
-            database.clone(),
-            clock.clone(),
-            Arc::clone(&settings),
-            Arc::clone(&rate_limits),
-        )?);
-        let shared_space = Arc::new(shared_space::SharedSpace::open(
-            database.clone(),
-            Arc::clone(&rooms),
-            Arc::clone(&server_keys),
-            Arc::clone(&notifier),
-            clock.clone(),
-        )?);
-        let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
-        let secret = settings.registration_shared_secret.clone();
-        let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
-        let profiles = Arc::new(profiles::Profiles::new(database.clone()));
-        let account_data = Arc::new(account_data::AccountData::new(database.clone(), Arc::clone(&notifier)));
-        let typing = Arc::new(typing::Typing::new(clock.clone(), Arc::clone(&notifier)));
-        let receipts = Arc::new(receipts::Receipts::new(
-            database.clone(),
-            Arc::clone(&rooms),
-            Arc::clone(&notifier),
-            clock.clone(),
-        ));
-        let sync = Arc::new(sync::SyncService::new(
+        // Every service gets its own handles of what they all share.
+        let (db, time) = (|| database.clone(), || clock.clone());
+        let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
+        let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
+        let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
+        let outbox = Arc::new(Outbox::new(db(), wake()));
+        let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
+        let shared_space =
+            Arc::new(SharedSpace::open(db(), Arc::clone(&rooms), Arc::clone(&server_keys), wake(), time())?);
+        let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
+        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
+        let uiaa = Arc::new(Uiaa::new(time()));
+        let shared_secret = Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time()));
+        let profiles = Arc::new(Profiles::new(db()));
+        let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
+        let media = Arc::new(media);
+        let account_data = Arc::new(AccountData::new(db(), wake()));
+        let typing = Arc::new(Typing::new(time(), wake()));
+        let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
+        let sync = Arc::new(SyncService::new(
             Arc::clone(&rooms),
             Arc::clone(&receipts),
             Arc::clone(&typing),
-            clock.clone(),
+            time(),
         ));
         Ok(Self {
             settings,
@@ -174,6 +174,7 @@ impl Services {
             uiaa,
             shared_secret,
             profiles,
+            media,
             account_data,
         })
     }

@@ -81,7 +81,13 @@ impl Receipts {
             }
             let mut batch = self.database.batch();
             let now_ms = self.clock.now_ms();
-            receipts::put_receipt(&mut batch, room_id, (user_id, kind, thread), (event_id, now_ms), previous.as_ref());
+            receipts::put_receipt(
+                &mut batch,
+                room_id,
+                (user_id, kind, thread),
+                (event_id, now_ms),
+                previous.as_ref(),
+            );
             self.database.commit_durable(batch)?;
         }
         match kind {

@@ -130,7 +130,8 @@ impl<'a> Shower<'a> {
     /// Bundled aggregations: the last edit, the thread, references.
     fn bundled(&self, pdu: &Pdu) -> Result<Map<String, Value>, MatrixError> {
         let mut bundled = Map::new();
-        let related = rows::relations(self.view.database(), pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
+        let related =
+            rows::relations(self.view.database(), pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
         let mut thread: Option<(u64, Box<RawValue>, bool)> = None;
         let mut references = Vec::new();
         for related in related {

@@ -28,6 +28,7 @@ pub mod directory;
 mod error;
 mod flow;
 pub mod keys;
+pub mod media;
 mod migration;
 mod open;
 pub mod outbox;

@@ -21,16 +21,16 @@ const PIECES_MAX: usize = 10_000;
 pub type ByRoom = BTreeMap<String, Vec<(String, RawEvent)>>;
 
 /// What changed in `(since, until]`.
-pub fn changed(
-    read: &impl Read,
-    user_id: &UserId,
-    since: u64,
-    until: u64,
-) -> Result<ByRoom, StorageError> {
+pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
     let prefix = key().str(user_id);
     let from = prefix.clone().u64(since.saturating_add(1));
-    let rows =
-        read.scan(Cf::AccountDataChanges, prefix.as_ref(), Some(from.as_ref()), Direction::Forward, PIECES_MAX)?;
+    let rows = read.scan(
+        Cf::AccountDataChanges,
+        prefix.as_ref(),
+        Some(from.as_ref()),
+        Direction::Forward,
+        PIECES_MAX,
+    )?;
     let mut by_room = ByRoom::new();
     for (row, kind) in rows {
         let mut parts = KeyParts::new(Cf::AccountDataChanges, &row);
@@ -58,7 +58,9 @@ pub fn content(
     kind: &str,
 ) -> Result<Option<Box<RawValue>>, StorageError> {
     let row = read.get(Cf::AccountData, key().str(user_id).str(room_id).str(kind).as_ref())?;
-    let Some((_, json)) = row.as_deref().and_then(|row| row.split_first_chunk::<8>()) else { return Ok(None) };
+    let Some((_, json)) = row.as_deref().and_then(|row| row.split_first_chunk::<8>()) else {
+        return Ok(None);
+    };
     let broken = |source| StorageError::BrokenValue { cf: Cf::AccountData.name(), source };
     serde_json::from_slice(json).map(Some).map_err(broken)
 }

@@ -110,7 +110,9 @@ impl<'a> Answer<'a> {
     /// The user's account data that belongs to no room.
     pub fn global_account_data(&mut self) -> Vec<RawEvent> {
         let pieces = self.account_data.remove("").unwrap_or_default();
-        let wanted = pieces.into_iter().filter(|(kind, _)| filter::global_event_passes(&self.filter.account_data, kind));
+        let wanted = pieces
+            .into_iter()
+            .filter(|(kind, _)| filter::global_event_passes(&self.filter.account_data, kind));
         wanted.map(|(_, event)| event).collect()
     }
 

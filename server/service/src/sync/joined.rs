@@ -16,12 +16,7 @@ use super::{
     timeline::{Range, Selected, select},
     token::TimelineToken,
 };
-use crate::{
-    client_event::Shape,
-    error::MatrixError,
-    shown::Detail,
-    visible::Viewer,
-};
+use crate::{client_event::Shape, error::MatrixError, shown::Detail, visible::Viewer};
 
 /// Builds the room's part of the answer; `None` if there is nothing to tell.
 pub fn joined_room(
@@ -118,7 +113,13 @@ fn state_section(
 }
 
 /// Notes what of the room's items the device is given by this; see [`super::progress`].
-fn note_told(answer: &mut Answer<'_>, room_id: &OwnedRoomId, known: Option<Root>, span: Span, selected: &Selected) {
+fn note_told(
+    answer: &mut Answer<'_>,
+    room_id: &OwnedRoomId,
+    known: Option<Root>,
+    span: Span,
+    selected: &Selected,
+) {
     let hidden = filter::hides_items(&answer.filter, room_id);
     let says_nothing_new = known.is_some() && span.known.is_some() && !selected.limited;
     if says_nothing_new && (!hidden.timeline || !selected.any) {

@@ -46,12 +46,7 @@ use self::{
     unread::UnreadCounts,
 };
 use crate::{
-    clock::Clock,
-    error::MatrixError,
-    notify::Topic,
-    receipts::Receipts,
-    room_view::RoomView,
-    rooms::Rooms,
+    clock::Clock, error::MatrixError, notify::Topic, receipts::Receipts, room_view::RoomView, rooms::Rooms,
     typing::Typing,
 };
 
@@ -118,12 +113,7 @@ pub struct SyncService {
 
 impl SyncService {
     /// Over these services.
-    pub fn new(
-        rooms: Arc<Rooms>,
-        receipts: Arc<Receipts>,
-        typing: Arc<Typing>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(rooms: Arc<Rooms>, receipts: Arc<Receipts>, typing: Arc<Typing>, clock: Clock) -> Self {
         let database = RoomView::new(&rooms).database().clone();
         let devices = given::Devices::new(database.clone(), &clock);
         Self { database, rooms, receipts, typing, clock, devices, unread: UnreadCounts::default() }
@@ -141,8 +131,14 @@ impl SyncService {
         loop {
             let mut batch = self.database.batch();
             let until = StreamPosition(since.position);
-            let more =
-                to_device::delete_until(&self.database, &mut batch, user_id, device_id, until, TO_DEVICE_MAX)?;
+            let more = to_device::delete_until(
+                &self.database,
+                &mut batch,
+                user_id,
+                device_id,
+                until,
+                TO_DEVICE_MAX,
+            )?;
             if !batch.is_empty() {
                 // What a crash brings back was acknowledged: the client drops it by its id.
                 let _unsynced = self.database.commit(batch)?;
@@ -156,9 +152,15 @@ impl SyncService {
     /// What a waiting request of this user is to be woken by.
     pub fn topics(&self, request: &Request) -> Result<Vec<Topic>, MatrixError> {
         let user_id = request.user_id.clone();
-        let mut topics = vec![Topic::User(user_id.clone()), Topic::Device(user_id, request.device_id.clone())];
+        let mut topics =
+            vec![Topic::User(user_id.clone()), Topic::Device(user_id, request.device_id.clone())];
         let rooms = self.memberships(&request.user_id)?;
-        topics.extend(rooms.into_iter().filter(|(_, member)| is_joined(member)).map(|(room_id, _)| Topic::Room(room_id)));
+        topics.extend(
+            rooms
+                .into_iter()
+                .filter(|(_, member)| is_joined(member))
+                .map(|(room_id, _)| Topic::Room(room_id)),
+        );
         Ok(topics)
     }
 
@@ -176,22 +178,35 @@ impl SyncService {
         let (mut until, memberships) = self.consistent_memberships(&request.user_id)?;
         let since = StreamPosition(request.since.map_or(0, |since| since.position));
         let (user_id, device_id) = (&*request.user_id, &*request.device_id);
-        let to_device =
-            to_device::events(&self.database, user_id, device_id, since, StreamPosition(until), TO_DEVICE_MAX)?;
+        let to_device = to_device::events(
+            &self.database,
+            user_id,
+            device_id,
+            since,
+            StreamPosition(until),
+            TO_DEVICE_MAX,
+        )?;
         if to_device.len() == TO_DEVICE_MAX
             && let Some((last, _)) = to_device.last()
         {
             // The token must not reach beyond the messages that are in the answer.
             until = last.0;
         }
-        let joined: Vec<OwnedRoomId> =
-            memberships.iter().filter(|(_, member)| is_joined(member)).map(|(room_id, _)| room_id.clone()).collect();
+        let joined: Vec<OwnedRoomId> = memberships
+            .iter()
+            .filter(|(_, member)| is_joined(member))
+            .map(|(room_id, _)| room_id.clone())
+            .collect();
         let mut answer = Answer::new(self, request, until, &joined)?;
         let mut response = Response {
             to_device: Events { events: to_device.into_iter().map(|(_, event)| event).collect() },
             device_lists: self.device_lists(request, until, &joined)?,
             device_one_time_keys_count: keys::one_time_key_counts(&self.database, user_id, device_id)?,
-            device_unused_fallback_key_types: keys::unused_fallback_algorithms(&self.database, user_id, device_id)?,
+            device_unused_fallback_key_types: keys::unused_fallback_algorithms(
+                &self.database,
+                user_id,
+                device_id,
+            )?,
             ..Response::default()
         };
         // Clients tell from the count of this algorithm whether the server holds keys at all.
@@ -214,7 +229,10 @@ impl SyncService {
     }
 
     /// A visible position, and memberships none of which is beyond it.
-    fn consistent_memberships(&self, user_id: &UserId) -> Result<(u64, Vec<(OwnedRoomId, Member)>), MatrixError> {
+    fn consistent_memberships(
+        &self,
+        user_id: &UserId,
+    ) -> Result<(u64, Vec<(OwnedRoomId, Member)>), MatrixError> {
         let mut tries = VISIBLE_TRIES;
         loop {
             let until = self.database.visible().0;

@@ -34,9 +34,15 @@ const STRIPPED: [&str; 7] = [
 
 /// Stripped state of a room that the user is invited to or knocked on; `None`
 /// if the device knows of it already, or the user ignores who invited.
-pub fn stripped(answer: &Answer<'_>, room_id: &RoomId, member: &Member) -> Result<Option<Events>, MatrixError> {
+pub fn stripped(
+    answer: &Answer<'_>,
+    room_id: &RoomId,
+    member: &Member,
+) -> Result<Option<Events>, MatrixError> {
     let is_new = answer.since().is_none_or(|since| member.position.0 > since);
-    if !is_new || answer.ignored.contains(member.sender.as_str()) || !filter::room_passes(&answer.filter.room, room_id)
+    if !is_new
+        || answer.ignored.contains(member.sender.as_str())
+        || !filter::room_passes(&answer.filter.room, room_id)
     {
         return Ok(None);
     }
@@ -128,7 +134,8 @@ fn state_events(
     selected: &Selected,
 ) -> Result<Vec<RawEvent>, MatrixError> {
     let start = selected.events.first().and_then(|(_, held)| held.meta.state_before);
-    let span = Span { known, start: start.unwrap_or(end), end, is_after: answer.request.state_after.is_some() };
+    let span =
+        Span { known, start: start.unwrap_or(end), end, is_after: answer.request.state_after.is_some() };
     let lazy: Option<BTreeSet<String>> =
         filter::lazy_loads(answer.filter).then(|| state::needed_members(selected, answer.user_id(), &[]));
     let chosen = state::choose(answer.view, span, selected, lazy.as_ref())?;

@@ -61,7 +61,11 @@ pub fn choose(
 }
 
 /// The members whose membership a lazily loading client needs.
-pub fn needed_members(timeline: &Selected, user_id: &UserId, heroes: &[ruma::OwnedUserId]) -> BTreeSet<String> {
+pub fn needed_members(
+    timeline: &Selected,
+    user_id: &UserId,
+    heroes: &[ruma::OwnedUserId],
+) -> BTreeSet<String> {
     let senders = timeline.events.iter().map(|(_, held)| held.pdu.sender().to_string());
     let heroes = heroes.iter().map(ToString::to_string);
     senders.chain(heroes).chain([user_id.to_string()]).collect()
@@ -120,7 +124,8 @@ fn add_senders(
     needed: &BTreeSet<String>,
     chosen: &mut Vec<(StateKey, OwnedEventId)>,
 ) -> Result<(), MatrixError> {
-    let senders: BTreeSet<&str> = timeline.events.iter().map(|(_, held)| held.pdu.sender().as_str()).collect();
+    let senders: BTreeSet<&str> =
+        timeline.events.iter().map(|(_, held)| held.pdu.sender().as_str()).collect();
     for sender in senders.into_iter().filter(|sender| needed.contains(*sender)) {
         if let Some(member) = view.state(&target, MEMBER, sender)? {
             chosen.push((StateKey::new(MEMBER, sender), member.event_id().to_owned()));
