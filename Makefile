@@ -69,7 +69,7 @@ soak: packages ## Simulate replication: SEEDS=100000, or SEED=n to replay one
 	@$(MAKE) --no-print-directory .soak
 .PHONY: .soak
 .soak:
-	$(CARGO) run --locked --release --package causeway-replication --bin soak -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+	$(CARGO) run --locked --release --package causeway-tests --bin soak -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
 
 lint: packages ## Formatting and lints
 	$(CARGO) fmt --all --check

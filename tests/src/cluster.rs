@@ -4,6 +4,7 @@
 use std::{
     ops::{Index, IndexMut},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tempfile::TempDir;
@@ -11,6 +12,8 @@ use tempfile::TempDir;
 use crate::{
     authority::Authority,
     link::{Cut, Switchboard},
+    namespaces::Namespaces,
+    network::Network,
     result::Result,
     server::{Server, Tuning},
 };
@@ -18,7 +21,8 @@ use crate::{
 /// The servers, by number.
 pub struct Cluster {
     servers: Vec<Server>,
-    switchboard: Switchboard,
+    // After the servers: they die before their network.
+    network: Network,
     folder: Folder,
 }
 
@@ -39,22 +43,29 @@ impl Cluster {
     /// The same with other settings.
     pub async fn start_tuned(count: usize, tuning: &Tuning) -> Result<Self> {
         let folder = TempDir::with_prefix("causeway-test-")?;
-        Self::start_in(Folder::Temporary(Some(folder)), count, tuning).await
+        let network = Network::Gates(Switchboard::default());
+        Self::start_in(Folder::Temporary(Some(folder)), network, count, tuning).await
+    }
+
+    /// Starts `count` servers in network namespaces; `number` tells clusters of one process apart.
+    pub async fn start_in_namespaces(count: usize, number: u8) -> Result<Self> {
+        let folder = TempDir::with_prefix("causeway-test-")?;
+        let network = Network::Namespaces(Arc::new(Namespaces::create(count, number)?));
+        Self::start_in(Folder::Temporary(Some(folder)), network, count, &Tuning::default()).await
     }
 
     /// Starts `count` servers in `folder`, which stays.
     pub async fn start_at(folder: &Path, count: usize, tuning: &Tuning) -> Result<Self> {
-        Self::start_in(Folder::Kept(folder.to_owned()), count, tuning).await
+        let network = Network::Gates(Switchboard::default());
+        Self::start_in(Folder::Kept(folder.to_owned()), network, count, tuning).await
     }
 
-    async fn start_in(folder: Folder, count: usize, tuning: &Tuning) -> Result<Self> {
+    async fn start_in(folder: Folder, network: Network, count: usize, tuning: &Tuning) -> Result<Self> {
         let authority = Authority::create(&folder.path().join("authority"))?;
-        let switchboard = Switchboard::default();
-        let mut cluster = Self { servers: Vec::new(), switchboard, folder };
+        let mut cluster = Self { servers: Vec::new(), network, folder };
         for index in 0..count {
             let own = cluster.folder.path().join(format!("server-{index}"));
-            let mut server =
-                Server::prepare(index, own, &authority, cluster.switchboard.clone(), tuning).await?;
+            let mut server = Server::prepare(index, own, &authority, cluster.network.clone(), tuning).await?;
             server.start().await?;
             cluster.servers.push(server);
         }
@@ -62,18 +73,18 @@ impl Cluster {
     }
 
     /// Cuts the link between two servers.
-    pub fn cut(&self, a: usize, b: usize, how: Cut) {
-        self.switchboard.cut(a, b, how);
+    pub fn cut(&self, a: usize, b: usize, how: Cut) -> Result<()> {
+        self.network.cut(a, b, how)
     }
 
     /// Restores the link between two servers.
-    pub fn heal(&self, a: usize, b: usize) {
-        self.switchboard.heal(a, b);
+    pub fn heal(&self, a: usize, b: usize) -> Result<()> {
+        self.network.heal(a, b)
     }
 
     /// Bytes that the servers have sent each other so far, TLS included.
     pub fn carried(&self) -> u64 {
-        self.switchboard.carried()
+        self.network.carried()
     }
 
     /// A path for something of the test's own, beside the servers.

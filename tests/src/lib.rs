@@ -7,6 +7,8 @@ pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod link;
+pub mod namespaces;
+pub mod network;
 pub mod program;
 pub mod result;
 pub mod server;

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use crate::{
     authority::Authority,
     client::Client,
-    link::{Gate, Switchboard},
+    network::{Network, Place},
     program,
     result::{Doing, Failure, Result, ensure},
     wait,
@@ -58,14 +58,14 @@ impl Default for Tuning {
 /// A server process, or the folder of one that is down.
 #[derive(Debug)]
 pub struct Server {
-    /// Its Matrix server name, with the port of its gate.
+    /// Its Matrix server name, with the port that the others reach.
     pub name: String,
     /// Everything of its own: configuration, `data`, `log`.
     pub folder: PathBuf,
     client: Client,
-    gate: Gate,
+    place: Place,
     index: usize,
-    switchboard: Switchboard,
+    network: Network,
     child: Option<Child>,
     show_log: bool,
 }
@@ -76,24 +76,26 @@ impl Server {
         index: usize,
         folder: PathBuf,
         authority: &Authority,
-        switchboard: Switchboard,
+        network: Network,
         tuning: &Tuning,
     ) -> Result<Self> {
-        let gate = Gate::open(index, switchboard.clone()).await?;
-        let name = gate.address.to_string();
+        let place = network.place(index).await?;
+        let name = place.server_name();
         fs::create_dir_all(&folder)?;
-        let (chain, key) = authority.issue(&format!("server-{index}"), &["127.0.0.1", "localhost"])?;
+        let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+        let (chain, key) = authority.issue(&format!("server-{index}"), &[host])?;
+        let (plain, secure) = place.listeners();
         fs::write(
             folder.join("causeway.toml"),
-            configuration(&name, &authority.certificate(), &chain, &key, tuning),
+            configuration(&name, [plain, secure], [&authority.certificate(), &chain, &key], tuning),
         )?;
         Ok(Self {
             name,
             folder,
             client: Client::new()?,
-            gate,
+            place,
             index,
-            switchboard,
+            network,
             child: None,
             show_log: tuning.show_log,
         })
@@ -121,7 +123,9 @@ impl Server {
         // Left behind by a process that was killed.
         let _ = fs::remove_file(&addresses);
         let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
-        let mut child = Command::new(program::server()?)
+        let mut child = self
+            .place
+            .command(&program::server()?)
             .args(["serve", "--config"])
             .arg(self.folder.join("causeway.toml"))
             .stdin(Stdio::null())
@@ -131,7 +135,7 @@ impl Server {
             .spawn()
             .doing("starting the server")?;
         let pid = child.id().ok_or_else(|| Failure::new("the server ended at once"))?;
-        self.switchboard.is_running(self.index, pid);
+        self.network.is_running(self.index, pid);
         let listeners = wait::until("the server to listen", async || {
             if child.try_wait()?.is_some() {
                 return Ok(Some(None));
@@ -146,13 +150,13 @@ impl Server {
         self.client.set_base(&url_of(&listeners, false)?);
         let secure = url_of(&listeners, true)?;
         let address: SocketAddr = secure.trim_start_matches("https://").parse()?;
-        self.gate.lead_to(Some(address));
+        self.place.lead_to(Some(address));
         Ok(())
     }
 
     /// SIGKILL: what was not durable is gone.
     pub async fn kill(&mut self) -> Result<()> {
-        self.gate.lead_to(None);
+        self.place.lead_to(None);
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
         }
@@ -161,7 +165,7 @@ impl Server {
 
     /// SIGTERM, and a clean end is demanded.
     pub async fn stop(&mut self) -> Result<()> {
-        self.gate.lead_to(None);
+        self.place.lead_to(None);
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id() {
             let sent =
@@ -213,16 +217,21 @@ fn url_of(listeners: &Value, tls: bool) -> Result<String> {
 }
 
 /// A plain listener for clients, a TLS one for servers, cheap passwords, no limits.
-fn configuration(name: &str, authority: &Path, chain: &Path, key: &Path, tuning: &Tuning) -> String {
+fn configuration(
+    name: &str,
+    [plain, secure]: [SocketAddr; 2],
+    [authority, chain, key]: [&Path; 3],
+    tuning: &Tuning,
+) -> String {
     let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
     format!(
         r#"server_name = "{name}"
 data_folder = "data"
 [[listeners]]
-address = "127.0.0.1:0"
+address = "{plain}"
 metrics = true
 [[listeners]]
-address = "127.0.0.1:0"
+address = "{secure}"
 certificate = {chain:?}
 private_key = {key:?}
 [registration]

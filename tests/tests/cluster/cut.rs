@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use causeway_tests::{
     cluster::Cluster,
     link::Cut,
+    namespaces::Namespaces,
     result::{Result, ensure},
     user::{ITEM, User},
     wait,
@@ -21,7 +22,19 @@ fn key(number: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_twenty_items_written_on_both_sides_are_kept_and_flagged() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    both_write_while_cut_off(Cluster::start(2).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_with_a_network_that_loses_packets() -> Result<()> {
+    if !Namespaces::are_permitted() {
+        eprintln!("skipped: this user may not make network namespaces");
+        return Ok(());
+    }
+    both_write_while_cut_off(Cluster::start_in_namespaces(2, 0).await?).await
+}
+
+async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
     let pair = Pair::meet(&cluster).await?;
     for number in 0..KEYS {
         pair.alice.put_item(&pair.room, &key(number), &value("first", number)).await?;
@@ -30,14 +43,14 @@ async fn all_of_twenty_items_written_on_both_sides_are_kept_and_flagged() -> Res
     pair.bob.sync(0).await?;
     pair.alice.sync(0).await?;
 
-    cluster.cut(0, 1, Cut::Silent);
+    cluster.cut(0, 1, Cut::Silent)?;
     for number in 0..KEYS {
         pair.alice.put_item(&pair.room, &key(number), &value("alice", number)).await?;
         pair.bob.put_item(&pair.room, &key(number), &value("bob", number)).await?;
     }
     pair.alice.put_item(&pair.room, "zz only Alice", &value("alice", 0)).await?;
     pair.bob.put_item(&pair.room, "zz only Bob", &value("bob", 0)).await?;
-    cluster.heal(0, 1);
+    cluster.heal(0, 1)?;
 
     let items = in_step(&pair.room, KEYS + 2, &[&pair.alice, &pair.bob]).await?;
     for (number, item) in items[..KEYS].iter().enumerate() {
@@ -90,10 +103,10 @@ async fn a_conflict_is_settled_by_a_reaction() -> Result<()> {
     pair.in_step(1).await?;
     pair.alice.sync(0).await?;
     pair.bob.sync(0).await?;
-    cluster.cut(0, 1, Cut::Refused);
+    cluster.cut(0, 1, Cut::Refused)?;
     pair.alice.put_item(&pair.room, "plan", &value("alice", 1)).await?;
     pair.bob.put_item(&pair.room, "plan", &value("bob", 1)).await?;
-    cluster.heal(0, 1);
+    cluster.heal(0, 1)?;
 
     let notice = pair
         .bob

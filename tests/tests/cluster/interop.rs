@@ -47,8 +47,8 @@ async fn nio_writes_items_sees_the_conflict_and_settles_it_by_a_reaction() -> Re
     let mut room = None;
     while let Some(line) = lines.next_line().await? {
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("ask", "cut") => cluster.cut(0, 1, Cut::Silent),
-            ("ask", "heal") => cluster.heal(0, 1),
+            ("ask", "cut") => cluster.cut(0, 1, Cut::Silent)?,
+            ("ask", "heal") => cluster.heal(0, 1)?,
             ("room", id) => room = Some(id.to_owned()),
             _ => steps.push(line.clone()),
         }

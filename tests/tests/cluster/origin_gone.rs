@@ -17,8 +17,8 @@ async fn a_holder_serves_the_changes_of_an_origin_that_is_gone() -> Result<()> {
     pair.alice.put_item(&pair.room, "shared", &value("alice", 0)).await?;
     in_step(&pair.room, 1, &[&pair.alice, &pair.bob, &carol]).await?;
 
-    cluster.cut(0, 2, Cut::Silent);
-    cluster.cut(1, 2, Cut::Silent);
+    cluster.cut(0, 2, Cut::Silent)?;
+    cluster.cut(1, 2, Cut::Silent)?;
     for number in 0..WRITES {
         pair.alice.put_item(&pair.room, &format!("late/{number}"), &value("alice", number)).await?;
     }
@@ -39,7 +39,7 @@ async fn a_holder_serves_the_changes_of_an_origin_that_is_gone() -> Result<()> {
     .await?;
 
     cluster[0].kill().await?;
-    cluster.heal(1, 2);
+    cluster.heal(1, 2)?;
     let items = in_step(&pair.room, WRITES + 2, &[&pair.bob, &carol]).await?;
     assert!(items.iter().all(|item| item.value().is_some() && !item.conflict));
     for user in [&pair.bob, &carol] {

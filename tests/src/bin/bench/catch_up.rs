@@ -27,7 +27,7 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
     in_step(&alice, &bob, &room).await?;
     figures.add(format!("first_copy_of_{items}_items"), begin.elapsed().as_secs_f64(), "s", "");
 
-    cluster.cut(0, 1, Cut::Refused);
+    cluster.cut(0, 1, Cut::Refused)?;
     let stride = items / changed;
     let numbers: Vec<usize> = (0..changed).map(|at| at * stride).collect();
     let mut content = 0;
@@ -40,7 +40,7 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
         alice.write_batch(&room, &writes).await?;
     }
     let before = cluster.carried();
-    cluster.heal(0, 1);
+    cluster.heal(0, 1)?;
     let healed = Instant::now();
     wait::until("the first contact", async || Ok((cluster.carried() > before).then_some(()))).await?;
     let contact = Instant::now();

@@ -82,7 +82,7 @@ impl Story {
 
     async fn cut_and_edit(&self, show: &mut Show, cluster: &Cluster) -> Result<()> {
         show.step("The link between the servers is cut");
-        cluster.cut(0, 1, Cut::Silent);
+        cluster.cut(0, 1, Cut::Silent)?;
         for key in SAME {
             self.alice.put_item(&self.room, key, &note("alice", &format!("alice's idea of {key}"))).await?;
             self.bob.put_item(&self.room, key, &note("bob", &format!("bob's idea of {key}"))).await?;
@@ -101,7 +101,7 @@ impl Story {
     async fn heal(&self, show: &mut Show, cluster: &Cluster) -> Result<()> {
         show.step("The link is restored");
         show.start();
-        cluster.heal(0, 1);
+        cluster.heal(0, 1)?;
         let items = self.in_step().await?;
         let took = show.done("both servers show the same again, and nobody wrote anything new");
         show.line(&format!(
