@@ -4,11 +4,12 @@
 //! server is judged by the events that its header names, which are immutable:
 //! every server that has them judges alike.
 
-use causeway_shared_space::{Header, Standing, VoidReason};
+use causeway_shared_space::{Header, Standing, Value, VoidReason};
 use ruma::{
     OwnedEventId, UserId,
     events::room::{member::MembershipState, power_levels::UserPowerLevel},
     int,
+    state_res::events::RoomPowerLevelsIntField,
 };
 
 use super::{ITEM_TYPE, error::SpaceError};
@@ -40,34 +41,73 @@ pub fn standing(writer: &RoomWriter<'_>, header: &Header) -> Result<Standing, Sp
     if header.adopts().is_none() && author.server_name() != header.server() {
         return Ok(Standing::Void(VoidReason::ForeignAuthor));
     }
-    let (mut create, mut member, mut levels) = (None, None, None);
-    for event_id in header.authorized_by() {
-        let Some(held) = writer.event(event_id)? else { return Ok(Standing::Unproven) };
-        let event = held.pdu;
-        let place = match event.kind_text() {
-            "m.room.create" => &mut create,
-            "m.room.power_levels" => &mut levels,
-            "m.room.member" if event.state_key() == Some(author.as_str()) => &mut member,
-            _ => return Ok(Standing::Void(VoidReason::BadAuthorization)),
-        };
-        if held.meta.rejected.is_some() || place.is_some() {
-            return Ok(Standing::Void(VoidReason::BadAuthorization));
-        }
-        *place = Some(event);
+    if let Some(standing) = adoption(writer, header)? {
+        return Ok(standing);
     }
-    if member.and_then(|member| member.membership()) != Some(MembershipState::Join) {
-        return Ok(Standing::Void(VoidReason::NotJoined));
-    }
-    let Some(create) = create else { return Ok(Standing::Void(VoidReason::BadAuthorization)) };
-    // Leaving out the power levels must not help: without them only a creator writes.
-    let unshown = levels.is_none();
-    let power = Power::new(Some(create), levels);
-    if unshown && power.of(&writer.rules().rules, author) < UserPowerLevel::from(int!(100)) {
-        return Ok(Standing::Void(VoidReason::NotAllowed));
-    }
+    let power = match shown_power(writer, header)? {
+        Ok(power) => power,
+        Err(standing) => return Ok(standing),
+    };
     if power.may_send(&writer.rules().rules, author, ITEM_TYPE, true) {
         Ok(Standing::Effective)
     } else {
         Ok(Standing::Void(VoidReason::NotAllowed))
     }
+}
+
+/// Whether the events that a header names show the power to redact what others wrote.
+pub fn may_redact(writer: &RoomWriter<'_>, header: &Header) -> Result<bool, SpaceError> {
+    let power = shown_power(writer, header)?;
+    let field = RoomPowerLevelsIntField::Redact;
+    Ok(power.is_ok_and(|power| power.may(&writer.rules().rules, header.author(), field)))
+}
+
+/// What is wrong with an adoption, if anything: it must say what the event says,
+/// or anybody could write in the name of anybody.
+fn adoption(writer: &RoomWriter<'_>, header: &Header) -> Result<Option<Standing>, SpaceError> {
+    let Some(event_id) = header.adopts() else { return Ok(None) };
+    let Some(held) = writer.event(event_id)? else { return Ok(Some(Standing::Unproven)) };
+    let event = held.pdu;
+    let value = Value::from_content(event.content_raw().get().as_bytes());
+    if value == Ok(None) && header.value_hash().is_some() {
+        // Perhaps only a redacted copy of the event is here.
+        return Ok(Some(Standing::Unproven));
+    }
+    let same_value = value.is_ok_and(|value| value.map(|value| value.hash()) == header.value_hash());
+    let same = held.meta.rejected.is_none()
+        && event.is_state(ITEM_TYPE, header.key().as_str())
+        && event.sender() == header.author()
+        && same_value;
+    Ok((!same).then_some(Standing::Void(VoidReason::AdoptionMismatch)))
+}
+
+/// The power levels that a header's events show, if they show its author joined.
+fn shown_power(writer: &RoomWriter<'_>, header: &Header) -> Result<Result<Power, Standing>, SpaceError> {
+    let author = header.author();
+    let (mut create, mut member, mut levels) = (None, None, None);
+    for event_id in header.authorized_by() {
+        let Some(held) = writer.event(event_id)? else { return Ok(Err(Standing::Unproven)) };
+        let event = held.pdu;
+        let place = match event.kind_text() {
+            "m.room.create" => &mut create,
+            "m.room.power_levels" => &mut levels,
+            "m.room.member" if event.state_key() == Some(author.as_str()) => &mut member,
+            _ => return Ok(Err(Standing::Void(VoidReason::BadAuthorization))),
+        };
+        if held.meta.rejected.is_some() || place.is_some() {
+            return Ok(Err(Standing::Void(VoidReason::BadAuthorization)));
+        }
+        *place = Some(event);
+    }
+    if member.and_then(|member| member.membership()) != Some(MembershipState::Join) {
+        return Ok(Err(Standing::Void(VoidReason::NotJoined)));
+    }
+    let Some(create) = create else { return Ok(Err(Standing::Void(VoidReason::BadAuthorization))) };
+    // Leaving out the power levels must not help: without them only a creator writes.
+    let unshown = levels.is_none();
+    let power = Power::new(Some(create), levels);
+    if unshown && power.of(&writer.rules().rules, author) < UserPowerLevel::from(int!(100)) {
+        return Ok(Err(Standing::Void(VoidReason::NotAllowed)));
+    }
+    Ok(Ok(power))
 }

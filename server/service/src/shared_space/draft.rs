@@ -14,7 +14,7 @@ use std::{
 };
 
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, ForkProof, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
+    Change, ChangeId, ChangeLog, ForkProof, Header, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
     change_log::{Link, PlaceError}, item::MAX_SIBLINGS,
 };
 use causeway_storage::{
@@ -48,6 +48,10 @@ pub struct Draft<'a> {
     log: ChangeLog,
     overlay: Overlay<'a, StoredEntries<'a, Database>>,
     links: HashMap<ChangeId, LinkRow>,
+    /// The entries placed, which are not stored yet.
+    changes: HashMap<ChangeId, Change>,
+    /// Item ids whose values were redacted.
+    erased: BTreeSet<ChangeId>,
     touched_logs: BTreeSet<ReplicaId>,
     items: BTreeMap<ItemKey, Touched>,
     facts: Facts<'a>,
@@ -85,6 +89,8 @@ impl<'a> Draft<'a> {
             log,
             overlay: Overlay::new(stored),
             links: HashMap::new(),
+            changes: HashMap::new(),
+            erased: BTreeSet::new(),
             touched_logs: BTreeSet::new(),
             items: BTreeMap::new(),
             facts: Facts {
@@ -150,9 +156,12 @@ impl<'a> Draft<'a> {
             self.relabel(batch, &other, link)?;
         }
         self.touched_logs.extend(placed.touched);
-        if let Some(value) = change.value() {
+        if let Some(value) = change.value()
+            && !self.is_erased(header)?
+        {
             entries::put_value(batch, self.room, &id, value.as_str());
         }
+        self.changes.insert(id, change.clone());
         if standing == Standing::Unproven {
             entries::put_unproven(batch, self.room, &id);
         }
@@ -186,6 +195,13 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Whether a redaction came before the value did.
+    fn is_erased(&self, header: &Header) -> Result<bool, SpaceError> {
+        let id = header.item_id();
+        let erased = entries::value(self.db, self.room, &id)?.is_some_and(|value| value.is_empty());
+        Ok(erased || self.erased.contains(&id))
+    }
+
     fn relabel(&mut self, batch: &mut Batch, id: &ChangeId, link: Link) -> Result<(), SpaceError> {
         let known = match self.links.get(id) {
             Some(row) => Some(row.clone()),
@@ -198,9 +214,11 @@ impl<'a> Draft<'a> {
     }
 
     fn fork(&mut self, batch: &mut Batch, change: &Change, other: &ChangeId) -> Result<(), SpaceError> {
-        // An entry of this very draft is not stored yet; the next server that
-        // compares the two makes the proof then.
-        let Some(other) = stored::change(self.db, self.room, other)? else { return Ok(()) };
+        let other = match self.changes.get(other) {
+            Some(drafted) => Some(drafted.clone()),
+            None => stored::change(self.db, self.room, other)?,
+        };
+        let Some(other) = other else { return Ok(()) };
         if let Some(proof) = ForkProof::new(change, &other) {
             let [first, second] = proof.entries();
             let ids = [&first.id(), &second.id()];
@@ -215,7 +233,11 @@ impl<'a> Draft<'a> {
         let (header, room) = (change.header(), self.room);
         let Some(sibling) = Sibling::of(header) else {
             for id in header.redacts() {
-                entries::delete_value(batch, room, id);
+                entries::erase_value(batch, room, id);
+                self.erased.insert(*id);
+                for entry in items::adoptions(self.db, room, id, ADOPTIONS_MAX)? {
+                    entries::erase_value(batch, room, &entry);
+                }
             }
             return Ok(());
         };

@@ -8,8 +8,8 @@
 use std::{sync::Arc, thread};
 
 use causeway_replication::Outcome;
-use causeway_shared_space::{Change, Standing};
-use causeway_storage::shared_space::entries;
+use causeway_shared_space::{Change, Kind, Standing, VoidReason};
+use causeway_storage::shared_space::{entries, items};
 use ruma::{RoomId, ServerName};
 
 use super::{
@@ -40,9 +40,15 @@ impl SharedSpace {
             return Ok(outcome);
         }
         self.rooms.write(room, |writer| {
-            self.in_draft(writer, |_, draft, writer| {
+            self.in_draft(writer, |space, draft, writer| {
                 for change in &verified {
-                    self.join_one(draft, writer, &change.0, &mut outcome)?;
+                    let placement = self.join_one(draft, writer, &change.0, &mut outcome)?;
+                    if placement == Placement::New && change.0.server() == self.server_name() {
+                        let change = change.0.id();
+                        tracing::warn!(%change, "an own change came back that was not held: this server was restored");
+                        // More of them may be on their way, with the counters that come next.
+                        space.replica = None;
+                    }
                 }
                 outcome.forks.clone_from(&draft.forks);
                 Ok(())
@@ -58,9 +64,10 @@ impl SharedSpace {
         writer: &mut RoomWriter<'_>,
         change: &Change,
         outcome: &mut Outcome,
-    ) -> Result<(), SpaceError> {
-        let standing = authorise::standing(writer, change.header())?;
-        match draft.place(writer.batch(), change, standing, None)? {
+    ) -> Result<Placement, SpaceError> {
+        let standing = self.standing(writer, change)?;
+        let placement = draft.place(writer.batch(), change, standing, None)?;
+        match placement {
             Placement::Known => {
                 outcome.known += 1;
                 self.keep_missing_value(writer, change)?;
@@ -71,13 +78,30 @@ impl SharedSpace {
                 if let Standing::Void(reason) = standing {
                     tracing::warn!(change = %change.id(), ?reason, "a change of another server has no effect");
                 }
-                if change.server() == self.server_name() {
-                    tracing::warn!(change = %change.id(), "an own change came back that was not held: this server was restored");
-                    self.take_new_incarnation(writer.room_id());
-                }
             }
         }
-        Ok(())
+        Ok(placement)
+    }
+
+    /// What a verified entry counts for, as far as can be told now.
+    fn standing(&self, writer: &RoomWriter<'_>, change: &Change) -> Result<Standing, SpaceError> {
+        let header = change.header();
+        let standing = authorise::standing(writer, header)?;
+        if header.kind() != Kind::Redact || standing != Standing::Effective {
+            return Ok(standing);
+        }
+        let mut judged = Standing::Effective;
+        for id in header.redacts() {
+            let entry = items::adoptions(&self.db, writer.room_id(), id, 1)?.pop().unwrap_or(*id);
+            let author = stored::change(&self.db, writer.room_id(), &entry)?;
+            match author.map(|redacted| redacted.header().author() == header.author()) {
+                Some(true) => {}
+                Some(false) if authorise::may_redact(writer, header)? => {}
+                Some(false) => return Ok(Standing::Void(VoidReason::RedactionNotAllowed)),
+                None => judged = Standing::Unproven,
+            }
+        }
+        Ok(judged)
     }
 
     /// The value of an entry that was held as a header only.
@@ -103,7 +127,7 @@ impl SharedSpace {
                 let mut effective = 0;
                 for id in entries::unproven(&self.db, room, REJUDGED_MAX)? {
                     let Some(change) = stored::change(&self.db, room, &id)? else { continue };
-                    let standing = authorise::standing(writer, change.header())?;
+                    let standing = self.standing(writer, &change)?;
                     if standing != Standing::Unproven {
                         draft.judge(writer.batch(), &change, standing)?;
                         effective += usize::from(standing.is_effective());

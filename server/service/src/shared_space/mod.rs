@@ -37,7 +37,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use causeway_shared_space::{ChangeId, ChangeLog, ReplicaId, VersionVector};
+use causeway_shared_space::{ChangeId, ChangeLog, Counter, ReplicaId, VersionVector};
 use causeway_storage::{Database, StorageError, shared_space::{entries, queues}};
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
@@ -64,8 +64,9 @@ pub struct SharedSpace {
     tokens: TokenKey,
     /// By room. Lock order: this map, never held while a room's lock is waited for.
     spaces: Mutex<HashMap<OwnedRoomId, Space>>,
-    /// What other servers are known to hold, by room, as the replication driver says.
-    elsewhere: Mutex<HashMap<OwnedRoomId, VersionVector>>,
+    /// Up to which counter of its replicas other servers hold what this server
+    /// wrote, by room, as the replication driver says.
+    elsewhere: Mutex<HashMap<OwnedRoomId, HashMap<ReplicaId, Counter>>>,
     /// Rooms with changes written here since the replication driver last asked.
     written: Mutex<BTreeSet<OwnedRoomId>>,
     /// Rooms in which a pull is under way.
@@ -151,7 +152,12 @@ impl SharedSpace {
         if elsewhere.len() >= SPACES_MAX && !elsewhere.contains_key(room) {
             elsewhere.clear();
         }
-        elsewhere.entry(room.to_owned()).or_default().join(vector);
+        let held = elsewhere.entry(room.to_owned()).or_default();
+        let own = vector.iter().filter(|(replica, _)| replica.server_text() == self.server_name().as_str());
+        for (replica, point) in own.filter(|(_, point)| point.floor.is_none()) {
+            let counter = held.entry(replica.clone()).or_insert(point.counter);
+            *counter = point.counter.max(*counter);
+        }
     }
 
     /// The driver says whether a pull is under way: no conflict is told meanwhile.
@@ -197,13 +203,6 @@ impl SharedSpace {
             spaces.clear();
         }
         spaces.insert(room.to_owned(), space);
-    }
-
-    /// This server may have been restored: the next write takes a new incarnation.
-    fn take_new_incarnation(&self, room: &RoomId) {
-        if let Some(space) = lock(&self.spaces).get_mut(room) {
-            space.replica = None;
-        }
     }
 
     /// A replica that was never written as.

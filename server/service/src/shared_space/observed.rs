@@ -5,8 +5,10 @@
 //! ([`crate::sync::given`]),
 //! and from what it wrote itself.
 
+use std::collections::HashMap;
+
 use causeway_room::state_tree::NodeId;
-use causeway_shared_space::{ChangeId, Header, ItemKey, Observed, ObservedFacts, VersionVector};
+use causeway_shared_space::{ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling};
 use causeway_storage::{
     Database, StorageError,
     rooms as room_rows,
@@ -91,17 +93,28 @@ pub struct Facts<'a> {
     db: &'a Database,
     room: &'a RoomId,
     own: &'a ServerName,
-    elsewhere: VersionVector,
+    elsewhere: HashMap<ReplicaId, Counter>,
 }
 
 impl Facts<'_> {
     /// Whether a second server is known to hold it: its origin, or one that said so.
-    fn is_replicated(&self, header: &Header) -> bool {
-        let dot = header.dot();
-        header.server() != self.own
-            || self.elsewhere.points(&dot.replica).iter().any(|point| {
-                point.counter >= dot.counter && point.floor.is_none_or(|floor| floor <= dot.counter)
-            })
+    fn is_replicated(&self, dot: &Dot) -> bool {
+        dot.replica.server_text() != self.own.as_str()
+            || self.elsewhere.get(&dot.replica).is_some_and(|counter| *counter >= dot.counter)
+    }
+
+    /// What a caller who is shown these siblings is to give back: their ids and,
+    /// before them, what those name that only this server is known to hold.
+    pub(super) fn shown(&self, siblings: &[Sibling]) -> Result<Observed, StorageError> {
+        let mut carried = Observed::new();
+        for sibling in siblings.iter().filter(|sibling| !sibling.supersedes.is_empty()) {
+            let link = entries::link(self.db, self.room, &sibling.entry)?;
+            if link.is_some_and(|link| !self.is_replicated(&link.dot)) {
+                sibling.supersedes.iter().for_each(|id| carried.give(*id));
+            }
+        }
+        siblings.iter().for_each(|sibling| carried.give(sibling.id));
+        Ok(carried)
     }
 }
 
@@ -111,6 +124,6 @@ impl ObservedFacts for Facts<'_> {
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, StorageError> {
         let Some(row) = entries::entry(self.db, self.room, id)? else { return Ok(None) };
         let Some((header, _)) = stored::parts(&row) else { return Ok(None) };
-        Ok(Some((header.supersedes().to_vec(), self.is_replicated(&header))))
+        Ok(Some((header.supersedes().to_vec(), self.is_replicated(header.dot()))))
     }
 }

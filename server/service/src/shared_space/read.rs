@@ -183,11 +183,12 @@ impl SharedSpace {
         let values = entries::values(&self.db, room, &entries)?;
         let shown: Vec<Json> =
             siblings.iter().zip(values).map(|(sibling, value)| show(sibling, value.as_deref())).collect();
+        let given = self.observed_facts(room).shown(siblings)?;
         let mut view = json!({
             "key": key.as_str(),
             "siblings": shown,
             "conflict": row.item.conflict(key).is_some(),
-            "token": self.tokens.issue(room, key.as_str(), siblings.iter().map(|sibling| &sibling.id)),
+            "token": self.tokens.issue(room, key.as_str(), given.ids()),
         });
         if row.item.is_incomplete() {
             view["incomplete"] = true.into();

@@ -8,8 +8,6 @@
 //! Layout before base64url without padding: version byte, the ids, the first 16
 //! bytes of HMAC-SHA256 over version, room id, 0xFF, key, 0xFF and ids.
 
-use std::collections::BTreeSet;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use causeway_shared_space::ChangeId;
 use hmac::{Hmac, KeyInit, Mac};
@@ -40,10 +38,11 @@ impl TokenKey {
         Self(secret)
     }
 
-    /// The token for having been shown `ids` of an item.
+    /// The token for having been shown `ids` of an item, oldest first.
     pub fn issue<'a>(&self, room: &RoomId, key: &str, ids: impl IntoIterator<Item = &'a ChangeId>) -> String {
         let mut bytes = vec![VERSION];
-        for id in ids.into_iter().take(TOKEN_IDS_MAX) {
+        let ids: Vec<_> = ids.into_iter().collect();
+        for id in &ids[ids.len().saturating_sub(TOKEN_IDS_MAX)..] {
             bytes.extend_from_slice(id.as_bytes());
         }
         let tag = self.tag(room, key, &bytes);
@@ -51,8 +50,8 @@ impl TokenKey {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The ids in a token.
-    pub fn open(&self, room: &RoomId, key: &str, token: &str) -> Result<BTreeSet<ChangeId>, InvalidToken> {
+    /// The ids in a token, in their order.
+    pub fn open(&self, room: &RoomId, key: &str, token: &str) -> Result<Vec<ChangeId>, InvalidToken> {
         if token.len() > TOKEN_LENGTH_MAX {
             return Err(InvalidToken);
         }
@@ -111,7 +110,7 @@ mod tests {
         let key = TokenKey::new([7; 32]);
         let room = room_id!("!room:a.example");
         let empty = key.issue(room, "plan", &[]);
-        assert_eq!(key.open(room, "plan", &empty), Ok(BTreeSet::new()));
+        assert_eq!(key.open(room, "plan", &empty), Ok(Vec::new()));
         for token in ["", "AAAA", "%%%", &"A".repeat(1 << 20), &empty[1..]] {
             assert_eq!(key.open(room, "plan", token), Err(InvalidToken));
         }

@@ -213,11 +213,14 @@ impl SharedSpace {
         self.metrics.wrote(1, "api");
         let due = QueueRow { due: 0, attempts: 0, detail: Json::Null };
         queues::put(writer.batch(), Queue::Projection, &room, write.key.as_str(), &due);
+        // No other server holds it yet: what it names is carried along.
+        let id = change.id();
+        let given = change.header().supersedes().iter().chain([&id]);
         Ok(json!({
             "key": write.key.as_str(),
             "id": change.id().to_string(),
             "conflict": draft.item(&write.key)?.item.conflict(&write.key).is_some(),
-            "token": self.tokens.issue(&room, write.key.as_str(), [&change.id()]),
+            "token": self.tokens.issue(&room, write.key.as_str(), given),
         }))
     }
 

@@ -202,9 +202,15 @@ pub fn put_value(batch: &mut Batch, room: &RoomId, id: &ChangeId, canonical: &st
     batch.put(Cf::SpaceValues, key_with_id(&[room.as_str()], id), canonical);
 }
 
-/// Forgets a value (redaction, retention).
+/// Forgets a value (retention).
 pub fn delete_value(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
     batch.delete(Cf::SpaceValues, key_with_id(&[room.as_str()], id));
+}
+
+/// Erases a value for good: an empty row stays, so that the value is not kept
+/// when it comes again (redaction).
+pub fn erase_value(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
+    batch.put(Cf::SpaceValues, key_with_id(&[room.as_str()], id), []);
 }
 
 /// Keeps the proof of a fork.

@@ -7,8 +7,8 @@
 //! batch and could be rebuilt.
 //!
 //! Every key begins with the room's id, so that a room can be walked and dropped
-//! as one range. A replica is named by its text (`server/incarnation`, with
-//! `~branch` after a fork), an item by its key, a change by its 32-byte id.
+//! as one range. A replica is named by its text (`server/incarnation`), an
+//! item by its key, a change by its 32-byte id.
 
 pub mod entries;
 pub mod items;
