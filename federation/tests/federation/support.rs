@@ -1,0 +1,211 @@
+//! Whole servers without a client door, in one process, that talk over real TLS
+//! on loopback. Each has a data folder of its own; names are resolved by a table.
+
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use causeway_federation::{
+    FederationState, ReplicationMessage, Settings, backoff::BackoffPolicy, settings::Overrides,
+};
+use causeway_room::NewEvent;
+use causeway_service::{
+    Services,
+    clock::Clock,
+    error::MatrixError,
+    remote::{RemoteHandle, RemoteRequest},
+    rooms::{CreateRoom, Preset},
+    settings::Settings as ServiceSettings,
+};
+use causeway_storage::Database;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+};
+use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// A test that waits longer than this for something has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A network of servers `a.test`, `b.test`, … with one certificate authority.
+pub struct Network {
+    issuer: Issuer<'static, KeyPair>,
+    roots: Arc<RootCertStore>,
+    addresses: HashMap<OwnedServerName, SocketAddr>,
+    listeners: HashMap<OwnedServerName, TcpListener>,
+}
+
+impl Network {
+    /// Takes an address for each name.
+    pub fn of(names: &[&str]) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("signs itself");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).expect("an authority");
+        let (mut addresses, mut listeners) = (HashMap::new(), HashMap::new());
+        for name in names {
+            let name = OwnedServerName::try_from(*name).expect("a name");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("non-blocking");
+            addresses.insert(name.clone(), listener.local_addr().expect("bound"));
+            listeners.insert(name, listener);
+        }
+        Self { issuer: Issuer::new(params, key), roots: Arc::new(roots), addresses, listeners }
+    }
+
+    /// Starts the server `name` over the data in `folder`.
+    pub fn start(&mut self, name: &str, folder: &Path) -> Server {
+        let name = OwnedServerName::try_from(name).expect("a name");
+        let listener = self.listeners.remove(&name).unwrap_or_else(|| {
+            let listener = TcpListener::bind(self.addresses[&name]).expect("its port");
+            listener.set_nonblocking(true).expect("non-blocking");
+            listener
+        });
+        Server::start(self, name, folder, listener)
+    }
+
+    fn tls(&self, name: &ServerName) -> RustlsConfig {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.host().to_owned()]).expect("parameters");
+        let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("fits");
+        RustlsConfig::from_config(Arc::new(config))
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub name: OwnedServerName,
+    pub services: Arc<Services>,
+    pub state: FederationState,
+    pub replication: mpsc::Receiver<ReplicationMessage>,
+    stop: CancellationToken,
+    handle: Handle<SocketAddr>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    fn start(network: &Network, name: OwnedServerName, folder: &Path, listener: TcpListener) -> Self {
+        let database =
+            Database::open(folder, &causeway_storage::Options::default()).expect("the database opens");
+        let (remote, requests) = RemoteHandle::channel();
+        let settings = ServiceSettings::for_tests(name.clone());
+        let services = Services::open(database, settings, Clock::System, remote).expect("services");
+        let services = Arc::new(services);
+        let settings = Settings {
+            overrides: Overrides { servers: network.addresses.clone(), ..Overrides::default() },
+            resolve_names: false,
+            backoff: BackoffPolicy { first: Duration::from_millis(50), longest: Duration::from_secs(1) },
+            ..Settings::new(name.clone(), Arc::clone(&network.roots))
+        };
+        let (state, replication) = FederationState::new(Arc::clone(&services), settings).expect("federation");
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for (_, driver) in causeway_federation::drivers(&state, requests, &stop) {
+            tasks.spawn(driver);
+        }
+        let handle = Handle::new();
+        let router = causeway_federation::router(state.clone()).into_make_service();
+        let serving = axum_server::from_tcp_rustls(listener, network.tls(&name))
+            .expect("listens")
+            .handle(handle.clone())
+            .serve(router);
+        tasks.spawn(async move { serving.await.expect("serves") });
+        Self { name, services, state, replication, stop, handle, tasks }
+    }
+
+    /// Stops everything; the data stays.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.handle.shutdown();
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// A user of this server.
+    pub fn user(&self, name: &str) -> OwnedUserId {
+        UserId::parse(format!("@{name}:{}", self.name)).expect("a user id")
+    }
+
+    /// Runs a synchronous use-case.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Services) -> T + Send + 'static) -> T {
+        let services = Arc::clone(&self.services);
+        tokio::task::spawn_blocking(move || work(&services)).await.expect("no panic")
+    }
+
+    /// A public room that `user` made.
+    pub async fn create_room(&self, user: &UserId, version: RoomVersionId) -> OwnedRoomId {
+        let user = user.to_owned();
+        self.run(move |services| {
+            let request =
+                CreateRoom { version: Some(version), preset: Preset::PublicChat, ..CreateRoom::default() };
+            services.rooms.create(&user, &request).expect("is created").room_id
+        })
+        .await
+    }
+
+    /// Joins a room through `via`.
+    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &ServerName) -> Result<(), MatrixError> {
+        let (room_id, user_id, via) = (room_id.to_owned(), user.to_owned(), vec![via.to_owned()]);
+        let content = json!({"displayname": "Somebody"});
+        let request = |reply| RemoteRequest::Join { room_id, user_id, via, content, reply };
+        self.services.remote.request(request).await
+    }
+
+    /// Sends an event.
+    pub async fn send(
+        &self,
+        room_id: &RoomId,
+        user: &UserId,
+        kind: &str,
+        state_key: Option<&str>,
+        content: Value,
+    ) -> OwnedEventId {
+        let event = NewEvent::new(kind, user.to_owned(), state_key.map(ToOwned::to_owned), content);
+        let (room_id, event) = (room_id.to_owned(), event.expect("an event"));
+        self.run(move |services| services.rooms.send(&room_id, event, None).expect("is sent")).await
+    }
+
+    /// Waits until this server has accepted an event.
+    pub async fn has(&self, event_id: &OwnedEventId) {
+        let event_id = event_id.clone();
+        self.until("an event arrives", move |services| {
+            services.rooms.event(&event_id).expect("reads").is_some()
+        })
+        .await;
+    }
+
+    /// Waits until something holds.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Services) -> bool + Clone + Send + 'static) {
+        let waiting = async {
+            loop {
+                let holds = holds.clone();
+                if self.run(move |services| holds(services)).await {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(
+            tokio::time::timeout(PATIENCE, waiting).await.is_ok(),
+            "{}: waited in vain: {what}",
+            self.name
+        );
+    }
+}
