@@ -1,19 +1,29 @@
 //! A user's devices: listing, renaming, deleting.
 
-use axum::Router;
+use axum::{Router, response::Response};
 use causeway_service::error::MatrixError;
+use http::{Method, StatusCode};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
-    api::client::device::{Device, delete_device, delete_devices, get_device, get_devices, update_device},
+    api::client::device::{Device, get_device, get_devices, update_device},
 };
+use serde::Deserialize;
+use serde_json::json;
 
-use crate::{ClientState, Endpoints, Ruma, uiaa::confirm_password};
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response, uiaa::confirm_password};
+
+const DEVICE: &[&str] = &["/_matrix/client/r0/devices/{device}", "/_matrix/client/v3/devices/{device}"];
+const DELETE_SEVERAL: &[&str] = &["/_matrix/client/r0/delete_devices", "/_matrix/client/v3/delete_devices"];
 
 /// Devices that one request may delete.
 const DELETED_AT_ONCE_MAX: usize = 1_000;
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint(list).endpoint(get).endpoint(update).endpoint(delete).endpoint(delete_several)
+    Router::new().endpoint(list).endpoint(get).endpoint(update).custom(Method::DELETE, DEVICE, delete).custom(
+        Method::POST,
+        DELETE_SEVERAL,
+        delete_several,
+    )
 }
 
 fn described(device_id: OwnedDeviceId, row: causeway_service::devices::Device) -> Device {
@@ -52,23 +62,22 @@ fn update(
     Ok(update_device::v3::Response::new())
 }
 
-fn delete(
-    state: &ClientState,
-    request: Ruma<delete_device::v3::Request>,
-) -> Result<delete_device::v3::Response, MatrixError> {
+fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     confirm_password(state, &request.auth, "delete device", &request.raw)?;
-    state.devices.delete(&request.auth.user_id, &[request.body.device_id])?;
-    Ok(delete_device::v3::Response::new())
+    state.devices.delete(&request.auth.user_id, &[request.path[0].as_str().into()])?;
+    Ok(json_response(StatusCode::OK, &json!({})))
 }
 
-fn delete_several(
-    state: &ClientState,
-    request: Ruma<delete_devices::v3::Request>,
-) -> Result<delete_devices::v3::Response, MatrixError> {
-    if request.body.devices.len() > DELETED_AT_ONCE_MAX {
+fn delete_several(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    #[derive(Deserialize)]
+    struct Doomed {
+        devices: Vec<OwnedDeviceId>,
+    }
+    let doomed: Doomed = request.json()?;
+    if doomed.devices.len() > DELETED_AT_ONCE_MAX {
         return Err(MatrixError::too_large("Too many devices in one request"));
     }
     confirm_password(state, &request.auth, "delete devices", &request.raw)?;
-    state.devices.delete(&request.auth.user_id, &request.body.devices)?;
-    Ok(delete_devices::v3::Response::new())
+    state.devices.delete(&request.auth.user_id, &doomed.devices)?;
+    Ok(json_response(StatusCode::OK, &json!({})))
 }

@@ -102,8 +102,12 @@ struct PutBody {
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let body: PutBody = request.json()?;
     let value = Value::parse(body.value.get().as_bytes()).map_err(SpaceError::from)?;
-    let write =
-        Write { key: key(&request)?, value: Some(value), token: body.token, on_conflict: on_conflict(body.on_conflict) };
+    let write = Write {
+        key: key(&request)?,
+        value: Some(value),
+        token: body.token,
+        on_conflict: on_conflict(body.on_conflict),
+    };
     answer(state.shared_space.put(writer(&request)?, &room(&request)?, write))
 }
 
@@ -117,8 +121,12 @@ struct DeleteParts {
 /// Token and mode come in the body, or in the query where bodies of DELETE get lost.
 fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let parts: DeleteParts = if request.raw.is_empty() { request.query()? } else { request.json()? };
-    let write =
-        Write { key: key(&request)?, value: None, token: parts.token, on_conflict: on_conflict(parts.on_conflict) };
+    let write = Write {
+        key: key(&request)?,
+        value: None,
+        token: parts.token,
+        on_conflict: on_conflict(parts.on_conflict),
+    };
     answer(state.shared_space.put(writer(&request)?, &room(&request)?, write))
 }
 

@@ -58,12 +58,16 @@ pub fn server() -> Server {
 }
 
 pub fn server_with(adjust: impl FnOnce(&mut Settings)) -> Server {
+    server_on(RemoteHandle::channel().0, adjust)
+}
+
+/// A server that asks others through `remote`.
+pub fn server_on(remote: RemoteHandle, adjust: impl FnOnce(&mut Settings)) -> Server {
     let folder = tempfile::tempdir().expect("temporary folder");
     let database = Database::open(folder.path(), &Options::default()).expect("open");
     let mut settings = Settings::for_tests(OwnedServerName::try_from("example.org").expect("name"));
     adjust(&mut settings);
     let clock = Clock::manual(1_700_000_000_000);
-    let (remote, _) = RemoteHandle::channel();
     let services = Arc::new(Services::open(database, settings, clock.clone(), remote).expect("services"));
     let router = router(ClientState::new(Arc::clone(&services)));
     Server { router, services, clock, _folder: folder }
