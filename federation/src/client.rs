@@ -292,6 +292,7 @@ impl FederationClient {
         }
         if request.path_and_query.starts_with(trace_context::OWN_ENDPOINTS) {
             trace_context::inject(&mut headers);
+            headers.insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("zstd"));
         }
         Ok((url, headers))
     }

@@ -13,6 +13,7 @@ pub mod get_version;
 pub mod invite;
 pub mod make_membership;
 pub mod query;
+pub mod replication;
 pub mod send_membership;
 pub mod send_transaction;
 
@@ -31,6 +32,7 @@ pub fn routes() -> Router<FederationState> {
         .merge(invite::routes())
         .merge(make_membership::routes())
         .merge(query::routes())
+        .merge(replication::routes())
         .merge(send_membership::routes())
         .merge(send_transaction::routes())
 }

@@ -5,6 +5,7 @@
 //! - [`client`], [`signing`], [`discovery`], [`keys`]: how another server is
 //!   found, asked and believed.
 //! - [`incoming`]: what is done with room events that others send.
+//! - [`replication_driver`]: the shared spaces' anti-entropy.
 //! - [`remote_driver`]: what a client's request needs from other servers.
 //!
 //! Not here: what an event may do (`causeway-room`), what is kept
@@ -31,6 +32,7 @@ pub mod multipart;
 pub mod outbound;
 pub mod peers;
 pub mod remote_driver;
+pub mod replication_driver;
 pub mod settings;
 pub mod signing;
 pub mod state;
@@ -60,13 +62,19 @@ pub fn router(state: FederationState) -> Router {
 
 /// What has to run while the server does: a name and a future that ends soon
 /// after `stop`, for each. `requests` is the other end of the services'
-/// [`causeway_service::remote::RemoteHandle`].
+/// [`causeway_service::remote::RemoteHandle`], `messages` what [`FederationState::new`] gave.
 pub fn drivers(
     state: &FederationState,
     requests: mpsc::Receiver<RemoteRequest>,
+    messages: mpsc::Receiver<ReplicationMessage>,
     stop: &CancellationToken,
 ) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
     let sender = state.sender().clone().run(stop.clone());
     let remote = remote_driver::run(state.clone(), requests, stop.clone());
-    vec![("federation sender", Box::pin(sender)), ("federation requests", Box::pin(remote))]
+    let replication = replication_driver::run(state.clone(), messages, stop.clone());
+    vec![
+        ("federation sender", Box::pin(sender)),
+        ("federation requests", Box::pin(remote)),
+        ("replication", Box::pin(replication)),
+    ]
 }

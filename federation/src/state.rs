@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use causeway_service::{Services, clock::Clock};
+use causeway_replication::{Delta, Pull};
+use causeway_service::{Services, clock::Clock, error::MatrixError};
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
     client::FederationClient,
@@ -20,13 +21,27 @@ use crate::{
 /// which costs a round of anti-entropy.
 pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
 
-/// An `org.causeway.version_vector` that came in a transaction.
-#[derive(Clone, Debug)]
-pub struct ReplicationMessage {
-    /// Who sent it; its signature was checked.
-    pub origin: OwnedServerName,
-    /// The `content` as it came; nothing in it was checked.
-    pub content: Box<RawValue>,
+/// What the replication driver is told of what other servers say.
+#[derive(Debug)]
+pub enum ReplicationMessage {
+    /// An `org.causeway.version_vector` came in a transaction.
+    Advertised {
+        /// Who sent it; its signature was checked.
+        origin: OwnedServerName,
+        /// The `content` as it came; nothing in it was checked.
+        content: Box<RawValue>,
+    },
+    /// A server that may ask about the room asks for what it lacks.
+    Asked {
+        /// Who asks.
+        origin: OwnedServerName,
+        /// The room.
+        room: OwnedRoomId,
+        /// What it holds and how much it takes.
+        pull: Box<Pull>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Delta, MatrixError>>,
+    },
 }
 
 /// The door's state. Cheap to clone.

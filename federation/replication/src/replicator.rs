@@ -135,6 +135,11 @@ impl Replicator {
         self.peers.get(peer).map(|peer| &peer.vector)
     }
 
+    /// Whether a pull is under way: what is held is about to change.
+    pub fn is_pulling(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// Peers that are up.
     pub fn peers_up(&self) -> impl Iterator<Item = &str> {
         self.peers.iter().filter(|(_, peer)| peer.up).map(|(name, _)| name.as_str())

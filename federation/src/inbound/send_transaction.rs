@@ -17,7 +17,8 @@ use axum::{
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json, value::RawValue};
 
-pub(crate) use self::replies::Replies;
+pub use self::ephemeral::VERSION_VECTOR;
+pub(crate) use self::{ephemeral::receive as receive_edu, replies::Replies};
 use crate::{authenticated::Signed, bounded::BoundedList, error::Refusal, state::FederationState};
 
 /// Events in one transaction.

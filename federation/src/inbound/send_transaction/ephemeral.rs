@@ -17,12 +17,12 @@ struct Edu {
 }
 
 /// Does what `edu` asks for, if anything.
-pub(super) fn receive(state: &FederationState, origin: &ServerName, edu: &RawValue) {
+pub(crate) fn receive(state: &FederationState, origin: &ServerName, edu: &RawValue) {
     let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else {
         return tracing::debug!(%origin, "an ephemeral unit without type or content is skipped");
     };
     if edu_type == VERSION_VECTOR {
-        state.replicate(ReplicationMessage { origin: origin.to_owned(), content });
+        state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content });
     } else {
         tracing::trace!(%origin, edu_type, "an unknown ephemeral unit is skipped");
     }

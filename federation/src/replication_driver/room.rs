@@ -1,0 +1,280 @@
+//! One room's replication: feeds its replicator and does what that decides.
+//!
+//! Requests and joins run beside the loop and come back as inputs, so a slow
+//! peer never keeps another one's pull waiting.
+
+use std::{sync::Arc, time::Instant};
+
+use causeway_replication::{Delta, Down, Effect, Input, Message, Outcome, Replicator};
+use causeway_service::{
+    error::{Chain, MatrixError},
+    notify::Topic,
+};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName};
+use serde_json::value::to_raw_value;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{GATHER, Names, News, RoomInput, changed, exchange};
+use crate::{error::blocking, state::FederationState};
+
+/// What a request or a join came to.
+enum Done {
+    Delta { from: OwnedServerName, delta: Box<Delta> },
+    Failed { from: OwnedServerName, why: Down },
+    Applied { from: OwnedServerName, outcome: Outcome },
+    Left { to: OwnedServerName },
+}
+
+/// Who waits for the answer to a pull.
+type Waiting = Option<oneshot::Sender<Result<Delta, MatrixError>>>;
+
+/// A room's task.
+pub struct RoomTask {
+    state: FederationState,
+    room: OwnedRoomId,
+    replicator: Option<Replicator>,
+    /// Servers seen in the room.
+    present: Names,
+    news: mpsc::Sender<News>,
+    io: JoinSet<Done>,
+    begun: Instant,
+}
+
+impl RoomTask {
+    /// A task that knows nobody yet.
+    pub fn new(state: FederationState, room: OwnedRoomId, news: mpsc::Sender<News>) -> Self {
+        let replicator = Replicator::new(state.server_name().as_str(), rand::random());
+        let begun = state.clock().instant();
+        Self {
+            state,
+            room,
+            replicator: Some(replicator),
+            present: Names::new(),
+            news,
+            io: JoinSet::new(),
+            begun,
+        }
+    }
+
+    /// Runs until `stop`, or until this server has left the room.
+    pub async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<RoomInput>,
+        written: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> OwnedRoomId {
+        let changes = self.state.services().notifier.subscribe([Topic::Room(self.room.clone())]);
+        let mut here = self.look_around().await;
+        while here {
+            let deadline = self.deadline();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(input) = inputs.recv() => self.take(input).await,
+                () = written.notified() => {
+                    tokio::time::sleep(GATHER).await;
+                    self.handle(Input::LocalChange, None).await;
+                }
+                Some(done) = self.io.join_next() => self.done(done).await,
+                () = changed(&changes) => here = self.look_around().await,
+                () = tokio::time::sleep_until(deadline.into()) => self.handle(Input::Deadline, None).await,
+            }
+        }
+        self.state.services().shared_space.set_catching_up(&self.room, false);
+        self.room
+    }
+
+    fn now_ms(&self) -> u64 {
+        let since = self.state.clock().instant().saturating_duration_since(self.begun);
+        // A replicator's clock does not begin at zero, which means "never" to it.
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn deadline(&self) -> Instant {
+        /// Nothing is due: look again in an hour.
+        const IDLE_MS: u64 = 3_600_000;
+        let due = self.replicator.as_ref().and_then(Replicator::next_deadline);
+        let due = due.unwrap_or_else(|| self.now_ms() + IDLE_MS);
+        self.begun + std::time::Duration::from_millis(due)
+    }
+
+    /// Compares who is in the room with who was. False when this server is not.
+    async fn look_around(&mut self) -> bool {
+        let (services, room) = (self.state.services().clone(), self.room.clone());
+        let looked = blocking(move || {
+            if !services.rooms.is_joined_here(&room)? {
+                return Ok(None);
+            }
+            let mut servers = Names::new();
+            for server in services.shared_space.other_servers(&room).map_err(|error| MatrixError::internal(&error))? {
+                if services.rooms.server_acl_allows(&room, &server)? {
+                    servers.insert(server);
+                }
+            }
+            Ok(Some(servers))
+        });
+        let servers = match looked.await {
+            Ok(Some(servers)) => servers,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "the room's servers can't be read");
+                return true;
+            }
+        };
+        let (new, gone): (Vec<_>, Vec<_>) = (
+            servers.difference(&self.present).cloned().collect(),
+            self.present.difference(&servers).cloned().collect(),
+        );
+        self.present = servers;
+        for server in new {
+            // When the driver is behind, the next event of the room tries again.
+            if self.news.try_send(News::Interested(self.room.clone(), server.clone())).is_err() {
+                self.present.remove(&server);
+            }
+        }
+        for server in gone {
+            self.handle(Input::PeerDown { peer: server.to_string(), why: Down::Gone }, None).await;
+        }
+        true
+    }
+
+    async fn take(&mut self, input: RoomInput) {
+        match input {
+            RoomInput::Up(server) if self.present.contains(&server) => {
+                self.handle(Input::PeerUp { peer: server.to_string() }, None).await;
+            }
+            RoomInput::Up(_) => {}
+            RoomInput::Down(server) => self.peer_down(&server, Down::Unreachable).await,
+            RoomInput::Incapable(server) => self.peer_down(&server, Down::Gone).await,
+            RoomInput::Advertised { from, message } => {
+                if self.present.contains(&from) {
+                    let input =
+                        Input::Received { from: from.to_string(), message: Message::Advertise(*message) };
+                    self.handle(input, None).await;
+                    self.note_holdings(&from);
+                } else {
+                    tracing::debug!(%from, room = %self.room, "an advertisement from a server that is not in the room");
+                }
+            }
+            // The endpoint has checked that the asker may ask.
+            RoomInput::Asked { from, pull, reply } => {
+                let input = Input::Received { from: from.to_string(), message: Message::Pull(*pull) };
+                self.handle(input, Some(reply)).await;
+                self.note_holdings(&from);
+            }
+        }
+    }
+
+    async fn peer_down(&mut self, server: &ServerName, why: Down) {
+        self.handle(Input::PeerDown { peer: server.to_string(), why }, None).await;
+    }
+
+    async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Delta { from, delta }) => {
+                let input = Input::Received { from: from.to_string(), message: Message::Delta(*delta) };
+                self.handle(input, None).await;
+                self.note_holdings(&from);
+            }
+            Ok(Done::Failed { from, why }) => {
+                if why == Down::Unreachable && self.news.try_send(News::Unreachable(from.clone())).is_err() {
+                    tracing::debug!(%from, "an outage is not told: the driver is behind");
+                }
+                self.peer_down(&from, why).await;
+            }
+            Ok(Done::Applied { from, outcome }) => {
+                self.handle(Input::Applied { from: from.to_string(), outcome }, None).await;
+            }
+            Ok(Done::Left { to }) => self.handle(Input::Delivered { to: to.to_string() }, None).await,
+            // The replicator's own timeouts make up for it.
+            Err(error) => tracing::error!(%error, "an exchange failed"),
+        }
+    }
+
+    /// What a peer is known to hold could survive a restore of this server.
+    fn note_holdings(&self, peer: &ServerName) {
+        if let Some(vector) = self.replicator.as_ref().and_then(|known| known.peer_vector(peer.as_str())) {
+            self.state.services().shared_space.held_elsewhere(&self.room, vector);
+        }
+    }
+
+    /// Lets the replicator decide, and does what it decided.
+    async fn handle(&mut self, input: Input, mut waiting: Waiting) {
+        let Some(mut replicator) = self.replicator.take() else { return };
+        let (services, room, now_ms) = (self.state.services().clone(), self.room.clone(), self.now_ms());
+        let handled = blocking(move || {
+            let effects =
+                services.shared_space.with_snapshot(&room, |at| replicator.handle(now_ms, input, at));
+            services.shared_space.set_catching_up(&room, replicator.is_pulling());
+            Ok((replicator, effects))
+        });
+        let effects = match handled.await {
+            Ok((replicator, effects)) => {
+                self.replicator = Some(replicator);
+                effects
+            }
+            Err(_) => {
+                // It panicked, and what it knew is gone: begin again.
+                self.replicator = Some(Replicator::new(self.state.server_name().as_str(), rand::random()));
+                self.present.clear();
+                return;
+            }
+        };
+        match effects {
+            Ok(effects) => effects.into_iter().for_each(|effect| self.act(effect, &mut waiting)),
+            Err(error) => tracing::error!(error = %Chain(&error), "a room's changes can't be read"),
+        }
+    }
+
+    fn act(&mut self, effect: Effect, waiting: &mut Waiting) {
+        let (state, room) = (self.state.clone(), self.room.clone());
+        match effect {
+            Effect::Apply { from, entries, keys: _, broken } => {
+                let Ok(from) = OwnedServerName::try_from(from) else { return };
+                self.io.spawn(async move {
+                    let outcome = exchange::apply(&state, &room, &from, entries, &broken).await;
+                    Done::Applied { from, outcome }
+                });
+            }
+            Effect::Send { to, message } => {
+                let Ok(to) = OwnedServerName::try_from(to) else { return };
+                match message {
+                    Message::Advertise(advertise) => self.advertise(&to, &advertise),
+                    Message::Pull(pull) => {
+                        self.io.spawn(async move {
+                            match exchange::pull(&state, &room, &to, &pull).await {
+                                Ok(delta) => Done::Delta { from: to, delta: Box::new(delta) },
+                                Err(why) => Done::Failed { from: to, why },
+                            }
+                        });
+                    }
+                    Message::Delta(delta) => {
+                        if let Some(reply) = waiting.take() {
+                            // A peer that went away in the meantime asks again.
+                            let _gone = reply.send(Ok(delta));
+                        }
+                    }
+                }
+            }
+            Effect::ForkFound(proof) => {
+                tracing::warn!(room = %self.room, dot = %proof.dot(), "a replica signed two entries with one dot");
+            }
+        }
+    }
+
+    /// Queues an advertisement. One that has not left yet is replaced by it, so
+    /// that at most one is in flight; that is what the replicator asks for.
+    fn advertise(&mut self, to: &OwnedServerName, advertise: &causeway_replication::Advertise) {
+        let Ok(content) = advertise.to_content(self.room.as_str()) else { return };
+        let edu = serde_json::json!({
+            "edu_type": crate::inbound::send_transaction::VERSION_VECTOR, "content": content,
+        });
+        let Ok(edu) = to_raw_value(&edu) else { return };
+        self.state.sender().queue_edu(to, format!("version_vector:{}", self.room), edu);
+        let to = to.clone();
+        self.io.spawn(async move { Done::Left { to } });
+    }
+}

@@ -1,0 +1,206 @@
+//! Which servers take part in replication and can be reached.
+//!
+//! A server takes part if it answers `versions`; that it does not is remembered
+//! for hours. One that can't be reached is probed again after a pause that
+//! grows, so that a quiet room heals without anybody writing.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use http::Method;
+use ruma::{OwnedRoomId, OwnedServerName};
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use crate::{
+    client::{ClientError, Request},
+    state::FederationState,
+};
+
+/// Where a server says that it takes part.
+pub const VERSIONS_PATH: &str = "/_matrix/federation/unstable/org.causeway/versions";
+/// The version spoken here.
+const VERSION: &str = "1";
+/// How long "does not take part" is believed.
+const INCAPABLE_FOR: Duration = Duration::from_hours(6);
+/// Pauses between probes of a server that can't be reached: they double.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+const PROBE_LAST: Duration = Duration::from_secs(15);
+/// The longest wait for an answer to a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer to a probe.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Servers of which something is known.
+const SERVERS_MAX: usize = 50_000;
+
+/// What a probe found.
+pub enum Probed {
+    /// It takes part.
+    Capable,
+    /// It says that it does not.
+    Incapable,
+    /// No answer.
+    Unreachable,
+}
+
+#[derive(Default)]
+struct Server {
+    status: Status,
+    probing: bool,
+    failures: u32,
+    rooms: BTreeSet<OwnedRoomId>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Status {
+    #[default]
+    Unknown,
+    Capable,
+    /// Until this time (ms since the epoch).
+    Incapable(u64),
+    Unreachable,
+}
+
+/// What is known of servers, and the probes under way.
+pub struct Servers {
+    state: FederationState,
+    known: HashMap<OwnedServerName, Server>,
+    probes: JoinSet<(OwnedServerName, Probed)>,
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    versions: Vec<String>,
+}
+
+impl Servers {
+    pub fn new(state: FederationState) -> Self {
+        Self { state, known: HashMap::new(), probes: JoinSet::new() }
+    }
+
+    /// A room has this server in it. True if it is known to take part and to be there.
+    pub fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) -> bool {
+        if self.known.len() >= SERVERS_MAX && !self.known.contains_key(server) {
+            return false;
+        }
+        let now_ms = self.state.clock().now_ms();
+        let known = self.known.entry(server.clone()).or_default();
+        let new = known.rooms.insert(room.clone());
+        match known.status {
+            Status::Capable => return new,
+            Status::Incapable(until) if now_ms < until => {}
+            Status::Unknown | Status::Incapable(_) => self.probe(server, Duration::ZERO),
+            Status::Unreachable => {}
+        }
+        false
+    }
+
+    /// It spoke the protocol. True if that is news.
+    pub fn heard(&mut self, server: &OwnedServerName) -> bool {
+        let known = self.known.entry(server.clone()).or_default();
+        known.failures = 0;
+        std::mem::replace(&mut known.status, Status::Capable) != Status::Capable
+    }
+
+    /// Another part of this door reached it, or heard from it, after an outage.
+    pub fn came_up(&mut self, server: &OwnedServerName) {
+        if let Some(known) = self.known.get_mut(server)
+            && known.status == Status::Unreachable
+        {
+            known.probing = false;
+            self.probe(server, Duration::ZERO);
+        }
+    }
+
+    /// It did not answer. True if that is news.
+    pub fn went_down(&mut self, server: &OwnedServerName) -> bool {
+        let Some(known) = self.known.get_mut(server) else { return false };
+        if known.status != Status::Capable {
+            return false;
+        }
+        known.status = Status::Unreachable;
+        self.probe(server, PROBE_FIRST);
+        true
+    }
+
+    /// The next probe that ended; for ever waiting when none is under way.
+    pub async fn probed(&mut self) -> Option<(OwnedServerName, Probed)> {
+        match self.probes.join_next().await {
+            Some(Ok(probed)) => Some(probed),
+            Some(Err(_)) => None,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes note of a probe. `Some(true)`: its rooms are to be told that it is
+    /// up; `Some(false)`: that it does not take part.
+    pub fn note(&mut self, server: &OwnedServerName, probed: Probed) -> Option<bool> {
+        let now_ms = self.state.clock().now_ms();
+        let known = self.known.get_mut(server)?;
+        known.probing = false;
+        match probed {
+            Probed::Capable => {
+                known.failures = 0;
+                known.status = Status::Capable;
+                Some(true)
+            }
+            Probed::Incapable => {
+                let for_ms = u64::try_from(INCAPABLE_FOR.as_millis()).unwrap_or(u64::MAX);
+                known.status = Status::Incapable(now_ms + for_ms);
+                Some(false)
+            }
+            Probed::Unreachable => {
+                if known.status != Status::Capable {
+                    known.status = Status::Unreachable;
+                    known.failures = known.failures.saturating_add(1);
+                    let pause = PROBE_FIRST.saturating_mul(1 << known.failures.min(10)).min(PROBE_LAST);
+                    if !known.rooms.is_empty() {
+                        self.probe(server, pause);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The rooms that this server is in.
+    pub fn rooms_of(&self, server: &OwnedServerName) -> Vec<OwnedRoomId> {
+        self.known.get(server).map(|known| known.rooms.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A room is not replicated any more.
+    pub fn forget_room(&mut self, room: &OwnedRoomId) {
+        for known in self.known.values_mut() {
+            known.rooms.remove(room);
+        }
+    }
+
+    fn probe(&mut self, server: &OwnedServerName, after: Duration) {
+        let Some(known) = self.known.get_mut(server) else { return };
+        if std::mem::replace(&mut known.probing, true) {
+            return;
+        }
+        let (state, server) = (self.state.clone(), server.clone());
+        self.probes.spawn(async move {
+            tokio::time::sleep(after).await;
+            let probed = probe(&state, &server).await;
+            (server, probed)
+        });
+    }
+}
+
+async fn probe(state: &FederationState, server: &OwnedServerName) -> Probed {
+    let mut request = Request::new(server, Method::GET, VERSIONS_PATH);
+    request.timeout = Some(PROBE_TIMEOUT);
+    request.response_bytes_max = ANSWER_BYTES_MAX;
+    match state.client().send_ok(request).await {
+        Ok(response) => match serde_json::from_slice::<Versions>(&response.body) {
+            Ok(answer) if answer.versions.iter().any(|version| version == VERSION) => Probed::Capable,
+            _ => Probed::Incapable,
+        },
+        Err(error @ ClientError::Status { .. }) if !error.is_outage() => Probed::Incapable,
+        Err(_) => Probed::Unreachable,
+    }
+}
