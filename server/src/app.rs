@@ -99,9 +99,9 @@ fn doors(
 ) -> Result<Router<ClientState>, Failure> {
     let routes = causeway_client_api::routes();
     let Some(settings) = federation else { return Ok(routes) };
-    let (state, _messages) = FederationState::new(Arc::clone(services), settings)
+    let (state, messages) = FederationState::new(Arc::clone(services), settings)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    for (name, driver) in causeway_federation::drivers(&state, requests, &supervisor.stop_signal()) {
+    for (name, driver) in causeway_federation::drivers(&state, requests, messages, &supervisor.stop_signal()) {
         supervisor.start(name, driver);
     }
     Ok(routes.merge(causeway_federation::router(state).with_state(())))
