@@ -7,6 +7,7 @@
 pub mod access;
 pub mod backfill;
 pub mod get_event;
+pub mod get_media;
 pub mod get_server_keys;
 pub mod get_state;
 pub mod get_version;
@@ -26,6 +27,7 @@ pub fn routes() -> Router<FederationState> {
     Router::new()
         .merge(backfill::routes())
         .merge(get_event::routes())
+        .merge(get_media::routes())
         .merge(get_server_keys::routes())
         .merge(get_state::routes())
         .merge(get_version::routes())

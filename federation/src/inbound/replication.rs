@@ -132,7 +132,7 @@ struct SendBody {
 async fn send(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let body: SendBody = signed.json()?;
     for edu in &body.edus.0 {
-        send_transaction::receive_edu(&state, &signed.origin, edu);
+        send_transaction::receive_edu(&state, &signed.origin, edu).await;
     }
     Ok(Json(json!({})))
 }

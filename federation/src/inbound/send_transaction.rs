@@ -59,7 +59,7 @@ async fn send(
 
 async fn work(state: &FederationState, signed: &Signed, body: Body) -> Value {
     for edu in body.edus.0 {
-        ephemeral::receive(state, &signed.origin, &edu);
+        ephemeral::receive(state, &signed.origin, &edu).await;
     }
     let results = crate::incoming::receive_pdus(state, &signed.origin, body.pdus.0).await;
     json!({"pdus": results})

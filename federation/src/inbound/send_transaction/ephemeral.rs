@@ -1,14 +1,31 @@
 //! The ephemeral units of a transaction. Unknown ones, and ones that make no
-//! sense, are skipped.
+//! sense or are not the sender's to send, are skipped.
 
-use ruma::ServerName;
+use std::collections::BTreeMap;
+
+use causeway_service::{
+    Services,
+    error::{Chain, MatrixError},
+    receipts::READ,
+    typing::TYPING_TIMEOUT_MAX_MS,
+};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::state::{FederationState, ReplicationMessage};
+use crate::{
+    error::blocking,
+    inbound::access,
+    state::{FederationState, ReplicationMessage},
+};
 
 /// The unit that carries our replication's advertisements.
 pub const VERSION_VECTOR: &str = "org.causeway.version_vector";
+/// Receipts of one unit that are looked at.
+const RECEIPTS_MAX: usize = 1_000;
+/// How long somebody on another server is taken to type, in milliseconds, when
+/// nothing more is heard.
+const TYPING_MS: u64 = 30_000;
 
 #[derive(Deserialize)]
 struct Edu {
@@ -17,13 +34,82 @@ struct Edu {
 }
 
 /// Does what `edu` asks for, if anything.
-pub(crate) fn receive(state: &FederationState, origin: &ServerName, edu: &RawValue) {
+pub(crate) async fn receive(state: &FederationState, origin: &ServerName, edu: &RawValue) {
     let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else {
         return tracing::debug!(%origin, "an ephemeral unit without type or content is skipped");
     };
-    if edu_type == VERSION_VECTOR {
-        state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content });
-    } else {
-        tracing::trace!(%origin, edu_type, "an unknown ephemeral unit is skipped");
+    let work: fn(&Services, &ServerName, &str) -> Result<(), MatrixError> = match edu_type.as_str() {
+        VERSION_VECTOR => return state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content }),
+        "m.typing" => typing,
+        "m.receipt" => receipts,
+        _ => return tracing::trace!(%origin, edu_type, "an unknown ephemeral unit is skipped"),
+    };
+    let (services, from) = (state.services().clone(), origin.to_owned());
+    if let Err(error) = blocking(move || work(&services, &from, content.get())).await {
+        tracing::debug!(%origin, edu_type, error = %Chain(&error), "an ephemeral unit is skipped");
     }
+}
+
+fn parse<'a, T: Deserialize<'a>>(content: &'a str) -> Result<T, MatrixError> {
+    serde_json::from_str(content).map_err(|_| MatrixError::bad_json("malformed"))
+}
+
+/// Whether `user_id` is a user of `origin` who is in the room, and `origin` is
+/// not shut out of it.
+fn speaks_for(
+    services: &Services,
+    origin: &ServerName,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<(), MatrixError> {
+    access::of_room(&services.rooms, room_id, origin)?;
+    if user_id.server_name() != origin || !services.rooms.is_joined(room_id, user_id)? {
+        return Err(MatrixError::forbidden("not a member of that server"));
+    }
+    Ok(())
+}
+
+fn typing(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct Typing {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+        #[serde(rename = "typing")]
+        now: bool,
+    }
+    let Typing { room_id, user_id, now } = parse(content)?;
+    speaks_for(services, origin, &room_id, &user_id)?;
+    services.typing.set(&room_id, &user_id, now.then_some(TYPING_MS.min(TYPING_TIMEOUT_MAX_MS)));
+    Ok(())
+}
+
+fn receipts(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct OfRoom {
+        #[serde(rename = "m.read", default)]
+        read: BTreeMap<OwnedUserId, Receipt>,
+    }
+    #[derive(Deserialize)]
+    struct Receipt {
+        event_ids: Vec<OwnedEventId>,
+        #[serde(default)]
+        data: Data,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Data {
+        thread_id: String,
+    }
+    let rooms: BTreeMap<OwnedRoomId, OfRoom> = parse(content)?;
+    let all =
+        rooms.iter().flat_map(|(room_id, of)| of.read.iter().map(move |(user, at)| (room_id, user, at)));
+    for (room_id, user_id, receipt) in all.take(RECEIPTS_MAX) {
+        let Some(event_id) = receipt.event_ids.last() else { continue };
+        let set = speaks_for(services, origin, room_id, user_id)
+            .and_then(|()| services.receipts.set(room_id, user_id, READ, &receipt.data.thread_id, event_id));
+        if let Err(error) = set {
+            tracing::debug!(%origin, %room_id, error = %Chain(&error), "a receipt is skipped");
+        }
+    }
+    Ok(())
 }
