@@ -87,6 +87,16 @@ pub fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response()
 }
 
+/// A JSON answer of a type of ours.
+///
+/// # Errors
+/// 500 if it can't be serialised.
+pub fn serialized_response(status: StatusCode, body: &impl serde::Serialize) -> Result<Response, MatrixError> {
+    let body = serde_json::to_vec(body).map_err(|error| MatrixError::internal(&error))?;
+    let json = HeaderValue::from_static("application/json");
+    Ok((status, [(header::CONTENT_TYPE, json)], body).into_response())
+}
+
 /// The answer that ruma makes of its response type.
 pub(crate) fn typed_response(response: impl OutgoingResponseExt) -> Response {
     match response.try_into_http_response::<Vec<u8>>() {

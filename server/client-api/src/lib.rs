@@ -10,6 +10,15 @@
 use axum::Router;
 
 mod account;
+mod sync;
+mod state_event;
+mod room;
+mod relations;
+mod receipt;
+mod message;
+mod membership;
+mod member;
+mod directory;
 pub mod auth;
 mod config;
 mod device;
@@ -45,6 +54,15 @@ pub fn routes() -> Router<ClientState> {
         .merge(profile::routes())
         .merge(push::routes())
         .merge(register::routes())
+        .merge(directory::routes())
+        .merge(member::routes())
+        .merge(membership::routes())
+        .merge(message::routes())
+        .merge(receipt::routes())
+        .merge(relations::routes())
+        .merge(room::routes())
+        .merge(state_event::routes())
+        .merge(sync::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
 }

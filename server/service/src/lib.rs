@@ -14,7 +14,9 @@ pub mod accounts;
 pub mod client_event;
 pub mod clock;
 pub mod devices;
+pub mod directory;
 pub mod error;
+pub mod history;
 mod keys;
 pub mod media;
 mod new_file;
@@ -84,6 +86,11 @@ pub struct Services {
     pub rooms: Arc<Rooms>,
     /// The shared spaces of rooms.
     pub shared_space: Arc<SharedSpace>,
+    pub shared_space: Arc<shared_space::SharedSpace>,
+    /// Aliases and the public list.
+    pub directory: Arc<directory::Directory>,
+    /// Rooms' past, for those who may see it.
+    pub history: Arc<history::History>,
     /// Read receipts.
     pub receipts: Arc<Receipts>,
     /// Who is typing.
@@ -150,6 +157,49 @@ impl Services {
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
         let sync = Arc::new(SyncService::new(
+        let rate_limits = Arc::new(rate_limit::RateLimits::new(settings.rate_limits.clone(), clock.clone()));
+        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
+        let outbox = Arc::new(outbox::Outbox::new(database.clone(), Arc::clone(&notifier)));
+        let rooms = Arc::new(rooms::Rooms::new(
+            database.clone(),
+            Arc::clone(&server_keys),
+            clock.clone(),
+            Arc::clone(&notifier),
+        ));
+        let devices = Arc::new(devices::Devices::new(
+            database.clone(),
+            clock.clone(),
+            Arc::clone(&settings),
+            Arc::clone(&notifier),
+        ));
+        let accounts = Arc::new(accounts::Accounts::new(
+            database.clone(),
+            clock.clone(),
+            Arc::clone(&settings),
+            Arc::clone(&rate_limits),
+        )?);
+        let shared_space = Arc::new(shared_space::SharedSpace::open(
+            database.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&server_keys),
+            Arc::clone(&notifier),
+            clock.clone(),
+        )?);
+        let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
+        let secret = settings.registration_shared_secret.clone();
+        let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
+        let profiles = Arc::new(profiles::Profiles::new(database.clone()));
+        let account_data = Arc::new(account_data::AccountData::new(database.clone(), Arc::clone(&notifier)));
+        let directory = Arc::new(directory::Directory::new(database.clone(), Arc::clone(&rooms)));
+        let history = Arc::new(history::History::new(Arc::clone(&rooms), clock.clone()));
+        let typing = Arc::new(typing::Typing::new(clock.clone(), Arc::clone(&notifier)));
+        let receipts = Arc::new(receipts::Receipts::new(
+            database.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&notifier),
+            clock.clone(),
+        ));
+        let sync = Arc::new(sync::SyncService::new(
             Arc::clone(&rooms),
             Arc::clone(&receipts),
             Arc::clone(&typing),
@@ -168,6 +218,8 @@ impl Services {
             devices,
             rooms,
             shared_space,
+            directory,
+            history,
             receipts,
             typing,
             sync,

@@ -39,12 +39,14 @@ mod writer;
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use causeway_room::{NewEvent, Pdu};
+use causeway_room::Pdu;
 use causeway_storage::{Database, transactions};
 use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomId,
     ServerName, TransactionId, UserId, signatures::Ed25519KeyPair,
 };
+
+pub use causeway_room::NewEvent;
 
 pub use self::{
     access::Shown,

@@ -33,6 +33,7 @@ use causeway_storage::{
 };
 pub use given::given;
 pub use progress::Given;
+pub use timeline::passes;
 use ruma::{
     OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
     events::room::member::MembershipState,

@@ -1,0 +1,122 @@
+//! Creating rooms and asking for what is known of them.
+
+use axum::Router;
+use causeway_service::{
+    error::MatrixError,
+    rooms::{CreateRoom, InitialState, Preset},
+};
+use ruma::{
+    api::client::room::{Visibility, aliases, create_room},
+    serde::Raw,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_error};
+
+/// Aliases of one room that are listed.
+const ALIASES_MAX: usize = 500;
+
+pub(crate) fn routes() -> Router<ClientState> {
+    Router::new().endpoint_async(create).endpoint(aliases_of)
+}
+
+async fn create(
+    state: ClientState,
+    request: Ruma<create_room::v3::Request>,
+) -> Result<create_room::v3::Response, MatrixError> {
+    let creator = request.auth.user_id.clone();
+    let (is_direct, creating, by) = (request.body.is_direct, state.clone(), creator.clone());
+    let created = blocking(move || {
+        let wanted = wanted(&creating, &request)?;
+        Ok(creating.rooms.create(&by, &wanted)?)
+    })
+    .await?;
+    for target in created.remote_invites {
+        let mut content = Map::new();
+        if is_direct {
+            content.insert("is_direct".to_owned(), true.into());
+        }
+        // The room exists; a server that can't be reached must not undo that.
+        if let Err(error) = membership::invite_user(&state, &created.room_id, &creator, &target, content).await {
+            tracing::warn!(%error, "an invite at the creation of a room failed");
+        }
+    }
+    Ok(create_room::v3::Response::new(created.room_id))
+}
+
+fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Result<CreateRoom, MatrixError> {
+    let body = &request.body;
+    if !body.invite_3pid.is_empty() {
+        return Err(MatrixError::new(400, "M_THREEPID_DENIED", "Third-party invites are not supported"));
+    }
+    let alias = body.room_alias_name.as_deref().map(|name| {
+        let alias = format!("#{name}:{}", state.settings.server_name);
+        alias.try_into().map_err(|_| MatrixError::invalid_param("The alias is not valid"))
+    });
+    let published = body.visibility == Visibility::Public;
+    let initial_state: Result<_, MatrixError> = body.initial_state.iter().map(initial).collect();
+    // Raw: the fields that ruma doesn't know are the client's all the same.
+    let raw: Map<String, Value> = if request.raw.is_empty() {
+        Map::new()
+    } else {
+        serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?
+    };
+    let object = |field: &str| match raw.get(field) {
+        Some(Value::Object(object)) => Ok(object.clone()),
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(_) => Err(MatrixError::bad_json(format!("`{field}` is not an object"))),
+    };
+    Ok(CreateRoom {
+        version: body.room_version.clone().or_else(|| Some(state.settings.default_room_version.clone())),
+        creation_content: object("creation_content")?,
+        preset: match body.preset {
+            Some(create_room::v3::RoomPreset::PublicChat) => Preset::PublicChat,
+            Some(create_room::v3::RoomPreset::TrustedPrivateChat) => Preset::TrustedPrivateChat,
+            Some(_) => Preset::PrivateChat,
+            None if published => Preset::PublicChat,
+            None => Preset::PrivateChat,
+        },
+        initial_state: initial_state?,
+        power_level_content_override: object("power_level_content_override")?,
+        invite: body.invite.clone(),
+        is_direct: body.is_direct,
+        alias: alias.transpose()?,
+        published,
+        name: body.name.clone(),
+        topic: body.topic.clone(),
+        creator_profile: state.profiles.profile(&request.auth.user_id)?,
+    })
+}
+
+fn initial<T>(event: &Raw<T>) -> Result<InitialState, MatrixError> {
+    let field = |name: &str| event.get_field::<Value>(name).map_err(|error| json_error(&error));
+    Ok(InitialState {
+        kind: text(field("type")?).ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without type"))?,
+        state_key: text(field("state_key")?).unwrap_or_default(),
+        content: field("content")?
+            .filter(Value::is_object)
+            .ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without content"))?,
+    })
+}
+
+fn text(value: Option<Value>) -> Option<String> {
+    match value? {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn aliases_of(state: &ClientState, request: Ruma<aliases::v3::Request>) -> Result<aliases::v3::Response, MatrixError> {
+    let (room_id, user_id) = (&request.body.room_id, &request.auth.user_id);
+    state.history.require_access(room_id, user_id)?;
+    let aliases = state.directory.aliases_of(room_id, ALIASES_MAX)?;
+    Ok(aliases::v3::Response::new(aliases))
+}
+
+/// A field of a request as some type; for bodies that ruma's types don't carry whole.
+pub(crate) fn body_field<T: DeserializeOwned>(raw: &[u8], field: &str) -> Result<Option<T>, MatrixError> {
+    let object = crate::request::json_object(raw)?;
+    let value = object.get(field).filter(|value| !value.is_null()).cloned();
+    value.map(serde_json::from_value).transpose().map_err(|error| json_error(&error))
+}

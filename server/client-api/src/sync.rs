@@ -1,0 +1,120 @@
+//! `GET /sync`: the long poll. What is in an answer is decided in
+//! `causeway_service::sync`; this waits and wakes.
+
+use std::time::Duration;
+
+use axum::{Router, response::Response};
+use causeway_service::{
+    error::MatrixError,
+    sync::{Look, Request, StateAfter},
+};
+use http::{Method, StatusCode};
+use ruma::api::client::filter::FilterDefinition;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::{ClientState, Custom, Endpoints, blocking, frame::serialized_response};
+
+/// Longest wait; what clients ask for beyond it is cut.
+const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// Longest filter that is taken inline, in bytes.
+const FILTER_BYTES_MAX: usize = 64 * 1024;
+
+pub(crate) fn routes() -> Router<ClientState> {
+    let paths = &["/_matrix/client/r0/sync", "/_matrix/client/v3/sync"];
+    Router::new().custom_async(Method::GET, paths, sync)
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    since: Option<String>,
+    filter: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    #[serde(default)]
+    timeout: u64,
+    #[serde(default)]
+    use_state_after: bool,
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    use_state_after_unstable: bool,
+}
+
+async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixError> {
+    let query: Query = custom.query()?;
+    let timeout = Duration::from_millis(query.timeout).min(TIMEOUT_MAX);
+    let deadline = Instant::from_std(state.clock.instant()) + timeout;
+    let acknowledging = state.clone();
+    let request = blocking(move || {
+        let request = parse(&acknowledging, &custom, &query)?;
+        acknowledging.sync.acknowledge(&request)?;
+        Ok(request)
+    })
+    .await?;
+    let look = wait_for_news(&state, &request, deadline).await?;
+    blocking(move || {
+        let response = state.sync.finish(&request, look)?;
+        serialized_response(StatusCode::OK, &response)
+    })
+    .await
+}
+
+fn parse(state: &ClientState, custom: &Custom, query: &Query) -> Result<Request, MatrixError> {
+    let since = match query.since.as_deref() {
+        None | Some("") => None,
+        Some(token) => Some(token.parse().map_err(|_| MatrixError::invalid_param("`since` is not a token of this server"))?),
+    };
+    let state_after = match query {
+        Query { use_state_after: true, .. } => Some(StateAfter::Stable),
+        Query { use_state_after_unstable: true, .. } => Some(StateAfter::Unstable),
+        _ => None,
+    };
+    Ok(Request {
+        user_id: custom.auth.user_id.clone(),
+        device_id: custom.auth.device_id.clone(),
+        since,
+        filter: filter(state, custom, query.filter.as_deref().unwrap_or_default())?,
+        full_state: query.full_state,
+        state_after,
+    })
+}
+
+/// A filter comes as its definition or as the id of a stored one.
+fn filter(state: &ClientState, custom: &Custom, filter: &str) -> Result<FilterDefinition, MatrixError> {
+    if filter.len() > FILTER_BYTES_MAX {
+        return Err(MatrixError::too_large("The filter is too large"));
+    }
+    let stored;
+    let definition = match filter {
+        "" => return Ok(FilterDefinition::default()),
+        inline if inline.trim_start().starts_with('{') => inline,
+        id => {
+            stored = state.account_data.filter(&custom.auth.user_id, id)?;
+            stored.get()
+        }
+    };
+    serde_json::from_str(definition).map_err(|error| MatrixError::invalid_param(format!("Invalid filter: {error}")))
+}
+
+/// Looks until there is something to tell, or the time is up.
+async fn wait_for_news(state: &ClientState, request: &Request, deadline: Instant) -> Result<Look, MatrixError> {
+    let answers_at_once = request.since.is_none() || request.full_state;
+    loop {
+        // Subscribed before looking: what is committed after the look wakes us.
+        let (asking, topics_of) = (state.clone(), request.clone());
+        let topics = blocking(move || asking.sync.topics(&topics_of)).await?;
+        let subscription = state.notifier.subscribe(topics.iter().cloned());
+        let (looking, looked_for) = (state.clone(), request.clone());
+        let look = blocking(move || looking.sync.look(&looked_for)).await?;
+        let now = Instant::from_std(state.clock.instant());
+        if look.is_worth_sending || answers_at_once || now >= deadline {
+            return Ok(look);
+        }
+        let expiry = state.sync.next_expiry_ms(&topics).map(|at_ms| {
+            now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1)
+        });
+        let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
+        // Time running out is no error: the next look answers with what there is.
+        let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;
+    }
+}

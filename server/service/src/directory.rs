@@ -1,0 +1,166 @@
+//! The directory: aliases of this server, and the rooms it lists publicly.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use causeway_storage::{Database, directory as rows};
+use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UserId};
+use serde_json::{Map, Value, json};
+
+use crate::{error::MatrixError, rooms::Rooms};
+
+/// Rooms looked at for one page of the public list.
+const SCANNED_MAX: usize = 1_000;
+
+/// Rooms on one page of the public list.
+pub const PAGE_MAX: usize = 100;
+
+/// A page of the public list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// As the specification's `PublicRoomsChunk`.
+    pub chunk: Vec<Value>,
+    /// The room that the next page begins with.
+    pub next: Option<OwnedRoomId>,
+}
+
+/// See the module.
+pub struct Directory {
+    database: Database,
+    rooms: Arc<Rooms>,
+    /// Held from looking an alias up to committing it.
+    writing: Mutex<()>,
+}
+
+impl Directory {
+    /// Over these rooms.
+    pub fn new(database: Database, rooms: Arc<Rooms>) -> Self {
+        Self { database, rooms, writing: Mutex::default() }
+    }
+
+    /// The room of an alias of this server.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND`.
+    pub fn room_of(&self, alias: &RoomAliasId) -> Result<OwnedRoomId, MatrixError> {
+        let found = rows::alias(&self.database, alias)?;
+        found.map(|found| found.room_id).ok_or_else(|| MatrixError::not_found("No such room alias"))
+    }
+
+    /// The aliases of a room, at most `limit`.
+    pub fn aliases_of(&self, room_id: &RoomId, limit: usize) -> Result<Vec<OwnedRoomAliasId>, MatrixError> {
+        Ok(rows::aliases_of(&self.database, room_id, limit)?)
+    }
+
+    /// Makes an alias.
+    ///
+    /// # Errors
+    /// 409 when it exists; 403 for one of another server or a room the user is not in.
+    pub fn create_alias(&self, alias: &RoomAliasId, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
+        if alias.server_name() != self.rooms.server_name() {
+            return Err(MatrixError::invalid_param("The alias is not of this server"));
+        }
+        if !self.rooms.is_joined(room_id, user_id)? {
+            return Err(MatrixError::forbidden("You are not in this room"));
+        }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows::alias(&self.database, alias)?.is_some() {
+            return Err(MatrixError::new(409, "M_UNKNOWN", "The alias exists already"));
+        }
+        let mut batch = self.database.batch();
+        rows::put_alias(&mut batch, alias, room_id, user_id);
+        self.database.commit_durable(batch)?;
+        Ok(())
+    }
+
+    /// Removes an alias: its maker may, and who may set the room's canonical alias.
+    ///
+    /// # Errors
+    /// 404 when there is none, 403.
+    pub fn delete_alias(&self, alias: &RoomAliasId, user_id: &UserId) -> Result<(), MatrixError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = rows::alias(&self.database, alias)?;
+        let found = found.ok_or_else(|| MatrixError::not_found("No such room alias"))?;
+        if found.creator != user_id
+            && !self.rooms.may_send_state(&found.room_id, user_id, "m.room.canonical_alias")?
+        {
+            return Err(MatrixError::forbidden("You may not delete this alias"));
+        }
+        let mut batch = self.database.batch();
+        rows::delete_alias(&mut batch, alias, &found.room_id);
+        self.database.commit_durable(batch)?;
+        Ok(())
+    }
+
+    /// Whether the public list has the room.
+    pub fn is_published(&self, room_id: &RoomId) -> Result<bool, MatrixError> {
+        if !self.rooms.exists(room_id)? {
+            return Err(MatrixError::not_found("No such room"));
+        }
+        Ok(rows::is_published(&self.database, room_id)?)
+    }
+
+    /// Puts a room into the public list, or takes it out.
+    ///
+    /// # Errors
+    /// 403 without the power to set the room's canonical alias.
+    pub fn set_published(&self, room_id: &RoomId, user_id: &UserId, published: bool) -> Result<(), MatrixError> {
+        if !self.rooms.may_send_state(room_id, user_id, "m.room.canonical_alias")? {
+            return Err(MatrixError::forbidden("You may not publish this room"));
+        }
+        let mut batch = self.database.batch();
+        rows::set_published(&mut batch, room_id, published);
+        self.database.commit_durable(batch)?;
+        Ok(())
+    }
+
+    /// A page of the public list, beginning with `from`, of rooms whose name,
+    /// topic or alias holds `term`.
+    pub fn public_rooms(&self, from: Option<&RoomId>, term: &str, limit: usize) -> Result<Page, MatrixError> {
+        let (limit, term) = (limit.clamp(1, PAGE_MAX), term.to_lowercase());
+        let mut page = Page::default();
+        for room_id in rows::published_rooms(&self.database, from, SCANNED_MAX)? {
+            if page.chunk.len() >= limit {
+                page.next = Some(room_id);
+                break;
+            }
+            let listed = self.listed(&room_id)?;
+            let names = ["name", "topic", "canonical_alias"];
+            let matches = |field: &str| {
+                listed.get(field).and_then(Value::as_str).is_some_and(|text| text.to_lowercase().contains(&term))
+            };
+            if term.is_empty() || names.into_iter().any(matches) {
+                page.chunk.push(Value::Object(listed));
+            }
+        }
+        Ok(page)
+    }
+
+    fn listed(&self, room_id: &RoomId) -> Result<Map<String, Value>, MatrixError> {
+        let mut listed = Map::new();
+        let joined = self.rooms.joined_count(room_id)?;
+        let visibility = self.field(room_id, "m.room.history_visibility", "history_visibility")?;
+        let guests = self.field(room_id, "m.room.guest_access", "guest_access")?;
+        listed.insert("room_id".to_owned(), json!(room_id));
+        listed.insert("num_joined_members".to_owned(), joined.into());
+        listed.insert("world_readable".to_owned(), (visibility == Some("world_readable".into())).into());
+        listed.insert("guest_can_join".to_owned(), (guests == Some("can_join".into())).into());
+        for (kind, field, name) in [
+            ("m.room.name", "name", "name"),
+            ("m.room.topic", "topic", "topic"),
+            ("m.room.canonical_alias", "alias", "canonical_alias"),
+            ("m.room.avatar", "url", "avatar_url"),
+            ("m.room.join_rules", "join_rule", "join_rule"),
+            ("m.room.create", "type", "room_type"),
+        ] {
+            if let Some(value) = self.field(room_id, kind, field)? {
+                listed.insert(name.to_owned(), value);
+            }
+        }
+        Ok(listed)
+    }
+
+    fn field(&self, room_id: &RoomId, kind: &str, field: &str) -> Result<Option<Value>, MatrixError> {
+        let event = self.rooms.state_event(room_id, kind, "")?;
+        Ok(event.and_then(|event| event.content_object().remove(field)).filter(Value::is_string))
+    }
+}

@@ -1,0 +1,416 @@
+//! A room's past, for those who may see it: single events, pages, what is
+//! around an event, what relates to it, state and members.
+//!
+//! Every event goes through [`Viewer::may_see`] before it is shown. Here is
+//! also noted which item events a device has been shown directly.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+pub use causeway_storage::Direction;
+use ruma::{
+    DeviceId, EventId, OwnedUserId, RoomId, UserId,
+    api::client::filter::{LazyLoadOptions, RoomEventFilter},
+    events::room::member::MembershipState,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    client_event::Shape,
+    clock::Clock,
+    error::MatrixError,
+    room_view::RoomView,
+    rooms::{Held, Rooms},
+    shown::{Detail, Shower},
+    sync::{passes, token::TimelineToken},
+    visible::Viewer,
+};
+
+/// Events on one page, whatever the client asks for.
+pub const PAGE_MAX: usize = 1_000;
+
+/// Rows looked at for one page: a filter that lets nothing through must not
+/// walk through a whole room in one request.
+const SCANNED_MAX: usize = 5_000;
+
+/// Rows read at once.
+const STEP: usize = 128;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// The user.
+    pub user_id: &'a UserId,
+    /// The device.
+    pub device_id: &'a DeviceId,
+}
+
+/// Which page.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where it begins; `None` is the end that `direction` comes from.
+    pub from: Option<TimelineToken>,
+    /// Where it ends at the latest.
+    pub to: Option<TimelineToken>,
+    /// Which way.
+    pub direction: Direction,
+    /// At most so many events.
+    pub limit: usize,
+    /// Which events.
+    pub filter: RoomEventFilter,
+}
+
+/// A page of a room's past.
+#[derive(Debug)]
+pub struct Page {
+    /// Where it begins.
+    pub start: TimelineToken,
+    /// Where the next one begins; `None` when there is none.
+    pub end: Option<TimelineToken>,
+    /// The events in the order asked for.
+    pub chunk: Vec<Box<RawValue>>,
+    /// Members that a lazily loading client needs for them.
+    pub state: Vec<Box<RawValue>>,
+    /// Whether the page ends at a hole of what this server holds.
+    pub is_at_hole: bool,
+}
+
+/// An event and what is around it.
+#[derive(Debug)]
+pub struct Context {
+    /// The event.
+    pub event: Box<RawValue>,
+    /// What is before it, latest first.
+    pub before: Page,
+    /// What is after it, earliest first.
+    pub after: Page,
+    /// The state after the last event.
+    pub state: Vec<Box<RawValue>>,
+}
+
+/// See the module.
+pub struct History {
+    rooms: Arc<Rooms>,
+    clock: Clock,
+}
+
+impl History {
+    /// Over these rooms.
+    pub fn new(rooms: Arc<Rooms>, clock: Clock) -> Self {
+        Self { rooms, clock }
+    }
+
+    /// Refuses those who may see nothing of the room.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN`.
+    pub fn require_access(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
+        Viewer::new(self.view(), room_id, user_id)?.require_some_access(room_id)
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// 404 when it does not exist or the user may not see it.
+    pub fn event(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Box<RawValue>, MatrixError> {
+        let held = self.visible(reader, room_id, event_id)?;
+        self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)
+    }
+
+    /// A page of the room's timeline.
+    ///
+    /// # Errors
+    /// 403 for those who may see nothing of the room.
+    pub fn page(&self, reader: Reader<'_>, room_id: &RoomId, wanted: &Wanted) -> Result<Page, MatrixError> {
+        let view = self.view();
+        let mut viewer = Viewer::new(view, room_id, reader.user_id)?;
+        viewer.require_some_access(room_id)?;
+        let last = viewer.until(room_id)?;
+        let backward = wanted.direction == Direction::Backward;
+        let start = wanted.from.map_or(if backward { last } else { i64::MIN }, |token| token.0.min(last));
+        let mut walk = Walk::begin(start, wanted, last);
+        let mut senders = BTreeSet::new();
+        let mut chunk = Vec::new();
+        let limit = wanted.limit.min(PAGE_MAX);
+        while let Some(position) = walk.next(view, room_id)? {
+            let Some(held) = view.held(&position.event_id)? else { continue };
+            if passes(&wanted.filter, room_id, &held) && viewer.may_see(&held)? {
+                senders.insert(held.pdu.sender().to_owned());
+                chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
+                if chunk.len() >= limit {
+                    break;
+                }
+            }
+        }
+        let is_lazy = matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
+        let state = if is_lazy { self.members_of(reader, room_id, &senders)? } else { Vec::new() };
+        let is_at_hole = walk.is_done && backward && !self.rooms.missing_events(room_id, 1)?.is_empty();
+        let end = (!walk.is_done || (!backward && !chunk.is_empty())).then_some(TimelineToken(walk.at));
+        let start = if start == i64::MAX || start == i64::MIN {
+            walk.first.map_or(TimelineToken(0), TimelineToken)
+        } else {
+            TimelineToken(start)
+        };
+        Ok(Page { start, end, chunk, state, is_at_hole })
+    }
+
+    /// An event with its surroundings: `limit` events in all beside it.
+    ///
+    /// # Errors
+    /// 404 when it does not exist or the user may not see it.
+    pub fn context(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        event_id: &EventId,
+        limit: usize,
+        filter: &RoomEventFilter,
+    ) -> Result<Context, MatrixError> {
+        let held = self.visible(reader, room_id, event_id)?;
+        let position = held.meta.position.ok_or_else(|| MatrixError::not_found("The event has no surroundings"))?;
+        let event = self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?;
+        let side = |from, direction, limit| {
+            let from = Some(TimelineToken(from));
+            self.page(reader, room_id, &Wanted { from, to: None, direction, limit, filter: filter.clone() })
+        };
+        let before = side(position - 1, Direction::Backward, limit.div_ceil(2))?;
+        let after = side(position, Direction::Forward, limit / 2)?;
+        let state = match held.meta.state_after.or(held.meta.state_before) {
+            Some(root) => {
+                let entries = self.view().state_entries(&root)?;
+                self.show_all(reader, entries.into_iter().map(|(_, event_id)| event_id))?
+            }
+            None => Vec::new(),
+        };
+        Ok(Context { event, before, after, state })
+    }
+
+    /// Events that relate to an event, latest first unless asked otherwise.
+    ///
+    /// # Errors
+    /// 404 when the event does not exist or the user may not see it.
+    pub fn relations(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        target: &EventId,
+        (rel_type, kind): (Option<&str>, Option<&str>),
+        wanted: &Wanted,
+    ) -> Result<Page, MatrixError> {
+        self.visible(reader, room_id, target)?;
+        let mut viewer = Viewer::new(self.view(), room_id, reader.user_id)?;
+        let limit = wanted.limit.min(PAGE_MAX);
+        let backward = wanted.direction == Direction::Backward;
+        let from = wanted.from.map(|token| if backward { token.0 } else { token.0.saturating_add(1) });
+        let related = self.rooms.relations(target, rel_type, kind, from, wanted.direction, limit)?;
+        let is_full = related.len() == limit;
+        let mut page = Page {
+            start: wanted.from.unwrap_or(TimelineToken(related.first().map_or(0, |(position, _)| *position))),
+            end: None,
+            chunk: Vec::new(),
+            state: Vec::new(),
+            is_at_hole: false,
+        };
+        for (position, pdu) in related {
+            if wanted.to.is_some_and(|to| if backward { position <= to.0 } else { position > to.0 }) {
+                return Ok(Page { end: None, ..page });
+            }
+            page.end = is_full.then_some(TimelineToken(if backward { position - 1 } else { position }));
+            if let Some(held) = self.view().held(pdu.event_id())?
+                && *held.meta.room_id == *room_id
+                && viewer.may_see(&held)?
+                && self.rooms.redaction_of(pdu.event_id())?.is_none()
+            {
+                page.chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
+            }
+        }
+        Ok(page)
+    }
+
+    /// A piece of state: the current one, or, for those who left, that when they did.
+    ///
+    /// # Errors
+    /// 403 for those who may see nothing of the room, 404 when there is none.
+    pub fn state_event(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Box<RawValue>, MatrixError> {
+        let found = match self.state_root(reader.user_id, room_id)? {
+            None => self.rooms.state_event(room_id, kind, state_key)?,
+            Some(root) => self.rooms.state_at(&root, kind, state_key)?,
+        };
+        let pdu = found.ok_or_else(|| MatrixError::not_found("No such state"))?;
+        self.shower(reader).show(&pdu, Shape::Full, Detail::Plain)
+    }
+
+    /// The same for all state.
+    pub fn state(&self, reader: Reader<'_>, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let root = match self.state_root(reader.user_id, room_id)? {
+            Some(root) => root,
+            None => self.rooms.state_root(room_id)?,
+        };
+        let entries = self.rooms.state_entries(&root)?;
+        self.show_all(reader, entries.into_iter().map(|entry| entry.event_id))
+    }
+
+    /// The membership events, now or at a place of the timeline, of those whose
+    /// membership `wanted` accepts.
+    pub fn members(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        at: Option<TimelineToken>,
+        wanted: impl Fn(&MembershipState) -> bool,
+    ) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let root = match (self.state_root(reader.user_id, room_id)?, at) {
+            (Some(root), _) => root,
+            (None, Some(at)) => {
+                let root = self.rooms.state_root_at(room_id, at.0)?;
+                root.ok_or_else(|| MatrixError::not_found("The room was not known here then"))?
+            }
+            (None, None) => self.rooms.state_root(room_id)?,
+        };
+        let mut events = Vec::new();
+        for entry in self.rooms.state_entries(&root)? {
+            if entry.key.kind != "m.room.member" {
+                continue;
+            }
+            let Some(held) = self.view().held(&entry.event_id)? else { continue };
+            if held.pdu.membership().is_some_and(|membership| wanted(&membership)) {
+                events.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Plain)?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// The state at which the reader stopped seeing the room; `None` for those
+    /// who see it as it is.
+    fn state_root(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<Option<causeway_room::Root>, MatrixError> {
+        let viewer = Viewer::new(self.view(), room_id, user_id)?;
+        viewer.require_some_access(room_id)?;
+        match viewer.until(room_id)? {
+            i64::MAX => Ok(None),
+            until => Ok(self.rooms.state_root_at(room_id, until)?),
+        }
+    }
+
+    fn visible(&self, reader: Reader<'_>, room_id: &RoomId, event_id: &EventId) -> Result<Held, MatrixError> {
+        let not_found = || MatrixError::not_found("No such event, or you may not see it");
+        let held = self.view().event_in(room_id, event_id)?.ok_or_else(not_found)?;
+        let mut viewer = Viewer::new(self.view(), room_id, reader.user_id)?;
+        if viewer.may_see(&held)? { Ok(held) } else { Err(not_found()) }
+    }
+
+    fn members_of(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        users: &BTreeSet<OwnedUserId>,
+    ) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let mut events = Vec::with_capacity(users.len());
+        for user_id in users {
+            if let Some(pdu) = self.rooms.state_event(room_id, "m.room.member", user_id.as_str())? {
+                events.push(self.shower(reader).show(&pdu, Shape::Full, Detail::Plain)?);
+            }
+        }
+        Ok(events)
+    }
+
+    fn show_all(
+        &self,
+        reader: Reader<'_>,
+        ids: impl Iterator<Item = ruma::OwnedEventId>,
+    ) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let shower = self.shower(reader);
+        let mut events = Vec::new();
+        for event_id in ids {
+            events.extend(shower.by_id(&event_id, Shape::Full, Detail::Plain)?);
+        }
+        Ok(events)
+    }
+
+    fn view(&self) -> RoomView<'_> {
+        RoomView::new(&self.rooms)
+    }
+
+    fn shower<'a>(&'a self, reader: Reader<'a>) -> Shower<'a> {
+        Shower::new(self.view(), (reader.user_id, reader.device_id), self.clock.now_ms())
+    }
+}
+
+/// A walk along a timeline. A token is the place *after* the event at its
+/// position, so backwards its own event comes first and forwards it doesn't.
+struct Walk {
+    backward: bool,
+    /// Where the next step begins, as a token.
+    at: i64,
+    /// The token of the first event's own side.
+    first: Option<i64>,
+    to: Option<i64>,
+    last: i64,
+    scanned: usize,
+    read: std::collections::VecDeque<causeway_storage::rooms::TimelineRow>,
+    is_done: bool,
+}
+
+impl Walk {
+    fn begin(at: i64, wanted: &Wanted, last: i64) -> Self {
+        Self {
+            backward: wanted.direction == Direction::Backward,
+            at,
+            first: None,
+            to: wanted.to.map(|token| token.0),
+            last,
+            scanned: 0,
+            read: std::collections::VecDeque::new(),
+            is_done: false,
+        }
+    }
+
+    fn next(
+        &mut self,
+        view: RoomView<'_>,
+        room_id: &RoomId,
+    ) -> Result<Option<causeway_storage::rooms::TimelineRow>, MatrixError> {
+        if self.scanned >= SCANNED_MAX {
+            return Ok(None);
+        }
+        if self.read.is_empty() {
+            let (from, direction) = if self.backward {
+                (self.at, Direction::Backward)
+            } else {
+                (self.at.saturating_add(1), Direction::Forward)
+            };
+            self.read = view.timeline(room_id, Some(from), direction, STEP)?.into();
+        }
+        let Some(row) = self.read.pop_front() else {
+            self.is_done = true;
+            return Ok(None);
+        };
+        let is_beyond = match (self.backward, self.to) {
+            (true, Some(to)) => row.position <= to,
+            (false, Some(to)) => row.position > to || row.position > self.last,
+            (true, None) => false,
+            (false, None) => row.position > self.last,
+        };
+        if is_beyond {
+            self.is_done = true;
+            return Ok(None);
+        }
+        self.scanned += 1;
+        self.first.get_or_insert(if self.backward { row.position } else { row.position - 1 });
+        self.at = if self.backward { row.position - 1 } else { row.position };
+        Ok(Some(row))
+    }
+}
