@@ -86,7 +86,6 @@ pub struct Services {
     pub rooms: Arc<Rooms>,
     /// The shared spaces of rooms.
     pub shared_space: Arc<SharedSpace>,
-    pub shared_space: Arc<shared_space::SharedSpace>,
     /// Aliases and the public list.
     pub directory: Arc<directory::Directory>,
     /// Rooms' past, for those who may see it.
@@ -154,52 +153,11 @@ impl Services {
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
         let media = Arc::new(media);
         let account_data = Arc::new(AccountData::new(db(), wake()));
+        let directory = Arc::new(directory::Directory::new(db(), Arc::clone(&rooms)));
+        let history = Arc::new(history::History::new(Arc::clone(&rooms), time()));
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
         let sync = Arc::new(SyncService::new(
-        let rate_limits = Arc::new(rate_limit::RateLimits::new(settings.rate_limits.clone(), clock.clone()));
-        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
-        let outbox = Arc::new(outbox::Outbox::new(database.clone(), Arc::clone(&notifier)));
-        let rooms = Arc::new(rooms::Rooms::new(
-            database.clone(),
-            Arc::clone(&server_keys),
-            clock.clone(),
-            Arc::clone(&notifier),
-        ));
-        let devices = Arc::new(devices::Devices::new(
-            database.clone(),
-            clock.clone(),
-            Arc::clone(&settings),
-            Arc::clone(&notifier),
-        ));
-        let accounts = Arc::new(accounts::Accounts::new(
-            database.clone(),
-            clock.clone(),
-            Arc::clone(&settings),
-            Arc::clone(&rate_limits),
-        )?);
-        let shared_space = Arc::new(shared_space::SharedSpace::open(
-            database.clone(),
-            Arc::clone(&rooms),
-            Arc::clone(&server_keys),
-            Arc::clone(&notifier),
-            clock.clone(),
-        )?);
-        let uiaa = Arc::new(uiaa::Uiaa::new(clock.clone()));
-        let secret = settings.registration_shared_secret.clone();
-        let shared_secret = Arc::new(shared_secret::SharedSecret::new(secret, clock.clone()));
-        let profiles = Arc::new(profiles::Profiles::new(database.clone()));
-        let account_data = Arc::new(account_data::AccountData::new(database.clone(), Arc::clone(&notifier)));
-        let directory = Arc::new(directory::Directory::new(database.clone(), Arc::clone(&rooms)));
-        let history = Arc::new(history::History::new(Arc::clone(&rooms), clock.clone()));
-        let typing = Arc::new(typing::Typing::new(clock.clone(), Arc::clone(&notifier)));
-        let receipts = Arc::new(receipts::Receipts::new(
-            database.clone(),
-            Arc::clone(&rooms),
-            Arc::clone(&notifier),
-            clock.clone(),
-        ));
-        let sync = Arc::new(sync::SyncService::new(
             Arc::clone(&rooms),
             Arc::clone(&receipts),
             Arc::clone(&typing),
