@@ -13,9 +13,6 @@
 //! Matrix server signs (event, request, key, device) has the members of a
 //! header at its top level, so one cannot be passed off as the other.
 
-#[cfg(test)]
-mod tests;
-
 use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};

@@ -34,6 +34,8 @@ pub mod replica;
 pub mod sibling;
 pub mod stamp;
 pub mod standing;
+#[cfg(test)]
+mod tests;
 pub mod value;
 pub mod version_vector;
 

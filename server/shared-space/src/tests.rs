@@ -4,10 +4,12 @@
 //! change only with a new version of the protocol.
 
 use proptest::prelude::*;
-use ruma::{event_id, room_id, user_id};
+use ruma::{event_id, room_id, signatures::Ed25519KeyPair, user_id};
 
-use super::*;
-use crate::{Stamp, StampError, fork::ForkProof, header::MAX_SUPERSEDES, replica::ReplicaId};
+use crate::{
+    Body, BuildError, Change, ChangeError, ChangeId, Counter, Dot, ForkProof, Header, HeaderError, ItemKey,
+    NewChange, ReplicaId, Sibling, Stamp, StampError, Value, change::MAX_ENTRY_BYTES, header::MAX_SUPERSEDES,
+};
 
 const SEED: [u8; 32] = [7; 32];
 
@@ -48,7 +50,7 @@ fn golden(actual: &str, expected: &str) {
 #[test]
 fn golden_put() {
     let change = put(r#"{"title":"Plan","done":false}"#);
-    golden(&change.to_json(), include_str!("../../tests/data/put.json"));
+    golden(&change.to_json(), include_str!("../tests/data/put.json"));
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn golden_adopted_delete() {
     new.dot.counter = Counter::FIRST;
     new.previous = None;
     let change = Change::build(new, &key_pair()).expect("within the bounds");
-    golden(&change.to_json(), include_str!("../../tests/data/adopted_delete.json"));
+    golden(&change.to_json(), include_str!("../tests/data/adopted_delete.json"));
     assert_eq!(change.header().item_id(), ChangeId::of(b"$event"));
 }
 
@@ -66,13 +68,13 @@ fn golden_adopted_delete() {
 fn golden_redact() {
     let new = NewChange { supersedes: Vec::new(), ..new_change(Body::Redact(vec![ChangeId::of(b"one")])) };
     let change = Change::build(new, &key_pair()).expect("within the bounds");
-    golden(&change.to_json(), include_str!("../../tests/data/redact.json"));
+    golden(&change.to_json(), include_str!("../tests/data/redact.json"));
 }
 
 #[test]
 fn golden_stamp() {
     let stamp = Stamp::sign(put(r#"{"title":"Plan"}"#), user_id!("@alice:a.example").to_owned(), &key_pair());
-    golden(&stamp.content(&[]), include_str!("../../tests/data/stamp.json"));
+    golden(&stamp.content(&[]), include_str!("../tests/data/stamp.json"));
 }
 
 #[test]
@@ -141,7 +143,7 @@ fn stamps_come_back_as_they_were() {
     let (room, alice) = (room_id!("!room:a.example"), user_id!("@alice:a.example"));
     let change = put(r#"{"title":"Plan","z":{"org.causeway.change":1}}"#);
     let stamp = Stamp::sign(change.clone(), alice.to_owned(), &key_pair());
-    let other = crate::Sibling::of(put(r#"{"title":"Other"}"#).header()).expect("a put");
+    let other = Sibling::of(put(r#"{"title":"Other"}"#).header()).expect("a put");
     for content in [stamp.content(&[]), stamp.content(&[other])] {
         let key = change.header().key();
         let read = Stamp::read(room, key, alice, content.as_bytes()).expect("our own").expect("stamped");
