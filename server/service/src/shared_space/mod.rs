@@ -32,6 +32,9 @@ pub mod state_event;
 pub mod token;
 pub mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
