@@ -29,6 +29,9 @@ use crate::notify::Topic;
 /// Redactions of one event that came before it and are looked at.
 const PENDING_REDACTIONS_MAX: usize = 20;
 
+/// Pieces of membership that changed, and the events that hold them now.
+type ChangedMembers = Vec<(StateKey, Option<Arc<Pdu>>)>;
+
 /// A write that is in the log.
 pub(crate) struct Committed {
     pub(crate) head: Head,
@@ -99,7 +102,7 @@ impl RoomWriter<'_> {
     }
 
     /// The members that changed, without the positions of their changes.
-    fn members(&self) -> Result<Vec<(StateKey, Option<Arc<Pdu>>)>, RoomError> {
+    fn members(&self) -> Result<ChangedMembers, RoomError> {
         let changed =
             self.changed.iter().filter(|(key, (old, new))| key.kind == "m.room.member" && old != new);
         changed
@@ -152,7 +155,7 @@ impl RoomWriter<'_> {
     }
 
     /// Who stands where in the room now, by room and (our own users) by user.
-    fn put_members(&mut self, members: Vec<(StateKey, Option<Arc<Pdu>>)>, held: &[Held]) {
+    fn put_members(&mut self, members: ChangedMembers, held: &[Held]) {
         let positions: HashMap<&EventId, i64> =
             held.iter().filter_map(|held| Some((held.pdu.event_id(), held.meta.position?))).collect();
         let mut learnt = None;

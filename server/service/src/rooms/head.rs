@@ -19,6 +19,9 @@ const AUTH_CACHED: usize = 1_024;
 /// Rooms whose heads are kept; idle ones go when there are more.
 const ROOMS_KEPT: usize = 4_096;
 
+/// A piece of state, or its absence.
+pub(crate) type Piece = Option<Arc<Pdu>>;
+
 /// A room as its last committed write left it.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -27,7 +30,7 @@ pub(crate) struct Head {
     /// Servers with joined members, and how many.
     pub(crate) servers: BTreeMap<OwnedServerName, u64>,
     /// The current state as far as authorisation looked at it.
-    auth: HashMap<StateKey, Option<Arc<Pdu>>>,
+    auth: HashMap<StateKey, Piece>,
 }
 
 impl Head {
@@ -44,11 +47,12 @@ impl Head {
         Self { rules, row, servers: BTreeMap::new(), auth: HashMap::new() }
     }
 
-    pub(crate) fn cached(&self, key: &StateKey) -> Option<Option<Arc<Pdu>>> {
-        self.auth.get(key).cloned()
+    /// A piece of the current state, if it was looked at: present or known to be absent.
+    pub(crate) fn cached(&self, key: &StateKey) -> Option<&Piece> {
+        self.auth.get(key)
     }
 
-    pub(crate) fn cache(&mut self, key: StateKey, event: Option<Arc<Pdu>>) {
+    pub(crate) fn cache(&mut self, key: StateKey, event: Piece) {
         if self.auth.len() >= AUTH_CACHED {
             self.auth.clear();
         }

@@ -72,7 +72,13 @@ impl Rooms {
         self.write_from(room_id, load, |writer| {
             if writer.is_joined_here() {
                 // Somebody of this server joined meanwhile: the room is here.
-                return match writer.receive(&Arc::new(join), false)? {
+                let join = Arc::new(join);
+                let mut received = writer.receive(&join, false)?;
+                if matches!(received, Received::Missing { .. }) {
+                    writer.take_all(all.into_values().collect(), RoomWriter::take_outlier)?;
+                    received = writer.receive_with_state(&join, &state_ids)?;
+                }
+                return match received {
                     Received::Accepted | Received::Duplicate => Ok(()),
                     other => Err(RoomError::Forbidden(format!("the join was not accepted: {other:?}"))),
                 };

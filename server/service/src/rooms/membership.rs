@@ -148,7 +148,7 @@ impl Rooms {
                 let pdu = writer.invite(sender, target, content)?;
                 return Ok(Invite::Done(pdu.event_id().to_owned()));
             }
-            let (pdu, _) = writer.prepare(membership_event(sender, target, "invite", content)?)?;
+            let (pdu, _) = writer.prepare(&membership_event(sender, target, "invite", content)?)?;
             let stripped_state = writer.stripped_state(&pdu)?;
             let version = Arc::clone(writer.rules());
             Ok(Invite::Remote(PreparedInvite { event: Arc::new(pdu), version, stripped_state }))

@@ -225,7 +225,11 @@ impl RoomWriter<'_> {
     }
 
     /// The same with the state before the event given.
-    fn receive_with_state(&mut self, pdu: &Arc<Pdu>, state: &[OwnedEventId]) -> Result<Received, RoomError> {
+    pub(crate) fn receive_with_state(
+        &mut self,
+        pdu: &Arc<Pdu>,
+        state: &[OwnedEventId],
+    ) -> Result<Received, RoomError> {
         if let Some(result) = self.known(pdu)? {
             return Ok(result);
         }

@@ -20,9 +20,9 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, room_versi
 use super::{cache::Cache, error::RoomError};
 
 /// Events in a generation of the cache: about 2 KB each.
-const EVENTS_CACHED: usize = 16_384;
+const EVENTS_CACHED: usize = 8_192;
 /// State nodes in a generation of the cache: about 1 KB each.
-const NODES_CACHED: usize = 32_768;
+const NODES_CACHED: usize = 16_384;
 /// Room versions in a generation of the cache.
 const VERSIONS_CACHED: usize = 16_384;
 

@@ -161,22 +161,23 @@ impl<'a> RoomWriter<'a> {
     /// # Errors
     /// [`RoomError::Forbidden`] by the room's rules, [`RoomError::TooLarge`]; the
     /// writer is as before then, and can be used on.
+    #[expect(clippy::needless_pass_by_value, reason = "an event is made to be appended once")]
     pub fn append(&mut self, event: NewEvent) -> Result<Arc<Pdu>, RoomError> {
-        let (pdu, before) = self.prepare(event)?;
+        let (pdu, before) = self.prepare(&event)?;
         let pdu = Arc::new(pdu);
         self.admit(&pdu, Admission { before, relay: true, missing: Vec::new(), followed: false })?;
         Ok(pdu)
     }
 
     /// Builds, authorises and signs an event, without putting it into the room.
-    pub(crate) fn prepare(&mut self, event: NewEvent) -> Result<(Pdu, Root), RoomError> {
+    pub(crate) fn prepare(&mut self, event: &NewEvent) -> Result<(Pdu, Root), RoomError> {
         if event.sender.server_name() != self.rooms.server_name {
             return Err(RoomError::Forbidden(format!("{} is not a user of this server", event.sender)));
         }
-        let (placement, before) = self.place(&event)?;
+        let (placement, before) = self.place(event)?;
         let rules = Arc::clone(&self.head.rules);
         let pdu =
-            build::build(&rules.rules, &event, &placement, &self.rooms.server_name, self.rooms.key_pair())?;
+            build::build(&rules.rules, event, &placement, &self.rooms.server_name, self.rooms.key_pair())?;
         let state = self.auth_state(&before, &pdu)?;
         auth::check_against(&rules.rules, &pdu, &state)?;
         Ok((pdu, before))
@@ -241,7 +242,7 @@ impl<'a> RoomWriter<'a> {
 
     fn current(&mut self, key: &StateKey) -> Result<Option<Arc<Pdu>>, RoomError> {
         if let Some(cached) = self.head.cached(key) {
-            return Ok(cached);
+            return Ok(cached.clone());
         }
         let event = self.work.state(&self.head.row.state, key)?;
         self.head.cache(key.clone(), event.clone());

@@ -69,7 +69,7 @@ fn everything_asked_for_is_in_the_state() {
         ..CreateRoom::default()
     };
     let created = server.create_with(&alice, &request);
-    assert_eq!(created.remote_invites, [carol.clone()]);
+    assert_eq!(created.remote_invites, std::slice::from_ref(&carol));
     let content = |kind: &str, key: &str| {
         server.rooms.state_event(&created.room_id, kind, key).unwrap().expect(kind).content_object()
     };
