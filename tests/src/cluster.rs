@@ -13,7 +13,7 @@ use crate::{
     authority::Authority,
     link::{Cut, Switchboard},
     namespaces::Namespaces,
-    network::Network,
+    network::{Network, Place},
     result::Result,
     server::{Server, Tuning},
 };
@@ -63,9 +63,15 @@ impl Cluster {
     async fn start_in(folder: Folder, network: Network, count: usize, tuning: &Tuning) -> Result<Self> {
         let authority = Authority::create(&folder.path().join("authority"))?;
         let mut cluster = Self { servers: Vec::new(), network, folder };
+        let mut places = Vec::new();
         for index in 0..count {
+            places.push(cluster.network.place(index).await?);
+        }
+        let known: Vec<_> = tuning.names.iter().cloned().zip(places.iter().map(Place::reached_at)).collect();
+        for (index, place) in places.into_iter().enumerate() {
             let own = cluster.folder.path().join(format!("server-{index}"));
-            let mut server = Server::prepare(index, own, &authority, cluster.network.clone(), tuning).await?;
+            let network = cluster.network.clone();
+            let mut server = Server::prepare(index, (place, network), own, &authority, &known, tuning)?;
             server.start().await?;
             cluster.servers.push(server);
         }

@@ -73,11 +73,12 @@ impl Network {
 }
 
 impl Place {
-    /// The server name of who lives here.
-    pub fn server_name(&self) -> String {
+    /// Where the other servers reach who lives here; as text also its server
+    /// name, unless it was given one.
+    pub fn reached_at(&self) -> SocketAddr {
         match self {
-            Self::Gate(gate) => gate.address.to_string(),
-            Self::Spot(spot) => spot.secure.to_string(),
+            Self::Gate(gate) => gate.address,
+            Self::Spot(spot) => spot.secure,
         }
     }
 

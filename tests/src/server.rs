@@ -38,6 +38,8 @@ pub struct Tuning {
     pub announce_step_ms: u64,
     /// First and longest wait after a failure of another server, ms.
     pub backoff_ms: (u64, u64),
+    /// Names of the servers; none: each is called by its address.
+    pub names: Vec<String>,
     /// Whether the log goes to the caller's standard error stream, not to a file.
     pub show_log: bool,
 }
@@ -50,6 +52,7 @@ impl Default for Tuning {
             advertise_ms: (1_000, 4_000),
             announce_step_ms: 5_000,
             backoff_ms: (100, 1_000),
+            names: Vec::new(),
             show_log: false,
         }
     }
@@ -72,33 +75,24 @@ pub struct Server {
 
 impl Server {
     /// Prepares server `index` of a cluster in `folder`; it does not run yet.
-    pub async fn prepare(
+    /// `known` are the servers that have a name of their own, and where they are.
+    pub fn prepare(
         index: usize,
+        (place, network): (Place, Network),
         folder: PathBuf,
         authority: &Authority,
-        network: Network,
+        known: &[(String, SocketAddr)],
         tuning: &Tuning,
     ) -> Result<Self> {
-        let place = network.place(index).await?;
-        let name = place.server_name();
+        let name = known.get(index).map_or_else(|| place.reached_at().to_string(), |(name, _)| name.clone());
         fs::create_dir_all(&folder)?;
         let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
         let (chain, key) = authority.issue(&format!("server-{index}"), &[host])?;
         let (plain, secure) = place.listeners();
-        fs::write(
-            folder.join("causeway.toml"),
-            configuration(&name, [plain, secure], [&authority.certificate(), &chain, &key], tuning),
-        )?;
-        Ok(Self {
-            name,
-            folder,
-            client: Client::new()?,
-            place,
-            index,
-            network,
-            child: None,
-            show_log: tuning.show_log,
-        })
+        let files = [&authority.certificate(), &chain, &key];
+        fs::write(folder.join("causeway.toml"), configuration(&name, [plain, secure], files, known, tuning))?;
+        let client = Client::new()?;
+        Ok(Self { name, folder, client, place, index, network, child: None, show_log: tuning.show_log })
     }
 
     /// Its client API, wherever the process listens at the moment.
@@ -220,9 +214,15 @@ fn url_of(listeners: &Value, tls: bool) -> Result<String> {
 fn configuration(
     name: &str,
     [plain, secure]: [SocketAddr; 2],
-    [authority, chain, key]: [&Path; 3],
+    [authority, chain, key]: [&PathBuf; 3],
+    known: &[(String, SocketAddr)],
     tuning: &Tuning,
 ) -> String {
+    let known: Vec<String> = known
+        .iter()
+        .map(|(name, address)| format!("{{ name = {name:?}, address = \"{address}\" }}"))
+        .collect();
+    let known = known.join(", ");
     let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
     format!(
         r#"server_name = "{name}"
@@ -243,6 +243,7 @@ iterations = 1
 [federation]
 extra_ca_files = [{authority:?}]
 ip_deny_list = []
+servers = [{known}]
 backoff_min_ms = {}
 backoff_max_ms = {}
 [shared_space]

@@ -26,6 +26,9 @@ use story::Story;
 /// Where the servers of the demonstration live, in the checkout.
 const FOLDER: &str = "demo-data";
 
+/// The two servers. What stands for DNS is in their configuration.
+const NAMES: [&str; 2] = ["north.example", "south.example"];
+
 /// Two Matrix homeservers share a space.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -67,11 +70,15 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let files = tree::read(arguments.folder.as_deref(), program::checkout())?;
 
     show.step("Two servers that trust one local certificate authority");
-    let tuning = Tuning { announce_step_ms: 2_000, show_log: arguments.verbose, ..Tuning::default() };
+    let tuning = Tuning {
+        announce_step_ms: 2_000,
+        names: NAMES.map(str::to_owned).to_vec(),
+        show_log: arguments.verbose,
+        ..Tuning::default()
+    };
     let cluster = Cluster::start_at(&home, 2, &tuning).await?;
-    for (index, place) in ["north", "south"].iter().enumerate() {
-        let server = &cluster[index];
-        show.line(&format!("{place}  name {}  client API {}", server.name, server.client().base()));
+    for server in [&cluster[0], &cluster[1]] {
+        show.line(&format!("{}  for clients at {}", server.name, server.client().base()));
     }
     show.done("both answer; they reach each other over TLS only");
 
