@@ -3,6 +3,10 @@
 CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
+# Every target builds with the same selection (--workspace), so that common
+# dependencies have one set of features and are compiled once; a tidy test
+# holds building and testing together.
+
 # RocksDB's C++ goes through the compiler cache: a clean checkout on the same
 # machine, and the other build profile, reuse it.
 ifneq ($(shell command -v ccache),)
@@ -37,22 +41,22 @@ release: packages ## Build the server optimised (target/release/causeway)
 # After `packages`, in a make of its own, so that a ccache just installed is seen.
 .PHONY: .build .release .test .demo .bench
 .build:
-	$(CARGO) build --locked --package causeway
+	$(CARGO) build --locked --workspace --bins
 .release:
-	$(CARGO) build --locked --release --package causeway
+	$(CARGO) build --locked --release --workspace --bins
 
 test: test-packages ## Pass every test
 	@$(MAKE) --no-print-directory .test
 .test:
 	scripts/interop-venv.sh $(TARGET)/interop-venv
-	$(CARGO) build --locked --package causeway --package causeway-tests --bins
+	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=…: share that folder; VERBOSE=1
 	@$(MAKE) --no-print-directory .demo
 .demo:
-	@echo "Building (the first time compiles RocksDB: about 20 minutes on two cores) …"
-	@$(CARGO) build --locked --quiet --package causeway --package causeway-tests --bins
+	@test -x $(TARGET)/debug/demo || echo "Building; the first time this compiles RocksDB: about 20 minutes on two cores."
+	@$(CARGO) build --locked --workspace --bins
 	@$(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$(FOLDER)")
 
 run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). SERVER_NAME=…
@@ -62,14 +66,15 @@ run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). S
 bench: packages ## Measure; a table and target/bench.json
 	@$(MAKE) --no-print-directory .bench
 .bench:
-	$(CARGO) build --locked --release --package causeway --package causeway-tests --bins
+	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
 
 soak: packages ## Simulate replication: SEEDS=100000, or SEED=n to replay one
 	@$(MAKE) --no-print-directory .soak
 .PHONY: .soak
 .soak:
-	$(CARGO) run --locked --release --package causeway-tests --bin soak -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET)/release/soak $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
 
 lint: packages ## Formatting and lints
 	$(CARGO) fmt --all --check

@@ -47,7 +47,14 @@ fn build() -> Result<PathBuf> {
     let profile = profile_folder()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(checkout()).args(["build", "--quiet", "--package", "causeway", "--target-dir"]);
+    command.current_dir(checkout()).args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bin",
+        "causeway",
+        "--target-dir",
+    ]);
     command.arg(target()?);
     if profile.ends_with("release") {
         command.arg("--release");

@@ -112,3 +112,24 @@ fn no_clippy_configuration_of_a_crate_drops_the_bans() {
         }
     }
 }
+
+/// Features of every dependency, as building selects them with or without tests.
+fn features(edges: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(checkout())
+        .args(["tree", "--workspace", "--offline", "--prefix", "none"])
+        .args(["--format", "{p} {f}", "--edges", edges])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| line.replace(" (*)", "")).collect()
+}
+
+#[test]
+fn tests_select_no_other_features_than_the_server() {
+    let building = features("normal,build");
+    let testing = features("normal,build,dev");
+    let differing: Vec<_> = building.difference(&testing).collect();
+    assert!(differing.is_empty(), "compiled twice, because tests ask for more of them: {differing:?}");
+}
