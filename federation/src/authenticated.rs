@@ -42,14 +42,19 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// The body as some type.
+    /// The body, an object, as some type.
     ///
     /// # Errors
     /// `M_NOT_JSON` or `M_BAD_JSON`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, MatrixError> {
+        let other = || MatrixError::bad_json("The body is not what is asked for");
+        // A list would pass for a struct, field by field.
+        if self.body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(other());
+        }
         serde_json::from_slice(&self.body).map_err(|error| {
             if error.is_data() {
-                MatrixError::bad_json("The body is not what is asked for")
+                other()
             } else {
                 MatrixError::new(400, "M_NOT_JSON", "The body is not JSON")
             }

@@ -10,9 +10,7 @@ use std::{
 };
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use causeway_federation::{
-    FederationState, ReplicationMessage, Settings, backoff::BackoffPolicy, settings::Overrides,
-};
+use causeway_federation::{FederationState, Settings, backoff::BackoffPolicy, settings::Overrides};
 use causeway_room::NewEvent;
 use causeway_service::{
     Services,
@@ -29,7 +27,7 @@ use ruma::{
 };
 use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// A test that waits longer than this for something has failed.
@@ -95,7 +93,6 @@ pub struct Server {
     pub name: OwnedServerName,
     pub services: Arc<Services>,
     pub state: FederationState,
-    pub replication: mpsc::Receiver<ReplicationMessage>,
     stop: CancellationToken,
     handle: Handle<SocketAddr>,
     tasks: JoinSet<()>,
@@ -118,7 +115,7 @@ impl Server {
         let (state, replication) = FederationState::new(Arc::clone(&services), settings).expect("federation");
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        for (_, driver) in causeway_federation::drivers(&state, requests, &stop) {
+        for (_, driver) in causeway_federation::drivers(&state, requests, replication, &stop) {
             tasks.spawn(driver);
         }
         let handle = Handle::new();
@@ -128,7 +125,7 @@ impl Server {
             .handle(handle.clone())
             .serve(router);
         tasks.spawn(async move { serving.await.expect("serves") });
-        Self { name, services, state, replication, stop, handle, tasks }
+        Self { name, services, state, stop, handle, tasks }
     }
 
     /// Stops everything; the data stays.

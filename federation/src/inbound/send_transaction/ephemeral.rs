@@ -39,7 +39,9 @@ pub(crate) async fn receive(state: &FederationState, origin: &ServerName, edu: &
         return tracing::debug!(%origin, "an ephemeral unit without type or content is skipped");
     };
     let work: fn(&Services, &ServerName, &str) -> Result<(), MatrixError> = match edu_type.as_str() {
-        VERSION_VECTOR => return state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content }),
+        VERSION_VECTOR => {
+            return state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content });
+        }
         "m.typing" => typing,
         "m.receipt" => receipts,
         _ => return tracing::trace!(%origin, edu_type, "an unknown ephemeral unit is skipped"),

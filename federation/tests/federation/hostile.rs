@@ -1,0 +1,261 @@
+//! What malformed, oversized, unsigned, forged and nosy requests get.
+
+use causeway_room::{NewEvent, Pdu, Placement, build};
+use http::{Method, StatusCode};
+use ruma::{OwnedEventId, RoomId, RoomVersionId, UserId};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::support::{Network, Server};
+
+/// Two servers of which `m` does as it likes.
+struct Pair {
+    a: Server,
+    m: Server,
+    _folders: [tempfile::TempDir; 2],
+}
+
+fn pair() -> Pair {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "m.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let m = network.start("m.test", folders[1].path());
+    Pair { a, m, _folders: folders }
+}
+
+impl Pair {
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let answer = self.m.state.client().request(&self.a.name, method, path, body.as_ref()).await;
+        let (status, body) = answer.expect("an answer");
+        (status, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    async fn transaction(&self, id: &str, body: Value) -> (StatusCode, Value) {
+        self.ask(Method::PUT, &format!("/_matrix/federation/v1/send/{id}"), Some(body)).await
+    }
+
+    async fn stop(self) {
+        self.a.stop().await;
+        self.m.stop().await;
+    }
+}
+
+/// An event made and signed by `server`, whoever is said to send it.
+async fn forge(server: &Server, room_id: &RoomId, sender: &UserId, body: &str) -> Pdu {
+    let (room_id, sender, body) = (room_id.to_owned(), sender.to_owned(), body.to_owned());
+    server
+        .run(move |services| {
+            let rooms = &services.rooms;
+            let version = rooms.version_rules(&room_id).expect("known");
+            let member = rooms.state_event(&room_id, "m.room.member", sender.as_str());
+            let levels = rooms.state_event(&room_id, "m.room.power_levels", "");
+            let auth = [member, levels].into_iter().flat_map(|found| found.expect("reads"));
+            let placement = Placement {
+                prev_events: rooms.heads(&room_id).expect("reads"),
+                auth_events: auth.map(|pdu| pdu.event_id().to_owned()).collect(),
+                depth: 100,
+                origin_server_ts: services.clock.now_ms(),
+                room_id: Some(room_id),
+            };
+            let event =
+                NewEvent::new("m.room.message", sender, None, json!({"body": body})).expect("an event");
+            let keys = &services.server_keys;
+            build::build(&version.rules, &event, &placement, keys.server_name(), keys.key_pair())
+                .expect("is built")
+        })
+        .await
+}
+
+fn errcode(body: &Value) -> &str {
+    body["errcode"].as_str().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_transactions() {
+    let pair = pair();
+    for (id, body) in [("1", json!({"pdus": 5})), ("2", json!([])), ("3", json!({"edus": {}}))] {
+        let (status, answer) = pair.transaction(id, body).await;
+        assert_eq!((status, errcode(&answer)), (StatusCode::BAD_REQUEST, "M_BAD_JSON"));
+    }
+    let too_many = [json!({"pdus": vec![json!({}); 51]}), json!({"edus": vec![json!({}); 101]})];
+    for body in too_many {
+        assert_eq!(pair.transaction("4", body).await.0, StatusCode::BAD_REQUEST);
+    }
+    // Nothing in it makes sense, and nothing of that makes it fail.
+    let nonsense = json!({
+        "pdus": [1, null, "x", [], {}, {"room_id": 5}, {"room_id": "!nowhere:a.test"}],
+        "edus": [null, 5, {}, {"edu_type": "m.typing"}, {"content": {}}, {"edu_type": "x.y", "content": 5},
+            {"edu_type": "m.typing", "content": {"room_id": "!r:a.test", "user_id": "@x:a.test", "typing": true}},
+            {"edu_type": "m.receipt", "content": []}],
+        "extra": {"key": true},
+    });
+    let (status, answer) = pair.transaction("5", nonsense).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({"pdus": {}})));
+    assert_eq!(pair.transaction("6", json!({})).await.0, StatusCode::OK);
+    let (status, _) = pair.transaction(&"x".repeat(300), json!({})).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, answer) = pair.ask(Method::POST, "/_matrix/federation/v1/send/7", Some(json!({}))).await;
+    assert_eq!((status, errcode(&answer)), (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_nobody_signed_or_for_somebody_else() {
+    let pair = pair();
+    let router = causeway_federation::router(pair.a.state.clone());
+    let good = "X-Matrix origin=m.test,destination=a.test,key=\"ed25519:nope\",sig=\"AAAA\"";
+    let elsewhere = "X-Matrix origin=m.test,destination=b.test,key=\"ed25519:nope\",sig=\"AAAA\"";
+    let oneself = "X-Matrix origin=a.test,destination=a.test,key=\"ed25519:nope\",sig=\"AAAA\"";
+    let unreachable = "X-Matrix origin=gone.test,destination=a.test,key=\"ed25519:nope\",sig=\"AAAA\"";
+    for authorization in [
+        None,
+        Some("Bearer x"),
+        Some("X-Matrix"),
+        Some(good),
+        Some(elsewhere),
+        Some(oneself),
+        Some(unreachable),
+    ] {
+        let mut request = http::Request::put("/_matrix/federation/v1/send/1");
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let request = request.body(axum::body::Body::from("{}")).expect("a request");
+        let answer = router.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{authorization:?}");
+    }
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_events_stay_out_and_hinder_no_other() {
+    let pair = pair();
+    let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&room, &mallory, &pair.a.name).await.expect("joins");
+
+    let as_alice = forge(&pair.m, &room, &alice, "I give it all to Mallory").await;
+    let honest = forge(&pair.m, &room, &mallory, "hello").await;
+    let good = forge(&pair.m, &room, &mallory, "with its hash").await;
+    // The signature covers the hash, which no longer fits the content.
+    let tampered = good.raw().get().replace("with its hash", "without it");
+    let mut unsigned: Value = serde_json::from_str(honest.raw().get()).expect("JSON");
+    unsigned["signatures"] = json!({});
+    unsigned["origin_server_ts"] = 5.into();
+    let tampered: Value = serde_json::from_str(&tampered).expect("JSON");
+    let body = json!({"pdus": [as_alice.raw(), unsigned, honest.raw(), tampered]});
+    let (status, answer) = pair.transaction("forged", body).await;
+    assert_eq!(status, StatusCode::OK);
+    let result = |id: &ruma::EventId| answer["pdus"][id.as_str()].clone();
+    assert!(result(as_alice.event_id())["error"].is_string(), "{answer}");
+    assert_eq!(result(honest.event_id()), json!({}));
+    assert_eq!(result(good.event_id()), json!({}));
+    assert_eq!(answer["pdus"].as_object().expect("object").len(), 4);
+
+    let held = |id: OwnedEventId| pair.a.run(move |services| services.rooms.event(&id).expect("reads"));
+    assert!(held(as_alice.event_id().to_owned()).await.is_none());
+    assert!(held(honest.event_id().to_owned()).await.is_some());
+    let redacted = held(good.event_id().to_owned()).await.expect("is kept, redacted");
+    assert_eq!(redacted.content_raw().get(), "{}");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_transaction_is_answered_alike() {
+    let pair = pair();
+    let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&room, &mallory, &pair.a.name).await.expect("joins");
+    let event = forge(&pair.m, &room, &mallory, "once").await;
+    let body = json!({"pdus": [event.raw()]});
+    let first = pair.transaction("same", body.clone()).await;
+    assert_eq!(first.1["pdus"][event.event_id().as_str()], json!({}));
+    assert_eq!(pair.transaction("same", body.clone()).await, first);
+    assert_eq!(pair.transaction("other", body).await.1, first.1);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_rooms_that_a_server_is_not_in_do_not_exist_for_it() {
+    let pair = pair();
+    let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));
+    let shared = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    let private = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&shared, &mallory, &pair.a.name).await.expect("joins");
+    let secret = pair.a.send(&private, &alice, "m.room.message", None, json!({"body": "secret"})).await;
+
+    let v1 = "/_matrix/federation/v1";
+    for (path, expected) in [
+        (format!("{v1}/event/{secret}"), StatusCode::NOT_FOUND),
+        (format!("{v1}/event/$unknown"), StatusCode::NOT_FOUND),
+        (format!("{v1}/state/{shared}?event_id={secret}"), StatusCode::NOT_FOUND),
+        (format!("{v1}/state_ids/{shared}?event_id={secret}"), StatusCode::NOT_FOUND),
+        (format!("{v1}/event_auth/{shared}/{secret}"), StatusCode::NOT_FOUND),
+        (format!("{v1}/state/{private}?event_id={secret}"), StatusCode::FORBIDDEN),
+        (format!("{v1}/state_ids/{private}?event_id={secret}"), StatusCode::FORBIDDEN),
+        (format!("{v1}/event_auth/{private}/{secret}"), StatusCode::FORBIDDEN),
+        (format!("{v1}/backfill/{private}?v={secret}&limit=10"), StatusCode::FORBIDDEN),
+    ] {
+        let (status, answer) = pair.ask(Method::GET, &path, None).await;
+        assert_eq!(status, expected, "{path}: {answer}");
+        assert!(!answer.to_string().contains("secret"));
+    }
+    let (status, answer) =
+        pair.ask(Method::GET, &format!("{v1}/backfill/{shared}?v={secret}&limit=10"), None).await;
+    assert_eq!((status, &answer["pdus"]), (StatusCode::OK, &json!([])));
+    let between = json!({"earliest_events": [], "latest_events": [secret], "limit": 10});
+    let path = format!("{v1}/get_missing_events/{shared}");
+    let (status, answer) = pair.ask(Method::POST, &path, Some(between.clone())).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({"events": []})));
+    let path = format!("{v1}/get_missing_events/{private}");
+    assert_eq!(pair.ask(Method::POST, &path, Some(between)).await.0, StatusCode::FORBIDDEN);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_shut_out_gets_nothing() {
+    let pair = pair();
+    let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&room, &mallory, &pair.a.name).await.expect("joins");
+    let said = pair.a.send(&room, &alice, "m.room.message", None, json!({"body": "said"})).await;
+    let acl = json!({"allow": ["*"], "deny": ["m.test"]});
+    pair.a.send(&room, &alice, "m.room.server_acl", Some(""), acl).await;
+
+    let v1 = "/_matrix/federation/v1";
+    for path in [
+        format!("{v1}/state/{room}?event_id={said}"),
+        format!("{v1}/state_ids/{room}?event_id={said}"),
+        format!("{v1}/event_auth/{room}/{said}"),
+        format!("{v1}/backfill/{room}?v={said}&limit=10"),
+        format!("{v1}/make_join/{room}/{mallory}?ver=12"),
+        format!("{v1}/make_leave/{room}/{mallory}"),
+        format!("{v1}/make_knock/{room}/{mallory}?ver=12"),
+    ] {
+        let (status, answer) = pair.ask(Method::GET, &path, None).await;
+        assert_eq!((status, errcode(&answer)), (StatusCode::FORBIDDEN, "M_FORBIDDEN"), "{path}: {answer}");
+    }
+    assert_eq!(pair.ask(Method::GET, &format!("{v1}/event/{said}"), None).await.0, StatusCode::NOT_FOUND);
+    let event = forge(&pair.m, &room, &mallory, "let me in").await;
+    let (status, answer) = pair.transaction("acl", json!({"pdus": [event.raw()]})).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(answer["pdus"][event.event_id().as_str()]["error"].is_string(), "{answer}");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_acts_for_the_users_of_others() {
+    let pair = pair();
+    let alice = pair.a.user("alice");
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    let carol = "@carol:c.test";
+    let path = format!("/_matrix/federation/v1/make_join/{room}/{carol}?ver=12");
+    let (status, answer) = pair.ask(Method::GET, &path, None).await;
+    assert_eq!((status, errcode(&answer)), (StatusCode::FORBIDDEN, "M_FORBIDDEN"));
+    let mallory = pair.m.user("mallory");
+    let path = format!("/_matrix/federation/v1/make_join/{room}/{mallory}?ver=1&ver=10");
+    let (status, answer) = pair.ask(Method::GET, &path, None).await;
+    assert_eq!((status, errcode(&answer)), (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION"));
+    assert_eq!(answer["room_version"], "12");
+    pair.stop().await;
+}
