@@ -1,7 +1,7 @@
 //! A user's own account: who am I, password, deactivation, third-party ids (none).
 
 use axum::{Router, response::Response};
-use causeway_service::error::MatrixError;
+use causeway_service::{accounts::Accounts, error::MatrixError};
 use http::{Method, StatusCode};
 use ruma::api::client::account::{get_3pids, whoami};
 use serde::Deserialize;
@@ -63,6 +63,7 @@ fn deactivate(state: &ClientState, request: Custom) -> Result<Response, MatrixEr
     confirm_password(state, session, "deactivate", &request.raw)?;
     state.accounts.deactivate(&session.user_id)?;
     state.devices.delete_all(&session.user_id, None)?;
+    Accounts::leave_rooms(&state.rooms, &session.user_id)?;
     // There are no third-party ids, so none was left bound.
     Ok(json_response(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
 }

@@ -25,6 +25,7 @@ mod device;
 mod discovery;
 pub mod endpoint;
 pub mod frame;
+mod keys;
 mod media;
 mod presence;
 mod profile;
@@ -49,6 +50,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(config::routes())
         .merge(device::routes())
         .merge(discovery::routes())
+        .merge(keys::routes())
         .merge(media::routes())
         .merge(presence::routes())
         .merge(profile::routes())

@@ -9,7 +9,7 @@ use causeway_storage::{
     Database,
     accounts::{self as rows, Account},
 };
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 use subtle::ConstantTimeEq;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     error::MatrixError,
     passwords::{PASSWORD_BYTES_MAX, PasswordError, Passwords},
     rate_limit::{Class, RateLimits},
+    rooms::Rooms,
     secrets,
     settings::{Registration, Settings},
 };
@@ -120,6 +121,21 @@ impl Accounts {
             account.deactivated = true;
             account.password_hash = None;
         })
+    }
+
+    /// Takes a user out of every room and turns down every invite, as far as
+    /// that needs no other server.
+    pub fn leave_rooms(rooms: &Rooms, user_id: &UserId) -> Result<(), MatrixError> {
+        for (room_id, member) in rooms.memberships_of(user_id)? {
+            let present = matches!(
+                member.membership,
+                MembershipState::Join | MembershipState::Invite | MembershipState::Knock
+            );
+            if present && let Err(error) = rooms.leave(&room_id, user_id, None) {
+                tracing::warn!(%room_id, %error, "a closed account could not leave a room");
+            }
+        }
+        Ok(())
     }
 
     /// The account, if there is one.

@@ -17,7 +17,7 @@ pub mod devices;
 pub mod directory;
 pub mod error;
 pub mod history;
-mod keys;
+pub mod keys;
 pub mod media;
 mod new_file;
 pub mod notify;
@@ -36,6 +36,7 @@ pub mod shared_secret;
 pub mod shared_space;
 pub mod shown;
 pub mod sync;
+pub mod to_device;
 pub mod typing;
 pub mod uiaa;
 pub mod visible;
@@ -44,6 +45,7 @@ use account_data::AccountData;
 use accounts::Accounts;
 use clock::Clock;
 use devices::Devices;
+use keys::Keys;
 use media::MediaStore;
 use notify::Notifier;
 use outbox::Outbox;
@@ -57,6 +59,7 @@ use settings::Settings;
 use shared_secret::SharedSecret;
 use shared_space::SharedSpace;
 use sync::SyncService;
+use to_device::ToDevice;
 use typing::Typing;
 use uiaa::Uiaa;
 
@@ -102,6 +105,10 @@ pub struct Services {
     pub shared_secret: Arc<SharedSecret>,
     /// What users call themselves.
     pub profiles: Arc<Profiles>,
+    /// End-to-end encryption keys.
+    pub keys: Arc<Keys>,
+    /// Messages from device to device.
+    pub to_device: Arc<ToDevice>,
     /// Files.
     pub media: Arc<MediaStore>,
     /// Account data, push rules, filters, pushers.
@@ -149,7 +156,9 @@ impl Services {
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let uiaa = Arc::new(Uiaa::new(time()));
         let shared_secret = Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time()));
-        let profiles = Arc::new(Profiles::new(db()));
+        let profiles = Arc::new(Profiles::new(db(), Arc::clone(&rooms)));
+        let keys = Arc::new(Keys::new(db(), wake()));
+        let to_device = Arc::new(ToDevice::new(db(), wake()));
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
         let media = Arc::new(media);
         let account_data = Arc::new(AccountData::new(db(), wake()));
@@ -184,6 +193,8 @@ impl Services {
             uiaa,
             shared_secret,
             profiles,
+            keys,
+            to_device,
             media,
             account_data,
         })

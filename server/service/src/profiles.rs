@@ -1,16 +1,14 @@
-//! Profiles of local users: display name and avatar.
-//!
-//! Only the profile itself; carrying it into the member events of rooms is the
-//! business of whoever holds the rooms.
+//! Profiles of local users: display name and avatar, and their copies in the
+//! member events of the rooms that the user is in.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use causeway_storage::profiles::Profile;
 use causeway_storage::{Database, profiles as rows};
-use ruma::{MxcUri, UserId};
+use ruma::{MxcUri, UserId, events::room::member::MembershipState};
 use serde_json::Value;
 
-use crate::error::MatrixError;
+use crate::{error::MatrixError, rooms::Rooms};
 
 /// A field's value, in bytes; member events must hold all of them.
 const VALUE_BYTES_MAX: usize = 1_000;
@@ -18,14 +16,15 @@ const VALUE_BYTES_MAX: usize = 1_000;
 /// See the module.
 pub struct Profiles {
     database: Database,
+    rooms: Arc<Rooms>,
     /// Held from reading a profile until what follows from it is committed.
     writing: Mutex<()>,
 }
 
 impl Profiles {
     /// Over `database`.
-    pub fn new(database: Database) -> Self {
-        Self { database, writing: Mutex::default() }
+    pub fn new(database: Database, rooms: Arc<Rooms>) -> Self {
+        Self { database, rooms, writing: Mutex::default() }
     }
 
     /// What is set of a user's profile; empty if nothing is.
@@ -33,7 +32,8 @@ impl Profiles {
         Ok(rows::profile(&self.database, user_id)?.unwrap_or_default())
     }
 
-    /// Sets a field, or unsets it. Returns whether that changed anything.
+    /// Sets a field, or unsets it, and updates the user's member events.
+    /// Returns whether that changed anything.
     ///
     /// # Errors
     /// 400 for a value that is no string, too long or, for an avatar, no `mxc:` address.
@@ -56,7 +56,22 @@ impl Profiles {
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
+        self.carry_into_rooms(user_id)?;
         Ok(true)
+    }
+
+    /// Puts the profile into the user's member event of each joined room. A
+    /// room that refuses keeps the old one: that must not undo the profile.
+    fn carry_into_rooms(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        let profile = self.profile(user_id)?;
+        for (room_id, member) in self.rooms.memberships_of(user_id)? {
+            if member.membership == MembershipState::Join
+                && let Err(error) = self.rooms.join(&room_id, user_id, profile.clone())
+            {
+                tracing::warn!(%room_id, %error, "a room refused a change of profile");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,185 @@
+//! Endpoint tests of end-to-end encryption keys and of messages between devices.
+
+mod common;
+
+use causeway_service::keys::CrossSigningKind;
+use common::{Server, server};
+use ruma::{
+    CanonicalJsonObject, DeviceId, UserId,
+    canonical_json::try_from_json_map,
+    serde::{Base64, base64::Standard},
+    signatures::{Ed25519KeyPair, sign_json},
+};
+use serde_json::{Value, json};
+
+const V3: &str = "/_matrix/client/v3";
+
+/// A key pair, and its public half as Matrix writes it.
+fn pair(version: &str) -> (Ed25519KeyPair, String) {
+    let document = Ed25519KeyPair::generate();
+    let pair = Ed25519KeyPair::from_der(&document, version.to_owned()).expect("a key");
+    let public = Base64::<Standard, _>::new(pair.public_key().to_vec()).encode();
+    (pair, public)
+}
+
+fn signed(pair: &Ed25519KeyPair, user_id: &str, object: Value) -> Value {
+    let Value::Object(object) = object else { panic!("an object") };
+    let mut object: CanonicalJsonObject = try_from_json_map(object).expect("canonical");
+    sign_json(user_id, pair, &mut object).expect("signed");
+    serde_json::to_value(object).expect("JSON")
+}
+
+fn device_keys(pair: &Ed25519KeyPair, public: &str, user_id: &str) -> Value {
+    signed(
+        pair,
+        user_id,
+        json!({ "user_id": user_id, "device_id": "DEV", "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": { "ed25519:DEV": public, "curve25519:DEV": "AAAA" } }),
+    )
+}
+
+async fn upload(server: &Server, token: &str, body: Value) -> common::Answer {
+    server.post(&format!("{V3}/keys/upload"), token, body).await
+}
+
+#[tokio::test]
+async fn device_keys_are_kept_only_if_the_device_signed_them() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (key, public) = pair("DEV");
+    let keys = device_keys(&key, &public, "@alice:example.org");
+    upload(&server, &bob, json!({ "device_keys": keys })).await.is_error(400, "M_INVALID_PARAM");
+    let mut forged = keys.clone();
+    forged["algorithms"] = json!([]);
+    upload(&server, &alice, json!({ "device_keys": forged })).await.is_error(400, "M_INVALID_SIGNATURE");
+    upload(&server, &alice, json!({ "device_keys": keys })).await.ok();
+    server.put(&format!("{V3}/devices/DEV"), &alice, json!({ "display_name": "Phone" })).await.ok();
+    let query = json!({ "device_keys": { "@alice:example.org": [], "@carol:far.example": [] } });
+    let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
+    let mut expected = keys;
+    expected["unsigned"] = json!({ "device_display_name": "Phone" });
+    assert_eq!(found["device_keys"], json!({ "@alice:example.org": { "DEV": expected } }));
+    assert!(found["failures"].get("far.example").is_some());
+
+    server.post(&format!("{V3}/logout"), &alice, json!({})).await.ok();
+    let query = json!({ "device_keys": { "@alice:example.org": ["DEV"] } });
+    let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
+    assert_eq!(found["device_keys"], json!({ "@alice:example.org": {} }));
+}
+
+#[tokio::test]
+async fn one_time_keys_are_given_once_and_then_the_fallback_key() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let keys = json!({
+        "one_time_keys": { "signed_curve25519:A": { "key": "1" }, "signed_curve25519:B": { "key": "2" } },
+        "fallback_keys": { "signed_curve25519:F": { "key": "f", "fallback": true } },
+    });
+    let counts = upload(&server, &alice, keys.clone()).await.ok();
+    assert_eq!(counts, json!({ "one_time_key_counts": { "signed_curve25519": 2 } }));
+    upload(&server, &alice, keys).await.ok();
+    let other = json!({ "one_time_keys": { "signed_curve25519:A": { "key": "3" } } });
+    upload(&server, &alice, other).await.is_error(400, "M_INVALID_PARAM");
+
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        let claim = json!({ "one_time_keys": { "@alice:example.org": { "DEV": "signed_curve25519" } } });
+        let claimed = server.post(&format!("{V3}/keys/claim"), &bob, claim).await.ok();
+        let keys = claimed["one_time_keys"]["@alice:example.org"]["DEV"].as_object().expect("a key").clone();
+        given.extend(keys.keys().cloned());
+    }
+    let expected = ["A", "B", "F", "F"].map(|id| format!("signed_curve25519:{id}"));
+    assert_eq!(given, expected);
+    let none = json!({ "one_time_keys": { "@alice:example.org": { "NONE": "signed_curve25519" } } });
+    let claimed = server.post(&format!("{V3}/keys/claim"), &bob, none).await.ok();
+    assert_eq!(claimed["one_time_keys"], json!({}));
+    assert_eq!(
+        upload(&server, &alice, json!({})).await.ok()["one_time_key_counts"]["signed_curve25519"],
+        0,
+        "the count is there even if it is zero"
+    );
+}
+
+#[tokio::test]
+async fn cross_signing_keys_hang_together_and_forged_signatures_are_refused() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let user = "@alice:example.org";
+    let (device, device_public) = pair("DEV");
+    let keys = device_keys(&device, &device_public, user);
+    upload(&server, &alice, json!({ "device_keys": keys.clone() })).await.ok();
+
+    // A cross-signing key is named by its public half, so make it twice.
+    let document = Ed25519KeyPair::generate();
+    let unnamed = Ed25519KeyPair::from_der(&document, "x".to_owned()).expect("a key");
+    let master_public = Base64::<Standard, _>::new(unnamed.public_key().to_vec()).encode();
+    let master_pair = Ed25519KeyPair::from_der(&document, master_public.clone()).expect("a key");
+    let own_document = Ed25519KeyPair::generate();
+    let unnamed = Ed25519KeyPair::from_der(&own_document, "x".to_owned()).expect("a key");
+    let own_public = Base64::<Standard, _>::new(unnamed.public_key().to_vec()).encode();
+    let own_pair = Ed25519KeyPair::from_der(&own_document, own_public.clone()).expect("a key");
+
+    let key = |usage: &str, public: &str| json!({ "user_id": user, "usage": [usage], "keys": { format!("ed25519:{public}"): public } });
+    let master = key("master", &master_public);
+    let path = format!("{V3}/keys/device_signing/upload");
+    let unsigned = json!({ "master_key": master, "self_signing_key": key("self_signing", &own_public) });
+    server.post(&path, &alice, unsigned).await.is_error(400, "M_INVALID_SIGNATURE");
+    let own = signed(&master_pair, user, key("self_signing", &own_public));
+    server.post(&path, &alice, json!({ "master_key": master, "self_signing_key": own })).await.ok();
+
+    // Other keys in their place need the password.
+    let (_, other_public) = pair("x");
+    let replaced = server.post(&path, &alice, json!({ "master_key": key("master", &other_public) })).await;
+    assert_eq!(replaced.status, 401);
+
+    let path = format!("{V3}/keys/signatures/upload");
+    let mut bare = keys.clone();
+    bare.as_object_mut().expect("object").remove("signatures");
+    let good = signed(&own_pair, user, bare.clone());
+    let mut forged = good.clone();
+    let name = format!("ed25519:{own_public}");
+    forged["signatures"][user][&name] = keys["signatures"][user]["ed25519:DEV"].clone();
+    let answer = server.post(&path, &alice, json!({ user: { "DEV": forged } })).await.ok();
+    assert_eq!(answer["failures"][user]["DEV"]["errcode"], "M_INVALID_SIGNATURE");
+    let answer = server.post(&path, &bob, json!({ user: { "DEV": good.clone() } })).await.ok();
+    assert!(answer["failures"][user]["DEV"].is_object(), "not by somebody else");
+    let answer = server.post(&path, &alice, json!({ user: { "DEV": good } })).await.ok();
+    assert_eq!(answer["failures"], json!({}));
+
+    let query = json!({ "device_keys": { user: [] } });
+    let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
+    assert!(found["device_keys"][user]["DEV"]["signatures"][user][&name].is_string());
+    assert!(found["device_keys"][user]["DEV"]["signatures"][user]["ed25519:DEV"].is_string());
+    assert_eq!(found["master_keys"][user]["usage"], json!(["master"]));
+    let id = UserId::parse(user).expect("id");
+    assert!(server.services.keys.cross_signing(&id, CrossSigningKind::UserSigning).expect("read").is_none());
+}
+
+#[tokio::test]
+async fn messages_to_devices_wait_once_for_each_transaction() {
+    let server = server();
+    let (alice, _bob) = (server.register("alice").await, server.register("bob").await);
+    let path = format!("{V3}/sendToDevice/m.test/txn1");
+    let body = json!({ "messages": { "@bob:example.org": { "*": { "n": 1 }, "NONE": { "n": 2 } } } });
+    server.put(&path, &alice, body.clone()).await.ok();
+    server.put(&path, &alice, body).await.ok();
+    let database = &server.services.database;
+    let bob = UserId::parse("@bob:example.org").expect("id");
+    let device: &DeviceId = "DEV".into();
+    let events = causeway_storage::to_device::events(
+        database,
+        &bob,
+        device,
+        causeway_storage::StreamPosition::default(),
+        database.visible(),
+        10,
+    );
+    let events = events.expect("read");
+    assert_eq!(events.len(), 1);
+    let event: Value = serde_json::from_str(events[0].1.get()).expect("JSON");
+    assert_eq!(event, json!({ "sender": "@alice:example.org", "type": "m.test", "content": { "n": 1 } }));
+    server
+        .put(&format!("{V3}/sendToDevice/m.test/txn2"), &alice, json!({}))
+        .await
+        .is_error(400, "M_BAD_JSON");
+}
