@@ -101,7 +101,8 @@ fn doors(
     let Some(settings) = federation else { return Ok(routes) };
     let (state, messages) = FederationState::new(Arc::clone(services), settings)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    for (name, driver) in causeway_federation::drivers(&state, requests, messages, &supervisor.stop_signal()) {
+    for (name, driver) in causeway_federation::drivers(&state, requests, messages, &supervisor.stop_signal())
+    {
         supervisor.start(name, driver);
     }
     Ok(routes.merge(causeway_federation::router(state).with_state(())))

@@ -103,9 +103,9 @@ pub fn prometheus_text(registry: &Registry) -> Result<String, prometheus::Error>
 }
 
 fn start_logging(settings: &Settings, traces: Option<&SdkTracerProvider>) -> Result<(), TelemetryError> {
-    // The exporters' own lines only when something is wrong, unless asked for.
-    let filter =
-        EnvFilter::try_new(format!("opentelemetry=warn,{}", settings.log)).map_err(TelemetryError::Filter)?;
+    // Those who write a line for every event only when something is wrong, unless asked for.
+    let filter = EnvFilter::try_new(format!("opentelemetry=warn,ruma_state_res=warn,{}", settings.log))
+        .map_err(TelemetryError::Filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.log_format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
