@@ -1,14 +1,15 @@
-//! `GET …/query/profile` and `GET …/query/directory`: what only this server
-//! knows of its users and aliases.
+//! What only this server knows of its users, aliases and public rooms:
+//! `GET …/query/profile`, `GET …/query/directory`, `GET` and `POST …/publicRooms`.
 
 use axum::{
     Json, Router,
     extract::{Query, State},
     routing::get,
 };
-use causeway_service::error::MatrixError;
+use causeway_service::{Services, error::MatrixError};
+use ruma::{OwnedRoomAliasId, RoomId};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::access;
 use crate::{
@@ -17,8 +18,26 @@ use crate::{
     state::FederationState,
 };
 
+/// Rooms on one page unless less are asked for.
+const PAGE: usize = 100;
+
 pub(super) fn routes() -> Router<FederationState> {
-    Router::new().route("/_matrix/federation/v1/query/profile", get(profile))
+    Router::new()
+        .route("/_matrix/federation/v1/query/profile", get(profile))
+        .route("/_matrix/federation/v1/query/directory", get(directory))
+        .route("/_matrix/federation/v1/publicRooms", get(public_rooms).post(search_public_rooms))
+}
+
+/// Runs `work` while the request keeps its turn.
+async fn answer(
+    state: &FederationState,
+    signed: Signed,
+    work: impl FnOnce(&Services) -> Result<Value, MatrixError> + Send + 'static,
+) -> Result<Json<Value>, Refusal> {
+    let services = state.services().clone();
+    let answer = blocking(move || work(&services)).await;
+    drop(signed);
+    Ok(Json(answer?))
 }
 
 #[derive(Deserialize)]
@@ -32,20 +51,79 @@ async fn profile(
     Query(query): Query<Profile>,
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
-    let services = state.services().clone();
-    let answer = blocking(move || {
+    let work = move |services: &Services| {
         let user_id = access::user_id(&query.user_id)?;
-        let unknown = || MatrixError::not_found("There is no such user");
-        if user_id.server_name() != services.rooms.server_name() || !services.accounts.is_active(&user_id)? {
-            return Err(unknown());
+        let local = user_id.server_name() == services.rooms.server_name();
+        if !local || !services.accounts.is_active(&user_id)? {
+            return Err(MatrixError::not_found("There is no such user"));
         }
         let mut profile = Map::from_iter(services.profiles.profile(&user_id)?);
         if let Some(field) = query.field {
             profile.retain(|name, _| *name == field);
         }
         Ok(Value::Object(profile))
-    });
-    let answer = answer.await?;
-    drop(signed);
-    Ok(Json(answer))
+    };
+    answer(&state, signed, work).await
+}
+
+#[derive(Deserialize)]
+struct Directory {
+    room_alias: String,
+}
+
+async fn directory(
+    State(state): State<FederationState>,
+    Query(query): Query<Directory>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let work = move |services: &Services| {
+        let alias = OwnedRoomAliasId::try_from(query.room_alias)
+            .map_err(|_| MatrixError::invalid_param("That is not a room alias"))?;
+        let room_id = services.directory.room_of(&alias)?;
+        let servers = services.rooms.joined_servers(&room_id)?;
+        Ok(json!({"room_id": room_id, "servers": servers}))
+    };
+    answer(&state, signed, work).await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Filter {
+    generic_search_term: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page {
+    limit: Option<usize>,
+    since: Option<String>,
+    filter: Option<Filter>,
+}
+
+async fn public_rooms(
+    State(state): State<FederationState>,
+    Query(page): Query<Page>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    answer(&state, signed, move |services| list(services, page)).await
+}
+
+async fn search_public_rooms(
+    State(state): State<FederationState>,
+    signed: Signed,
+) -> Result<Json<Value>, Refusal> {
+    let page: Page = signed.json()?;
+    answer(&state, signed, move |services| list(services, page)).await
+}
+
+fn list(services: &Services, page: Page) -> Result<Value, MatrixError> {
+    let from = page.since.as_deref().map(access::room_id).transpose()?;
+    let term = page.filter.and_then(|filter| filter.generic_search_term).unwrap_or_default();
+    let limit = page.limit.unwrap_or(PAGE).min(PAGE);
+    let found = services.directory.public_rooms(from.as_deref().map(|id| -> &RoomId { id }), &term, limit)?;
+    let mut answer = json!({"chunk": found.chunk});
+    if let Some(next) = found.next {
+        answer["next_batch"] = json!(next);
+    }
+    Ok(answer)
 }

@@ -37,7 +37,7 @@ fn typing(
         Typing::Yes(info) => Some(u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX)),
         Typing::No => None,
     };
-    state.typing.set(&body.room_id, &body.user_id, timeout_ms);
+    state.ephemeral.typing(&body.room_id, &body.user_id, timeout_ms)?;
     Ok(create_typing_event::v3::Response::new())
 }
 
@@ -87,7 +87,7 @@ fn set(
     thread: &str,
     event_id: &EventId,
 ) -> Result<(), MatrixError> {
-    state.receipts.set(room_id, &session.user_id, kind, thread, event_id)
+    state.ephemeral.receipt(room_id, &session.user_id, kind, thread, event_id)
 }
 
 fn set_fully_read(

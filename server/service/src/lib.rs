@@ -15,6 +15,7 @@ pub mod client_event;
 pub mod clock;
 pub mod devices;
 pub mod directory;
+pub mod ephemeral;
 pub mod error;
 pub mod history;
 pub mod keys;
@@ -97,6 +98,8 @@ pub struct Services {
     pub receipts: Arc<Receipts>,
     /// Who is typing.
     pub typing: Arc<Typing>,
+    /// What of this other servers are told.
+    pub ephemeral: ephemeral::Ephemeral,
     /// What is new to each device.
     pub sync: Arc<SyncService>,
     /// User-interactive authentication.
@@ -166,6 +169,7 @@ impl Services {
         let history = Arc::new(history::History::new(Arc::clone(&rooms), time()));
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
+        let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
         let sync = Arc::new(SyncService::new(
             Arc::clone(&rooms),
             Arc::clone(&receipts),
@@ -189,6 +193,7 @@ impl Services {
             history,
             receipts,
             typing,
+            ephemeral,
             sync,
             uiaa,
             shared_secret,
