@@ -1,5 +1,7 @@
 //! Servers that talk to each other over real TLS on loopback.
 
+mod gaps;
 mod hostile;
+mod requests;
 mod rooms;
 mod support;

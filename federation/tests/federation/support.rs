@@ -63,13 +63,18 @@ impl Network {
 
     /// Starts the server `name` over the data in `folder`.
     pub fn start(&mut self, name: &str, folder: &Path) -> Server {
+        self.start_with(name, folder, true)
+    }
+
+    /// The same, without sending anything unless `sends`.
+    pub fn start_with(&mut self, name: &str, folder: &Path, sends: bool) -> Server {
         let name = OwnedServerName::try_from(name).expect("a name");
         let listener = self.listeners.remove(&name).unwrap_or_else(|| {
             let listener = TcpListener::bind(self.addresses[&name]).expect("its port");
             listener.set_nonblocking(true).expect("non-blocking");
             listener
         });
-        Server::start(self, name, folder, listener)
+        Server::start(self, name, folder, listener, sends)
     }
 
     fn tls(&self, name: &ServerName) -> RustlsConfig {
@@ -99,7 +104,13 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(network: &Network, name: OwnedServerName, folder: &Path, listener: TcpListener) -> Self {
+    fn start(
+        network: &Network,
+        name: OwnedServerName,
+        folder: &Path,
+        listener: TcpListener,
+        sends: bool,
+    ) -> Self {
         let database =
             Database::open(folder, &causeway_storage::Options::default()).expect("the database opens");
         let (remote, requests) = RemoteHandle::channel();
@@ -115,8 +126,10 @@ impl Server {
         let (state, replication) = FederationState::new(Arc::clone(&services), settings).expect("federation");
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        for (_, driver) in causeway_federation::drivers(&state, requests, replication, &stop) {
-            tasks.spawn(driver);
+        for (name, driver) in causeway_federation::drivers(&state, requests, replication, &stop) {
+            if sends || name != "federation sender" {
+                tasks.spawn(driver);
+            }
         }
         let handle = Handle::new();
         let router = causeway_federation::router(state.clone()).into_make_service();
@@ -138,6 +151,11 @@ impl Server {
     /// A user of this server.
     pub fn user(&self, name: &str) -> OwnedUserId {
         UserId::parse(format!("@{name}:{}", self.name)).expect("a user id")
+    }
+
+    /// A user of this server with an account.
+    pub async fn register(&self, name: &'static str) -> OwnedUserId {
+        self.run(move |services| services.accounts.register(Some(name), None, false).expect("is new")).await
     }
 
     /// Runs a synchronous use-case.

@@ -1,0 +1,214 @@
+//! What clients' requests need from other servers: invites, files, profiles,
+//! aliases, history.
+
+use bytes::Bytes;
+use causeway_service::{
+    media::Label,
+    remote::RemoteRequest,
+    rooms::{CreateRoom, Invite, Outcome, Preset},
+};
+use http::Method;
+use ruma::{OwnedRoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use serde_json::{Map, json};
+
+use crate::support::{Network, Server};
+
+fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    (a, b, folders)
+}
+
+async fn private_room(server: &Server, user: &UserId) -> OwnedRoomId {
+    let user = user.to_owned();
+    server
+        .run(move |services| {
+            let request = CreateRoom { preset: Preset::PrivateChat, ..CreateRoom::default() };
+            services.rooms.create(&user, &request).expect("is created").room_id
+        })
+        .await
+}
+
+/// Invites as a client's request does.
+async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target: &UserId) {
+    let (room_id, sender, user_id) = (room.clone(), sender.to_owned(), target.to_owned());
+    let invited = user_id.clone();
+    let prepared = server
+        .run(move |services| services.rooms.invite(&room_id, &sender, &invited, Map::new()).expect("may"))
+        .await;
+    let Invite::Remote(prepared) = prepared else { panic!("the user is on another server") };
+    let (room_id, event_id) = (room.clone(), prepared.event.event_id().to_owned());
+    let event = prepared.event.raw().to_owned();
+    let stripped_state = prepared.stripped_state;
+    let request = |reply| RemoteRequest::Invite { room_id, event_id, event, stripped_state, user_id, reply };
+    let signed = server.services.remote.request(request).await.expect("is signed");
+    let room_id = room.clone();
+    server.run(move |services| services.rooms.commit_invite(&room_id, &signed).expect("is allowed")).await;
+}
+
+async fn membership(server: &Server, room: &OwnedRoomId, user: &UserId) -> Option<MembershipState> {
+    let (room, user) = (room.clone(), user.to_owned());
+    let member = server.run(move |services| services.rooms.member(&room, &user).expect("reads")).await;
+    member.map(|member| member.membership)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invites_are_signed_accepted_and_turned_down() {
+    let (a, b, _folders) = two();
+    let (alice, bob) = (a.user("alice"), b.register("bob").await);
+    let room = private_room(&a, &alice).await;
+    b.join(&room, &bob, &a.name).await.expect_err("nobody invited him");
+    invite(&a, &room, &alice, &bob).await;
+    assert_eq!(membership(&b, &room, &bob).await, Some(MembershipState::Invite));
+    assert_eq!(membership(&a, &room, &bob).await, Some(MembershipState::Invite));
+    b.join(&room, &bob, &a.name).await.expect("was invited");
+    let said = b.send(&room, &bob, "m.room.message", None, json!({"body": "here"})).await;
+    a.has(&said).await;
+
+    let other = private_room(&a, &alice).await;
+    invite(&a, &other, &alice, &bob).await;
+    let (room_id, user_id) = (other.clone(), bob.clone());
+    let outcome =
+        b.run(move |services| services.rooms.leave(&room_id, &user_id, None).expect("was invited")).await;
+    let Outcome::Remote { via } = outcome else { panic!("b is not in the room") };
+    let (room_id, user_id) = (other.clone(), bob.clone());
+    let leave = |reply| RemoteRequest::Leave { room_id, user_id, via, content: json!({}), reply };
+    b.services.remote.request(leave).await.expect("leaves");
+    assert_eq!(membership(&a, &other, &bob).await, Some(MembershipState::Leave));
+
+    let nobody = b.user("nobody");
+    let third = private_room(&a, &alice).await;
+    let (room_id, target) = (third.clone(), nobody.clone());
+    let prepared = a.run(move |services| services.rooms.invite(&room_id, &alice, &target, Map::new())).await;
+    let Ok(Invite::Remote(prepared)) = prepared else { panic!("prepared") };
+    let body = json!({
+        "room_version": "12", "event": prepared.event.raw(), "invite_room_state": prepared.stripped_state,
+    });
+    let path = format!("/_matrix/federation/v2/invite/{third}/{}", prepared.event.event_id());
+    let (status, _) =
+        a.state.client().request(&b.name, Method::PUT, &path, Some(&body)).await.expect("answers");
+    assert_eq!(status, http::StatusCode::NOT_FOUND);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_left_joins_again_through_another() {
+    let (a, b, _folders) = two();
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let (room_id, user_id) = (room.clone(), bob.clone());
+    b.run(move |services| services.rooms.leave(&room_id, &user_id, None).expect("leaves")).await;
+    a.until("bob's leaving arrives", {
+        let (room, bob) = (room.clone(), bob.clone());
+        move |services| !services.rooms.is_joined(&room, &bob).expect("reads")
+    })
+    .await;
+    let topic = a.send(&room, &alice, "m.room.topic", Some(""), json!({"topic": "while he was away"})).await;
+    let (room_id, user_id) = (room.clone(), bob.clone());
+    let outcome = b.run(move |services| services.rooms.join(&room_id, &user_id, Map::new())).await;
+    assert!(matches!(outcome, Ok(Outcome::Remote { .. })), "a rejoin is not local: {outcome:?}");
+    b.join(&room, &bob, &a.name).await.expect("joins again");
+    let room_id = room.clone();
+    let state = b.run(move |services| services.rooms.state_event(&room_id, "m.room.topic", "")).await;
+    assert_eq!(state.expect("reads").expect("is set").event_id(), topic);
+    let said = a.send(&room, &alice, "m.room.message", None, json!({"body": "welcome back"})).await;
+    b.has(&said).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_profiles_and_aliases_of_other_servers() {
+    let (a, b, _folders) = two();
+    let alice = a.register("alice").await;
+    let user = alice.clone();
+    let mxc = a
+        .run(move |services| {
+            services.profiles.set(&user, "displayname", Some("Alice".into())).expect("sets");
+            let mut upload = services.media.begin().expect("begins");
+            upload.write(b"--a\r\n\r\nfile\0").expect("writes");
+            let label =
+                Label { content_type: Some("text/plain".to_owned()), filename: Some("ä\".txt".to_owned()) };
+            services.media.finish(upload, user, label).expect("is kept")
+        })
+        .await;
+    let holders = Vec::new();
+    let file = (mxc.clone(), holders.clone());
+    let fetch = |reply| RemoteRequest::Media { mxc: file.0, holders: file.1, bytes_max: 1_000, reply };
+    let media = b.services.remote.request(fetch).await.expect("is there");
+    assert_eq!(media.content, Bytes::from_static(b"--a\r\n\r\nfile\0"));
+    assert_eq!(media.content_type.as_deref(), Some("text/plain"));
+    let fetch = |reply| RemoteRequest::Media { mxc: mxc.clone(), holders, bytes_max: 3, reply };
+    assert_eq!(b.services.remote.request(fetch).await.expect_err("too large").status, 413);
+    let absent = format!("mxc://{}/absent", a.name).into();
+    let fetch = |reply| RemoteRequest::Media { mxc: absent, holders: Vec::new(), bytes_max: 9, reply };
+    assert_eq!(b.services.remote.request(fetch).await.expect_err("absent").status, 404);
+
+    let user_id = alice.clone();
+    let profile = b.services.remote.request(|reply| RemoteRequest::Profile { user_id, reply }).await;
+    assert_eq!(profile.expect("is known")["displayname"], "Alice");
+    let user_id = a.user("nobody");
+    let profile = b.services.remote.request(|reply| RemoteRequest::Profile { user_id, reply }).await;
+    assert_eq!(profile.expect_err("unknown").status, 404);
+
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let (alias, room_id) =
+        (ruma::RoomAliasId::parse(format!("#there:{}", a.name)).expect("an alias"), room.clone());
+    let named = alias.clone();
+    a.run(move |services| services.directory.create_alias(&named, &room_id, &alice).expect("is free")).await;
+    let found =
+        b.services.remote.request(|reply| RemoteRequest::Alias { alias, reply }).await.expect("is known");
+    assert_eq!(found, (room, vec![a.name.clone()]));
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_served_when_the_origin_is_gone() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let c = network.start("c.test", folders[2].path());
+    let alice = a.user("alice");
+    let mxc = a
+        .run(move |services| {
+            let mut upload = services.media.begin().expect("begins");
+            upload.write(b"kept").expect("writes");
+            services.media.finish(upload, alice, Label::default()).expect("is kept")
+        })
+        .await;
+    b.services.media.obtain(&mxc, Vec::new()).await.expect("from its origin");
+    a.stop().await;
+    let held = c.services.media.obtain(&mxc, vec![b.name.clone()]).await.expect("from a holder");
+    let content = c.run(move |services| services.media.read(&held).expect("reads")).await;
+    assert_eq!(content, b"kept");
+    b.stop().await;
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_before_the_join_can_be_had() {
+    let (a, b, _folders) = two();
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let mut said = Vec::new();
+    for n in 0..30 {
+        said.push(a.send(&room, &alice, "m.room.message", None, json!({"body": n.to_string()})).await);
+    }
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    for _ in 0..2 {
+        let room_id = room.clone();
+        let more = |reply| RemoteRequest::Backfill { room_id, limit: 20, reply };
+        b.services.remote.request(more).await.expect("more");
+    }
+    for event_id in said {
+        b.has(&event_id).await;
+    }
+    a.stop().await;
+    b.stop().await;
+}
