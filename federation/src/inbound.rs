@@ -4,7 +4,6 @@
 //! everybody), finds out whether the origin may have what it asks for, and runs
 //! the use-case on a blocking thread.
 
-pub mod access;
 pub mod backfill;
 pub mod get_event;
 pub mod get_media;

@@ -110,8 +110,8 @@ fn parse(services: &Services, raw: &RawValue) -> Result<(OwnedRoomId, Arc<Versio
 
 /// Whether this server takes events of the room from `origin`.
 fn may_send(services: &Services, room_id: &RoomId, origin: &ServerName) -> Result<(), MatrixError> {
-    crate::inbound::access::in_room_here(&services.rooms, room_id)?;
-    crate::inbound::access::acl(&services.rooms, room_id, origin)
+    crate::access::in_room_here(&services.rooms, room_id)?;
+    crate::access::acl(&services.rooms, room_id, origin)
 }
 
 #[tracing::instrument(name = "federation.room_events.receive", skip_all, fields(events = group.pdus.len()))]

@@ -18,6 +18,7 @@
 //!   result.
 //! - What is told to another server was durable before.
 
+pub mod access;
 pub mod authenticated;
 pub mod backoff;
 pub mod bounded;
@@ -32,6 +33,7 @@ pub mod multipart;
 pub mod outbound;
 pub mod peers;
 pub mod remote_driver;
+mod replies;
 pub mod replication_driver;
 pub mod settings;
 pub mod signing;

@@ -10,16 +10,19 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
     client::FederationClient,
-    inbound::send_transaction::Replies,
     keys::KeyRing,
     outbound::Sender,
     peers::{PeerEvents, Turns},
+    replies::Replies,
     settings::Settings,
 };
 
 /// Replication messages that wait for the replication driver; more are dropped,
 /// which costs a round of anti-entropy.
 pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
+
+/// The type of the unit that carries replication's advertisements.
+pub const VERSION_VECTOR: &str = "org.causeway.version_vector";
 
 /// What the replication driver is told of what other servers say.
 #[derive(Debug)]

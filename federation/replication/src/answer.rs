@@ -6,12 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use causeway_shared_space::{Counter, Range, change_log::Scope};
+use causeway_shared_space::{Counter, Range, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
 
 use crate::{
     limits::{MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_KEYS},
     message::{Delta, Pull},
-    peer::capped,
     snapshot::Snapshot,
 };
 
@@ -88,4 +87,17 @@ pub(crate) fn length(range: &Range) -> u64 {
 
 fn above(range: &Range, skip: u64) -> Counter {
     Counter::new(range.from.value() + skip).unwrap_or(range.to)
+}
+
+/// As much of a vector as one message may hold. What is cut off is sent again or
+/// asked for again; nothing is lost by it.
+pub(crate) fn capped(vector: VersionVector) -> VersionVector {
+    if vector.len() <= MAX_POINTS {
+        return vector;
+    }
+    let mut short = VersionVector::new();
+    for (replica, point) in vector.iter().take(MAX_POINTS) {
+        short.insert(replica, *point);
+    }
+    short
 }

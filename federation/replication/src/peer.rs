@@ -171,16 +171,3 @@ impl Peer {
         Ok(if delta.next || bytes > MAX_RIDING_BYTES { Vec::new() } else { delta.changes })
     }
 }
-
-/// As much of a vector as one message may hold. What is cut off is sent again or
-/// asked for again; nothing is lost by it.
-pub(crate) fn capped(vector: VersionVector) -> VersionVector {
-    if vector.len() <= MAX_POINTS {
-        return vector;
-    }
-    let mut short = VersionVector::new();
-    for (replica, point) in vector.iter().take(MAX_POINTS) {
-        short.insert(replica, *point);
-    }
-    short
-}

@@ -13,13 +13,13 @@ use causeway_shared_space::{ChangeId, VersionVector, version_vector::MAX_POINTS}
 use ruma::OwnedServerName;
 
 use crate::{
+    answer::capped,
     effect::{Outcome, ServerName},
     limits::{
         APPLY_TIMEOUT_MS, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_IDLE_PAGES, MAX_PAGES, MAX_SCOPE,
         PULL_TIMEOUT_MS,
     },
     message::{Delta, Pull},
-    peer::capped,
     snapshot::Snapshot,
 };
 

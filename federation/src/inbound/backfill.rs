@@ -11,8 +11,8 @@ use ruma::OwnedEventId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},

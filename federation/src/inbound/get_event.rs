@@ -8,8 +8,8 @@ use axum::{
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     error::{Refusal, blocking},
     state::FederationState,

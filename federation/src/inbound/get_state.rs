@@ -11,8 +11,8 @@ use ruma::{OwnedEventId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     error::{Refusal, blocking},
     state::FederationState,

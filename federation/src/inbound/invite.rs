@@ -15,8 +15,9 @@ use ruma::{RoomVersionId, ServerName, UserId, events::room::member::MembershipSt
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{access, send_membership::parse};
+use super::send_membership::parse;
 use crate::{
+    access,
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},

@@ -10,8 +10,8 @@ use causeway_service::error::MatrixError;
 use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     error::{Refusal, blocking},
     state::FederationState,

@@ -11,8 +11,8 @@ use ruma::{OwnedRoomAliasId, RoomId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     error::{Refusal, blocking},
     state::FederationState,

@@ -24,8 +24,9 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::oneshot;
 
-use super::{access, send_transaction};
+use super::send_transaction;
 use crate::{
+    access,
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},

@@ -16,8 +16,8 @@ use causeway_service::{
 use ruma::{OwnedRoomId, events::room::member::MembershipState};
 use serde_json::{Value, json, value::RawValue};
 
-use super::access;
 use crate::{
+    access,
     authenticated::Signed,
     error::{Refusal, blocking},
     state::FederationState,

@@ -7,7 +7,6 @@
 //! Invariant: a transaction is worked on once; a repetition gets the same answer.
 
 mod ephemeral;
-mod replies;
 
 use axum::{
     Json, Router,
@@ -17,8 +16,7 @@ use axum::{
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json, value::RawValue};
 
-pub use self::ephemeral::VERSION_VECTOR;
-pub(crate) use self::{ephemeral::receive as receive_edu, replies::Replies};
+pub(crate) use self::ephemeral::receive as receive_edu;
 use crate::{authenticated::Signed, bounded::BoundedList, error::Refusal, state::FederationState};
 
 /// Events in one transaction.

@@ -4,14 +4,20 @@
 use std::{collections::BTreeMap, io::Read as _};
 
 use causeway_replication::{Delta, Down, Outcome, Pull, limits::MAX_DELTA_BODY_BYTES};
-use causeway_service::error::{Chain, MatrixError};
+use causeway_service::{
+    error::{Chain, MatrixError},
+    server_keys::RemoteKey,
+    shared_space::keys::VerifyKeyRow,
+};
 use causeway_shared_space::Change;
 use http::{Method, StatusCode, header::CONTENT_ENCODING};
-use ruma::{OwnedServerName, RoomId, ServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, ServerName};
+use serde_json::value::RawValue;
 
 use crate::{
     client::{ClientError, Request, Response, escape},
     error::blocking,
+    keys::document::{DOCUMENT_BYTES_MAX, Document},
     state::FederationState,
 };
 
@@ -61,18 +67,26 @@ fn decompressed(response: &Response) -> Option<Vec<u8>> {
     (body.len() <= MAX_DELTA_BODY_BYTES).then_some(body)
 }
 
+/// What a peer served.
+pub struct Served {
+    /// The entries.
+    pub entries: Vec<Change>,
+    /// Key documents of their origins, unverified.
+    pub keys: Vec<Box<RawValue>>,
+}
+
 /// Fetches the keys that are lacking, then verifies and joins in one durable batch.
 pub async fn apply(
     state: &FederationState,
     room: &RoomId,
     from: &OwnedServerName,
-    entries: Vec<Change>,
+    served: Served,
     broken: &[String],
 ) -> Outcome {
     for reason in broken {
         tracing::warn!(%from, reason, "a change that is not well-formed was refused");
     }
-    match try_apply(state, room, from, entries).await {
+    match try_apply(state, room, from, served).await {
         Ok(mut outcome) => {
             outcome.refused += broken.len() as u64;
             outcome
@@ -88,7 +102,7 @@ async fn try_apply(
     state: &FederationState,
     room: &RoomId,
     from: &OwnedServerName,
-    entries: Vec<Change>,
+    Served { entries, keys }: Served,
 ) -> Result<Outcome, MatrixError> {
     let services = state.services().clone();
     let (entries, unknown) = blocking(move || {
@@ -100,23 +114,112 @@ async fn try_apply(
     for (server, key_id) in unknown {
         wanted.entry(server).or_default().insert(key_id, 0);
     }
+    let mut documents = documents(&keys, &wanted, state.clock().now_ms());
     let helpers = [from.clone()];
     let mut found = Vec::new();
     for (server, key_ids) in wanted {
         let known = state.keys().known(&server, &key_ids, &helpers).await;
+        let served = documents.remove(&server).unwrap_or_default();
         for key_id in key_ids.into_keys() {
             if let Some(key) = known.keys.get(&key_id) {
                 let published = known.document.clone();
-                found.push((server.clone(), key_id, key.key.clone(), key.valid_until_ms, published));
+                found.push(KnownKey { server: server.clone(), key_id, key: key.clone(), published, hearsay: false });
+            } else if let Some((key, document)) =
+                served.iter().find_map(|document| Some((document.keys.get(&key_id)?, document)))
+            {
+                let published = Some(document.raw.clone());
+                found.push(KnownKey { server: server.clone(), key_id, key: key.clone(), published, hearsay: true });
             }
         }
     }
     let (services, room, from) = (state.services().clone(), room.to_owned(), from.clone());
     blocking(move || {
-        for (server, key_id, key, valid_until_ms, published) in found {
-            services.shared_space.keep_verify_key(&server, &key_id, &key, valid_until_ms, published.as_deref())?;
+        for KnownKey { server, key_id, key, published, hearsay } in found {
+            let row = VerifyKeyRow {
+                key: key.key,
+                valid_until_ts: key.valid_until_ms,
+                published: published.map(String::into_boxed_str),
+                hearsay,
+            };
+            services.shared_space.keep_verify_key(&server, &key_id, &row)?;
         }
         Ok(services.shared_space.join(&room, &from, entries)?)
     })
     .await
+}
+
+/// A key that entries are waiting for.
+struct KnownKey {
+    server: OwnedServerName,
+    key_id: String,
+    key: RemoteKey,
+    published: Option<String>,
+    /// Only the peer that served the entries says so.
+    hearsay: bool,
+}
+
+/// The key documents that a peer served of those servers whose keys are wanted.
+///
+/// A document proves only that whoever holds its keys wrote it. So its keys
+/// serve for entries, and only while neither the server nor a notary answers;
+/// requests and events are never checked with them.
+fn documents(
+    served: &[Box<RawValue>],
+    wanted: &BTreeMap<OwnedServerName, BTreeMap<String, u64>>,
+    now_ms: u64,
+) -> BTreeMap<OwnedServerName, Vec<Document>> {
+    let mut documents: BTreeMap<OwnedServerName, Vec<Document>> = BTreeMap::new();
+    if wanted.is_empty() {
+        return documents;
+    }
+    for text in served.iter().filter(|text| text.get().len() <= DOCUMENT_BYTES_MAX) {
+        let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(text.get()) else { continue };
+        match Document::parse(&object, now_ms) {
+            Ok(document) if wanted.contains_key(&document.server) => {
+                documents.entry(document.server.clone()).or_default().push(document);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::info!(%error, "a key document that came with changes is refused"),
+        }
+    }
+    documents
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        server_name,
+        serde::{Base64, base64::Standard},
+        signatures::{Ed25519KeyPair, sign_json},
+    };
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+
+    #[test]
+    fn only_signed_documents_of_servers_whose_keys_are_wanted_are_taken() {
+        let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "1".to_owned()).expect("just made");
+        let public = Base64::<Standard>::new(pair.public_key().to_vec()).encode();
+        let document = |server: &str| {
+            let document = json!({
+                "server_name": server, "valid_until_ts": 10, "old_verify_keys": {},
+                "verify_keys": {"ed25519:1": {"key": public}},
+            });
+            serde_json::from_value::<CanonicalJsonObject>(document).expect("canonical")
+        };
+        let signed = |server: &str| {
+            let mut document = document(server);
+            sign_json(server, &pair, &mut document).expect("signs");
+            to_raw_value(&document).expect("JSON")
+        };
+        let unsigned = to_raw_value(&document("gone.example")).expect("JSON");
+        let nonsense = to_raw_value(&json!([1])).expect("JSON");
+        let served = [unsigned, nonsense, signed("other.example"), signed("gone.example")];
+        let gone = server_name!("gone.example").to_owned();
+        let wanted = BTreeMap::from([(gone.clone(), BTreeMap::from([("ed25519:1".to_owned(), 0)]))]);
+        let found = documents(&served, &wanted, 5);
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&gone]);
+        assert_eq!(found[&gone].len(), 1);
+        assert_eq!(found[&gone][0].keys["ed25519:1"].key, public);
+    }
 }

@@ -18,8 +18,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{GATHER, Names, News, RoomInput, changed, exchange};
-use crate::{error::blocking, state::FederationState};
+use super::{
+    GATHER, Names, News, RoomInput, changed,
+    exchange::{self, Served},
+};
+use crate::{
+    error::blocking,
+    state::{FederationState, VERSION_VECTOR},
+};
 
 /// What a request or a join came to.
 enum Done {
@@ -232,10 +238,10 @@ impl RoomTask {
     fn act(&mut self, effect: Effect, waiting: &mut Waiting) {
         let (state, room) = (self.state.clone(), self.room.clone());
         match effect {
-            Effect::Apply { from, entries, keys: _, broken } => {
+            Effect::Apply { from, entries, keys, broken } => {
                 let Ok(from) = OwnedServerName::try_from(from) else { return };
                 self.io.spawn(async move {
-                    let outcome = exchange::apply(&state, &room, &from, entries, &broken).await;
+                    let outcome = exchange::apply(&state, &room, &from, Served { entries, keys }, &broken).await;
                     Done::Applied { from, outcome }
                 });
             }
@@ -270,7 +276,7 @@ impl RoomTask {
     fn advertise(&mut self, to: &OwnedServerName, advertise: &causeway_replication::Advertise) {
         let Ok(content) = advertise.to_content(self.room.as_str()) else { return };
         let edu = serde_json::json!({
-            "edu_type": crate::inbound::send_transaction::VERSION_VECTOR, "content": content,
+            "edu_type": VERSION_VECTOR, "content": content,
         });
         let Ok(edu) = to_raw_value(&edu) else { return };
         self.state.sender().queue_edu(to, format!("version_vector:{}", self.room), edu);

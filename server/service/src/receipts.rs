@@ -12,7 +12,7 @@ use causeway_storage::{
     receipts::{self, FiledReceipt},
 };
 use ruma::{EventId, RoomId, UserId};
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::{Map, Value, json, value::{RawValue, to_raw_value}};
 
 use crate::{
     clock::Clock,
@@ -20,7 +20,6 @@ use crate::{
     notify::{Notifier, Topic},
     room_view::RoomView,
     rooms::Rooms,
-    sync::response::RawEvent,
 };
 
 /// Seen by the room.
@@ -116,7 +115,7 @@ impl Receipts {
         user_id: &UserId,
         since: StreamPosition,
         until: StreamPosition,
-    ) -> Result<Option<RawEvent>, StorageError> {
+    ) -> Result<Option<Box<RawValue>>, StorageError> {
         let mut set = receipts::receipts_since(&self.database, room_id, since, until, RECEIPTS_TOLD_MAX)?;
         set.retain(|filed| filed.kind != READ_PRIVATE || filed.user_id == user_id);
         if set.is_empty() {

@@ -14,13 +14,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    access,
     error::blocking,
-    inbound::access,
-    state::{FederationState, ReplicationMessage},
+    state::{FederationState, ReplicationMessage, VERSION_VECTOR},
 };
 
-/// The unit that carries our replication's advertisements.
-pub const VERSION_VECTOR: &str = "org.causeway.version_vector";
 /// Receipts of one unit that are looked at.
 const RECEIPTS_MAX: usize = 1_000;
 /// How long somebody on another server is taken to type, in milliseconds, when

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use causeway_shared_space::Change;
-use causeway_storage::shared_space::entries::{self, VerifyKeyRow};
+pub use causeway_storage::shared_space::entries::VerifyKeyRow;
+use causeway_storage::shared_space::entries;
 use ruma::{OwnedServerName, ServerName};
 
 use super::{SharedSpace, error::SpaceError};
@@ -28,31 +29,36 @@ impl SharedSpace {
         Ok(key.filter(|key| key.len() == KEY_BYTES))
     }
 
-    /// Which keys are needed for these entries and not known: server and key id.
+    /// Which keys are needed for these entries and not known, or only by hearsay:
+    /// server and key id.
     pub fn unknown_keys(&self, changes: &[Change]) -> Result<BTreeSet<(OwnedServerName, String)>, SpaceError> {
         let mut unknown = BTreeSet::new();
         for change in changes {
             let needed = (change.server().to_owned(), change.signature().key_id().to_owned());
-            if !unknown.contains(&needed) && self.verify_key(&needed.0, &needed.1)?.is_none() {
+            if unknown.contains(&needed) || needed.0 == self.server_name() {
+                continue;
+            }
+            let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?;
+            if known.is_none_or(|row| row.hearsay) {
                 unknown.insert(needed);
             }
         }
         Ok(unknown)
     }
 
-    /// Keeps a key whose server published it (the caller has verified that).
-    /// `published` is the signed document, to be served with the entries.
+    /// Keeps a key whose server published it: the caller has verified that the
+    /// signed document holds it. What a peer says never replaces what is known.
     pub fn keep_verify_key(
         &self,
         server: &ServerName,
         key_id: &str,
-        key: &str,
-        valid_until_ts: u64,
-        published: Option<&str>,
+        row: &VerifyKeyRow,
     ) -> Result<(), SpaceError> {
-        let row = VerifyKeyRow { key: key.to_owned(), valid_until_ts, published: published.map(Into::into) };
+        if row.hearsay && entries::verify_key(&self.db, server.as_str(), key_id)?.is_some() {
+            return Ok(());
+        }
         let mut batch = self.db.batch();
-        entries::put_verify_key(&mut batch, server.as_str(), key_id, &row);
+        entries::put_verify_key(&mut batch, server.as_str(), key_id, row);
         // In the log before any entry that needs it; synced with that.
         let _commit = self.db.commit(batch)?;
         Ok(())

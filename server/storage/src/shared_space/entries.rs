@@ -65,6 +65,9 @@ pub struct VerifyKeyRow {
     /// The server's key object in which it was published, signed; served with the entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Box<str>>,
+    /// Only a peer that served entries says so: it gives way to the server's own word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hearsay: bool,
 }
 
 /// Where a held entry hangs.
