@@ -88,6 +88,12 @@ impl Peer {
         self.origin_asked = false;
     }
 
+    /// It said that it holds `vector`, perhaps before what it said last: nothing
+    /// that is known of it is taken back.
+    pub(crate) fn also_said(&mut self, vector: &VersionVector) {
+        self.vector.join(vector);
+    }
+
     /// It said what it holds of some replicas, and the digest of the whole.
     pub(crate) fn said_some<S: Snapshot>(
         &mut self,

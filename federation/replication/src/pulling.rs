@@ -130,7 +130,11 @@ impl Replicator {
                 peer.failures.grow(now_ms, FAILURE_FIRST_MS, &mut self.dice);
             }
             if let Some(vector) = session.said {
-                peer.said_all(vector);
+                if session.overtaken {
+                    peer.also_said(&vector);
+                } else {
+                    peer.said_all(vector);
+                }
                 peer.assess(now_ms, Digest::of(&at.log().vector()), at)?;
             }
             if gained {

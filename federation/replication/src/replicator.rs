@@ -184,6 +184,14 @@ impl Replicator {
         Some(peer)
     }
 
+    /// The peer says what it holds while it is being asked: the page that is
+    /// awaited or being applied does not know of it.
+    fn overtakes(&mut self, from: &str) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.peer == from) {
+            session.overtaken = true;
+        }
+    }
+
     fn advertised<S: Snapshot>(
         &mut self,
         now_ms: u64,
@@ -194,6 +202,7 @@ impl Replicator {
     ) -> Result<(), S::Error> {
         let Advertise { vector, full, digest, changes, broken } = message;
         let own = Digest::of(&at.log().vector());
+        self.overtakes(from);
         let Some(peer) = self.heard(from) else { return Ok(()) };
         if full {
             peer.said_all(vector);
@@ -218,6 +227,7 @@ impl Replicator {
     /// A peer asked: its `after` is what it holds.
     fn pulled<S: Snapshot>(&mut self, now_ms: u64, from: &str, pull: Pull, at: &S) -> Result<(), S::Error> {
         let own = Digest::of(&at.log().vector());
+        self.overtakes(from);
         let Some(peer) = self.heard(from) else { return Ok(()) };
         peer.said_all(pull.after);
         peer.assess(now_ms, own, at)?;

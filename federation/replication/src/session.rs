@@ -45,6 +45,9 @@ pub(crate) struct Session {
     pub(crate) gained: u64,
     /// What the peer said it holds, on the last page.
     pub(crate) said: Option<VersionVector>,
+    /// The peer has spoken otherwise since it was asked: what its pages say it
+    /// holds may be older than that.
+    pub(crate) overtaken: bool,
     next: bool,
     also: VersionVector,
     scope: BTreeSet<OwnedServerName>,
@@ -66,6 +69,7 @@ impl Session {
             deadline_ms: 0,
             gained: 0,
             said: None,
+            overtaken: false,
             next: false,
             also: VersionVector::new(),
             scope: BTreeSet::new(),
