@@ -22,7 +22,7 @@ use tower_http::{
 use crate::ClientState;
 
 /// How long a browser may remember the answer to a preflight request.
-const CORS_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const CORS_MAX_AGE: Duration = Duration::from_hours(24);
 
 /// Puts the frame around `routes`. Everything unknown is answered here, so this
 /// comes last, also after other doors' routes were merged in.

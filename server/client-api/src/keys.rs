@@ -48,17 +48,18 @@ fn empty() -> Response {
 fn upload(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
-        device_keys: Option<Map<String, Value>>,
-        #[serde(default)]
-        one_time_keys: Map<String, Value>,
-        #[serde(default)]
-        fallback_keys: Map<String, Value>,
+        #[serde(rename = "device_keys")]
+        device: Option<Map<String, Value>>,
+        #[serde(default, rename = "one_time_keys")]
+        one_time: Map<String, Value>,
+        #[serde(default, rename = "fallback_keys")]
+        fallback: Map<String, Value>,
     }
     let body: Body = request.json()?;
     let uploaded = Uploaded {
-        device_keys: body.device_keys,
-        one_time_keys: body.one_time_keys,
-        fallback_keys: body.fallback_keys,
+        device_keys: body.device,
+        one_time_keys: body.one_time,
+        fallback_keys: body.fallback,
     };
     let mut counts = state.keys.upload(&request.auth, uploaded)?;
     // Clients look for this one, also when it is zero.
@@ -141,20 +142,23 @@ fn changes(_state: &ClientState, _request: Custom) -> Result<Response, MatrixErr
 fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
-        master_key: Option<Map<String, Value>>,
-        self_signing_key: Option<Map<String, Value>>,
-        user_signing_key: Option<Map<String, Value>>,
+        #[serde(rename = "master_key")]
+        master: Option<Map<String, Value>>,
+        #[serde(rename = "self_signing_key")]
+        self_signing: Option<Map<String, Value>>,
+        #[serde(rename = "user_signing_key")]
+        user_signing: Option<Map<String, Value>>,
     }
     let body: Body = request.json()?;
     let user_id = &request.auth.user_id;
     // The first keys need no confirmation: nobody is replaced by them.
-    if state.keys.replaces_cross_signing(user_id, body.master_key.as_ref())? {
+    if state.keys.replaces_cross_signing(user_id, body.master.as_ref())? {
         confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?;
     }
     let keys = [
-        (CrossSigningKind::Master, body.master_key),
-        (CrossSigningKind::SelfSigning, body.self_signing_key),
-        (CrossSigningKind::UserSigning, body.user_signing_key),
+        (CrossSigningKind::Master, body.master),
+        (CrossSigningKind::SelfSigning, body.self_signing),
+        (CrossSigningKind::UserSigning, body.user_signing),
     ];
     let keys = keys.into_iter().filter_map(|(kind, key)| key.map(|key| (kind, key))).collect();
     state.keys.set_cross_signing(user_id, keys)?;

@@ -7,6 +7,12 @@
 //! Invariant: every byte of a request is hostile. It is bounded before it is
 //! read, authenticated before it is parsed, and never a reason to panic.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "all handlers have one signature, whatever they need of it"
+)]
+
 use axum::Router;
 
 mod account;

@@ -32,7 +32,7 @@ use crate::{ClientState, auth, blocking, error_response, json_response, request:
 const PIECE_BYTES: usize = 1 << 20;
 
 /// How long a piece of an upload may take.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+const PIECE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Types that a browser may show; everything else is offered for saving, so
 /// that no upload runs as a script in this origin.

@@ -13,8 +13,9 @@ use causeway_storage::{
     Database,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
 };
-use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, UserId};
 
+pub use crate::session::Session;
 use crate::{clock::Clock, error::MatrixError, keys, notify::Notifier, secrets, settings::Settings};
 
 /// A device's display name, in bytes.
@@ -28,15 +29,6 @@ pub const DEVICES_MAX: usize = 200;
 
 /// How long `last_seen_ts` may be behind, in milliseconds.
 const LAST_SEEN_STEP_MS: u64 = 5 * 60 * 1000;
-
-/// Who asks: proof that a valid access token was shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The user.
-    pub user_id: OwnedUserId,
-    /// The device.
-    pub device_id: OwnedDeviceId,
-}
 
 /// What a client needs to act as a device.
 #[derive(Clone, Debug)]

@@ -29,9 +29,9 @@ use ruma::{
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    devices::Session,
     error::MatrixError,
     notify::{Notifier, Topic},
+    session::Session,
 };
 
 /// One key, in bytes.
@@ -232,7 +232,7 @@ impl Keys {
                 &mut batch,
                 user_id,
                 kind,
-                &*bounded(&Value::Object(key), SIGNED_BYTES_MAX)?,
+                &bounded(&Value::Object(key), SIGNED_BYTES_MAX)?,
             );
         }
         let topics = mark_changed(&mut batch, user_id);

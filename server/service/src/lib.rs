@@ -32,6 +32,7 @@ pub mod room_view;
 pub mod rooms;
 mod secrets;
 pub mod server_keys;
+pub mod session;
 pub mod settings;
 pub mod shared_secret;
 pub mod shared_space;

@@ -109,6 +109,9 @@ pub fn prove(secret: &str, claim: &Claim<'_>) -> String {
 }
 
 /// HMAC-SHA1 of `message`: the password of the TURN REST API scheme.
+///
+/// # Panics
+/// Never: an HMAC takes keys of any length.
 pub fn turn_mac(secret: &str, message: &str) -> Vec<u8> {
     let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(message.as_bytes());

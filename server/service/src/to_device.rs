@@ -9,9 +9,9 @@ use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    devices::Session,
     error::MatrixError,
     notify::{Notifier, Topic},
+    session::Session,
 };
 
 /// Messages that may wait for one device; further ones are refused to the

@@ -184,8 +184,8 @@ catalogue! {
 }
 
 impl Cf {
-    /// RocksDB's options for this column family.
-    pub(crate) fn options(self, cache: &Cache, write_buffer_bytes: usize) -> rocksdb::Options {
+    /// RocksDB's options; the same for all, until one proves to need its own.
+    pub(crate) fn options(cache: &Cache, write_buffer_bytes: usize) -> rocksdb::Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(cache);
         table.set_block_size(16 * 1024);

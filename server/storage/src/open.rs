@@ -88,7 +88,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     }
     let cache = Cache::new_lru_cache(options.cache_bytes);
     let family =
-        |cf: &Cf| ColumnFamilyDescriptor::new(cf.name(), cf.options(&cache, options.write_buffer_bytes));
+        |cf: &Cf| ColumnFamilyDescriptor::new(cf.name(), Cf::options(&cache, options.write_buffer_bytes));
     let rocks = Rocks::open_cf_descriptors(&rocks_options, &database, Cf::ALL.iter().map(family))
         .map_err(|error| unreadable(error.into_string()))?;
     Ok(Opened { rocks, lock })

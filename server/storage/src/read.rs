@@ -4,6 +4,9 @@ use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithTh
 
 use crate::{Cf, Database, StorageError, codec, open::Rocks};
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -32,7 +35,7 @@ pub trait Read {
         from: Option<&[u8]>,
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError>;
+    ) -> Result<Vec<Row>, StorageError>;
 }
 
 /// Rows that a scan makes room for before it has seen any.
@@ -63,7 +66,7 @@ impl Read for Database {
         from: Option<&[u8]>,
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+    ) -> Result<Vec<Row>, StorageError> {
         let rows = self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix));
         collect(cf, rows, from, direction, limit)
     }
@@ -87,7 +90,7 @@ impl Read for Snapshot<'_> {
         from: Option<&[u8]>,
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+    ) -> Result<Vec<Row>, StorageError> {
         let rows = self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix));
         collect(cf, rows, from, direction, limit)
     }
@@ -110,7 +113,7 @@ fn collect<D: DBAccess>(
     from: Option<&[u8]>,
     direction: Direction,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+) -> Result<Vec<Row>, StorageError> {
     match (direction, from) {
         (Direction::Forward, Some(from)) => rows.seek(from),
         (Direction::Forward, None) => rows.seek_to_first(),
