@@ -271,25 +271,27 @@ impl<'a> Draft<'a> {
 
     /// Puts everything that is derived into the batch.
     ///
-    /// Returns the shape that is true once the batch is committed, and the keys
-    /// of the items that changed.
-    pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>) {
+    /// Returns the shape that is true once the batch is committed, the keys of
+    /// the items that changed, and those that are or were in conflict, each with
+    /// the time at which that may be told.
+    pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>, Vec<(ItemKey, u64)>) {
         for replica in &self.touched_logs {
             if let Some(row) = self.log.row(replica) {
                 entries::put_log(batch, self.room, replica, row);
             }
         }
-        let mut keys = Vec::with_capacity(self.items.len());
+        let (mut keys, mut told) = (Vec::with_capacity(self.items.len()), Vec::new());
         for (key, touched) in self.items {
             items::put_item(batch, self.room, key.as_str(), &touched.row);
             if touched.was_in_conflict || touched.row.item.conflict(&key).is_some() {
                 let wait = touched.row.missing_since.map(|since| since + as_ms(INCOMPLETE_WAIT));
-                let row = QueueRow { due: wait.unwrap_or(self.now_ms), attempts: 0, detail: serde_json::Value::Null };
+                let row = QueueRow::due(wait.unwrap_or(self.now_ms));
                 queues::put(batch, Queue::Notice, self.room, key.as_str(), &row);
+                told.push((key.clone(), row.due));
             }
             keys.push(key);
         }
-        (self.log, keys)
+        (self.log, keys, told)
     }
 }
 

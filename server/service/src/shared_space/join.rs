@@ -58,7 +58,7 @@ impl SharedSpace {
         Ok(outcome)
     }
 
-    fn join_one(
+    pub(super) fn join_one(
         &self,
         draft: &mut Draft<'_>,
         writer: &mut RoomWriter<'_>,

@@ -23,10 +23,27 @@ impl SharedSpace {
         let text = if server == self.server_name() {
             self.keys.own_public_keys().get(key_id).map(|key| STANDARD_NO_PAD.encode(key.as_bytes()))
         } else {
-            entries::verify_key(&self.db, server.as_str(), key_id)?.map(|row| row.key)
+            match entries::verify_key(&self.db, server.as_str(), key_id)? {
+                Some(row) => Some(row.key),
+                // Known from events that it signed: kept with the entries from now on.
+                None => self.take_remembered_key(server, key_id)?,
+            }
         };
         let key = text.and_then(|text| STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok());
         Ok(key.filter(|key| key.len() == KEY_BYTES))
+    }
+
+    fn take_remembered_key(&self, server: &ServerName, key_id: &str) -> Result<Option<String>, SpaceError> {
+        let Some(known) = self.keys.remembered(server)? else { return Ok(None) };
+        let Some(key) = known.keys.get(key_id) else { return Ok(None) };
+        let row = VerifyKeyRow {
+            key: key.key.clone(),
+            valid_until_ts: key.valid_until_ms,
+            published: known.document.as_deref().map(Into::into),
+            hearsay: false,
+        };
+        self.keep_verify_key(server, key_id, &row)?;
+        Ok(Some(row.key))
     }
 
     /// Which keys are needed for these entries and not known, or only by hearsay:
@@ -39,7 +56,8 @@ impl SharedSpace {
                 continue;
             }
             let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?;
-            if known.is_none_or(|row| row.hearsay) {
+            let known = known.filter(|row| !row.hearsay).is_some();
+            if !known && self.take_remembered_key(&needed.0, &needed.1)?.is_none() {
                 unknown.insert(needed);
             }
         }

@@ -17,19 +17,28 @@
 //!   new incarnation whenever it may have been restored.
 //! - What may be told to a peer is read after a barrier.
 
+mod adoption;
+mod agenda;
 pub mod authorise;
 pub mod choice;
 pub mod draft;
 pub mod error;
+mod follower;
 pub mod join;
 pub mod keys;
 pub mod metrics;
 pub mod notice_text;
+mod notices;
 pub mod observed;
+mod projection;
 pub mod read;
+mod redaction;
+mod service_user;
+mod settlement;
 pub mod stored;
 pub mod state_event;
 pub mod token;
+pub mod worker;
 pub mod write;
 
 #[cfg(test)]
@@ -45,7 +54,7 @@ use causeway_storage::{Database, StorageError, shared_space::{entries, queues}};
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
-use self::{metrics::Metrics, token::TokenKey};
+use self::{agenda::Agenda, metrics::Metrics, token::TokenKey};
 use crate::{clock::Clock, notify::{Notifier, Topic}, rooms::Rooms, server_keys::ServerKeys};
 
 /// The type of the state events that are items.
@@ -74,6 +83,11 @@ pub struct SharedSpace {
     written: Mutex<BTreeSet<OwnedRoomId>>,
     /// Rooms in which a pull is under way.
     catching_up: Mutex<BTreeSet<OwnedRoomId>>,
+    /// How many items each room's state shows, where that was counted.
+    shown: Mutex<HashMap<OwnedRoomId, u64>>,
+    /// How far the stream of events was followed. Held while following.
+    cursor: Mutex<Option<u64>>,
+    agenda: Agenda,
     metrics: Metrics,
 }
 
@@ -121,6 +135,9 @@ impl SharedSpace {
             elsewhere: Mutex::default(),
             written: Mutex::default(),
             catching_up: Mutex::default(),
+            shown: Mutex::default(),
+            cursor: Mutex::default(),
+            agenda: Agenda::default(),
             metrics: Metrics::new(),
         })
     }

@@ -40,6 +40,8 @@ impl SharedSpace {
     ) -> Result<OwnedEventId, SpaceError> {
         let key = ItemKey::new(key)?;
         let value = Value::from_content(content.get().as_bytes())?;
+        // What the device was given counts only once it has been followed here.
+        self.follow()?;
         self.rooms.write(room, |writer| {
             let authorized_by = authorise::local_writer(writer, user)?;
             self.refuse_unencrypted(writer)?;

@@ -4,7 +4,7 @@ use causeway_shared_space::{
     Change, Counter, ItemKey, NewChange, Observed, Standing, Value,
     change::Body,
 };
-use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue, QueueRow};
+use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue};
 use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -160,7 +160,11 @@ impl SharedSpace {
         let result = work(&mut space, &mut draft, writer)?;
         let last = draft.last_placed();
         let placed = draft.placed > 0;
-        let (log, keys) = draft.finish(writer.batch());
+        let (log, keys, told) = draft.finish(writer.batch());
+        for (key, due) in told {
+            self.agenda.note(Queue::Notice, due);
+            self.queue_projection(writer, &key)?;
+        }
         space.log = Some(log);
         space.last = last.or(space.last);
         self.keep_space(&room, space);
@@ -211,8 +215,7 @@ impl SharedSpace {
             },
         )?;
         self.metrics.wrote(1, "api");
-        let due = QueueRow { due: 0, attempts: 0, detail: Json::Null };
-        queues::put(writer.batch(), Queue::Projection, &room, write.key.as_str(), &due);
+        self.queue_projection(writer, &write.key)?;
         // No other server holds it yet: what it names is carried along.
         let id = change.id();
         let given = change.header().supersedes().iter().chain([&id]);

@@ -17,8 +17,6 @@ pub struct ConflictRow {
     pub siblings: Vec<ChangeId>,
     /// When it was seen here (ms since the epoch).
     pub since: u64,
-    /// The earliest time at which this server may speak (ms since the epoch).
-    pub speak_at: u64,
     /// The notice that stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<OwnedEventId>,
@@ -35,8 +33,6 @@ pub struct NoticeRow {
     pub siblings: Vec<ChangeId>,
     /// Who sent it.
     pub sender: OwnedUserId,
-    /// Its place in this server's stream.
-    pub position: u64,
     /// What it has been edited to say, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,

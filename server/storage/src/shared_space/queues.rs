@@ -48,6 +48,13 @@ pub struct QueueRow {
     pub detail: serde_json::Value,
 }
 
+impl QueueRow {
+    /// Something to do at `due` (ms since the epoch).
+    pub fn due(due: u64) -> Self {
+        Self { due, attempts: 0, detail: serde_json::Value::Null }
+    }
+}
+
 /// A first outcome, kept to answer a retry with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OutcomeRow {

@@ -1,0 +1,180 @@
+//! Item events without a stamp become changes: one server writes the entry.
+//!
+//! Such events come through servers without the extension, or carry a stamp
+//! that is missing, wrong or copied. The sender's own server adopts if it can;
+//! else the others in an order that the event's id decides, each 30 s later.
+//! What the event supersedes is what its homeserver's state showed before it.
+
+use std::time::Duration;
+
+use causeway_room::Pdu;
+use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body, header::adopted_item_id};
+use causeway_storage::shared_space::{
+    items, notices,
+    queues::{self, Queue, QueueRow},
+};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::room::member::MembershipState};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    ITEM_TYPE, SharedSpace,
+    draft::as_ms,
+    error::SpaceError,
+    state_event::remember_face,
+    write::Wanted,
+};
+
+/// How long the next server waits for the one before it.
+const RANK_WAIT: Duration = Duration::from_secs(30);
+/// How long a stamped event that can't be proven waits for its key or its log.
+const UNPROVEN_WAIT: Duration = Duration::from_secs(10);
+
+impl SharedSpace {
+    /// Queues an event that may have to be adopted here.
+    pub(super) fn queue_adoption(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+        let own = event.sender().server_name() == self.server_name();
+        let stamped = event.content_object().contains_key(causeway_shared_space::value::STAMP_FIELD);
+        let rank = if own { 0 } else { self.adoption_rank(room, event)? };
+        let mut due = self.clock.now_ms() + as_ms(RANK_WAIT) * rank;
+        if stamped {
+            due += as_ms(UNPROVEN_WAIT);
+        }
+        let mut batch = self.db.batch();
+        queues::put(&mut batch, Queue::Adoption, room, event.event_id().as_str(), &QueueRow::due(due));
+        let _unsynced = self.db.commit(batch)?;
+        self.agenda.note(Queue::Adoption, due);
+        Ok(())
+    }
+
+    /// The sender's server first if it takes part, then by hash. A server that
+    /// is known to hold changes of its own in the room takes part.
+    fn adoption_rank(&self, room: &RoomId, event: &Pdu) -> Result<u64, SpaceError> {
+        let capable = self.writing_servers(room)?;
+        let sender = event.sender().server_name();
+        let mut others: Vec<OwnedServerName> = capable.iter().filter(|server| *server != sender).cloned().collect();
+        if !others.iter().any(|server| server == self.server_name()) {
+            others.push(self.server_name().to_owned());
+        }
+        let id = event.event_id();
+        others.sort_by_cached_key(|server| Sha256::digest(format!("{id}{server}")).to_vec());
+        let rank = others.iter().position(|server| server == self.server_name()).unwrap_or(others.len());
+        let first = usize::from(capable.iter().any(|server| server == sender));
+        Ok(u64::try_from(rank + first).unwrap_or(u64::MAX))
+    }
+
+    /// Servers in the room that have written changes: they take part.
+    fn writing_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
+        let log = super::stored::load_log(&self.db, room)?;
+        let mut writing: Vec<OwnedServerName> = log.rows().map(|(replica, _)| replica.server().to_owned()).collect();
+        writing.dedup();
+        let present = self.other_servers(room)?;
+        writing.retain(|server| server == self.server_name() || present.contains(server));
+        Ok(writing)
+    }
+
+    /// Adopts what is due.
+    pub(super) fn adopt(&self) -> Result<(), SpaceError> {
+        for task in self.agenda.take(&self.db, Queue::Adoption, self.clock.now_ms())? {
+            let Ok(event_id) = EventId::parse(&task.subject) else { continue };
+            if let Err(error) = self.adopt_one(&task.room, &event_id) {
+                if matches!(error, SpaceError::Storage(_)) {
+                    return Err(error);
+                }
+                let error = crate::error::Chain(&error);
+                tracing::info!(event = %event_id, %error, "an item event is not adopted");
+            }
+            let mut batch = self.db.batch();
+            queues::delete(&mut batch, Queue::Adoption, &task.room, &task.subject);
+            let _unsynced = self.db.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    fn adopt_one(&self, room: &RoomId, event_id: &OwnedEventId) -> Result<(), SpaceError> {
+        if notices::change_of_event(&self.db, room, event_id)?.is_some() {
+            return Ok(());
+        }
+        let Some(held) = self.rooms.held(event_id)? else { return Ok(()) };
+        let event = held.pdu;
+        let item_id = adopted_item_id(event_id);
+        let adopted = !items::adoptions(&self.db, room, &item_id, 1)?.is_empty();
+        // A redacted event's emptiness is no delete.
+        if adopted || held.meta.rejected.is_some() || self.rooms.redaction_of(event_id)?.is_some() {
+            return Ok(());
+        }
+        // A stamp that could be proven by now was only late.
+        self.follow_item_again(room, &event)?;
+        if notices::change_of_event(&self.db, room, event_id)?.is_some() {
+            return Ok(());
+        }
+        let key = ItemKey::new(event.state_key().unwrap_or_default())?;
+        let value = Value::from_content(event.content_raw().get().as_bytes())?;
+        let before = match &held.meta.state_before {
+            Some(root) => self.rooms.state_at(root, ITEM_TYPE, key.as_str())?,
+            None => None,
+        };
+        let observed: Observed = match before {
+            Some(before) => self.item_id_of_event(room, before.event_id())?.into_iter().collect(),
+            None => Observed::new(),
+        };
+        self.rooms.write(room, |writer| {
+            // Judged by what the event itself was authorised by.
+            let authorized_by: Vec<OwnedEventId> = event
+                .auth_events()
+                .iter()
+                .cloned()
+                .chain(writer.state("m.room.create", "")?.map(|create| create.event_id().to_owned()))
+                .collect();
+            let authorized_by = self.shown_rights(writer, &event, authorized_by)?;
+            self.in_draft(writer, |space, draft, writer| {
+                let wanted = Wanted {
+                    key: &key,
+                    body: value.clone().map_or(Body::Delete, Body::Put),
+                    observed: &observed,
+                    author: event.sender().to_owned(),
+                    authorized_by,
+                    adopts: Some(event_id.clone()),
+                    device: None,
+                };
+                let change = self.write_change(space, draft, writer, wanted)?;
+                remember_face(draft, &key, &item_id, event_id.clone())?;
+                notices::put_change_of_event(writer.batch(), room, event_id, &change.id());
+                self.metrics.wrote(1, "adoption");
+                Ok(())
+            })
+        })
+    }
+
+    /// Of an event's authorisation, what shows its sender's right to write.
+    fn shown_rights(
+        &self,
+        writer: &crate::rooms::RoomWriter<'_>,
+        event: &Pdu,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>, SpaceError> {
+        let mut shown: Vec<OwnedEventId> = Vec::new();
+        let mut joined = false;
+        for id in ids {
+            let Some(held) = writer.event(&id)? else { continue };
+            let own = held.pdu.is_state("m.room.member", event.sender().as_str());
+            joined |= own && held.pdu.membership() == Some(MembershipState::Join);
+            if (own || matches!(held.pdu.kind_text(), "m.room.create" | "m.room.power_levels")) && !shown.contains(&id) {
+                shown.push(id);
+            }
+        }
+        if joined { Ok(shown) } else { Err(SpaceError::Forbidden("the sender is not shown to be in the room")) }
+    }
+
+    /// The item id of the change that an event carried or became.
+    fn item_id_of_event(&self, room: &RoomId, event: &EventId) -> Result<Option<ChangeId>, SpaceError> {
+        let adopted = adopted_item_id(event);
+        if !items::adoptions(&self.db, room, &adopted, 1)?.is_empty() {
+            return Ok(Some(adopted));
+        }
+        match notices::change_of_event(&self.db, room, event)? {
+            Some(id) => Ok(self.header_of_item_id(room, &id)?.map(|header| header.item_id())),
+            // Not adopted yet: its identity is known all the same.
+            None => Ok(Some(adopted)),
+        }
+    }
+}

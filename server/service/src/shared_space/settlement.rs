@@ -1,0 +1,139 @@
+//! Conflicts settled from the room: a reaction or a reply to a notice.
+//!
+//! It means the list in the very event that it points to, and acts only while
+//! two of those changes live. The home server of the one who chose writes the
+//! change; it supersedes all that the notice listed.
+
+use causeway_room::{NewEvent, Pdu};
+use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body};
+use causeway_storage::shared_space::{
+    entries,
+    items::ItemRow,
+    notices::{self, NoticeRow},
+};
+use ruma::{EventId, RoomId, UserId};
+
+use super::{
+    SharedSpace, authorise,
+    error::SpaceError,
+    notice_text,
+    write::Wanted,
+};
+use crate::rooms::RoomWriter;
+
+/// What a choice comes to.
+enum Settled {
+    /// A change was written.
+    Written(ChangeId),
+    /// Nothing was, and this is said to the one who chose.
+    Answered(String),
+}
+
+impl SharedSpace {
+    /// A user of some server chose from a notice.
+    pub(super) fn follow_choice(
+        &self,
+        room: &RoomId,
+        event: &Pdu,
+        notice: &EventId,
+        choice: usize,
+    ) -> Result<(), SpaceError> {
+        if event.sender().server_name() != self.server_name()
+            || notices::change_of_event(&self.db, room, event.event_id())?.is_some()
+        {
+            return Ok(());
+        }
+        let Some(notice) = notices::notice(&self.db, room, notice)? else { return Ok(()) };
+        let Some(chosen) = notice.siblings.get(choice).copied() else { return Ok(()) };
+        let user = event.sender();
+        self.rooms.write(room, |writer| {
+            let settled = self.settle(writer, user, &notice, &chosen)?;
+            let marker = match &settled {
+                Settled::Written(id) => *id,
+                Settled::Answered(said) => {
+                    self.answer(writer, event, said)?;
+                    // Something, so that the choice is not answered twice.
+                    chosen
+                }
+            };
+            notices::put_change_of_event(writer.batch(), room, event.event_id(), &marker);
+            Ok::<_, SpaceError>(())
+        })
+    }
+
+    fn settle(
+        &self,
+        writer: &mut RoomWriter<'_>,
+        user: &UserId,
+        notice: &NoticeRow,
+        chosen: &ChangeId,
+    ) -> Result<Settled, SpaceError> {
+        let key = ItemKey::new(&notice.key)?;
+        let authorized_by = match authorise::local_writer(writer, user) {
+            Ok(shown) => shown,
+            Err(SpaceError::Forbidden(why)) => return Ok(Settled::Answered(why.to_owned())),
+            Err(error) => return Err(error),
+        };
+        let room = writer.room_id().to_owned();
+        let Some(body) = self.body_of(&room, chosen)? else {
+            return Ok(Settled::Answered("That value is not there any more.".to_owned()));
+        };
+        self.in_draft(writer, |space, draft, writer| {
+            let row = draft.item(&key)?.clone();
+            if let Some(said) = already_settled(&row, notice, user) {
+                return Ok(Settled::Answered(said));
+            }
+            let mut observed: Observed = notice.siblings.iter().copied().collect();
+            // He may have changed his mind.
+            row.item.siblings_by(user).filter(|own| names_all(&own.supersedes, notice)).for_each(|own| observed.give(own.id));
+            let wanted = Wanted {
+                key: &key,
+                body,
+                observed: &observed,
+                author: user.to_owned(),
+                authorized_by,
+                adopts: None,
+                device: None,
+            };
+            let change = self.write_change(space, draft, writer, wanted)?;
+            self.queue_projection(writer, &key)?;
+            self.metrics.settled();
+            self.metrics.wrote(1, "settlement");
+            Ok(Settled::Written(change.id()))
+        })
+    }
+
+    /// What writing a change's value again would write.
+    fn body_of(&self, room: &RoomId, item_id: &ChangeId) -> Result<Option<Body>, SpaceError> {
+        let Some(header) = self.header_of_item_id(room, item_id)? else { return Ok(None) };
+        if header.value_hash().is_none() {
+            return Ok(Some(Body::Delete));
+        }
+        let value = entries::value(&self.db, room, &header.id())?;
+        Ok(value.and_then(|text| Value::parse(&text).ok()).map(Body::Put))
+    }
+
+    fn answer(&self, writer: &mut RoomWriter<'_>, event: &Pdu, said: &str) -> Result<(), SpaceError> {
+        let Some(speaker) = self.speaker(writer, event.sender())? else { return Ok(()) };
+        let content = notice_text::answer(event.event_id().as_str(), event.sender().as_str(), said);
+        let message = NewEvent::new("m.room.message", speaker, None, content).map_err(crate::rooms::RoomError::from)?;
+        writer.append(message)?;
+        Ok(())
+    }
+}
+
+/// What to say to somebody who chose when nothing is left to choose.
+fn already_settled(row: &ItemRow, notice: &NoticeRow, user: &UserId) -> Option<String> {
+    let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some()).count();
+    if live >= 2 {
+        return None;
+    }
+    let face = row.item.face()?;
+    // Changing one's own mind is no quarrel.
+    let own = face.author == user && names_all(&face.supersedes, notice) && row.item.siblings().len() == 1;
+    (!own).then(|| format!("That conflict was already settled by {}.", face.author))
+}
+
+fn names_all(supersedes: &[ChangeId], notice: &NoticeRow) -> bool {
+    notice.siblings.iter().all(|id| supersedes.contains(id))
+}
