@@ -63,6 +63,8 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
         .map_err(|error| Failure::new(Reason::Internal, error))?;
     let services = Arc::new(services);
     let mut supervisor = Supervisor::default();
+    let (space, stop) = (Arc::clone(&services.shared_space), supervisor.stop_signal());
+    supervisor.start("shared spaces", causeway_service::shared_space::worker::run(space, stop.cancelled_owned()));
     let routes = doors(&services, federation, requests, &mut supervisor)?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 

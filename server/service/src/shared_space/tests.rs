@@ -188,3 +188,134 @@ fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
     let read = services.shared_space.get(*ALICE, &room, &item("plan")).expect("an item");
     assert_eq!(read["siblings"].as_array().map(Vec::len), Some(1), "its own write is superseded: {read}");
 }
+
+/// Messages of a room, oldest first: sender and content.
+fn messages(fixture: &Fixture) -> Vec<(String, String, Json)> {
+    let events = fixture.services.rooms.timeline(&fixture.room, None, causeway_storage::Direction::Forward, 500);
+    let events = events.expect("a timeline").into_iter();
+    events
+        .filter(|(_, event)| event.kind_text() == "m.room.message")
+        .map(|(_, event)| {
+            (event.event_id().to_string(), event.sender().to_string(), Json::Object(event.content_object()))
+        })
+        .collect()
+}
+
+fn send(fixture: &Fixture, kind: &str, content: Json) {
+    let event = causeway_room::NewEvent::new(kind, (*ALICE).to_owned(), None, content).expect("an event");
+    fixture.services.rooms.send(&fixture.room, event, None).expect("sent");
+}
+
+#[test]
+fn a_conflict_is_told_once_and_a_reaction_settles_it() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    space.step().expect("nothing to do");
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    fixture.put("TWO", "plan", &json!({"n": 2}), None).expect("written");
+    for _ in 0..3 {
+        space.step().expect("told");
+    }
+    let told = messages(&fixture);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let (notice, sender, content) = &told[0];
+    assert_eq!(sender, "@causeway:a.example");
+    assert_eq!(content["m.mentions"]["user_ids"], json!([*ALICE]));
+    assert_eq!(content["org.causeway.conflict"]["key"], "plan");
+    let read = fixture.get("plan");
+    let ids: Vec<_> = read["siblings"].as_array().expect("siblings").iter().map(|one| one["id"].clone()).collect();
+    let listed = content["org.causeway.conflict"]["siblings"].as_array().expect("listed");
+    assert_eq!(listed.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), ids);
+    let second = read["siblings"][1]["value"].clone();
+
+    let relation = json!({ "rel_type": "m.annotation", "event_id": notice, "key": "2\u{fe0f}\u{20e3}" });
+    send(&fixture, "m.reaction", json!({ "m.relates_to": relation }));
+    for _ in 0..3 {
+        space.step().expect("settled");
+    }
+    let read = fixture.get("plan");
+    assert_eq!(read["siblings"].as_array().map(Vec::len), Some(1), "{read}");
+    assert_eq!(read["siblings"][0]["value"], second);
+    let said = messages(&fixture);
+    assert_eq!(said.len(), 2, "the notice was edited: {said:?}");
+    assert_eq!(said[1].2["m.relates_to"]["event_id"].as_str(), Some(notice.as_str()));
+    let body = said[1].2["m.new_content"]["body"].as_str().expect("a body").to_owned();
+    assert!(body.starts_with("Settled by @alice:a.example: 2️⃣ is kept."), "{body}");
+}
+
+#[test]
+fn a_reply_settles_and_who_comes_late_is_told_so() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    let bob = user_id!("@bob:a.example");
+    fixture.services.rooms.invite(&fixture.room, *ALICE, bob, serde_json::Map::new()).expect("invited");
+    fixture.services.rooms.join(&fixture.room, bob, serde_json::Map::new()).expect("joined");
+    let key = Some(String::new());
+    let declared = causeway_room::NewEvent::new(super::DECLARATION_TYPE, (*ALICE).to_owned(), key, json!({}));
+    fixture.services.rooms.send(&fixture.room, declared.expect("an event"), None).expect("declared");
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    fixture.write("TWO", "plan", None, None, OnConflict::Keep, None).expect("deleted");
+    space.step().expect("told");
+    let (notice, ..) = messages(&fixture).remove(0);
+    let reply = |user: &UserId, said: &str| {
+        let relation = json!({ "m.in_reply_to": { "event_id": notice } });
+        let content = json!({ "msgtype": "m.text", "body": said, "m.relates_to": relation });
+        let event = causeway_room::NewEvent::new("m.room.message", user.to_owned(), None, content).expect("an event");
+        fixture.services.rooms.send(&fixture.room, event, None).expect("sent");
+        space.step().expect("followed");
+    };
+    reply(bob, "what is this?");
+    assert_eq!(fixture.get("plan")["siblings"].as_array().map(Vec::len), Some(2));
+    reply(bob, "keep 2");
+    assert_eq!(fixture.get("plan")["siblings"][0]["deleted"], true);
+    // Bob may change his mind; Alice comes late.
+    reply(bob, "keep 1");
+    assert_eq!(fixture.get("plan")["siblings"][0]["value"], json!({"n": 1}));
+    reply(*ALICE, "keep 2");
+    let read = fixture.get("plan");
+    assert_eq!((read["siblings"].as_array().map(Vec::len), &read["siblings"][0]["author"]), (Some(1), &json!(bob)));
+    let said = messages(&fixture);
+    let late = said.last().expect("an answer").2["body"].as_str().expect("a body").to_owned();
+    assert!(late.contains("already settled by @bob:a.example"), "{said:?}");
+}
+
+#[test]
+fn an_api_write_gets_a_face_and_a_conflict_is_listed_in_it() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    let face = || fixture.services.rooms.state_event(&fixture.room, super::ITEM_TYPE, "plan").expect("readable");
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    space.step().expect("shown");
+    assert_eq!(face().expect("a face").content_object()["n"], 1);
+    fixture.put("TWO", "plan", &json!({"n": 2}), None).expect("written");
+    space.step().expect("shown");
+    let content = face().expect("a face").content_object();
+    assert_eq!(content["org.causeway.conflict"].as_array().map(Vec::len), Some(1), "{content:?}");
+    let read = fixture.get("plan");
+    assert_eq!(content["n"], read["siblings"][0]["value"]["n"], "the face is the first sibling");
+    fixture.put("ONE", "plan", &json!({"n": 3}), Some(token(&read))).expect("settled");
+    space.step().expect("shown");
+    let content = face().expect("a face").content_object();
+    assert_eq!((content.get("org.causeway.conflict"), &content["n"]), (None, &json!(3)));
+}
+
+#[test]
+fn an_unstamped_event_is_adopted_and_supersedes_what_it_replaced() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    let plain = |content: Json| {
+        let key = Some("plan".to_owned());
+        let event = causeway_room::NewEvent::new(super::ITEM_TYPE, (*ALICE).to_owned(), key, content).expect("an event");
+        fixture.services.rooms.send(&fixture.room, event, None).expect("sent");
+        space.step().expect("adopted");
+        space.step().expect("adopted");
+    };
+    plain(json!({"n": 1}));
+    assert_eq!(fixture.get("plan")["siblings"][0]["value"], json!({"n": 1}));
+    plain(json!({"n": 2}));
+    let read = fixture.get("plan");
+    assert_eq!(read["siblings"].as_array().map(Vec::len), Some(1), "{read}");
+    assert_eq!(read["siblings"][0]["value"], json!({"n": 2}));
+    plain(json!({}));
+    assert_eq!(fixture.get("plan")["siblings"][0]["deleted"], true);
+}
