@@ -11,7 +11,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -25,7 +25,8 @@ use ruma::{
 use crate::{
     auth,
     pdu::Pdu,
-    state_tree::{self, NodeStore, Root, StateKey},
+    plain,
+    state_tree::{self, Difference, NodeStore, Root, StateKey},
 };
 
 /// Where events are found by id.
@@ -76,33 +77,37 @@ where
         return Ok(base);
     }
     let version = *rules.state_res.v2_rules().ok_or(ResolveError::Unsupported)?;
-    let keys = conflicted_keys(store, &roots)?;
-    let resolved =
-        Resolution { rules, version, store: &*store, roots: &roots, keys: &keys, events: RefCell::default() }
-            .run()?;
-    let mut root = base;
-    for key in &keys {
-        root = match resolved.get(&ruma_key(key)) {
-            Some(event_id) => state_tree::set(store, &root, key, event_id)?,
-            None => state_tree::remove(store, &root, key)?,
-        };
+    let conflicts = conflicts(store, &roots)?;
+    if let Some(winners) = plain::winners(rules, store, &base, &conflicts)? {
+        let changes = winners.into_iter().map(|(key, event_id)| (key, Some(event_id)));
+        return Ok(state_tree::apply(store, &base, changes)?);
     }
+    let events = RefCell::default();
+    let resolution = Resolution { rules, version, store: &*store, base, conflicts: &conflicts, events };
+    let resolved = resolution.run(roots.len())?;
+    let mut changes: BTreeMap<StateKey, Option<OwnedEventId>> =
+        conflicts.keys().map(|key| (key.clone(), resolved.get(&ruma_key(key)).cloned())).collect();
     // A piece of state that only the auth difference brought back.
-    for ((kind, key), event_id) in &resolved {
-        let key = StateKey::new(kind.to_string(), key.clone());
-        if !keys.contains(&key) && state_tree::get(store, &base, &key)?.is_none() {
-            root = state_tree::set(store, &root, &key, event_id)?;
+    for ((kind, key), event_id) in resolved {
+        let key = StateKey::new(kind.to_string(), key);
+        if !conflicts.contains_key(&key) && state_tree::get(store, &base, &key)?.is_none() {
+            changes.insert(key, Some(event_id));
         }
     }
-    Ok(root)
+    Ok(state_tree::apply(store, &base, changes)?)
 }
 
-fn conflicted_keys<S: NodeStore>(store: &S, roots: &[Root]) -> Result<BTreeSet<StateKey>, S::Error> {
-    let mut keys = BTreeSet::new();
-    for other in &roots[1..] {
-        keys.extend(state_tree::diff(store, &roots[0], other)?.into_iter().map(|difference| difference.key));
+/// What each state holds where they differ, in the order of the states.
+pub(crate) type Conflicts = BTreeMap<StateKey, Vec<Option<OwnedEventId>>>;
+
+fn conflicts<S: NodeStore>(store: &S, roots: &[Root]) -> Result<Conflicts, S::Error> {
+    let mut conflicts = Conflicts::new();
+    for (at, other) in roots.iter().enumerate().skip(1) {
+        for Difference { key, old, new } in state_tree::diff(store, &roots[0], other)? {
+            conflicts.entry(key).or_insert_with(|| vec![old; roots.len()])[at] = new;
+        }
     }
-    Ok(keys)
+    Ok(conflicts)
 }
 
 fn ruma_key(key: &StateKey) -> (StateEventType, String) {
@@ -114,8 +119,9 @@ struct Resolution<'a, S> {
     rules: &'a RoomVersionRules,
     version: StateResolutionV2Rules,
     store: &'a S,
-    roots: &'a [Root],
-    keys: &'a BTreeSet<StateKey>,
+    /// One of the states: where they agree, it is as good as any.
+    base: Root,
+    conflicts: &'a Conflicts,
     events: RefCell<HashMap<OwnedEventId, Option<Arc<Pdu>>>>,
 }
 
@@ -123,8 +129,8 @@ impl<S, E> Resolution<'_, S>
 where
     S: NodeStore<Error = E> + EventSource<Error = E>,
 {
-    fn run(&self) -> Resolved<StateMap<OwnedEventId>, E> {
-        let mut maps = self.conflicted_maps()?;
+    fn run(&self, states: usize) -> Resolved<StateMap<OwnedEventId>, E> {
+        let mut maps = self.conflicted_maps(states);
         let conflicted: BTreeSet<OwnedEventId> = maps.iter().flat_map(|map| map.values().cloned()).collect();
         let difference = self.auth_difference(&maps)?;
         let subgraph = if self.version.consider_conflicted_state_subgraph {
@@ -171,18 +177,16 @@ where
         Ok(self.event(id)?.map(|event| event.auth_events().to_vec()).unwrap_or_default())
     }
 
-    fn conflicted_maps(&self) -> Resolved<Vec<StateMap<OwnedEventId>>, E> {
-        let mut maps = Vec::with_capacity(self.roots.len());
-        for root in self.roots {
-            let mut map = StateMap::new();
-            for key in self.keys {
-                if let Some(event_id) = state_tree::get(self.store, root, key)? {
-                    map.insert(ruma_key(key), event_id);
+    fn conflicted_maps(&self, states: usize) -> Vec<StateMap<OwnedEventId>> {
+        let mut maps = vec![StateMap::new(); states];
+        for (key, held) in self.conflicts {
+            for (map, event_id) in maps.iter_mut().zip(held) {
+                if let Some(event_id) = event_id {
+                    map.insert(ruma_key(key), event_id.clone());
                 }
             }
-            maps.push(map);
         }
-        Ok(maps)
+        maps
     }
 
     /// The events in the auth chain of some whole state and not of all.
@@ -210,8 +214,8 @@ where
             return Ok(difference);
         }
         let mut seen = HashSet::new();
-        for entry in state_tree::entries(self.store, &self.roots[0])? {
-            if self.keys.contains(&entry.key) {
+        for entry in state_tree::entries(self.store, &self.base)? {
+            if self.conflicts.contains_key(&entry.key) {
                 continue;
             }
             self.extend_chain(&entry.event_id, &mut seen, &mut |event_id| {
@@ -289,8 +293,8 @@ where
                 needed.extend(auth::needed_keys(self.rules, &event).unwrap_or_default());
             }
         }
-        for key in needed.difference(self.keys) {
-            if let Some(event_id) = state_tree::get(self.store, &self.roots[0], key)? {
+        for key in needed.iter().filter(|key| !self.conflicts.contains_key(*key)) {
+            if let Some(event_id) = state_tree::get(self.store, &self.base, key)? {
                 for map in maps.iter_mut() {
                     map.insert(ruma_key(key), event_id.clone());
                 }

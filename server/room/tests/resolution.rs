@@ -242,6 +242,11 @@ fn levels(creators_have_no_level: bool, others: &[(usize, i64)]) -> Value {
 
 type Steps = Vec<(u8, u8, u8)>;
 
+/// Steps that write only what authorises nothing.
+fn plain(steps: &Steps) -> Steps {
+    steps.iter().map(|(who, what, whom)| (*who, 5 + what % 4, *whom)).collect()
+}
+
 fn check(version: &RoomVersionId, shared: &Steps, forks: &[Steps]) {
     let (mut world, mut trunk) = World::new(version);
     for step in shared {
@@ -276,6 +281,7 @@ proptest! {
     ) {
         for version in [RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12] {
             check(&version, &shared, &forks);
+            check(&version, &shared, &forks.iter().map(plain).collect::<Vec<_>>());
         }
     }
 }

@@ -174,23 +174,52 @@ pub fn set<S: NodeStore>(
     key: &StateKey,
     event_id: &EventId,
 ) -> Result<Root, S::Error> {
-    let entry = Entry { key: key.clone(), event_id: event_id.to_owned() };
-    Ok(set_below(store, root, entry, &key.hash(), 0)?.id)
+    apply(store, root, [(key.clone(), Some(event_id.to_owned()))])
 }
 
-fn set_below<S: NodeStore>(
+/// The state without one entry.
+pub fn remove<S: NodeStore>(store: &mut S, root: &Root, key: &StateKey) -> Result<Root, S::Error> {
+    apply(store, root, [(key.clone(), None)])
+}
+
+/// The state with some entries set and some removed; each node is copied once.
+pub fn apply<S: NodeStore>(
+    store: &mut S,
+    root: &Root,
+    changes: impl IntoIterator<Item = (StateKey, Option<OwnedEventId>)>,
+) -> Result<Root, S::Error> {
+    let changes: Vec<KeyChange> =
+        changes.into_iter().map(|(key, event_id)| KeyChange { hash: key.hash(), key, event_id }).collect();
+    if changes.is_empty() {
+        return Ok(*root);
+    }
+    Ok(apply_below(store, root, changes, 0)?.id)
+}
+
+/// An entry to be set, or removed.
+struct KeyChange {
+    hash: [u8; 32],
+    key: StateKey,
+    event_id: Option<OwnedEventId>,
+}
+
+fn apply_below<S: NodeStore>(
     store: &mut S,
     id: &NodeId,
-    entry: Entry,
-    hash: &[u8; 32],
+    changes: Vec<KeyChange>,
     depth: usize,
 ) -> Result<Child, S::Error> {
     match &*load(store, id)? {
         Node::Bucket(entries) => {
             let mut entries = entries.clone();
-            match entries.binary_search_by(|held| held.key.cmp(&entry.key)) {
-                Ok(at) => entries[at] = entry,
-                Err(at) => entries.insert(at, entry),
+            for change in changes {
+                let at = entries.binary_search_by(|held| held.key.cmp(&change.key));
+                match (at, change.event_id) {
+                    (Ok(at), Some(event_id)) => entries[at].event_id = event_id,
+                    (Ok(at), None) => drop(entries.remove(at)),
+                    (Err(at), Some(event_id)) => entries.insert(at, Entry { key: change.key, event_id }),
+                    (Err(_), None) => {}
+                }
             }
             Ok(build(store, entries, depth))
         }
@@ -198,11 +227,29 @@ fn set_below<S: NodeStore>(
             if depth >= DEPTH_MAX {
                 return Err(DamagedNode.into());
             }
+            let mut parts: [Vec<KeyChange>; FANOUT] = Default::default();
+            for change in changes {
+                parts[nibble(&change.hash, depth)].push(change);
+            }
             let mut children = children.clone();
-            let slot = nibble(hash, depth);
-            let below = children[slot].map_or(EMPTY.0, |child| child.id);
-            children[slot] = Some(set_below(store, &below, entry, hash, depth + 1)?);
-            Ok(save(store, Node::Branch(children)))
+            for (slot, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+                let below = children[slot].map_or(EMPTY.0, |child| child.id);
+                let changed = apply_below(store, &below, part, depth + 1)?;
+                children[slot] = (changed.count > 0).then_some(changed);
+            }
+            let branch = Node::Branch(children);
+            if branch.count() > BUCKET_MAX {
+                return Ok(save(store, branch));
+            }
+            // Few enough for a bucket again: the shape must not tell the history.
+            let mut entries = Vec::new();
+            if let Node::Branch(children) = &branch {
+                for child in children.iter().flatten() {
+                    collect(store, &child.id, &mut entries)?;
+                }
+            }
+            entries.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(save(store, Node::Bucket(entries)))
         }
     }
 }
@@ -228,54 +275,6 @@ fn build<S: NodeStore>(store: &mut S, entries: Vec<Entry>, depth: usize) -> Chil
     }
     let children = parts.map(|part| if part.is_empty() { None } else { Some(build(store, part, depth + 1)) });
     save(store, Node::Branch(Box::new(children)))
-}
-
-/// The state without one entry.
-pub fn remove<S: NodeStore>(store: &mut S, root: &Root, key: &StateKey) -> Result<Root, S::Error> {
-    Ok(remove_below(store, root, key, &key.hash(), 0)?.id)
-}
-
-fn remove_below<S: NodeStore>(
-    store: &mut S,
-    id: &NodeId,
-    key: &StateKey,
-    hash: &[u8; 32],
-    depth: usize,
-) -> Result<Child, S::Error> {
-    let node = load(store, id)?;
-    let unchanged = Child { id: *id, count: u32::try_from(node.count()).unwrap_or(u32::MAX) };
-    match &*node {
-        Node::Bucket(held) => {
-            let Ok(at) = held.binary_search_by(|entry| entry.key.cmp(key)) else {
-                return Ok(unchanged);
-            };
-            let mut entries = held.clone();
-            entries.remove(at);
-            Ok(save(store, Node::Bucket(entries)))
-        }
-        Node::Branch(held) => {
-            let slot = nibble(hash, depth.min(DEPTH_MAX - 1));
-            let Some(child) = held[slot] else {
-                return Ok(unchanged);
-            };
-            let below = remove_below(store, &child.id, key, hash, depth + 1)?;
-            let mut children = held.clone();
-            children[slot] = (below.count > 0).then_some(below);
-            let branch = Node::Branch(children);
-            if branch.count() > BUCKET_MAX {
-                return Ok(save(store, branch));
-            }
-            // Few enough for a bucket again: the shape must not tell the history.
-            let mut entries = Vec::new();
-            if let Node::Branch(children) = &branch {
-                for child in children.iter().flatten() {
-                    collect(store, &child.id, &mut entries)?;
-                }
-            }
-            entries.sort_by(|a, b| a.key.cmp(&b.key));
-            Ok(save(store, Node::Bucket(entries)))
-        }
-    }
 }
 
 fn collect<S: NodeStore>(store: &S, id: &NodeId, into: &mut Vec<Entry>) -> Result<(), S::Error> {
