@@ -49,7 +49,6 @@ use ruma::{
 pub use causeway_room::NewEvent;
 
 pub use self::{
-    access::Shown,
     create::{CreateRoom, Created, InitialState, Preset},
     error::RoomError,
     graph::StateForServer,

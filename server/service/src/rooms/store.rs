@@ -200,7 +200,11 @@ impl NodeStore for Workspace<'_> {
     }
 
     fn save(&mut self, id: NodeId, node: Arc<Node>) {
-        self.nodes.insert(id, node);
+        // What is cached is committed: a resolution makes most nodes of the
+        // last one again, and they need not be written again.
+        if self.store.nodes.get(&id).is_none() {
+            self.nodes.insert(id, node);
+        }
     }
 }
 

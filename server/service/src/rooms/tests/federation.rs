@@ -261,7 +261,6 @@ fn no_walk_reaches_another_room() {
     assert!(a.rooms.auth_chain(&room_id, &ids).unwrap().is_empty());
     assert!(a.rooms.backfill_for_server(server, &room_id, &ids, 10).unwrap().is_empty());
     assert!(a.rooms.missing_events_for_server(server, &room_id, &[], &ids, 10, 0).unwrap().is_empty());
-    assert!(a.rooms.event_for_user(&b.user("bob"), &room_id, secret.event_id()).unwrap().is_none());
     // Nor can an event of one room be smuggled into another.
     let rules = a.rooms.version_rules(&room_id).unwrap();
     let smuggled = a.rooms.receive_pdus(server, &room_id, vec![carry(&secret, &rules)]).unwrap();
@@ -309,8 +308,8 @@ fn history_is_fetched_backwards_and_shown_as_visibility_allows() {
     assert_eq!(ids[..3], [old[2].event_id(), old[3].event_id(), old[4].event_id()]);
     assert!(timeline[2].0 < 0 && timeline[3].0 > 0);
     assert_eq!(b.rooms.missing_events(&room_id, 10).unwrap(), [old[1].event_id().to_owned()]);
-    assert!(b.rooms.event_for_user(&bob, &room_id, old[3].event_id()).unwrap().is_some());
-    assert!(b.rooms.event_for_user(&b.user("eve"), &room_id, old[3].event_id()).unwrap().is_none());
+    assert!(sees(&b, &bob, old[3].event_id()));
+    assert!(!sees(&b, &b.user("eve"), old[3].event_id()));
 }
 
 #[test]
@@ -327,9 +326,33 @@ fn a_member_sees_what_the_room_shows_him() {
     let seen = a.send(&room_id, message(&alice, "bob is here"));
     a.rooms.leave(&room_id, &bob, None).unwrap();
     let after = a.send(&room_id, message(&alice, "bob has gone"));
-    let sees = |pdu: &Pdu| a.rooms.event_for_user(&bob, &room_id, pdu.event_id()).unwrap().is_some();
-    assert!(sees(&shared) && !sees(&hidden) && sees(&seen) && !sees(&after));
-    assert!(a.rooms.event_for_user(&alice, &room_id, hidden.event_id()).unwrap().is_some());
+    let shown = |pdu: &Pdu| sees(&a, &bob, pdu.event_id());
+    assert!(shown(&shared) && !shown(&hidden) && shown(&seen) && !shown(&after));
+    assert!(sees(&a, &alice, hidden.event_id()));
+}
+
+#[test]
+fn a_server_gets_what_its_users_may_see_and_nothing_that_was_redacted() {
+    let (a, b) = (Server::new("a.example"), Server::new("b.example"));
+    let alice = a.user("alice");
+    let room_id = a.create(&alice, Preset::PublicChat);
+    let visibility = json!({ "history_visibility": "joined" });
+    a.send(&room_id, state(&alice, "m.room.history_visibility", "", visibility));
+    let hidden = a.send(&room_id, message(&alice, "before b came"));
+    join_over(&a, &b, &room_id, &b.user("bob")).unwrap();
+    let seen = a.send(&room_id, message(&alice, "b is here"));
+    let redacted = a.send(&room_id, message(&alice, "oops"));
+    a.rooms.redact(&room_id, &alice, redacted.event_id(), None, None).unwrap();
+    let given = |pdu: &Pdu| a.rooms.event_for_server(b.rooms.server_name(), pdu.event_id()).unwrap().unwrap();
+    assert_eq!(given(&seen).content_object()["body"], "b is here");
+    for pdu in [&hidden, &redacted] {
+        assert!(given(pdu).content_object().is_empty());
+        assert_eq!(given(pdu).event_id(), pdu.event_id(), "its signature still holds");
+    }
+    let history =
+        a.rooms.backfill_for_server(b.rooms.server_name(), &room_id, &[redacted.event_id().to_owned()], 9);
+    assert!(history.unwrap().iter().all(|pdu| !pdu.raw().get().contains("before b came")));
+    assert!(a.rooms.event_for_server(server_name!("c.example"), seen.event_id()).unwrap().is_none());
 }
 
 #[test]

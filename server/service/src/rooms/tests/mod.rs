@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::{CreateRoom, Created, Invite, Outcome, Preset, Received, RoomError, Rooms};
-use crate::{clock::Clock, notify::Notifier, server_keys::ServerKeys};
+use crate::{clock::Clock, notify::Notifier, room_view::RoomView, server_keys::ServerKeys, visible::Viewer};
 
 /// A server's rooms, without any door.
 struct Server {
@@ -61,6 +61,14 @@ impl Server {
     fn membership(&self, room_id: &ruma::RoomId, user_id: &UserId) -> Option<String> {
         self.rooms.member(room_id, user_id).expect("reads").map(|member| member.membership.to_string())
     }
+}
+
+/// Whether a user of the server is shown an event.
+fn sees(server: &Server, user_id: &UserId, event_id: &ruma::EventId) -> bool {
+    let view = RoomView::new(&server.rooms);
+    let held = server.rooms.held(event_id).expect("reads").expect("is there");
+    let mut viewer = Viewer::new(view, &held.meta.room_id, user_id).expect("reads");
+    viewer.may_see(&held).expect("reads")
 }
 
 fn message(sender: &UserId, body: &str) -> NewEvent {
