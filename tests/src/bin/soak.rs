@@ -1,0 +1,125 @@
+//! Runs as many simulated schedules as asked.
+//!
+//! `soak --schedules 100000 --from 0` runs them on all cores and prints the seed
+//! of each failure; `soak --replay SEED` runs one again and prints everything
+//! that happens in it; `soak --table 1000` prints which rules of the protocol
+//! lose writes in the model.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use causeway_tests::{model, simulation};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Runs simulated schedules of the replication protocol.")]
+struct Arguments {
+    /// How many schedules to run.
+    #[arg(long, default_value_t = 10_000)]
+    schedules: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Threads; by default one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Runs only this seed and prints what happens.
+    #[arg(long)]
+    replay: Option<u64>,
+    /// Prints the table of rules, over so many schedules for each entry.
+    #[arg(long)]
+    table: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(seeds) = arguments.table {
+        model::table(seeds, |line| println!("{line}"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(seed) = arguments.replay {
+        return replay(seed);
+    }
+    let threads =
+        arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let next = AtomicU64::new(arguments.from);
+    let end = arguments.from.saturating_add(arguments.schedules);
+    let totals = Mutex::new(Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| work(&next, end, &totals));
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("{totals}");
+    if totals.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[derive(Default)]
+struct Totals {
+    schedules: u64,
+    failed: u64,
+    changes: u64,
+    conflicts: u64,
+    forks: u64,
+    pulls: u64,
+    bytes: u64,
+    slowest_ms: u64,
+}
+
+impl std::fmt::Display for Totals {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { schedules, failed, changes, conflicts, forks, pulls, bytes, slowest_ms } = self;
+        write!(
+            out,
+            "{schedules} schedules, {failed} failed; {changes} changes, {conflicts} conflicts, {forks} forks, \
+             {pulls} pulls, {bytes} bytes; slowest agreement {} s (simulated)",
+            slowest_ms / 1_000
+        )
+    }
+}
+
+fn work(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return;
+        }
+        let report = simulation::run(seed, None, false);
+        let mut totals = totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        totals.schedules += 1;
+        totals.changes += report.changes;
+        totals.conflicts += report.conflicts;
+        totals.forks += report.forks;
+        totals.pulls += report.pulls;
+        totals.bytes += report.bytes;
+        totals.slowest_ms = totals.slowest_ms.max(report.healed_in_ms);
+        if let Some(violation) = report.violation {
+            totals.failed += 1;
+            println!("seed {seed}: {}: {}", violation.checker, violation.detail);
+        }
+        if totals.schedules.is_multiple_of(10_000) {
+            println!("{totals}");
+        }
+    }
+}
+
+fn replay(seed: u64) -> ExitCode {
+    println!("{:?}", simulation::plan::Plan::of(seed));
+    let report = simulation::run(seed, None, true);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    match report.violation {
+        None => ExitCode::SUCCESS,
+        Some(violation) => {
+            println!("{}: {}", violation.checker, violation.detail);
+            ExitCode::FAILURE
+        }
+    }
+}

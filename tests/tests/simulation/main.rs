@@ -1,0 +1,6 @@
+//! The replication protocol in simulated worlds, its checkers, and the table of
+//! the rules that were weighed.
+
+mod checkers;
+mod rules;
+mod schedules;

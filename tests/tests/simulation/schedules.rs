@@ -1,0 +1,87 @@
+//! Schedules of the real replicator, real changes, real bytes.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use causeway_tests::simulation::{
+    self, Violation,
+    plan::{LIES, Plan},
+};
+
+/// Schedules in an ordinary test run.
+const SCHEDULES: u64 = 2_000;
+
+/// Runs seeds on all cores; the failures.
+fn failures(
+    seeds: std::ops::Range<u64>,
+    run: impl Fn(u64) -> Option<Violation> + Sync,
+) -> Vec<(u64, Violation)> {
+    let next = AtomicU64::new(seeds.start);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    if let Some(violation) = run(seed) {
+                        failed.lock().expect("no thread panics with it").push((seed, violation));
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().expect("no thread panics with it")
+}
+
+#[test]
+fn every_schedule_keeps_every_rule() {
+    let failed = failures(0..SCHEDULES, |seed| simulation::run(seed, None, false).violation);
+    assert!(failed.is_empty(), "replay with `soak --replay SEED`: {failed:#?}");
+}
+
+#[test]
+fn a_liar_harms_nobody_but_itself() {
+    for lie in LIES {
+        let failed = failures(0..20, |seed| {
+            let plan = Plan { servers: 4, lie: Some(lie), ..Plan::of(seed) };
+            simulation::run_plan(seed, plan, None, false).violation
+        });
+        assert!(failed.is_empty(), "{lie:?}: {failed:#?}");
+    }
+}
+
+#[test]
+fn copied_and_rolled_back_machines_fork_and_lose_nothing() {
+    let forks = AtomicU64::new(0);
+    let failed = failures(0..60, |seed| {
+        let plan = Plan { unnoticed: true, restores: true, lie: None, stamps: 30, ..Plan::of(seed) };
+        let report = simulation::run_plan(seed, plan, None, false);
+        forks.fetch_add(report.forks, Ordering::Relaxed);
+        report.violation
+    });
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(forks.into_inner() > 0, "these worlds must have shown forks");
+}
+
+#[test]
+fn a_calm_world_agrees_within_seconds() {
+    for servers in 2..=5 {
+        let report = simulation::run_plan(1, Plan::calm(servers), None, false);
+        assert_eq!(report.violation, None);
+        assert!(report.changes > 5 && report.healed_in_ms <= 61_000, "{report:?}");
+    }
+}
+
+#[test]
+fn a_seed_says_everything() {
+    for seed in [3, 17, 42] {
+        let (one, other) = (simulation::run(seed, None, true), simulation::run(seed, None, true));
+        assert!(one.trace.len() > 50);
+        assert_eq!(one.trace, other.trace);
+    }
+}
