@@ -18,6 +18,7 @@ pub mod server;
 pub mod shell;
 pub mod store;
 pub mod truth;
+pub mod watch;
 pub mod world;
 
 use plan::Plan;

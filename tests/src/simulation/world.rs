@@ -12,13 +12,13 @@ use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, signatures::Ed25519KeyPair
 
 use super::{
     Broken, Report, Violation,
-    checkers::Watch,
     device::Device,
     network::{Network, Weather},
     plan::{Lie, Plan},
     server::{Life, SimServer, Verifier, Write},
     store::Store,
     truth::Truth,
+    watch::Watch,
 };
 use crate::dice::Dice;
 
