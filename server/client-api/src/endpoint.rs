@@ -4,7 +4,7 @@
 //! from the metadata of ruma's request type, so a file of handlers only says
 //! which function serves which type:
 //!
-//! ```ignore
+//! ```text
 //! pub(crate) fn routes() -> Router<ClientState> {
 //!     Router::new().endpoint(whoami).endpoint_async(sync)
 //! }

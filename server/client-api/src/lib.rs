@@ -26,6 +26,7 @@ mod membership;
 mod member;
 mod directory;
 pub mod auth;
+mod backup;
 mod config;
 mod device;
 mod discovery;
@@ -42,6 +43,7 @@ mod session;
 mod shared_space;
 mod state;
 mod uiaa;
+mod user_directory;
 
 pub use endpoint::{Endpoints, blocking};
 pub use frame::{error_response, frame, json_response};
@@ -53,6 +55,7 @@ pub use state::ClientState;
 pub fn routes() -> Router<ClientState> {
     Router::new()
         .merge(account::routes())
+        .merge(backup::routes())
         .merge(config::routes())
         .merge(device::routes())
         .merge(discovery::routes())
@@ -73,6 +76,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(sync::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
+        .merge(user_directory::routes())
 }
 
 /// This door alone, framed.

@@ -5,6 +5,7 @@ use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
     history::{Direction, Page, Wanted},
+    rate_limit::Class,
     remote::RemoteRequest,
     rooms::{NewEvent, RoomError, TransactionKey},
     sync::token::TimelineToken,
@@ -45,6 +46,7 @@ fn send(
     request: Ruma<send_message_event::v3::Request>,
 ) -> Result<send_message_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
+    state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
     let content = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
     let kind = body.event_type.to_string();
     if kind == "m.room.redaction" {
@@ -62,6 +64,7 @@ fn redact(
     request: Ruma<redact_event::v3::Request>,
 ) -> Result<redact_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
+    state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
     let scope = format!("redact {} {}", body.room_id, body.event_id);
     let key = TransactionKey::new(&session.user_id, &session.device_id, &body.txn_id, scope);
     let reason = body.reason.as_deref();

@@ -18,13 +18,19 @@ use ruma::api::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::{ClientState, auth, auth::ClientAuth};
 
 /// Bodies of endpoints that take JSON. Events are at most 64 KiB; batches of
 /// items and key uploads are larger.
 pub const JSON_BODY_BYTES_MAX: usize = 8 << 20;
+
+/// How long such a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A request of ruma's type `T`, authenticated as its metadata demands.
 pub struct Ruma<T: IncomingRequest>
@@ -131,7 +137,9 @@ impl Arrived {
 
 /// Reads a body of at most `bytes_max` bytes.
 pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, MatrixError> {
-    match Limited::new(body, bytes_max).collect().await {
+    let read = Limited::new(body, bytes_max).collect();
+    let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
+    match read.map_err(|_| MatrixError::new(408, "M_UNKNOWN", "The body did not arrive in time"))? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(MatrixError::too_large(format!("The body is larger than {bytes_max} bytes")))

@@ -14,6 +14,7 @@ use causeway_service::{
     devices::Session,
     error::MatrixError,
     notify::Topic,
+    rate_limit::Class,
     shared_space::{
         error::SpaceError,
         read::Pull,
@@ -100,6 +101,7 @@ struct PutBody {
 }
 
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
     let body: PutBody = request.json()?;
     let value = Value::parse(body.value.get().as_bytes()).map_err(SpaceError::from)?;
     let write = Write {
@@ -120,6 +122,7 @@ struct DeleteParts {
 
 /// Token and mode come in the body, or in the query where bodies of DELETE get lost.
 fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
     let parts: DeleteParts = if request.raw.is_empty() { request.query()? } else { request.json()? };
     let write = Write {
         key: key(&request)?,
@@ -147,6 +150,7 @@ struct BatchWrite {
 }
 
 fn put_batch(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
     let body: BatchBody = request.json()?;
     let mut writes = Vec::with_capacity(body.writes.len());
     for write in body.writes {

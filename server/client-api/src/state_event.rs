@@ -7,6 +7,7 @@ use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
     history::Reader,
+    rate_limit::Class,
     rooms::{NewEvent, RoomError},
 };
 use http::{Method, StatusCode};
@@ -70,6 +71,7 @@ fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let (room_id, kind, key) = path(&request)?;
     let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
+    state.rate_limits.admit(Class::Message, user_id.as_str())?;
     let event_id = match kind {
         ITEM => {
             let content: Box<RawValue> =

@@ -329,6 +329,34 @@ async fn discovery_says_what_is_there() {
 }
 
 #[tokio::test]
+async fn people_are_found_by_their_id_or_in_shared_rooms_only() {
+    let server = server();
+    let (alice, _bob) = (server.register("alice").await, server.register("bob").await);
+    let search = |term: &str| json!({ "search_term": term });
+    let path = format!("{V3}/user_directory/search");
+    let found = server.post(&path, &alice, search("bob")).await.ok();
+    assert_eq!(found["results"][0]["user_id"], "@bob:example.org");
+    assert_eq!(found["limited"], false);
+    assert_eq!(server.post(&path, &alice, search("bo")).await.ok()["results"], json!([]));
+    assert_eq!(server.post(&path, &alice, search("alice")).await.ok()["results"], json!([]), "not oneself");
+    server.get(&format!("{V3}/room_keys/version"), &alice).await.is_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn messages_are_limited_per_user() {
+    let server = server_with(|settings| {
+        settings.rate_limits.enabled = true;
+        settings.rate_limits.message.burst = 1;
+    });
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let path = format!("{V3}/rooms/!none:example.org/send/m.room.message/1");
+    let body = json!({ "msgtype": "m.text", "body": "hello" });
+    assert_ne!(server.put(&path, &alice, body.clone()).await.status, StatusCode::TOO_MANY_REQUESTS);
+    server.put(&path, &alice, body.clone()).await.is_error(429, "M_LIMIT_EXCEEDED");
+    assert_ne!(server.put(&path, &bob, body).await.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
 async fn attempts_to_log_in_are_limited() {
     let server = server_with(|settings| settings.rate_limits.enabled = true);
     server.register("alice").await;

@@ -41,6 +41,7 @@ pub mod sync;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
+pub mod user_directory;
 pub mod visible;
 
 use account_data::AccountData;
@@ -64,6 +65,7 @@ use sync::SyncService;
 use to_device::ToDevice;
 use typing::Typing;
 use uiaa::Uiaa;
+use user_directory::UserDirectory;
 
 /// All services, built in the order in which they depend on each other.
 pub struct Services {
@@ -109,6 +111,8 @@ pub struct Services {
     pub shared_secret: Arc<SharedSecret>,
     /// What users call themselves.
     pub profiles: Arc<Profiles>,
+    /// Searching for people.
+    pub user_directory: Arc<UserDirectory>,
     /// End-to-end encryption keys.
     pub keys: Arc<Keys>,
     /// Messages from device to device.
@@ -161,6 +165,8 @@ impl Services {
         let uiaa = Arc::new(Uiaa::new(time()));
         let shared_secret = Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time()));
         let profiles = Arc::new(Profiles::new(db(), Arc::clone(&rooms)));
+        let user_directory =
+            UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), Arc::clone(&rooms));
         let keys = Arc::new(Keys::new(db(), wake()));
         let to_device = Arc::new(ToDevice::new(db(), wake()));
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
@@ -199,6 +205,7 @@ impl Services {
             uiaa,
             shared_secret,
             profiles,
+            user_directory: Arc::new(user_directory),
             keys,
             to_device,
             media,
