@@ -145,7 +145,7 @@ impl<'a> Shower<'a> {
             let Some(event) = self.view.event(&related.event_id)? else { continue };
             match related.rel_type.as_str() {
                 "m.replace" if event.sender() == pdu.sender() && event.kind_text() == pdu.kind_text() => {
-                    bundled.insert("m.replace".to_owned(), value(&*render(&event, Shape::Full, Map::new())?));
+                    bundled.insert("m.replace".to_owned(), value(&render(&event, Shape::Full, Map::new())?));
                 }
                 "m.thread" => {
                     let by_viewer = event.sender() == self.user_id;

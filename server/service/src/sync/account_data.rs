@@ -7,12 +7,9 @@ use causeway_storage::{
     codec::{KeyParts, key},
 };
 use ruma::UserId;
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{json, value::RawValue};
 
-use super::response::RawEvent;
+use super::response::{RawEvent, raw_event};
 
 /// Pieces of account data in one answer; of more, the earliest.
 const PIECES_MAX: usize = 10_000;
@@ -42,8 +39,7 @@ pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Re
         let broken = |_| StorageError::BrokenKey { cf: Cf::AccountDataChanges.name() };
         let kind = std::str::from_utf8(&kind).map_err(broken)?;
         if let Some(content) = content(read, user_id, room_id, kind)? {
-            let event = to_raw_value(&json!({ "type": kind, "content": content }));
-            let event = event.expect("an object with string keys serialises");
+            let event = raw_event(&json!({ "type": kind, "content": content }));
             by_room.entry(room_id.to_owned()).or_default().push((kind.to_owned(), event));
         }
     }

@@ -1,7 +1,7 @@
 //! One answer of /sync in the making: what was asked, up to where it is
 //! answered, and what all rooms share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use causeway_room::Root;
 use causeway_storage::Direction;
@@ -10,17 +10,23 @@ use ruma::{
     api::client::filter::FilterDefinition,
     push::{PushConditionRoomCtx, Ruleset},
 };
-use serde_json::{json, value::to_raw_value};
+use serde_json::json;
 
 use super::{
     Request, StateAfter, SyncService,
     account_data::{self, ByRoom},
     filter,
     progress::Told,
-    response::{RawEvent, StateSection, Unread},
+    response::{RawEvent, StateSection, Unread, raw_event},
     unread::{self, Counted, UNREAD_SCAN_MAX},
 };
 use crate::{error::MatrixError, room_view::RoomView, shown::Shower, typing::TypingChanges};
+
+/// The account data `m.push_rules`.
+#[derive(serde::Deserialize)]
+struct PushRules {
+    global: Ruleset,
+}
 
 /// See the module.
 pub struct Answer<'a> {
@@ -129,8 +135,7 @@ impl<'a> Answer<'a> {
     /// Who types in the room, if that changed.
     pub fn typing_event(&self, room_id: &RoomId) -> Option<RawEvent> {
         let users: &Vec<OwnedUserId> = self.typing.by_room.get(room_id)?;
-        let event = to_raw_value(&json!({ "type": "m.typing", "content": { "user_ids": users } }));
-        Some(event.expect("an object with string keys serialises"))
+        Some(raw_event(&json!({ "type": "m.typing", "content": { "user_ids": users } })))
     }
 
     /// Counts the room's unread events; only those that were not counted before are looked at.
@@ -184,18 +189,9 @@ impl<'a> Answer<'a> {
         if let Some(rules) = self.rules.get() {
             return Ok(rules);
         }
-        #[derive(serde::Deserialize)]
-        struct PushRules {
-            global: Ruleset,
-        }
         let own = account_data::content(self.view.database(), self.user_id(), "", "m.push_rules")?;
         let own = own.and_then(|content| serde_json::from_str::<PushRules>(content.get()).ok());
         let rules = own.map_or_else(|| Ruleset::server_default(self.user_id()), |rules| rules.global);
         Ok(self.rules.get_or_init(|| rules))
-    }
-
-    /// The rooms in which somebody types or fell silent, for those that have no other news.
-    pub fn typing_rooms(&self) -> &BTreeMap<OwnedRoomId, Vec<OwnedUserId>> {
-        &self.typing.by_room
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use causeway_storage::{Database, StorageError, StreamPosition, sync_progress as rows};
+use causeway_storage::{Database, StorageError, sync_progress as rows};
 use ruma::{DeviceId, RoomId, UserId};
 
 use super::{
@@ -126,13 +126,4 @@ impl Devices {
         }
         Ok(used)
     }
-}
-
-/// The position that the device last acknowledged.
-pub(super) fn acknowledged(
-    database: &Database,
-    user_id: &UserId,
-    device_id: &DeviceId,
-) -> Result<Option<StreamPosition>, StorageError> {
-    Ok(rows::progress(database, user_id, device_id)?.map(|progress| progress.acknowledged))
 }

@@ -42,7 +42,7 @@ pub fn joined_room(
     note_told(answer, room_id, known, span, &selected);
     room.ephemeral.events = ephemeral(answer, room_id, since.unwrap_or(0))?;
     room.account_data = Events { events: answer.room_account_data(room_id) };
-    room.timeline = timeline(answer, selected)?;
+    room.timeline = timeline(answer, &selected)?;
     let has_news = !room.timeline.events.is_empty()
         || room.timeline.limited
         || !room.state.events().is_empty()
@@ -106,7 +106,7 @@ fn state_section(
 ) -> Result<StateSection, MatrixError> {
     let heroes: &[OwnedUserId] = summary.map_or(&[], |summary| &summary.heroes);
     let lazy: Option<BTreeSet<String>> =
-        filter::lazy_loads(&answer.filter).then(|| state::needed_members(selected, answer.user_id(), heroes));
+        filter::lazy_loads(answer.filter).then(|| state::needed_members(selected, answer.user_id(), heroes));
     let chosen = state::choose(answer.view, span, selected, lazy.as_ref())?;
     let events = state::render(answer.view, room_id, &chosen, &answer.filter.room.state, &answer.shower)?;
     Ok(answer.state_section(events))
@@ -120,7 +120,7 @@ fn note_told(
     span: Span,
     selected: &Selected,
 ) {
-    let hidden = filter::hides_items(&answer.filter, room_id);
+    let hidden = filter::hides_items(answer.filter, room_id);
     let says_nothing_new = known.is_some() && span.known.is_some() && !selected.limited;
     if says_nothing_new && (!hidden.timeline || !selected.any) {
         return;
@@ -161,7 +161,7 @@ fn ephemeral(answer: &Answer<'_>, room_id: &RoomId, since: u64) -> Result<Vec<Ra
     Ok(events)
 }
 
-fn timeline(answer: &Answer<'_>, selected: Selected) -> Result<Timeline, MatrixError> {
+fn timeline(answer: &Answer<'_>, selected: &Selected) -> Result<Timeline, MatrixError> {
     let mut events = Vec::with_capacity(selected.events.len());
     for (_, held) in &selected.events {
         let is_message = held.pdu.state_key().is_none();

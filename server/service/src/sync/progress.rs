@@ -240,6 +240,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with an Option")]
     fn some(after: u64, up_to: u64, state: Option<&str>) -> Option<(u64, u64, Option<String>)> {
         Some((after, up_to, state.map(str::to_owned)))
     }

@@ -13,6 +13,11 @@ use serde_json::value::RawValue;
 /// An event as JSON text.
 pub type RawEvent = Box<RawValue>;
 
+/// An event made of plain values.
+pub(crate) fn raw_event(event: &serde_json::Value) -> RawEvent {
+    serde_json::value::to_raw_value(event).expect("a JSON value serialises")
+}
+
 /// The whole answer.
 #[derive(Debug, Default, Serialize)]
 pub struct Response {
