@@ -6,10 +6,9 @@ use causeway_service::{
     rooms::{CreateRoom, InitialState, Preset},
 };
 use ruma::{
-    api::client::room::{Visibility, aliases, create_room},
+    api::client::room::{Visibility, aliases, create_room, upgrade_room},
     serde::Raw,
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_error};
@@ -18,7 +17,7 @@ use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_er
 const ALIASES_MAX: usize = 500;
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint_async(create).endpoint(aliases_of)
+    Router::new().endpoint_async(create).endpoint(aliases_of).endpoint(upgrade)
 }
 
 async fn create(
@@ -114,9 +113,13 @@ fn aliases_of(state: &ClientState, request: Ruma<aliases::v3::Request>) -> Resul
     Ok(aliases::v3::Response::new(aliases))
 }
 
-/// A field of a request as some type; for bodies that ruma's types don't carry whole.
-pub(crate) fn body_field<T: DeserializeOwned>(raw: &[u8], field: &str) -> Result<Option<T>, MatrixError> {
-    let object = crate::request::json_object(raw)?;
-    let value = object.get(field).filter(|value| !value.is_null()).cloned();
-    value.map(serde_json::from_value).transpose().map_err(|error| json_error(&error))
+fn upgrade(
+    state: &ClientState,
+    request: Ruma<upgrade_room::v3::Request>,
+) -> Result<upgrade_room::v3::Response, MatrixError> {
+    let (body, user_id) = (request.body, &request.auth.user_id);
+    let profile = state.profiles.profile(user_id)?;
+    let replacement =
+        state.upgrades.upgrade(&body.room_id, user_id, &body.new_version, &body.additional_creators, profile)?;
+    Ok(upgrade_room::v3::Response::new(replacement))
 }

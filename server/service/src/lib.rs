@@ -41,6 +41,7 @@ pub mod sync;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
+pub mod upgrade;
 pub mod user_directory;
 pub mod visible;
 
@@ -95,6 +96,8 @@ pub struct Services {
     pub shared_space: Arc<SharedSpace>,
     /// Aliases and the public list.
     pub directory: Arc<directory::Directory>,
+    /// What is done in several rooms at once.
+    pub upgrades: Arc<upgrade::Upgrades>,
     /// Rooms' past, for those who may see it.
     pub history: Arc<history::History>,
     /// Read receipts.
@@ -174,6 +177,7 @@ impl Services {
         let account_data = Arc::new(AccountData::new(db(), wake()));
         let directory = Arc::new(directory::Directory::new(db(), Arc::clone(&rooms)));
         let history = Arc::new(history::History::new(Arc::clone(&rooms), time()));
+        let upgrades = Arc::new(upgrade::Upgrades::new(db(), Arc::clone(&rooms)));
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
@@ -197,6 +201,7 @@ impl Services {
             rooms,
             shared_space,
             directory,
+            upgrades,
             history,
             receipts,
             typing,
