@@ -3,7 +3,8 @@
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
-    keys::{CrossSigningKind, Uploaded},
+    keys::{CrossSigningKind, StreamPosition, Uploaded},
+    sync::token::SyncToken,
 };
 use http::{Method, StatusCode};
 use ruma::{OwnedDeviceId, OwnedUserId};
@@ -56,11 +57,8 @@ fn upload(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
         fallback: Map<String, Value>,
     }
     let body: Body = request.json()?;
-    let uploaded = Uploaded {
-        device_keys: body.device,
-        one_time_keys: body.one_time,
-        fallback_keys: body.fallback,
-    };
+    let uploaded =
+        Uploaded { device_keys: body.device, one_time_keys: body.one_time, fallback_keys: body.fallback };
     let mut counts = state.keys.upload(&request.auth, uploaded)?;
     // Clients look for this one, also when it is zero.
     counts.entry("signed_curve25519".to_owned()).or_insert(0);
@@ -133,10 +131,24 @@ fn claim(state: &ClientState, request: Custom) -> Result<Response, MatrixError> 
     Ok(json_response(StatusCode::OK, &json!({ "one_time_keys": claimed, "failures": failures })))
 }
 
-/// Device lists are not tracked yet: a client that asks what changed is told
-/// that everybody it asks about stayed the same.
-fn changes(_state: &ClientState, _request: Custom) -> Result<Response, MatrixError> {
-    Ok(json_response(StatusCode::OK, &json!({ "changed": [], "left": [] })))
+/// Whose keys changed between two sync tokens. Who left is not said: a client
+/// that keeps an unneeded device list loses nothing by it.
+fn changes(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    #[derive(Deserialize)]
+    struct Query {
+        from: String,
+        to: String,
+    }
+    let query: Query = request.query()?;
+    let position = |token: &str| {
+        let token: Result<SyncToken, _> = token.parse();
+        token
+            .map(|token| StreamPosition(token.position))
+            .map_err(|_| MatrixError::invalid_param("Invalid token"))
+    };
+    let (from, to) = (position(&query.from)?, position(&query.to)?);
+    let changed = state.keys.changed_between(&request.auth.user_id, from, to)?;
+    Ok(json_response(StatusCode::OK, &json!({ "changed": changed, "left": [] })))
 }
 
 fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {

@@ -156,6 +156,31 @@ async fn cross_signing_keys_hang_together_and_forged_signatures_are_refused() {
 }
 
 #[tokio::test]
+async fn who_shares_a_room_learns_of_new_keys() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let stranger = server.register("carol").await;
+    let room =
+        server.post(&format!("{V3}/createRoom"), &alice, json!({ "preset": "public_chat" })).await.ok();
+    let join = format!("{V3}/join/{}", room["room_id"].as_str().expect("id"));
+    server.post(&join, &bob, json!({})).await.ok();
+    let token = |answer: &Value| answer["next_batch"].as_str().expect("a token").to_owned();
+    let since = token(&server.get(&format!("{V3}/sync"), &bob).await.ok());
+    let (key, public) = pair("DEV");
+    let wait = format!("{V3}/sync?since={since}&timeout=60000");
+    let uploading =
+        upload(&server, &alice, json!({ "device_keys": device_keys(&key, &public, "@alice:example.org") }));
+    let (woken, _) = tokio::join!(server.get(&wait, &bob), uploading);
+    let woken = woken.ok();
+    assert_eq!(woken["device_lists"]["changed"], json!(["@alice:example.org"]));
+    let path = format!("{V3}/keys/changes?from={since}&to={}", token(&woken));
+    let changed = server.get(&path, &bob).await.ok();
+    assert_eq!(changed["changed"], json!(["@alice:example.org"]));
+    assert_eq!(server.get(&path, &stranger).await.ok()["changed"], json!([]));
+    server.get(&format!("{V3}/keys/changes?from=x&to=y"), &bob).await.is_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
 async fn messages_to_devices_wait_once_for_each_transaction() {
     let server = server();
     let (alice, _bob) = (server.register("alice").await, server.register("bob").await);

@@ -214,7 +214,8 @@ impl Devices {
                 had_keys |= keys::delete_device(&self.database, &mut batch, user_id, device_id)?;
             }
         }
-        let topics = if had_keys { keys::mark_changed(&mut batch, user_id) } else { Vec::new() };
+        let topics =
+            if had_keys { keys::mark_changed(&self.database, &mut batch, user_id)? } else { Vec::new() };
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
@@ -286,9 +287,15 @@ impl Devices {
     fn make_room(&self, batch: &mut causeway_storage::Batch, user_id: &UserId) -> Result<(), MatrixError> {
         let mut devices = rows::devices(&self.database, user_id)?;
         devices.sort_by_key(|(_, device)| std::cmp::Reverse(device.last_seen_ts));
+        let mut had_keys = false;
         for (device_id, device) in devices.iter().skip(DEVICES_MAX - 1) {
             rows::delete_device(batch, user_id, device_id, device);
-            keys::delete_device(&self.database, batch, user_id, device_id)?;
+            had_keys |= keys::delete_device(&self.database, batch, user_id, device_id)?;
+        }
+        if had_keys {
+            // Whoever shares a room learns of it at the next look; that a device
+            // unseen for long is gone is worth waking nobody.
+            keys::mark_changed(&self.database, batch, user_id)?;
         }
         Ok(())
     }

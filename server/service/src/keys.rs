@@ -10,19 +10,21 @@
 //! user's master key by another user are refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub use causeway_storage::keys::CrossSigningKind;
 use causeway_storage::{
     Batch, Database, Read, StorageError, devices,
     keys::{self as rows, FallbackKey, ONE_TIME_KEYS_MAX},
+    rooms::memberships,
     to_device,
 };
+pub use causeway_storage::{StreamPosition, keys::CrossSigningKind};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId, UserId,
     canonical_json::try_from_json_map,
+    events::room::member::MembershipState,
     serde::Base64,
     signatures::{PublicKeyMap, PublicKeySet, verify_json},
 };
@@ -31,6 +33,7 @@ use serde_json::{Map, Value, value::RawValue};
 use crate::{
     error::MatrixError,
     notify::{Notifier, Topic},
+    rooms::Rooms,
     session::Session,
 };
 
@@ -43,11 +46,18 @@ const SIGNED_BYTES_MAX: usize = 64 * 1024;
 /// An algorithm and key id, in bytes.
 const KEY_ID_BYTES_MAX: usize = 255;
 
+/// Rooms whose members are woken by a change of keys.
+const ROOMS_MAX: usize = 10_000;
+
+/// Changes looked at for one question of what changed.
+const CHANGES_MAX: usize = 10_000;
+
 type Object = Map<String, Value>;
 
 /// See the module.
 pub struct Keys {
     database: Database,
+    rooms: Arc<Rooms>,
     notifier: Arc<Notifier>,
     /// Held from reading keys until what follows from them is committed.
     writing: Mutex<()>,
@@ -66,8 +76,8 @@ pub struct Uploaded {
 
 impl Keys {
     /// Over `database`.
-    pub fn new(database: Database, notifier: Arc<Notifier>) -> Self {
-        Self { database, notifier, writing: Mutex::default() }
+    pub fn new(database: Database, rooms: Arc<Rooms>, notifier: Arc<Notifier>) -> Self {
+        Self { database, rooms, notifier, writing: Mutex::default() }
     }
 
     /// Stores a device's keys; how many one-time keys of each algorithm it has then.
@@ -92,7 +102,7 @@ impl Keys {
             if before.as_ref().map(unsigned_part) != Some(unsigned_part(&signed)) {
                 let row = bounded(&Value::Object(signed), SIGNED_BYTES_MAX)?;
                 rows::put_device_keys(&mut batch, user_id, device_id, &row);
-                topics.extend(mark_changed(&mut batch, user_id));
+                topics.extend(mark_changed(&self.database, &mut batch, user_id)?);
             }
         }
         let commit = self.database.commit(batch)?;
@@ -235,7 +245,7 @@ impl Keys {
                 &bounded(&Value::Object(key), SIGNED_BYTES_MAX)?,
             );
         }
-        let topics = mark_changed(&mut batch, user_id);
+        let topics = mark_changed(&self.database, &mut batch, user_id)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
@@ -280,12 +290,30 @@ impl Keys {
         } else {
             rows::put_cross_signing_key(&mut batch, user_id, CrossSigningKind::Master, &row);
         }
-        let topics = mark_changed(&mut batch, user_id);
+        let topics = mark_changed(&self.database, &mut batch, user_id)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
         self.notifier.notify(&topics);
         Ok(())
+    }
+
+    /// Who changed keys after `from` and up to `to`, of those whom `asker` shares a room with.
+    pub fn changed_between(
+        &self,
+        asker: &UserId,
+        from: StreamPosition,
+        to: StreamPosition,
+    ) -> Result<BTreeSet<OwnedUserId>, MatrixError> {
+        let mut changed = BTreeSet::new();
+        for (_, user_id) in rows::key_changes(&self.database, from, to, CHANGES_MAX)? {
+            if !changed.contains(&user_id)
+                && (user_id == asker || self.rooms.share_a_room(asker, &user_id)?)
+            {
+                changed.insert(user_id);
+            }
+        }
+        Ok(changed)
     }
 
     /// The public half of `ed25519:…`: of the user's self-signing key (which
@@ -318,11 +346,20 @@ pub(crate) fn delete_device(
     Ok(had_keys)
 }
 
-/// Notes in the batch that a user's keys changed; the topics to notify of after it.
-pub(crate) fn mark_changed(batch: &mut Batch, user_id: &UserId) -> Vec<Topic> {
+/// Notes in the batch that a user's keys changed. The topics to notify of after
+/// it: all who share a room with the user are told.
+pub(crate) fn mark_changed(
+    read: &impl Read,
+    batch: &mut Batch,
+    user_id: &UserId,
+) -> Result<Vec<Topic>, StorageError> {
+    let rooms = memberships(read, user_id, None, ROOMS_MAX)?;
+    let joined = rooms.into_iter().filter(|(_, member)| member.membership == MembershipState::Join);
+    let mut topics: Vec<Topic> = joined.map(|(room_id, _)| Topic::Room(room_id)).collect();
+    topics.extend([Topic::User(user_id.to_owned()), Topic::Stream]);
     let position = batch.position();
     rows::put_key_change(batch, position, user_id);
-    vec![Topic::User(user_id.to_owned()), Topic::Stream]
+    Ok(topics)
 }
 
 /// The device's own keys, signed by itself.

@@ -170,7 +170,7 @@ impl Services {
         let profiles = Arc::new(Profiles::new(db(), Arc::clone(&rooms)));
         let user_directory =
             UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), Arc::clone(&rooms));
-        let keys = Arc::new(Keys::new(db(), wake()));
+        let keys = Arc::new(Keys::new(db(), Arc::clone(&rooms), wake()));
         let to_device = Arc::new(ToDevice::new(db(), wake()));
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
         let media = Arc::new(media);
