@@ -383,3 +383,6 @@ impl Event for Pdu {
 
 /// Shared events are what everything passes around.
 pub type SharedPdu = Arc<Pdu>;
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ impl RoomWriter<'_> {
         }
         let nodes = self.put_nodes();
         let members = self.members()?;
+        self.put_invite_states(&members)?;
         let redactions = self.redactions()?;
         self.put_state();
         for (target, redaction, applies) in redactions {
@@ -111,6 +112,23 @@ impl RoomWriter<'_> {
                 Ok((key.clone(), event))
             })
             .collect()
+    }
+
+    /// What our own users who are now invited are told of the room.
+    fn put_invite_states(&mut self, members: &ChangedMembers) -> Result<(), RoomError> {
+        for (key, event) in members {
+            let Some(event) =
+                event.as_ref().filter(|event| event.membership() == Some(MembershipState::Invite))
+            else {
+                continue;
+            };
+            let user_id = UserId::parse(&*key.key).ok();
+            if let Some(user_id) = user_id.filter(|user_id| user_id.server_name() == self.rooms.server_name) {
+                let stripped = self.stripped_state(event)?;
+                rows::put_invite_state(&mut self.batch, &user_id, &self.room_id, &stripped);
+            }
+        }
+        Ok(())
     }
 
     /// Gives the events their positions and writes them.

@@ -12,11 +12,12 @@ use ruma::{
     OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId,
     events::room::member::MembershipState,
     room::JoinRuleKind,
+    room_version_rules::RoomVersionRules,
     state_res::events::{RoomJoinRulesEvent, RoomPowerLevelsIntField},
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{Rooms, error::RoomError, store::VersionRules, writer::RoomWriter};
+use super::{Rooms, error::RoomError, power::Power, store::VersionRules, writer::RoomWriter};
 use crate::notify::Topic;
 
 /// Servers named to go through, at most.
@@ -292,11 +293,7 @@ impl RoomWriter<'_> {
         target: &UserId,
         content: Map<String, Value>,
     ) -> Result<Arc<Pdu>, RoomError> {
-        let pdu = self.set_membership(sender, target, "invite", content)?;
-        let stripped = self.stripped_state(&pdu)?;
-        let room_id = self.room_id.clone();
-        rows::put_invite_state(self.batch(), target, &room_id, &stripped);
-        Ok(pdu)
+        self.set_membership(sender, target, "invite", content)
     }
 
     /// What somebody outside is told of the room, with the event about him.
@@ -351,6 +348,18 @@ impl RoomWriter<'_> {
 
     /// A joined user of this server who may invite, and so vouch for who joins.
     pub(crate) fn local_voucher(&mut self) -> Result<Option<OwnedUserId>, RoomError> {
+        self.local_member(|power, rules, user_id| power.may(rules, user_id, RoomPowerLevelsIntField::Invite))
+    }
+
+    /// A joined user of this server who may send messages of a type.
+    pub(crate) fn local_sender(&mut self, kind: &str) -> Result<Option<OwnedUserId>, RoomError> {
+        self.local_member(|power, rules, user_id| power.may_send(rules, user_id, kind, false))
+    }
+
+    fn local_member(
+        &mut self,
+        is_able: impl Fn(&Power, &RoomVersionRules, &UserId) -> bool,
+    ) -> Result<Option<OwnedUserId>, RoomError> {
         self.settle()?;
         let power = self.power()?;
         let rules = Arc::clone(self.rules());
@@ -358,7 +367,7 @@ impl RoomWriter<'_> {
         for (user_id, _) in rows::members(database, &self.room_id, None, usize::MAX)? {
             let local = user_id.server_name() == self.rooms.server_name;
             if local
-                && power.may(&rules.rules, &user_id, RoomPowerLevelsIntField::Invite)
+                && is_able(&power, &rules.rules, &user_id)
                 && self.membership(&user_id)? == MembershipState::Join
             {
                 return Ok(Some(user_id));

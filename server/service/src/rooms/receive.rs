@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use causeway_room::{Pdu, Root, auth, state_tree};
+use causeway_room::{NewEvent, Pdu, Root, auth, state_tree};
 use causeway_storage::rooms::{self as rows, EventMeta};
 use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 
@@ -25,6 +25,12 @@ use super::{
 
 /// Events of one call.
 pub const RECEIVED_MAX: usize = 10_000;
+
+/// Heads at which they are joined.
+const HEADS_MERGED_AT: usize = 10;
+
+/// The type of the event that joins them; others use it for the same.
+const MERGE_TYPE: &str = "org.matrix.dummy_event";
 
 /// What became of a received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +73,11 @@ impl Rooms {
         if !self.is_joined_here(room_id)? {
             return Ok(refuse_all(&pdus, "this server is not in the room"));
         }
-        self.write(room_id, |writer| writer.take_all(pdus, |writer, pdu| writer.receive(pdu, false)))
+        self.write(room_id, |writer| {
+            let results = writer.take_all(pdus, |writer, pdu| writer.receive(pdu, false))?;
+            writer.merge_heads()?;
+            Ok(results)
+        })
     }
 
     /// Takes in events that are only to authorise others, in any order.
@@ -132,6 +142,22 @@ impl RoomWriter<'_> {
             waiting = later.into_iter().map(|(pdu, _)| pdu).collect();
         }
         Ok(results)
+    }
+
+    /// Joins the room's ends with an event that says nothing else, when there are
+    /// many and nobody here is writing: each further event costs a resolution
+    /// over all of them, at every server.
+    fn merge_heads(&mut self) -> Result<(), RoomError> {
+        if self.head.row.heads.len() < HEADS_MERGED_AT {
+            return Ok(());
+        }
+        self.settle()?;
+        let Some(sender) = self.local_sender(MERGE_TYPE)? else { return Ok(()) };
+        let merge = NewEvent::new(MERGE_TYPE, sender, None, serde_json::json!({}))?;
+        match self.append(merge) {
+            Ok(_) | Err(RoomError::Forbidden(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The checks that need no state: whose room, and whether it is here already.
