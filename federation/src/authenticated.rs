@@ -67,6 +67,7 @@ impl FromRequest<FederationState> for Signed {
 
     async fn from_request(request: Request, state: &FederationState) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
+        let refused = |error| refused(state, error);
         let authorization = parts.headers.get(header::AUTHORIZATION);
         let authorization = authorization.ok_or_else(|| unauthorized("Missing Authorization header"))?;
         let authorization = Authorization::parse(authorization.as_bytes()).map_err(refused)?;
@@ -104,14 +105,21 @@ async fn verify(
     }
     // What needs no keys is checked before any is fetched.
     if authorization.destination.as_deref().is_some_and(|named| named != state.server_name()) {
-        return Err(refused(SigningError::Destination));
+        return Err(refused(state, SigningError::Destination));
     }
     let wanted = [authorization.key.clone()];
     let keys = state.keys().keys(&authorization.origin, &wanted, Purpose::Request, &[]).await;
-    signing::verify(signed, authorization, &keys).map_err(refused)
+    signing::verify(signed, authorization, &keys).map_err(|error| refused(state, error))
 }
 
-fn refused(error: SigningError) -> MatrixError {
+fn refused(state: &FederationState, error: SigningError) -> MatrixError {
+    state.metrics().refused(match error {
+        SigningError::Header => "header",
+        SigningError::Body(_) => "body",
+        SigningError::Destination => "destination",
+        SigningError::UnknownKey(_) => "unknown_key",
+        SigningError::Signature => "signature",
+    });
     match error {
         SigningError::Body(_) => MatrixError::new(400, "M_NOT_JSON", "The body is not canonical JSON"),
         error => {

@@ -27,7 +27,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{error::blocking, state::FederationState, verification::verify};
+use crate::{error::blocking, metrics::Metrics, state::FederationState, verification::verify};
 
 /// What became of an event, or why it could not be looked at.
 pub type Outcome = Result<Received, String>;
@@ -48,12 +48,17 @@ pub async fn receive_pdus(
     if pdus.is_empty() {
         return BTreeMap::new();
     }
-    let (services, from) = (state.services().clone(), origin.to_owned());
-    let Ok((groups, mut outcomes)) = blocking(move || Ok(sort(&services, &from, pdus))).await else {
+    let (services, from, counting) = (state.services().clone(), origin.to_owned(), state.clone());
+    let Ok((groups, mut outcomes)) =
+        blocking(move || Ok(sort(&services, counting.metrics(), &from, pdus))).await
+    else {
         return BTreeMap::new();
     };
     for (room_id, group) in groups {
         outcomes.extend(receive_group(state, origin, &room_id, group).await);
+    }
+    for outcome in outcomes.values() {
+        state.metrics().received(outcome.as_ref().ok());
     }
     outcomes.into_iter().map(|(event_id, outcome)| (event_id, told(outcome))).collect()
 }
@@ -71,6 +76,7 @@ fn told(outcome: Outcome) -> Value {
 /// answer under, and is logged.
 fn sort(
     services: &Services,
+    metrics: &Metrics,
     origin: &ServerName,
     pdus: Vec<Box<RawValue>>,
 ) -> (HashMap<OwnedRoomId, Group>, BTreeMap<OwnedEventId, Outcome>) {
@@ -81,6 +87,7 @@ fn sort(
             Ok(parsed) => parsed,
             Err(why) => {
                 tracing::warn!(%origin, why, "an event is dropped");
+                metrics.received(None);
                 continue;
             }
         };

@@ -17,6 +17,7 @@ use std::{
 };
 
 use causeway_service::{
+    Services,
     clock::Clock,
     error::Chain,
     notify::{Notifier, Topic},
@@ -27,7 +28,10 @@ use serde_json::value::RawValue;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::BackoffPolicy, client::FederationClient, outbound::tasks::Slot, peers::PeerEvents};
+use crate::{
+    backoff::BackoffPolicy, client::FederationClient, metrics::Metrics, outbound::tasks::Slot,
+    peers::PeerEvents,
+};
 
 /// Tells other servers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,6 +45,7 @@ struct Inner {
     clock: Clock,
     policy: BackoffPolicy,
     peers: PeerEvents,
+    metrics: Arc<Metrics>,
     /// Destinations with a task. Locked for moments only, never across a wait.
     slots: Mutex<HashMap<OwnedServerName, Arc<Slot>>>,
 }
@@ -48,15 +53,15 @@ struct Inner {
 impl Sender {
     /// A sender that sends nothing until [`Sender::run`].
     pub fn new(
-        outbox: Arc<Outbox>,
-        notifier: Arc<Notifier>,
+        services: &Services,
         client: FederationClient,
-        clock: Clock,
         policy: BackoffPolicy,
         peers: PeerEvents,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        let slots = Mutex::default();
-        Self(Arc::new(Inner { outbox, notifier, client, clock, policy, peers, slots }))
+        let (outbox, notifier) = (Arc::clone(&services.outbox), Arc::clone(&services.notifier));
+        let (clock, slots) = (services.clock.clone(), Mutex::default());
+        Self(Arc::new(Inner { outbox, notifier, client, clock, policy, peers, metrics, slots }))
     }
 
     /// Queues an ephemeral unit (`{"edu_type", "content"}`) in memory. It

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::{
     client::FederationClient,
     keys::KeyRing,
+    metrics::Metrics,
     outbound::Sender,
     peers::{PeerEvents, Turns},
     replies::Replies,
@@ -61,6 +62,7 @@ struct Inner {
     gaps: Turns<OwnedRoomId>,
     replies: Replies,
     peers: PeerEvents,
+    metrics: Arc<Metrics>,
     replication: mpsc::Sender<ReplicationMessage>,
 }
 
@@ -75,21 +77,27 @@ impl FederationState {
     ) -> Result<(Self, mpsc::Receiver<ReplicationMessage>), reqwest::Error> {
         let (own, clock) = (Arc::clone(&services.server_keys), services.clock.clone());
         let client = FederationClient::new(&settings, Arc::clone(&own), clock.clone())?;
-        let keys = KeyRing::new(own, client.clone(), clock.clone(), settings.notaries.clone());
+        let keys = KeyRing::new(own, client.clone(), clock, settings.notaries.clone());
         let peers = PeerEvents::default();
-        let sender = Sender::new(
-            Arc::clone(&services.outbox),
-            Arc::clone(&services.notifier),
-            client.clone(),
-            clock,
-            settings.backoff,
-            peers.clone(),
-        );
+        let metrics = Arc::new(Metrics::default());
+        let sender =
+            Sender::new(&services, client.clone(), settings.backoff, peers.clone(), Arc::clone(&metrics));
         let (replication, received) = mpsc::channel(REPLICATION_MESSAGES_MAX);
         let turns = Turns::new(settings.requests_per_origin);
         let (gaps, replies) = (Turns::new(1), Replies::default());
-        let inner =
-            Inner { services, settings, client, keys, sender, turns, gaps, replies, peers, replication };
+        let inner = Inner {
+            services,
+            settings,
+            client,
+            keys,
+            sender,
+            turns,
+            gaps,
+            replies,
+            peers,
+            metrics,
+            replication,
+        };
         Ok((Self(Arc::new(inner)), received))
     }
 
@@ -131,6 +139,11 @@ impl FederationState {
     /// Who comes and goes.
     pub fn peers(&self) -> &PeerEvents {
         &self.0.peers
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// What was answered to recent transactions.

@@ -75,7 +75,7 @@ impl WellKnownSource {
         }
         let header = response.headers().get(CACHE_CONTROL).and_then(|value| value.to_str().ok());
         let cache_control = header.map(ToOwned::to_owned);
-        let Ok(body) = crate::client::read_bounded(response, WELL_KNOWN_BYTES_MAX).await else {
+        let Ok(body) = crate::body::read_bounded(response, WELL_KNOWN_BYTES_MAX).await else {
             return WellKnown::Absent;
         };
         match serde_json::from_slice::<Content>(&body) {

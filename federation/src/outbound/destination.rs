@@ -57,6 +57,7 @@ impl Task {
                 pending = self.next().await;
             }
             let Some(transaction) = pending.take() else {
+                self.sender.0.metrics.waiting(&self.server, 0);
                 if self.end() {
                     break;
                 }
@@ -164,6 +165,7 @@ impl Task {
     }
 
     async fn delivered(&mut self, transaction: Transaction) {
+        self.sender.0.metrics.delivered(transaction.pdus.len());
         let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
         let done = tokio::task::spawn_blocking(move || outbox.acknowledged(&server, &transaction)).await;
         match done {
@@ -195,6 +197,7 @@ impl Task {
         // What was heard before this attempt failed says nothing of after it.
         self.slot.take_heard();
         self.slot.set_pausing(true);
+        self.sender.0.metrics.not_delivered();
         self.keep_backoff().await;
         if first {
             self.sender.0.peers.tell(PeerEvent::Down(self.server.clone()));
@@ -213,8 +216,13 @@ impl Task {
         let Backoff { failures, retry_at_ms } = self.backoff;
         let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
         let met = Destination { failures, retry_at_ms };
-        let kept = tokio::task::spawn_blocking(move || outbox.set_met(&server, &met)).await;
-        if !matches!(kept, Ok(Ok(()))) {
+        let kept = tokio::task::spawn_blocking(move || {
+            outbox.set_met(&server, &met)?;
+            outbox.depth(&server)
+        });
+        if let Ok(Ok(depth)) = kept.await {
+            self.sender.0.metrics.waiting(&self.server, depth);
+        } else {
             tracing::warn!(server = %self.server, "its pause is not remembered beyond this run");
         }
     }

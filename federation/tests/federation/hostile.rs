@@ -49,7 +49,7 @@ async fn forge(server: &Server, room_id: &RoomId, sender: &UserId, body: &str) -
             let version = rooms.version_rules(&room_id).expect("known");
             let member = rooms.state_event(&room_id, "m.room.member", sender.as_str());
             let levels = rooms.state_event(&room_id, "m.room.power_levels", "");
-            let auth = [member, levels].into_iter().flat_map(|found| found.expect("reads"));
+            let auth = [member, levels].into_iter().filter_map(|found| found.expect("reads"));
             let placement = Placement {
                 prev_events: rooms.heads(&room_id).expect("reads"),
                 auth_events: auth.map(|pdu| pdu.event_id().to_owned()).collect(),

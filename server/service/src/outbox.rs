@@ -32,6 +32,8 @@ pub const TRANSACTION_PDUS_MAX: usize = 50;
 pub const TRANSACTION_EDUS_MAX: usize = 100;
 /// Short-lived units that wait for one destination; the oldest is dropped first.
 pub const EPHEMERAL_MAX: usize = 1_000;
+/// How far the depth of a queue is counted.
+pub const DEPTH_MAX: usize = 10_000;
 /// Bytes of events and units after which a transaction is full.
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -203,6 +205,13 @@ impl Outbox {
             self.done().insert(destination.to_owned(), last);
         }
         Ok(())
+    }
+
+    /// How much waits for `destination`, counted up to [`DEPTH_MAX`].
+    pub fn depth(&self, destination: &ServerName) -> Result<usize, StorageError> {
+        let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
+        let durable = rows::rows(&self.database, destination, from, DEPTH_MAX)?.len();
+        Ok(durable + self.lock().get(destination).map_or(0, VecDeque::len))
     }
 
     /// How `destination` was last met.

@@ -1,0 +1,94 @@
+//! What is counted of the traffic with other servers.
+//!
+//! The instruments belong to the global meter; without an exporter they cost
+//! nothing. Only other servers' names, kinds and outcomes are attributes.
+
+use causeway_service::rooms::Received;
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Counter, Gauge},
+};
+use ruma::ServerName;
+
+/// The instruments.
+#[derive(Debug)]
+pub struct Metrics {
+    events_received: Counter<u64>,
+    events_sent: Counter<u64>,
+    transactions_sent: Counter<u64>,
+    requests_refused: Counter<u64>,
+    queue_depth: Gauge<u64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let meter = global::meter("causeway");
+        let counter = |name: &'static str, unit: &'static str, what: &'static str| {
+            meter.u64_counter(name).with_description(what).with_unit(unit).build()
+        };
+        Self {
+            events_received: counter(
+                "causeway.federation.events.received",
+                "{event}",
+                "Room events of other servers, by what became of them",
+            ),
+            events_sent: counter(
+                "causeway.federation.events.sent",
+                "{event}",
+                "Room events that other servers acknowledged",
+            ),
+            transactions_sent: counter(
+                "causeway.federation.transactions.sent",
+                "{transaction}",
+                "Attempts to deliver a transaction, by outcome",
+            ),
+            requests_refused: counter(
+                "causeway.federation.requests.refused",
+                "{request}",
+                "Requests of other servers that were not authenticated, by reason",
+            ),
+            queue_depth: meter
+                .u64_gauge("causeway.federation.queue.depth")
+                .with_description("What waits to be sent to a server, when last looked at")
+                .with_unit("{item}")
+                .build(),
+        }
+    }
+}
+
+impl Metrics {
+    /// An event was looked at; `None`: its signatures or shape were wrong.
+    pub fn received(&self, outcome: Option<&Received>) {
+        let outcome = match outcome {
+            Some(Received::Accepted) => "accepted",
+            Some(Received::SoftFailed(_)) => "soft_failed",
+            Some(Received::Rejected(_)) => "rejected",
+            Some(Received::Duplicate) => "duplicate",
+            Some(Received::Missing { .. }) => "incomplete",
+            Some(Received::Refused(_)) => "refused",
+            None => "invalid",
+        };
+        self.events_received.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// A transaction of `events` was delivered.
+    pub fn delivered(&self, events: usize) {
+        self.transactions_sent.add(1, &[KeyValue::new("outcome", "delivered")]);
+        self.events_sent.add(events as u64, &[]);
+    }
+
+    /// A transaction was not delivered.
+    pub fn not_delivered(&self) {
+        self.transactions_sent.add(1, &[KeyValue::new("outcome", "failed")]);
+    }
+
+    /// A request was not authenticated.
+    pub fn refused(&self, reason: &'static str) {
+        self.requests_refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// `depth` things wait for `server`.
+    pub fn waiting(&self, server: &ServerName, depth: usize) {
+        self.queue_depth.record(depth as u64, &[KeyValue::new("server.address", server.to_string())]);
+    }
+}
