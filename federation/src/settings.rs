@@ -35,6 +35,8 @@ pub struct Settings {
     pub backoff: BackoffPolicy,
     /// Requests of one other server that are served at once; more wait.
     pub requests_per_origin: usize,
+    /// First and longest interval of the timer that heals quiet rooms.
+    pub advertise: (Duration, Duration),
     /// Servers asked for the keys of servers that can't be asked themselves.
     pub notaries: Vec<OwnedServerName>,
 }
@@ -52,6 +54,7 @@ impl Settings {
             request_timeout: Duration::from_mins(1),
             backoff: BackoffPolicy::default(),
             requests_per_origin: 64,
+            advertise: (Duration::from_mins(1), Duration::from_hours(1)),
             notaries: Vec::new(),
         }
     }

@@ -42,6 +42,7 @@ pub fn of_services(config: &Config) -> Settings {
         secret: filled(&config.turn.secret),
         lifetime_s: config.turn.lifetime_s,
     };
+    settings.rank_wait_ms = config.shared_space.announce_step_ms;
     settings.default_room_version = config.rooms.default_version.clone();
     settings
 }
@@ -61,6 +62,8 @@ pub fn of_federation(config: &Config) -> Result<FederationSettings, TlsError> {
         first: Duration::from_millis(section.backoff_min_ms),
         longest: Duration::from_millis(section.backoff_max_ms),
     };
+    let ms = Duration::from_millis;
+    settings.advertise = (ms(config.shared_space.advertise_min_ms), ms(config.shared_space.advertise_max_ms));
     settings.notaries.clone_from(&section.notaries);
     Ok(settings)
 }

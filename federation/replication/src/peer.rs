@@ -6,7 +6,7 @@
 //! says more than it holds harms itself (it is told less) and is found out by the
 //! next pull, after which its claims wait out a back-off that doubles.
 
-use causeway_shared_space::{Change, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
+use causeway_shared_space::{Point, Change, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
 
 use crate::{
     answer::{length, page},
@@ -81,8 +81,15 @@ impl Peer {
         self.up && self.failures.over(now_ms)
     }
 
-    /// It said all that it holds.
+    /// It said all that it holds. If that is less than before, it has lost what
+    /// we told it, too.
     pub(crate) fn said_all(&mut self, vector: VersionVector) {
+        let lost = |(replica, point): (_, &Point)| {
+            vector.points(replica).iter().all(|now| now.counter < point.counter)
+        };
+        if self.vector.iter().any(lost) {
+            self.told = None;
+        }
         self.digest = Some(Digest::of(&vector));
         self.vector = vector;
         self.origin_asked = false;

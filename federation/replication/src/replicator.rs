@@ -61,6 +61,14 @@ impl Replicator {
         }
     }
 
+    /// With another first and longest interval between two rounds of the timer,
+    /// in milliseconds.
+    #[must_use]
+    pub fn with_timer(mut self, first_ms: u64, last_ms: u64) -> Self {
+        self.timer = Timer::between(first_ms, last_ms);
+        self
+    }
+
     /// What to do about something that happened at `now_ms` (milliseconds of any
     /// clock that does not go back), when `at` is what is durably held.
     ///

@@ -82,21 +82,29 @@ impl Backoff {
 /// The timer of advertisements: a minute after traffic, doubling to an hour.
 #[derive(Clone, Debug)]
 pub(crate) struct Timer {
+    first_ms: u64,
+    last_ms: u64,
     interval_ms: u64,
     due_ms: u64,
 }
 
 impl Timer {
     pub(crate) fn new() -> Self {
-        Self { interval_ms: TIMER_FIRST_MS, due_ms: 0 }
+        Self::between(TIMER_FIRST_MS, TIMER_LAST_MS)
     }
 
-    /// Something changed: the next round is a minute from now, unless one comes
+    /// Other intervals than the usual ones.
+    pub(crate) fn between(first_ms: u64, last_ms: u64) -> Self {
+        let first_ms = first_ms.max(1);
+        Self { first_ms, last_ms: last_ms.max(first_ms), interval_ms: first_ms, due_ms: 0 }
+    }
+
+    /// Something changed: the next round is the first interval from now, unless one comes
     /// sooner.
     pub(crate) fn traffic(&mut self, now_ms: u64, dice: &mut Dice) {
-        let restart = self.interval_ms > TIMER_FIRST_MS || self.due_ms == 0;
-        self.interval_ms = TIMER_FIRST_MS;
-        let due = now_ms + dice.jitter(TIMER_FIRST_MS);
+        let restart = self.interval_ms > self.first_ms || self.due_ms == 0;
+        self.interval_ms = self.first_ms;
+        let due = now_ms + dice.jitter(self.first_ms);
         if restart && (self.due_ms == 0 || due < self.due_ms) {
             self.due_ms = due;
         }
@@ -106,12 +114,12 @@ impl Timer {
     /// never started starts.
     pub(crate) fn ring(&mut self, now_ms: u64, dice: &mut Dice) -> bool {
         if self.due_ms == 0 {
-            self.due_ms = now_ms + dice.jitter(TIMER_FIRST_MS);
+            self.due_ms = now_ms + dice.jitter(self.first_ms);
         }
         if now_ms < self.due_ms {
             return false;
         }
-        self.interval_ms = (self.interval_ms * 2).min(TIMER_LAST_MS);
+        self.interval_ms = (self.interval_ms * 2).min(self.last_ms);
         self.due_ms = now_ms + dice.jitter(self.interval_ms);
         true
     }

@@ -53,7 +53,7 @@ pub struct RoomTask {
 impl RoomTask {
     /// A task that knows nobody yet.
     pub fn new(state: FederationState, room: OwnedRoomId, news: mpsc::Sender<News>) -> Self {
-        let replicator = Replicator::new(state.server_name().as_str(), rand::random());
+        let replicator = fresh(&state);
         let begun = state.clock().instant();
         Self {
             state,
@@ -224,7 +224,7 @@ impl RoomTask {
             }
             Err(_) => {
                 // It panicked, and what it knew is gone: begin again.
-                self.replicator = Some(Replicator::new(self.state.server_name().as_str(), rand::random()));
+                self.replicator = Some(fresh(&self.state));
                 self.present.clear();
                 return;
             }
@@ -283,4 +283,11 @@ impl RoomTask {
         let to = to.clone();
         self.io.spawn(async move { Done::Left { to } });
     }
+}
+
+/// A replicator that knows nobody yet.
+fn fresh(state: &FederationState) -> Replicator {
+    let (first, longest) = state.settings().advertise;
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Replicator::new(state.server_name().as_str(), rand::random()).with_timer(ms(first), ms(longest))
 }

@@ -5,7 +5,7 @@
 //! outbox rows in one batch, then notifies, and drivers read from where they
 //! stopped.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_storage::{Database, StorageError};
 
@@ -162,7 +162,9 @@ impl Services {
         let outbox = Arc::new(Outbox::new(db(), wake()));
         let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
         let shared_space =
-            Arc::new(SharedSpace::open(db(), Arc::clone(&rooms), Arc::clone(&server_keys), wake(), time())?);
+            SharedSpace::open(db(), Arc::clone(&rooms), Arc::clone(&server_keys), wake(), time())?;
+        let rank_wait = Duration::from_millis(settings.rank_wait_ms);
+        let shared_space = Arc::new(shared_space.with_rank_wait(rank_wait));
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let uiaa = Arc::new(Uiaa::new(time()));

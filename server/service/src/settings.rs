@@ -30,6 +30,9 @@ pub struct Settings {
     pub turn: TurnSettings,
     /// The version of rooms whose creator asks for none.
     pub default_room_version: RoomVersionId,
+    /// How long each server that should tell a conflict, or adopt an event, is
+    /// waited for before the next one does, in milliseconds.
+    pub rank_wait_ms: u64,
 }
 
 impl Settings {
@@ -46,6 +49,7 @@ impl Settings {
             well_known: WellKnownSettings::default(),
             turn: TurnSettings::default(),
             default_room_version: RoomVersionId::V12,
+            rank_wait_ms: 30_000,
         }
     }
 

@@ -144,26 +144,20 @@ impl Default for Media {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SharedSpace {
-    /// Wait before other servers are told of a change.
-    pub advertise_delay_ms: u64,
     /// First interval of the timer that heals a quiet room.
     pub advertise_min_ms: u64,
     /// Longest interval of it.
     pub advertise_max_ms: u64,
     /// Wait for each server that should announce a conflict before the next does.
     pub announce_step_ms: u64,
-    /// Projected state events per second and room.
-    pub projection_per_second: u32,
 }
 
 impl Default for SharedSpace {
     fn default() -> Self {
         Self {
-            advertise_delay_ms: 50,
             advertise_min_ms: 60_000,
             advertise_max_ms: 3_600_000,
             announce_step_ms: 30_000,
-            projection_per_second: 20,
         }
     }
 }

@@ -24,8 +24,6 @@ use super::{
     write::Wanted,
 };
 
-/// How long the next server waits for the one before it.
-const RANK_WAIT: Duration = Duration::from_secs(30);
 /// How long a stamped event that can't be proven waits for its key or its log.
 const UNPROVEN_WAIT: Duration = Duration::from_secs(10);
 
@@ -35,7 +33,7 @@ impl SharedSpace {
         let own = event.sender().server_name() == self.server_name();
         let stamped = event.content_object().contains_key(causeway_shared_space::value::STAMP_FIELD);
         let rank = if own { 0 } else { self.adoption_rank(room, event)? };
-        let mut due = self.clock.now_ms() + as_ms(RANK_WAIT) * rank;
+        let mut due = self.clock.now_ms() + as_ms(self.rank_wait) * rank;
         if stamped {
             due += as_ms(UNPROVEN_WAIT);
         }

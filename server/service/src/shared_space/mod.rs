@@ -47,6 +47,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use causeway_shared_space::{ChangeId, ChangeLog, Counter, ReplicaId, VersionVector};
@@ -65,6 +66,8 @@ pub const DECLARATION_TYPE: &str = "org.causeway.shared_space";
 pub const SERVICE_LOCALPART: &str = "causeway";
 /// Rooms whose log's shape is kept in memory; idle ones go when there are more.
 const SPACES_MAX: usize = 1_000;
+/// How long the next server waits for the one before it, unless told otherwise.
+const RANK_WAIT: Duration = Duration::from_secs(30);
 
 /// The shared spaces of all rooms.
 pub struct SharedSpace {
@@ -89,6 +92,8 @@ pub struct SharedSpace {
     cursor: Mutex<Option<u64>>,
     agenda: Agenda,
     metrics: Metrics,
+    /// How long the next server waits for the one before it.
+    rank_wait: Duration,
 }
 
 /// What is kept in memory of one room's space.
@@ -139,7 +144,16 @@ impl SharedSpace {
             cursor: Mutex::default(),
             agenda: Agenda::default(),
             metrics: Metrics::new(),
+            rank_wait: RANK_WAIT,
         })
+    }
+
+    /// With another wait for each server that should tell a conflict or adopt an
+    /// event before this one does.
+    #[must_use]
+    pub fn with_rank_wait(mut self, rank_wait: Duration) -> Self {
+        self.rank_wait = rank_wait;
+        self
     }
 
     /// This server's name.

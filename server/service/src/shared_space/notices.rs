@@ -33,8 +33,6 @@ use super::{
 };
 use crate::rooms::{RoomError, RoomWriter};
 
-/// How long the next server waits for the one before it.
-const RANK_WAIT: Duration = Duration::from_secs(30);
 /// How soon a conflict is looked at again that may not be told yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// More new conflicts than this in one room are told in one message.
@@ -141,7 +139,7 @@ impl SharedSpace {
         else {
             return Ok(When::Never);
         };
-        let due = (since.since + as_ms(RANK_WAIT) * rank).max(complete_at);
+        let due = (since.since + as_ms(self.rank_wait) * rank).max(complete_at);
         if self.is_catching_up(room) {
             return Ok(When::At(due.max(now_ms + as_ms(LOOK_AGAIN))));
         }
