@@ -49,6 +49,8 @@ use account_data::AccountData;
 use accounts::Accounts;
 use clock::Clock;
 use devices::Devices;
+use directory::Directory;
+use history::History;
 use keys::Keys;
 use media::MediaStore;
 use notify::Notifier;
@@ -66,6 +68,7 @@ use sync::SyncService;
 use to_device::ToDevice;
 use typing::Typing;
 use uiaa::Uiaa;
+use upgrade::Upgrades;
 use user_directory::UserDirectory;
 
 /// All services, built in the order in which they depend on each other.
@@ -95,11 +98,11 @@ pub struct Services {
     /// The shared spaces of rooms.
     pub shared_space: Arc<SharedSpace>,
     /// Aliases and the public list.
-    pub directory: Arc<directory::Directory>,
+    pub directory: Arc<Directory>,
     /// What is done in several rooms at once.
-    pub upgrades: Arc<upgrade::Upgrades>,
+    pub upgrades: Arc<Upgrades>,
     /// Rooms' past, for those who may see it.
-    pub history: Arc<history::History>,
+    pub history: Arc<History>,
     /// Read receipts.
     pub receipts: Arc<Receipts>,
     /// Who is typing.
@@ -161,62 +164,45 @@ impl Services {
         let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
         let outbox = Arc::new(Outbox::new(db(), wake()));
         let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
-        let shared_space =
-            SharedSpace::open(db(), Arc::clone(&rooms), Arc::clone(&server_keys), wake(), time())?;
-        let rank_wait = Duration::from_millis(settings.rank_wait_ms);
-        let shared_space = Arc::new(shared_space.with_rank_wait(rank_wait));
+        let at = || Arc::clone(&rooms);
+        let shared_space = SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?
+            .with_rank_wait(Duration::from_millis(settings.rank_wait_ms));
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
-        let uiaa = Arc::new(Uiaa::new(time()));
-        let shared_secret = Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time()));
-        let profiles = Arc::new(Profiles::new(db(), Arc::clone(&rooms)));
-        let user_directory =
-            UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), Arc::clone(&rooms));
-        let keys = Arc::new(Keys::new(db(), Arc::clone(&rooms), wake()));
-        let to_device = Arc::new(ToDevice::new(db(), wake()));
+        let profiles = Arc::new(Profiles::new(db(), at()));
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
-        let media = Arc::new(media);
-        let account_data = Arc::new(AccountData::new(db(), wake()));
-        let directory = Arc::new(directory::Directory::new(db(), Arc::clone(&rooms)));
-        let history = Arc::new(history::History::new(Arc::clone(&rooms), time()));
-        let upgrades = Arc::new(upgrade::Upgrades::new(db(), Arc::clone(&rooms)));
         let typing = Arc::new(Typing::new(time(), wake()));
-        let receipts = Arc::new(Receipts::new(db(), Arc::clone(&rooms), wake(), time()));
+        let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
-        let sync = Arc::new(SyncService::new(
-            Arc::clone(&rooms),
-            Arc::clone(&receipts),
-            Arc::clone(&typing),
-            time(),
-        ));
+        // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
-            settings,
-            clock,
-            database,
-            notifier,
-            remote,
+            directory: Arc::new(Directory::new(db(), at())),
+            upgrades: Arc::new(Upgrades::new(db(), at())),
+            history: Arc::new(History::new(at(), time())),
+            sync: Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time())),
+            uiaa: Arc::new(Uiaa::new(time())),
+            shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
+            user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),
+            keys: Arc::new(Keys::new(db(), at(), wake())),
+            to_device: Arc::new(ToDevice::new(db(), wake())),
+            account_data: Arc::new(AccountData::new(db(), wake())),
+            media: Arc::new(media),
+            shared_space: Arc::new(shared_space),
             server_keys,
             outbox,
             rate_limits,
             accounts,
             devices,
-            rooms,
-            shared_space,
-            directory,
-            upgrades,
-            history,
             receipts,
             typing,
             ephemeral,
-            sync,
-            uiaa,
-            shared_secret,
             profiles,
-            user_directory: Arc::new(user_directory),
-            keys,
-            to_device,
-            media,
-            account_data,
+            rooms: at(),
+            settings: chosen(),
+            notifier: wake(),
+            clock: time(),
+            database: db(),
+            remote,
         })
     }
 }
