@@ -31,6 +31,7 @@ pub fn of_services(config: &Config) -> Settings {
     settings.media = MediaSettings {
         upload_bytes_max: config.media.upload_max_bytes,
         allow_legacy_download: config.media.allow_legacy_download,
+        prefetch: config.media.prefetch,
     };
     settings.rate_limits = rate_limits(&config.rate_limits);
     settings.well_known = WellKnownSettings {

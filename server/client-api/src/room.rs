@@ -4,6 +4,7 @@ use axum::Router;
 use causeway_service::{
     error::MatrixError,
     rooms::{CreateRoom, InitialState, Preset},
+    shared_space::DECLARATION_TYPE,
 };
 use ruma::{
     api::client::room::{Visibility, aliases, create_room, upgrade_room},
@@ -11,7 +12,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_error};
+use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration};
 
 /// Aliases of one room that are listed.
 const ALIASES_MAX: usize = 500;
@@ -28,7 +29,14 @@ async fn create(
     let (is_direct, creating, by) = (request.body.is_direct, state.clone(), creator.clone());
     let created = blocking(move || {
         let wanted = wanted(&creating, &request)?;
-        Ok(creating.rooms.create(&by, &wanted)?)
+        let declares = wanted.initial_state.iter().filter(|state| state.kind == DECLARATION_TYPE);
+        let declared = declares.map(|state| declaration(&state.content)).collect::<Result<Vec<_>, _>>()?;
+        let created = creating.rooms.create(&by, &wanted)?;
+        if !declared.is_empty() {
+            // Members may write when this is answered.
+            creating.shared_space.follow()?;
+        }
+        Ok(created)
     })
     .await?;
     for target in created.remote_invites {

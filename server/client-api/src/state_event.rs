@@ -9,6 +9,7 @@ use causeway_service::{
     history::Reader,
     rate_limit::Class,
     rooms::{NewEvent, RoomError},
+    shared_space::{DECLARATION_TYPE, declaration::Declaration},
 };
 use http::{Method, StatusCode};
 use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_events};
@@ -82,7 +83,12 @@ fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
             let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
             check(state, &room_id, kind, &content)?;
             let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
-            state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?
+            let sent = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
+            if kind == DECLARATION_TYPE {
+                // Members may write when this is answered.
+                state.shared_space.follow()?;
+            }
+            sent
         }
     };
     Ok(json_response(StatusCode::OK, &json!({ "event_id": event_id })))
@@ -90,6 +96,9 @@ fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
 
 /// What the room's rules leave to the server to check.
 fn check(state: &ClientState, room_id: &RoomId, kind: &str, content: &Value) -> Result<(), MatrixError> {
+    if kind == DECLARATION_TYPE {
+        return declaration(content);
+    }
     if kind != "m.room.canonical_alias" {
         return Ok(());
     }
@@ -103,6 +112,14 @@ fn check(state: &ClientState, room_id: &RoomId, kind: &str, content: &Value) -> 
             return Err(MatrixError::new(400, "M_BAD_ALIAS", format!("{alias} does not point to this room")));
         }
     }
+    Ok(())
+}
+
+/// A shared space is declared in words that make sense.
+pub(crate) fn declaration(content: &Value) -> Result<(), MatrixError> {
+    let Value::Object(content) = content else { return Err(MatrixError::bad_json("The content is not an object")) };
+    let declared = Declaration::parse(content);
+    declared.map_err(|name| MatrixError::bad_json(format!("`{name}` makes no sense")))?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::{
     rooms::Rooms,
     secrets,
     settings::{Registration, Settings},
+    shared_space::SERVICE_LOCALPART,
 };
 
 /// Characters of a name that the server chooses.
@@ -58,6 +59,9 @@ impl Accounts {
     /// 400 `M_INVALID_USERNAME` or `M_USER_IN_USE`.
     pub fn check_available(&self, name: &str) -> Result<OwnedUserId, MatrixError> {
         let user_id = self.new_user_id(name)?;
+        if user_id.localpart() == SERVICE_LOCALPART {
+            return Err(MatrixError::new(400, "M_EXCLUSIVE", "The server itself speaks under this name"));
+        }
         match rows::account(&self.database, &user_id)? {
             None => Ok(user_id),
             Some(_) => Err(MatrixError::new(400, "M_USER_IN_USE", "This name is taken")),

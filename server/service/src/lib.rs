@@ -24,6 +24,7 @@ mod new_file;
 pub mod notify;
 pub mod outbox;
 pub mod passwords;
+pub mod prefetch;
 pub mod profiles;
 pub mod rate_limit;
 pub mod receipts;

@@ -26,6 +26,8 @@ pub enum Topic {
     Space(OwnedRoomId),
     /// The changes of any room's shared space: for replication.
     Spaces,
+    /// Files that items refer to and that are to be fetched.
+    WantedFiles,
     /// Anything in any room: for drivers that follow the whole stream.
     Stream,
     /// Rows for other servers are waiting.

@@ -107,11 +107,13 @@ pub struct MediaSettings {
     pub upload_bytes_max: u64,
     /// Whether the old unauthenticated download paths serve media, too.
     pub allow_legacy_download: bool,
+    /// Whether the files that shared spaces' items refer to are fetched in the background.
+    pub prefetch: bool,
 }
 
 impl Default for MediaSettings {
     fn default() -> Self {
-        Self { upload_bytes_max: 100 << 20, allow_legacy_download: false }
+        Self { upload_bytes_max: 100 << 20, allow_legacy_download: false, prefetch: true }
     }
 }
 

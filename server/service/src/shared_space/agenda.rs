@@ -21,7 +21,7 @@ pub struct Agenda {
     notice: AtomicU64,
     projection: AtomicU64,
     adoption: AtomicU64,
-    media: AtomicU64,
+    nothing: AtomicU64,
 }
 
 /// One thing to do.
@@ -41,7 +41,8 @@ impl Agenda {
             Queue::Notice => &self.notice,
             Queue::Projection => &self.projection,
             Queue::Adoption => &self.adoption,
-            Queue::Media => &self.media,
+            // Files are fetched beside the worker, which looks for itself.
+            Queue::Media => &self.nothing,
         }
     }
 
@@ -50,9 +51,16 @@ impl Agenda {
         self.of(queue).fetch_min(due, Ordering::SeqCst);
     }
 
+    /// Nothing of a queue is to be done before `later`, though something may be due `now`.
+    pub fn postpone(&self, queue: Queue, now_ms: u64, later: u64) {
+        let move_on = |due: u64| (due <= now_ms).then_some(later);
+        // It fails when nothing is due, which is as well.
+        let _moved = self.of(queue).fetch_update(Ordering::SeqCst, Ordering::SeqCst, move_on);
+    }
+
     /// When something may be due next; `u64::MAX` for nothing.
     pub fn next_due(&self) -> u64 {
-        let all = [&self.notice, &self.projection, &self.adoption, &self.media];
+        let all = [&self.notice, &self.projection, &self.adoption];
         all.iter().map(|due| due.load(Ordering::SeqCst)).min().unwrap_or(u64::MAX)
     }
 

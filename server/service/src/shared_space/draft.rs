@@ -21,22 +21,29 @@ use causeway_storage::{
     Batch, Database, StorageError,
     shared_space::{
         entries::{self, EntryRow, LinkRow},
-        items::{self, ItemRow, LocalRow},
+        items::{self, FaceRow, ItemRow, LocalRow, PastRow},
+        notices,
         queues::{self, Queue, QueueRow},
     },
 };
-use ruma::RoomId;
+use ruma::{RoomId, ServerName};
 use serde_json::value::RawValue;
 
 use super::{
     error::SpaceError,
     stored::{self, StoredEntries},
+    wanted_media,
 };
 
 /// Successors of one change that are looked at: one is enough to end it.
 const SUCCESSORS_MAX: usize = MAX_SIBLINGS;
 /// Adoptions of one event that are united; each capable server makes at most one.
 const ADOPTIONS_MAX: usize = 32;
+/// Superseded changes that an item remembers for what devices were given.
+/// Forgetting one costs a false conflict.
+const PAST_MAX: usize = 8;
+/// Room events remembered of each of them.
+const PAST_FACES_MAX: usize = 2;
 /// How long an item waits for an id that it names before its conflict is told.
 pub const INCOMPLETE_WAIT: Duration = Duration::from_mins(10);
 
@@ -44,6 +51,7 @@ pub const INCOMPLETE_WAIT: Duration = Duration::from_mins(10);
 pub struct Draft<'a> {
     db: &'a Database,
     room: &'a RoomId,
+    own: &'a ServerName,
     now_ms: u64,
     log: ChangeLog,
     overlay: Overlay<'a, StoredEntries<'a, Database>>,
@@ -58,6 +66,8 @@ pub struct Draft<'a> {
     last: Option<ChangeId>,
     /// Entries placed.
     pub placed: u64,
+    /// Whether files that are to be fetched were queued.
+    pub wanted_files: bool,
     /// Forks that came to light.
     pub forks: Vec<ForkProof>,
 }
@@ -65,6 +75,8 @@ pub struct Draft<'a> {
 /// An item before and after.
 struct Touched {
     was_in_conflict: bool,
+    /// Whether a change was joined to it, not only looked at.
+    joined: bool,
     row: ItemRow,
 }
 
@@ -81,10 +93,17 @@ pub enum Placement {
 
 impl<'a> Draft<'a> {
     /// A draft over what is committed. `stored` must outlive it.
-    pub fn new(db: &'a Database, stored: &'a StoredEntries<'a, Database>, log: ChangeLog, now_ms: u64) -> Self {
+    pub fn new(
+        stored: &'a StoredEntries<'a, Database>,
+        own: &'a ServerName,
+        log: ChangeLog,
+        now_ms: u64,
+    ) -> Self {
+        let db = stored.db;
         Self {
             db,
             room: stored.room,
+            own,
             now_ms,
             log,
             overlay: Overlay::new(stored),
@@ -102,6 +121,7 @@ impl<'a> Draft<'a> {
             },
             last: None,
             placed: 0,
+            wanted_files: false,
             forks: Vec::new(),
         }
     }
@@ -109,6 +129,11 @@ impl<'a> Draft<'a> {
     /// The shape of the logs as far as drafted.
     pub fn log(&self) -> &ChangeLog {
         &self.log
+    }
+
+    /// The entries placed so far.
+    pub fn drafted(&self) -> &HashMap<ChangeId, Change> {
+        &self.changes
     }
 
     /// The last entry that was placed in it.
@@ -121,7 +146,7 @@ impl<'a> Draft<'a> {
         if !self.items.contains_key(key) {
             let row = items::item(self.db, self.room, key.as_str())?.unwrap_or_default();
             let was_in_conflict = row.item.conflict(key).is_some();
-            self.items.insert(key.clone(), Touched { was_in_conflict, row });
+            self.items.insert(key.clone(), Touched { was_in_conflict, joined: false, row });
         }
         Ok(&mut self.items.get_mut(key).expect("inserted just now").row)
     }
@@ -160,6 +185,10 @@ impl<'a> Draft<'a> {
             && !self.is_erased(header)?
         {
             entries::put_value(batch, self.room, &id, value.as_str());
+            if let Some(file) = wanted_media::file_of(value.as_str(), self.own) {
+                queues::put(batch, Queue::Media, self.room, file.as_str(), &QueueRow::due(0));
+                self.wanted_files = true;
+            }
         }
         self.changes.insert(id, change.clone());
         if standing == Standing::Unproven {
@@ -246,15 +275,17 @@ impl<'a> Draft<'a> {
         self.item(key)?;
         let Some(touched) = self.items.get_mut(key) else { return Ok(()) };
         let joined = touched.row.item.join(&sibling, &self.facts.of(key))?;
+        touched.joined = true;
         for (named, by) in &joined.successors {
             items::put_successor(batch, room, key.as_str(), named, by);
             self.facts.successors.entry((key.clone(), *named)).or_default().push(*by);
         }
         for gone in &joined.removed {
-            touched.row.local.remove(gone);
+            pass(&mut touched.row, *gone, device.as_deref());
         }
         if joined.added && device.is_some() {
-            touched.row.local.insert(sibling.id, LocalRow { device, faces: Vec::new() });
+            touched.row.past.iter_mut().filter(|past| past.device == device).for_each(|past| past.device = None);
+            touched.row.local.insert(sibling.id, LocalRow { device, ..LocalRow::default() });
         }
         if touched.row.item.is_incomplete() {
             touched.row.missing_since.get_or_insert(self.now_ms);
@@ -264,6 +295,16 @@ impl<'a> Draft<'a> {
         if sibling.is_adoption() {
             items::put_adoption(batch, room, &sibling.id, &sibling.entry);
             self.facts.adoptions.entry(sibling.id).or_default().push(sibling.clone());
+        }
+        if let Some(event_id) = header.adopts() {
+            notices::put_change_of_event(batch, room, event_id, &sibling.entry);
+            queues::delete(batch, Queue::Adoption, room, event_id.as_str());
+            if touched.row.item.sibling(&sibling.id).is_some() {
+                let faces = &mut touched.row.local.entry(sibling.id).or_default().faces;
+                if faces.iter().all(|face| face.event_id != *event_id) {
+                    faces.push(FaceRow { event_id: event_id.to_owned() });
+                }
+            }
         }
         self.facts.effective.insert(sibling.id, ());
         Ok(())
@@ -283,7 +324,8 @@ impl<'a> Draft<'a> {
         let (mut keys, mut told) = (Vec::with_capacity(self.items.len()), Vec::new());
         for (key, touched) in self.items {
             items::put_item(batch, self.room, key.as_str(), &touched.row);
-            if touched.was_in_conflict || touched.row.item.conflict(&key).is_some() {
+            let in_conflict = touched.was_in_conflict || touched.row.item.conflict(&key).is_some();
+            if touched.joined && in_conflict {
                 let wait = touched.row.missing_since.map(|since| since + as_ms(INCOMPLETE_WAIT));
                 let row = QueueRow::due(wait.unwrap_or(self.now_ms));
                 queues::put(batch, Queue::Notice, self.room, key.as_str(), &row);
@@ -292,6 +334,24 @@ impl<'a> Draft<'a> {
             keys.push(key);
         }
         (self.log, keys, told)
+    }
+}
+
+/// A change is live no more, by a change that `device` wrote: remembers how it
+/// had gone to devices, which may yet act on it.
+fn pass(row: &mut ItemRow, gone: ChangeId, device: Option<&str>) {
+    let Some(mut local) = row.local.remove(&gone) else { return };
+    // Who wrote both has named the first one already.
+    let writer = local.device.filter(|writer| Some(writer.as_str()) != device);
+    let faces = local.faces.split_off(local.faces.len().saturating_sub(PAST_FACES_MAX));
+    if writer.is_none() && faces.is_empty() {
+        return;
+    }
+    row.past.iter_mut().filter(|past| writer.is_some() && past.device == writer).for_each(|past| past.device = None);
+    row.past.retain(|past| past.device.is_some() || !past.faces.is_empty());
+    row.past.push(PastRow { id: gone, device: writer, faces });
+    if row.past.len() > PAST_MAX {
+        row.past.remove(0);
     }
 }
 

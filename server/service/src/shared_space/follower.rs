@@ -44,7 +44,9 @@ impl SharedSpace {
             let last = last.position.0;
             for place in &places {
                 if let Some(event) = self.rooms.event(&place.event_id)?
-                    && let Err(error) = self.follow_event(&place.room_id, &event)
+                    && let Err(error) = self
+                        .follow_event(&place.room_id, &event)
+                        .and_then(|()| self.check_faces_after(&place.room_id, place.position.0, &event))
                 {
                     // A broken event must not stop the stream; what storage refuses will come again.
                     if matches!(error, SpaceError::Storage(_)) {

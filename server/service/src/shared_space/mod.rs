@@ -21,6 +21,7 @@ mod adoption;
 mod agenda;
 pub mod authorise;
 pub mod choice;
+pub mod declaration;
 pub mod draft;
 pub mod error;
 mod follower;
@@ -38,9 +39,12 @@ mod settlement;
 pub mod stored;
 pub mod state_event;
 pub mod token;
+pub mod wanted_media;
 pub mod worker;
 pub mod write;
 
+#[cfg(test)]
+mod background_tests;
 #[cfg(test)]
 mod tests;
 
@@ -55,7 +59,7 @@ use causeway_storage::{Database, StorageError, shared_space::{entries, queues}};
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
-use self::{agenda::Agenda, metrics::Metrics, token::TokenKey};
+use self::{agenda::Agenda, metrics::Metrics, projection::Pace, token::TokenKey};
 use crate::{clock::Clock, notify::{Notifier, Topic}, rooms::Rooms, server_keys::ServerKeys};
 
 /// The type of the state events that are items.
@@ -86,11 +90,12 @@ pub struct SharedSpace {
     written: Mutex<BTreeSet<OwnedRoomId>>,
     /// Rooms in which a pull is under way.
     catching_up: Mutex<BTreeSet<OwnedRoomId>>,
-    /// How many items each room's state shows, where that was counted.
+    /// How many items each room's state shows or is about to show, where that was counted.
     shown: Mutex<HashMap<OwnedRoomId, u64>>,
     /// How far the stream of events was followed. Held while following.
     cursor: Mutex<Option<u64>>,
     agenda: Agenda,
+    pace: Mutex<Pace>,
     metrics: Metrics,
     /// How long the next server waits for the one before it.
     rank_wait: Duration,
@@ -143,6 +148,7 @@ impl SharedSpace {
             shown: Mutex::default(),
             cursor: Mutex::default(),
             agenda: Agenda::default(),
+            pace: Mutex::default(),
             metrics: Metrics::new(),
             rank_wait: RANK_WAIT,
         })

@@ -8,11 +8,15 @@
 use std::collections::HashMap;
 
 use causeway_room::state_tree::NodeId;
-use causeway_shared_space::{ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling};
+use causeway_shared_space::{Change, ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling};
 use causeway_storage::{
     Database, StorageError,
     rooms as room_rows,
-    shared_space::{entries, items::ItemRow, notices},
+    shared_space::{
+        entries,
+        items::{self, ItemRow},
+        notices,
+    },
 };
 use ruma::{DeviceId, RoomId, ServerName, UserId};
 
@@ -27,14 +31,17 @@ pub fn device_name(user: &UserId, device: &DeviceId) -> String {
     format!("{user}|{device}")
 }
 
-/// Live changes of an item that this very device wrote.
+/// Changes of an item that this very device wrote and that it has not written
+/// over since.
 pub fn own_writes(row: &ItemRow, device: Option<&str>) -> Observed {
-    let own = row.local.iter().filter(|(_, local)| device.is_some() && local.device.as_deref() == device);
-    own.map(|(id, _)| *id).collect()
+    let Some(device) = device else { return Observed::new() };
+    let past = row.past.iter().map(|past| (&past.id, past.device.as_deref()));
+    let live = row.local.iter().map(|(id, local)| (id, local.device.as_deref()));
+    past.chain(live).filter(|(_, writer)| *writer == Some(device)).map(|(id, _)| *id).collect()
 }
 
 impl SharedSpace {
-    /// Live changes of an item that a device was given by /sync, or wrote.
+    /// Changes of an item that a device was given by /sync, or wrote.
     pub(super) fn observed_by_device(
         &self,
         room: &RoomId,
@@ -43,29 +50,44 @@ impl SharedSpace {
         user: &UserId,
         device: &DeviceId,
     ) -> Result<Observed, SpaceError> {
-        let mut observed = own_writes(row, Some(&device_name(user, device)));
-        let Some(given) = sync::given(&self.db, user, device, room)? else { return Ok(observed) };
+        let own = own_writes(row, Some(&device_name(user, device)));
+        let Some(given) = sync::given(&self.db, user, device, room)? else { return Ok(own) };
+        let mut observed = Observed::new();
         let in_state = match given.state.as_deref().and_then(parse_root) {
             Some(root) => self.rooms.state_at(&root, ITEM_TYPE, key.as_str())?,
             None => None,
         };
         let in_state = in_state.as_ref().map(|event| event.event_id());
+        if let Some(event_id) = in_state
+            && let Some(id) = notices::change_of_event(&self.db, room, event_id)?
+            && let Some(change) = stored::change(&self.db, room, &id)?
+            && change.header().key() == key
+        {
+            observed.give(change.header().item_id());
+        }
         let was_given = |position: Option<u64>| {
             position.is_some_and(|position| given.after < position && position <= given.up_to)
         };
-        for sibling in row.item.siblings() {
-            for face in row.local.get(&sibling.id).map_or(&[][..], |local| &local.faces) {
+        // What has been superseded in the meantime is named, too: elsewhere that
+        // may not be known yet, and it would look like a conflict.
+        let past = row.past.iter().map(|past| (past.id, &past.faces[..]));
+        let live = row.item.siblings().iter().filter_map(|sibling| {
+            let local = row.local.get(&sibling.id)?;
+            Some((sibling.id, &local.faces[..]))
+        });
+        for (id, faces) in past.chain(live) {
+            for face in faces {
                 if in_state == Some(&*face.event_id) || was_given(self.stream_position(&face.event_id)?) {
-                    observed.give(sibling.id);
+                    observed.give(id);
                 }
             }
         }
         for (event_id, notice) in notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX)? {
             if was_given(self.stream_position(&event_id)?) {
-                let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some());
-                live.for_each(|id| observed.give(*id));
+                notice.siblings.iter().for_each(|id| observed.give(*id));
             }
         }
+        observed.extend(&own);
         Ok(observed)
     }
 
@@ -75,10 +97,14 @@ impl SharedSpace {
         Ok(meta.and_then(|meta| meta.position).and_then(|position| u64::try_from(position).ok()))
     }
 
-    /// Facts for [`Observed::supersedes`].
-    pub(super) fn observed_facts<'a>(&'a self, room: &'a RoomId) -> Facts<'a> {
+    /// Facts for [`Observed::supersedes`]; `drafted` are the entries that are not stored yet.
+    pub(super) fn observed_facts<'a>(
+        &'a self,
+        room: &'a RoomId,
+        drafted: &'a HashMap<ChangeId, Change>,
+    ) -> Facts<'a> {
         let elsewhere = lock(&self.elsewhere).get(room).cloned().unwrap_or_default();
-        Facts { db: &self.db, room, own: self.server_name(), elsewhere }
+        Facts { db: &self.db, room, own: self.server_name(), elsewhere, drafted }
     }
 }
 
@@ -94,6 +120,7 @@ pub struct Facts<'a> {
     room: &'a RoomId,
     own: &'a ServerName,
     elsewhere: HashMap<ReplicaId, Counter>,
+    drafted: &'a HashMap<ChangeId, Change>,
 }
 
 impl Facts<'_> {
@@ -109,7 +136,8 @@ impl Facts<'_> {
         let mut carried = Observed::new();
         for sibling in siblings.iter().filter(|sibling| !sibling.supersedes.is_empty()) {
             let link = entries::link(self.db, self.room, &sibling.entry)?;
-            if link.is_some_and(|link| !self.is_replicated(&link.dot)) {
+            // What is only drafted yet has no link.
+            if link.is_none_or(|link| !self.is_replicated(&link.dot)) {
                 sibling.supersedes.iter().for_each(|id| carried.give(*id));
             }
         }
@@ -122,8 +150,18 @@ impl ObservedFacts for Facts<'_> {
     type Error = StorageError;
 
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, StorageError> {
-        let Some(row) = entries::entry(self.db, self.room, id)? else { return Ok(None) };
-        let Some((header, _)) = stored::parts(&row) else { return Ok(None) };
+        if let Some(change) = self.drafted.get(id) {
+            return Ok(Some((change.header().supersedes().to_vec(), false)));
+        }
+        let entry = match entries::entry(self.db, self.room, id)? {
+            Some(row) => Some(row),
+            // The item id of an adopted event is no entry's id.
+            None => match items::adoptions(self.db, self.room, id, 1)?.first() {
+                Some(entry) => entries::entry(self.db, self.room, entry)?,
+                None => None,
+            },
+        };
+        let Some((header, _)) = entry.as_ref().and_then(stored::parts) else { return Ok(None) };
         Ok(Some((header.supersedes().to_vec(), self.is_replicated(header.dot()))))
     }
 }

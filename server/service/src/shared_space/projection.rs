@@ -1,18 +1,19 @@
 //! The face of items in room state, for writes that came by another way than a
 //! state event.
 //!
-//! A queue, one row for each item, so that only the newest face is shown; rate
-//! limited for each room. Only the origin of the change that is first in display
-//! order projects it. A conflicted item's face lists the other siblings, and is
-//! shown again when that list changes.
+//! A queue, one row for each item, so that only the newest face is shown; slow,
+//! so that writers hardly notice it. Only the origin of the change that is first
+//! in display order projects it. A conflicted item's face lists the other
+//! siblings, and is shown again when that list changes.
 //!
-//! Never over an event without a stamp (that is adopted first), never after a
-//! redaction, and the same change at most five times.
+//! Never over an event without a stamp (that is adopted first) and never again
+//! after a redaction. Where the room's state went back to something else, the
+//! same change is shown again at most [`AGAIN_MAX`] times, each time later.
 
 use std::collections::BTreeMap;
 
 use causeway_room::Pdu;
-use causeway_shared_space::{ItemKey, Kind};
+use causeway_shared_space::{Change, ItemKey, Kind};
 use causeway_storage::{
     rooms as room_rows,
     shared_space::{
@@ -24,30 +25,69 @@ use causeway_storage::{
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::Value as Json;
 
-use super::{DECLARATION_TYPE, ITEM_TYPE, SharedSpace, agenda::Task, error::SpaceError, stored};
-use crate::rooms::RoomWriter;
+use super::{
+    ITEM_TYPE, SharedSpace, agenda::Task, declaration::PROJECTION_MAX_MOST, draft::Draft, error::SpaceError, lock,
+    stored,
+};
+use crate::rooms::{RoomError, RoomWriter};
 
-/// Items of a room that are shown in its state unless the declaration says otherwise.
-pub const PROJECTION_MAX: u64 = 1_000;
-/// The most that a declaration can ask for.
-const PROJECTION_MAX_MOST: u64 = 10_000;
-/// Faces shown in one room in one round, and how long a round lasts.
+/// Faces shown in one round over all rooms, and how long a round lasts.
 const ROUND_FACES_MAX: usize = 20;
 const ROUND_MS: u64 = 250;
-/// How often one change is shown.
-const SHOWN_MAX: usize = 5;
+/// How often the same change is shown again because the state went back.
+const AGAIN_MAX: u32 = 5;
+/// The first pause before that; it doubles.
+const AGAIN_FIRST_MS: u64 = 1_000;
+/// Items looked at after the state went back, for one event.
+const WENT_BACK_MAX: usize = 1_000;
+
+/// Faces shown in the present round.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    began_ms: u64,
+    shown: usize,
+}
+
+impl Pace {
+    /// How many faces may be shown now; if none, when some may be.
+    fn admit(&mut self, now_ms: u64) -> Result<usize, u64> {
+        let ends_ms = self.began_ms + ROUND_MS;
+        if now_ms >= ends_ms {
+            *self = Self { began_ms: now_ms, shown: 0 };
+        }
+        match ROUND_FACES_MAX - self.shown {
+            0 => Err(ends_ms),
+            left => Ok(left),
+        }
+    }
+}
+
+/// What is to be done about an item's face.
+enum Decision {
+    /// It is right, or not ours.
+    Leave,
+    /// Show it again, at this time (ms since the epoch).
+    Wait(u64),
+    /// Show this change; whether that is again.
+    Show(Box<Change>, bool),
+}
 
 impl SharedSpace {
     /// Queues an item's face, if the room shows items and there is room for it.
     pub(super) fn queue_projection(&self, writer: &mut RoomWriter<'_>, key: &ItemKey) -> Result<(), SpaceError> {
         let room = writer.room_id().to_owned();
-        let most = projection_max(writer.state(DECLARATION_TYPE, "")?.as_deref());
+        let most = self.declaration(writer)?.projection_max;
         if most == 0 {
             return Ok(());
         }
-        let shown = writer.state(ITEM_TYPE, key.as_str())?.is_some();
-        if !shown && self.shown_items(&room)? >= most {
-            return Ok(());
+        let is_new = writer.state(ITEM_TYPE, key.as_str())?.is_none()
+            && queues::queued(&self.db, Queue::Projection, &room, key.as_str())?.is_none();
+        if is_new {
+            let counted = self.counted_faces(&room)?;
+            if counted >= most {
+                return Ok(());
+            }
+            lock(&self.shown).insert(room.clone(), counted + 1);
         }
         let now_ms = self.clock.now_ms();
         queues::put(writer.batch(), Queue::Projection, &room, key.as_str(), &QueueRow::due(now_ms));
@@ -55,121 +95,217 @@ impl SharedSpace {
         Ok(())
     }
 
-    /// How many items the room's state shows. Counted once, then kept in mind.
-    fn shown_items(&self, room: &RoomId) -> Result<u64, SpaceError> {
-        if let Some(shown) = super::lock(&self.shown).get(room) {
-            return Ok(*shown);
+    /// How many items the room's state shows or is about to show. Counted when
+    /// nothing is queued, then kept in mind; a write that fails may count for nothing.
+    fn counted_faces(&self, room: &RoomId) -> Result<u64, SpaceError> {
+        if let Some(counted) = lock(&self.shown).get(room) {
+            return Ok(*counted);
         }
-        let most = usize::try_from(PROJECTION_MAX_MOST).unwrap_or(usize::MAX);
-        let shown = room_rows::current_of(&self.db, room, Some(ITEM_TYPE), None, most)?.len() as u64;
-        super::lock(&self.shown).insert(room.to_owned(), shown);
-        Ok(shown)
+        let counted = self.shown_faces(room)?;
+        lock(&self.shown).insert(room.to_owned(), counted);
+        Ok(counted)
     }
 
-    /// Shows what is due.
+    /// How many items the room's state shows.
+    fn shown_faces(&self, room: &RoomId) -> Result<u64, SpaceError> {
+        let most = usize::try_from(PROJECTION_MAX_MOST).unwrap_or(usize::MAX);
+        Ok(room_rows::current_of(&self.db, room, Some(ITEM_TYPE), None, most)?.len() as u64)
+    }
+
+    /// Shows what is due, as far as the round allows.
     pub(super) fn project(&self) -> Result<(), SpaceError> {
         let now_ms = self.clock.now_ms();
+        let mut left = match lock(&self.pace).admit(now_ms) {
+            Ok(left) => left,
+            Err(later) => {
+                self.agenda.postpone(Queue::Projection, now_ms, later);
+                return Ok(());
+            }
+        };
         let mut by_room: BTreeMap<OwnedRoomId, Vec<Task>> = BTreeMap::new();
         for task in self.agenda.take(&self.db, Queue::Projection, now_ms)? {
             by_room.entry(task.room.clone()).or_default().push(task);
         }
+        // Every room gets its share, so that a busy one does not keep the others waiting.
+        let share = (left / by_room.len().max(1)).max(1);
         for (room, mut tasks) in by_room {
-            if tasks.len() > ROUND_FACES_MAX {
-                tasks.truncate(ROUND_FACES_MAX);
+            let may = share.min(left);
+            if tasks.len() > may {
+                tasks.truncate(may);
                 self.agenda.note(Queue::Projection, now_ms + ROUND_MS);
+            } else {
+                // All that is queued is done: what was counted is what is there.
+                lock(&self.shown).remove(&room);
             }
-            for task in tasks {
-                if let Err(error) = self.project_one(&room, &task) {
-                    if matches!(error, SpaceError::Storage(_)) {
-                        return Err(error);
-                    }
-                    let error = crate::error::Chain(&error);
-                    tracing::info!(%room, %error, "an item's face can't be shown");
-                    self.drop_row(&room, &task.subject)?;
-                }
-            }
+            left -= tasks.len();
+            lock(&self.pace).shown += tasks.len();
+            self.project_in_room(&room, &tasks)?;
         }
         Ok(())
     }
 
-    fn drop_row(&self, room: &RoomId, key: &str) -> Result<(), SpaceError> {
+    fn project_in_room(&self, room: &RoomId, tasks: &[Task]) -> Result<(), SpaceError> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        match self.project_all(room, tasks) {
+            Err(error @ SpaceError::Storage(_)) => return Err(error),
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let error = crate::error::Chain(&error);
+                tracing::info!(%room, %error, "faces of items can't be shown");
+            }
+        }
         let mut batch = self.db.batch();
-        queues::delete(&mut batch, Queue::Projection, room, key);
+        for task in tasks {
+            queues::delete(&mut batch, Queue::Projection, room, &task.subject);
+        }
         let _unsynced = self.db.commit(batch)?;
         Ok(())
     }
 
-    fn project_one(&self, room: &RoomId, task: &Task) -> Result<(), SpaceError> {
-        let Ok(key) = ItemKey::new(&task.subject) else { return self.drop_row(room, &task.subject) };
+    /// All in one batch, and so with one wait for the disk.
+    fn project_all(&self, room: &RoomId, tasks: &[Task]) -> Result<(), SpaceError> {
         self.rooms.write(room, |writer| {
-            queues::delete(writer.batch(), Queue::Projection, room, key.as_str());
-            let most = projection_max(writer.state(DECLARATION_TYPE, "")?.as_deref());
-            let shown = writer.state(ITEM_TYPE, key.as_str())?;
-            if most == 0 || (shown.is_none() && self.shown_items(room)? >= most) {
-                return Ok(());
-            }
-            let row = items::item(&self.db, room, key.as_str())?.unwrap_or_default();
-            let Some(face) = row.item.face() else { return Ok(()) };
-            let Some(change) = stored::change(&self.db, room, &face.entry)? else { return Ok(()) };
-            let faces = row.local.get(&face.id).map_or(&[][..], |local| &local.faces);
-            let others: Vec<String> = match row.item.conflict(&key) {
-                Some(_) => row.item.siblings().iter().skip(1).map(|other| other.id.to_string()).collect(),
-                None => Vec::new(),
-            };
-            if change.server() != self.server_name()
-                || change.header().adopts().is_some()
-                || (change.header().kind() == Kind::Put && change.value().is_none())
-                || faces.len() >= SHOWN_MAX
-                || (shown.is_none() && change.header().kind() == Kind::Delete)
-            {
-                return Ok(());
-            }
-            if let Some(shown) = &shown {
-                let ours = faces.iter().any(|face| *face.event_id == *shown.event_id());
-                if ours && listed(shown) == others {
-                    return Ok(());
+            let most = self.declaration(writer)?.projection_max;
+            let mut shown = self.shown_faces(room)?;
+            let mut faces = Vec::with_capacity(tasks.len());
+            for task in tasks {
+                queues::delete(writer.batch(), Queue::Projection, room, &task.subject);
+                let Ok(key) = ItemKey::new(&task.subject) else { continue };
+                let is_new = writer.state(ITEM_TYPE, key.as_str())?.is_none();
+                if most == 0 || (is_new && shown >= most) {
+                    continue;
                 }
-                let unstamped = notices::change_of_event(&self.db, room, shown.event_id())?.is_none();
-                if unstamped || self.rooms.redaction_of(shown.event_id())?.is_some() {
-                    return Ok(());
+                match self.decide(writer, &key, &task.row)? {
+                    Decision::Leave => {}
+                    Decision::Wait(due) => {
+                        let row = QueueRow { attempts: 1, ..QueueRow::due(due) };
+                        queues::put(writer.batch(), Queue::Projection, room, key.as_str(), &row);
+                        self.agenda.note(Queue::Projection, due);
+                    }
+                    Decision::Show(change, again) => {
+                        shown += u64::from(is_new);
+                        faces.push((*change, again));
+                    }
                 }
             }
-            let author = face.author.clone();
-            self.in_draft(writer, |_, draft, writer| self.append_face(draft, writer, change, &author))?;
-            if shown.is_none() {
-                *super::lock(&self.shown).entry(room.to_owned()).or_default() += 1;
+            if faces.is_empty() {
+                return Ok(());
             }
-            Ok(())
+            self.in_draft(writer, |_, draft, writer| {
+                faces.into_iter().try_for_each(|(change, again)| self.show(draft, writer, change, again))
+            })
         })
     }
 
-    /// Room state may show something else than the item's face since an event
-    /// of another server came: if the face is ours, it is shown again.
+    fn show(
+        &self,
+        draft: &mut Draft<'_>,
+        writer: &mut RoomWriter<'_>,
+        change: Change,
+        again: bool,
+    ) -> Result<(), SpaceError> {
+        let (key, id) = (change.header().key().clone(), change.header().item_id());
+        let author = change.header().author().to_owned();
+        match self.append_face(draft, writer, change, &author) {
+            Ok(_) => {}
+            // The author has left or may not write any more: there is nobody to show it.
+            Err(SpaceError::Room(error @ (RoomError::Forbidden(_) | RoomError::TooLarge))) => {
+                tracing::info!(room = %writer.room_id(), change = %id, %error, "an item has no face");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        if again {
+            draft.item(&key)?.local.entry(id).or_default().projected_again += 1;
+        }
+        Ok(())
+    }
+
+    fn decide(&self, writer: &mut RoomWriter<'_>, key: &ItemKey, queued: &QueueRow) -> Result<Decision, SpaceError> {
+        let room = writer.room_id().to_owned();
+        let row = items::item(&self.db, &room, key.as_str())?.unwrap_or_default();
+        let Some(face) = row.item.face().filter(|face| !face.is_adoption()) else { return Ok(Decision::Leave) };
+        let Some(change) = stored::change(&self.db, &room, &face.entry)? else { return Ok(Decision::Leave) };
+        let state = writer.state(ITEM_TYPE, key.as_str())?;
+        let is_redacted = change.header().kind() == Kind::Put && change.value().is_none();
+        if change.server() != self.server_name() || is_redacted || (state.is_none() && face.is_tombstone()) {
+            return Ok(Decision::Leave);
+        }
+        let local = row.local.get(&face.id).cloned().unwrap_or_default();
+        let again = match &state {
+            None => !local.faces.is_empty(),
+            Some(event) => match notices::change_of_event(&self.db, &room, event.event_id())? {
+                None => return Ok(Decision::Leave),
+                Some(shown) if shown == face.entry => {
+                    let others: Vec<String> = match row.item.conflict(key) {
+                        Some(_) => row.item.siblings().iter().skip(1).map(|other| other.id.to_string()).collect(),
+                        None => Vec::new(),
+                    };
+                    if listed(event) == others || self.rooms.redaction_of(event.event_id())?.is_some() {
+                        return Ok(Decision::Leave);
+                    }
+                    false
+                }
+                Some(_) => !local.faces.is_empty(),
+            },
+        };
+        if again {
+            if local.projected_again >= AGAIN_MAX {
+                tracing::warn!(%room, change = %face.id, "the room's state does not keep an item's face");
+                return Ok(Decision::Leave);
+            }
+            for face in &local.faces {
+                if self.rooms.redaction_of(&face.event_id)?.is_some() {
+                    return Ok(Decision::Leave);
+                }
+            }
+            // Two servers must not race each other.
+            if queued.attempts == 0 {
+                return Ok(Decision::Wait(self.clock.now_ms() + (AGAIN_FIRST_MS << local.projected_again)));
+            }
+        }
+        Ok(Decision::Show(Box::new(change), again))
+    }
+
+    /// Room state may show something else than the item's face: if the face is
+    /// ours, it is looked at.
     pub(super) fn check_face(&self, room: &RoomId, key: &ItemKey) -> Result<(), SpaceError> {
         let row = items::item(&self.db, room, key.as_str())?.unwrap_or_default();
-        let Some(face) = row.item.face() else { return Ok(()) };
-        let Some(entry) = stored::change(&self.db, room, &face.entry)? else { return Ok(()) };
-        if entry.server() != self.server_name() {
+        if row.item.face().is_none_or(|face| face.author.server_name() != self.server_name()) {
             return Ok(());
         }
-        let shown = row.local.get(&face.id).map_or(0, |local| local.faces.len());
-        // Each time later: two servers must not race each other.
-        let due = self.clock.now_ms() + (1_000 << shown.min(SHOWN_MAX));
+        let due = self.clock.now_ms();
         let mut batch = self.db.batch();
         queues::put(&mut batch, Queue::Projection, room, key.as_str(), &QueueRow::due(due));
         let _unsynced = self.db.commit(batch)?;
         self.agenda.note(Queue::Projection, due);
         Ok(())
     }
-}
 
-/// How many items a room's state shows by its declaration.
-fn projection_max(declaration: Option<&Pdu>) -> u64 {
-    let Some(content) = declaration.map(Pdu::content_object) else { return PROJECTION_MAX };
-    if content.get("projection").and_then(Json::as_str) == Some("none") {
-        return 0;
+    /// An event of another server can take the room's state back to something
+    /// else, also that of items which it does not speak of. `position` is its own.
+    pub(super) fn check_faces_after(&self, room: &RoomId, position: u64, event: &Pdu) -> Result<(), SpaceError> {
+        if event.sender().server_name() == self.server_name() {
+            return Ok(());
+        }
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        let before = self.rooms.state_root_at(room, position.saturating_sub(1))?;
+        let (Some(before), Some(after)) = (before, self.rooms.state_root_at(room, position)?) else { return Ok(()) };
+        if before == after {
+            return Ok(());
+        }
+        let differing = self.rooms.state_diff(&before, &after)?.into_iter().map(|difference| difference.key);
+        for key in differing.filter(|key| key.kind == *ITEM_TYPE).take(WENT_BACK_MAX) {
+            if event.state_key() != Some(key.key.as_str())
+                && let Ok(key) = ItemKey::new(&key.key)
+            {
+                self.check_face(room, &key)?;
+            }
+        }
+        Ok(())
     }
-    content.get("projection_max").and_then(Json::as_u64).unwrap_or(PROJECTION_MAX).min(PROJECTION_MAX_MOST)
 }
 
 /// The other siblings that a face lists.

@@ -3,6 +3,8 @@
 //! What is read here has been committed; [`SharedSpace::get`] and the others
 //! make sure that it is durable too before they answer.
 
+use std::collections::HashMap;
+
 use causeway_replication as replication;
 pub use causeway_replication::{Delta, Pull};
 use causeway_shared_space::{Change, ChangeId, Item, ItemKey, Sibling, VersionVector};
@@ -183,7 +185,7 @@ impl SharedSpace {
         let values = entries::values(&self.db, room, &entries)?;
         let shown: Vec<Json> =
             siblings.iter().zip(values).map(|(sibling, value)| show(sibling, value.as_deref())).collect();
-        let given = self.observed_facts(room).shown(siblings)?;
+        let given = self.observed_facts(room, &HashMap::new()).shown(siblings)?;
         let mut view = json!({
             "key": key.as_str(),
             "siblings": shown,

@@ -11,27 +11,27 @@ use super::{
 };
 use crate::{Services, clock::Clock, remote::RemoteHandle, rooms::CreateRoom, settings::Settings};
 
-static ALICE: std::sync::LazyLock<&UserId> = std::sync::LazyLock::new(|| user_id!("@alice:a.example"));
+pub(super) static ALICE: std::sync::LazyLock<&UserId> = std::sync::LazyLock::new(|| user_id!("@alice:a.example"));
 
-struct Fixture {
+pub(super) struct Fixture {
     _folder: tempfile::TempDir,
-    services: Services,
-    room: OwnedRoomId,
+    pub(super) services: Services,
+    pub(super) room: OwnedRoomId,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let services = open(folder.path());
         let room = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
         Self { _folder: folder, services, room }
     }
 
-    fn put(&self, device: &str, key: &str, value: &Json, token: Option<&str>) -> Result<Json, SpaceError> {
+    pub(super) fn put(&self, device: &str, key: &str, value: &Json, token: Option<&str>) -> Result<Json, SpaceError> {
         self.write(device, key, Some(value), token, OnConflict::Keep, None)
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         device: &str,
         key: &str,
@@ -46,7 +46,7 @@ impl Fixture {
         self.services.shared_space.put(writer, &self.room, write)
     }
 
-    fn get(&self, key: &str) -> Json {
+    pub(super) fn get(&self, key: &str) -> Json {
         self.services.shared_space.get(*ALICE, &self.room, &item(key)).expect("an item")
     }
 }
@@ -58,11 +58,11 @@ fn open(folder: &std::path::Path) -> Services {
     Services::open(database, settings, clock, RemoteHandle::channel().0).expect("services")
 }
 
-fn item(key: &str) -> ItemKey {
+pub(super) fn item(key: &str) -> ItemKey {
     ItemKey::new(key).expect("a key")
 }
 
-fn token(answer: &Json) -> &str {
+pub(super) fn token(answer: &Json) -> &str {
     answer["token"].as_str().expect("a token")
 }
 

@@ -156,10 +156,13 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let (mut space, log) = self.space(&room)?;
         let stored = StoredEntries { db: &self.db, room: &room };
-        let mut draft = Draft::new(&self.db, &stored, log, self.clock.now_ms());
+        let mut draft = Draft::new(&stored, self.server_name(), log, self.clock.now_ms());
         let result = work(&mut space, &mut draft, writer)?;
         let last = draft.last_placed();
         let placed = draft.placed > 0;
+        if draft.wanted_files {
+            writer.notify(Topic::WantedFiles);
+        }
         let (log, keys, told) = draft.finish(writer.batch());
         for (key, due) in told {
             self.agenda.note(Queue::Notice, due);
@@ -246,7 +249,7 @@ impl SharedSpace {
                 at
             }
         };
-        let supersedes = wanted.observed.supersedes(&self.observed_facts(&room))?;
+        let supersedes = wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?;
         let depth = if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
         let new = NewChange {
             room_id: room,
@@ -269,12 +272,7 @@ impl SharedSpace {
 
     /// In an encrypted room values are written in clear only if the room says so.
     pub(super) fn refuse_unencrypted(&self, writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
-        if writer.state("m.room.encryption", "")?.is_none() {
-            return Ok(());
-        }
-        let declared = writer.state(super::DECLARATION_TYPE, "")?.map(|event| event.content_object());
-        let allowed = declared.and_then(|declared| declared.get("allow_unencrypted")?.as_bool());
-        if allowed == Some(true) {
+        if writer.state("m.room.encryption", "")?.is_none() || self.declaration(writer)?.allow_unencrypted {
             return Ok(());
         }
         Err(SpaceError::Forbidden("This room is encrypted, and its shared space does not allow values in clear"))

@@ -22,6 +22,9 @@ pub struct ItemRow {
     /// What only this server knows of them, by item id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub local: BTreeMap<ChangeId, LocalRow>,
+    /// Changes that are live no more and that a device may have been given last, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<PastRow>,
     /// Since when an id is missing (ms since the epoch).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<u64>,
@@ -36,6 +39,27 @@ pub struct LocalRow {
     /// The room events that carried it, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faces: Vec<FaceRow>,
+    /// How often it was put into room state again because something else stood there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub projected_again: u32,
+}
+
+/// A change that was live, and how it had gone to clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRow {
+    /// Its item id.
+    pub id: ChangeId,
+    /// The device that wrote it, if that has not written the item since: `user|device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The last room events that carried it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faces: Vec<FaceRow>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A room event that carried a change.

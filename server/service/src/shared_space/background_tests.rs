@@ -1,0 +1,194 @@
+//! What happens by itself in one server's shared space: faces within bounds,
+//! files wanted, and what a device that comes late is taken to have seen.
+
+use std::time::Duration;
+
+use causeway_room::NewEvent;
+use causeway_shared_space::Change;
+use causeway_storage::shared_space::queues::{self, Queue};
+use ruma::{DeviceId, api::client::filter::FilterDefinition, device_id};
+use serde_json::{Value as Json, json};
+
+use super::{
+    DECLARATION_TYPE, ITEM_TYPE,
+    tests::{ALICE, Fixture, token},
+    write::OnConflict,
+};
+use crate::sync::Request;
+
+fn declare(fixture: &Fixture, content: Json) {
+    let event = NewEvent::new(DECLARATION_TYPE, (*ALICE).to_owned(), Some(String::new()), content);
+    fixture.services.rooms.send(&fixture.room, event.expect("an event"), None).expect("declared");
+}
+
+fn faces(fixture: &Fixture) -> usize {
+    fixture.services.rooms.state_keys(&fixture.room, ITEM_TYPE, None, 1_000).expect("readable").len()
+}
+
+/// Steps until nothing is queued; how many steps that took.
+fn settle(fixture: &Fixture) -> usize {
+    for steps in 1..100 {
+        fixture.services.shared_space.step().expect("done");
+        fixture.services.clock.advance(Duration::from_millis(300));
+        if queues::all(&fixture.services.database, Queue::Projection, 1).expect("readable").is_empty() {
+            return steps;
+        }
+    }
+    panic!("the queue of faces does not get empty");
+}
+
+/// The device is told all that is new, and acknowledges it.
+fn sync_twice(fixture: &Fixture, device: &DeviceId) {
+    let sync = &fixture.services.sync;
+    let mut request = Request {
+        user_id: (*ALICE).to_owned(),
+        device_id: device.to_owned(),
+        since: None,
+        filter: FilterDefinition::default(),
+        full_state: false,
+        state_after: None,
+    };
+    for _ in 0..2 {
+        sync.acknowledge(&request).expect("acknowledged");
+        let look = sync.look(&request).expect("an answer");
+        let response = sync.finish(&request, look).expect("an answer");
+        request.since = Some(response.next_batch.parse().expect("a token"));
+    }
+}
+
+/// The newest change of an item that has a value `{"n": n}`.
+fn change(fixture: &Fixture, n: u64) -> Change {
+    let delta = fixture.services.shared_space.changes(&fixture.room, &super::read::Pull { limit: 500, bytes: 1 << 20, ..Default::default() });
+    let changes = delta.expect("a delta").changes;
+    let value = format!("{{\"n\":{n}}}");
+    changes.into_iter().rfind(|change| change.value().is_some_and(|held| held.as_str() == value)).expect("held")
+}
+
+#[test]
+fn faces_come_slowly_and_no_more_of_them_than_declared() {
+    let fixture = Fixture::new();
+    declare(&fixture, json!({ "projection_max": 30 }));
+    for n in 0..40 {
+        fixture.put("ONE", &format!("k{n:02}"), &json!({"n": n}), None).expect("written");
+    }
+    assert!(settle(&fixture) > 1, "more than one round is needed");
+    assert_eq!(faces(&fixture), 30);
+    // What is shown stays up to date, also when there is no room for more.
+    fixture.put("ONE", "k00", &json!({"n": 100}), None).expect("written");
+    fixture.put("ONE", "k39", &json!({"n": 100}), None).expect("written");
+    settle(&fixture);
+    let face = fixture.services.rooms.state_event(&fixture.room, ITEM_TYPE, "k00").expect("readable");
+    assert_eq!(face.expect("a face").content_object()["n"], 100);
+    assert_eq!(faces(&fixture), 30);
+}
+
+#[test]
+fn a_declaration_can_do_without_faces() {
+    let fixture = Fixture::new();
+    declare(&fixture, json!({ "projection": "none" }));
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    assert!(queues::all(&fixture.services.database, Queue::Projection, 1).expect("readable").is_empty());
+    settle(&fixture);
+    assert_eq!(faces(&fixture), 0);
+}
+
+#[test]
+fn a_conflict_is_listed_however_often_it_changes_and_goes_from_the_face() {
+    let fixture = Fixture::new();
+    let listed = || {
+        let face = fixture.services.rooms.state_event(&fixture.room, ITEM_TYPE, "plan").expect("readable");
+        let content = face.expect("a face").content_object();
+        content.get("org.causeway.conflict").and_then(Json::as_array).map_or(0, Vec::len)
+    };
+    for n in 0..9 {
+        fixture.put(&format!("D{n}"), "plan", &json!({"n": n}), None).expect("written");
+        settle(&fixture);
+        assert_eq!(listed(), n);
+    }
+    let read = fixture.get("plan");
+    fixture.put("ONE", "plan", &json!({"n": 99}), Some(token(&read))).expect("settled");
+    settle(&fixture);
+    assert_eq!(listed(), 0);
+}
+
+#[test]
+fn a_redacted_face_stays_away_until_somebody_writes_again() {
+    let fixture = Fixture::new();
+    let face = || fixture.services.rooms.state_event(&fixture.room, ITEM_TYPE, "plan").expect("readable");
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    settle(&fixture);
+    let shown = face().expect("a face").event_id().to_owned();
+    fixture.services.rooms.redact(&fixture.room, *ALICE, &shown, None, None).expect("redacted");
+    settle(&fixture);
+    assert_eq!(face().expect("the redacted one").event_id(), shown);
+    fixture.put("ONE", "plan", &json!({"n": 2}), None).expect("written");
+    settle(&fixture);
+    assert_eq!(face().expect("a new face").content_object()["n"], 2);
+}
+
+#[test]
+fn files_of_other_servers_are_wanted_until_they_are_here() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    let file = json!({ "file": { "url": "mxc://b.example/abc", "size": 1 } });
+    fixture.put("ONE", "a.txt", &file, None).expect("written");
+    fixture.put("ONE", "own.txt", &json!({ "file": { "url": "mxc://a.example/abc" } }), None).expect("written");
+    let (wanted, next) = space.wanted_files(10).expect("readable");
+    assert_eq!(wanted.iter().map(|one| one.file.as_str()).collect::<Vec<_>>(), ["mxc://b.example/abc"]);
+    assert_eq!(next, None);
+    assert!(space.file_failed(&wanted[0]).expect("noted"), "it is tried again");
+    let (now, next) = space.wanted_files(10).expect("readable");
+    assert!(now.is_empty() && next.is_some());
+    fixture.services.clock.advance(Duration::from_mins(1));
+    let (again, _) = space.wanted_files(10).expect("readable");
+    space.file_done(&again[0]).expect("noted");
+    let (none, next) = space.wanted_files(10).expect("readable");
+    assert!(none.is_empty() && next.is_none());
+}
+
+#[test]
+fn a_device_names_what_it_wrote_though_that_was_superseded_since() {
+    let fixture = Fixture::new();
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    let read = fixture.get("plan");
+    fixture.put("TWO", "plan", &json!({"n": 2}), Some(token(&read))).expect("written");
+    fixture.put("ONE", "plan", &json!({"n": 3}), None).expect("written");
+    let (first, third) = (change(&fixture, 1), change(&fixture, 3));
+    assert_eq!(third.header().supersedes(), [first.id()]);
+    assert_eq!(fixture.get("plan")["conflict"], true, "it had not seen the second");
+}
+
+#[test]
+fn a_device_names_what_it_was_given_though_that_was_superseded_since() {
+    let fixture = Fixture::new();
+    let content = |n: u64| serde_json::value::RawValue::from_string(format!("{{\"n\":{n}}}")).expect("JSON");
+    let space = &fixture.services.shared_space;
+    let (one, late) = (device_id!("ONE"), device_id!("LATE"));
+    space.put_state_event(*ALICE, Some(one), &fixture.room, "plan", &content(1)).expect("sent");
+    sync_twice(&fixture, late);
+    space.put_state_event(*ALICE, Some(one), &fixture.room, "plan", &content(2)).expect("sent");
+    space.put_state_event(*ALICE, Some(late), &fixture.room, "plan", &content(3)).expect("sent");
+    let (first, third) = (change(&fixture, 1), change(&fixture, 3));
+    assert!(third.header().supersedes().contains(&first.id()), "{:?}", third.header().supersedes());
+    assert!(!third.header().supersedes().contains(&change(&fixture, 2).id()));
+}
+
+#[test]
+fn writes_of_one_batch_see_each_other() {
+    let fixture = Fixture::new();
+    let write = |n: u64, token: Option<String>| super::write::Write {
+        key: super::tests::item("plan"),
+        value: Some(causeway_shared_space::Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value")),
+        token,
+        on_conflict: OnConflict::Keep,
+    };
+    fixture.put("OTHER", "plan", &json!({"n": 0}), None).expect("written");
+    let seen = token(&fixture.get("plan")).to_owned();
+    let writer = super::write::Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
+    let writes = [write(1, Some(seen)), write(2, None)];
+    fixture.services.shared_space.put_batch(writer, &fixture.room, &writes).expect("written");
+    // No other server holds the first of the two: what it named is named again.
+    let mut expected = [change(&fixture, 0).id(), change(&fixture, 1).id()];
+    expected.sort_unstable();
+    assert_eq!(change(&fixture, 2).header().supersedes(), expected);
+}
