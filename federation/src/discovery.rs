@@ -2,7 +2,7 @@
 //!
 //! [`Discovery::find`] walks the six steps and remembers the answer for as long
 //! as its sources allow, within bounds. It doesn't connect to anybody but for
-//! `/.well-known/matrix/server`; see [`crate::client`] for the connection.
+//! `/.well-known/matrix/server`; the connection is the client's.
 //!
 //! Invariant: every address that is connected to as a result of this has passed
 //! [`dns::Dns::allows`]: literals here, names when they are resolved.

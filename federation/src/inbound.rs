@@ -16,6 +16,7 @@ pub mod query;
 pub mod replication;
 pub mod send_membership;
 pub mod send_transaction;
+pub mod user_keys;
 
 use axum::Router;
 
@@ -36,4 +37,5 @@ pub fn routes() -> Router<FederationState> {
         .merge(replication::routes())
         .merge(send_membership::routes())
         .merge(send_transaction::routes())
+        .merge(user_keys::routes())
 }

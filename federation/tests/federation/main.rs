@@ -1,5 +1,6 @@
 //! Servers that talk to each other over real TLS on loopback.
 
+mod ephemeral;
 mod gaps;
 mod hostile;
 mod requests;
