@@ -186,3 +186,62 @@ impl Flow {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_accepted_and_nothing_becomes_visible() {
+        let flow = Flow::new(0, 0);
+        let position = flow.allocate();
+        flow.written(1, vec![position]);
+        assert!(flow.sync(1, || 1, || Err("disk full".to_owned())).is_err());
+        assert!(flow.check().is_err());
+        let again = flow.sync(1, || 1, || unreachable!("a sync after a failed one proves nothing"));
+        assert!(matches!(again, Err(StorageError::Sync(reason)) if reason == "disk full"));
+        assert_eq!(flow.visible(), 0);
+    }
+
+    #[test]
+    fn one_sync_covers_all_that_was_written_before_it() {
+        let flow = Flow::new(0, 0);
+        for sequence in 1..=3 {
+            let position = flow.allocate();
+            flow.written(sequence, vec![position]);
+        }
+        let syncs = AtomicUsize::new(0);
+        let sync = || {
+            syncs.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        for sequence in 1..=3 {
+            flow.sync(sequence, || 3, sync).expect("synced");
+        }
+        assert_eq!((syncs.load(Ordering::SeqCst), flow.visible()), (1, 3));
+        // Written and already covered by a sync that began later: visible at once.
+        let position = flow.allocate();
+        flow.written(2, vec![position]);
+        assert_eq!(flow.visible(), 4);
+    }
+
+    #[test]
+    fn a_higher_position_waits_for_a_lower_one() {
+        let flow = Flow::new(0, 0);
+        let (low, high) = (flow.allocate(), flow.allocate());
+        flow.written(1, vec![high]);
+        flow.sync(1, || 1, || Ok(())).expect("synced");
+        assert_eq!(flow.visible(), 0);
+        assert_eq!(flow.unsynced_below(high), None, "the lower one is not written yet");
+        flow.written(2, vec![low]);
+        assert_eq!(flow.unsynced_below(high), Some(2));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| flow.wait_visible(high));
+            flow.sync(2, || 2, || Ok(())).expect("synced");
+            waiting.join().expect("woken");
+        });
+        assert_eq!(flow.visible(), high);
+    }
+}
