@@ -40,8 +40,7 @@ async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
         pair.alice.put_item(&pair.room, &key(number), &value("first", number)).await?;
     }
     pair.in_step(KEYS).await?;
-    pair.bob.sync(0).await?;
-    pair.alice.sync(0).await?;
+    pair.all_seen().await?;
 
     cluster.cut(0, 1, Cut::Silent)?;
     for number in 0..KEYS {
@@ -71,18 +70,21 @@ async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
 /// Waits until there is a notice for each key, and fails if there is a second one for any.
 async fn every_conflict_is_told_once(user: &User, room: &str) -> Result<()> {
     let told = wait::until("a notice of each conflict", async || {
-        let mut told: BTreeMap<String, usize> = BTreeMap::new();
+        let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for event in user.messages(room, 200).await? {
             for key in told_keys(&event) {
-                *told.entry(key).or_default() += 1;
+                told.entry(key).or_default().push(event.clone());
             }
         }
         ensure(told.len() >= KEYS, || format!("{} of {KEYS} conflicts are told", told.len()))?;
         Ok(Some(told))
     })
     .await?;
-    let twice: Vec<_> = told.iter().filter(|(_, times)| **times != 1).collect();
-    ensure(twice.is_empty() && told.len() == KEYS, || format!("told other than once: {twice:?}"))
+    let twice: Vec<_> = told.iter().filter(|(_, notices)| notices.len() != 1).collect();
+    ensure(twice.is_empty() && told.len() == KEYS, || {
+        let example = twice.first().map(|(_, notices)| json!(notices)).unwrap_or_default();
+        format!("{} of {} conflicts are told other than once: {example:#}", twice.len(), told.len())
+    })
 }
 
 /// The keys of the conflicts that an event announces; an edit announces nothing new.
@@ -101,8 +103,7 @@ async fn a_conflict_is_settled_by_a_reaction() -> Result<()> {
     let pair = Pair::meet(&cluster).await?;
     pair.alice.put_item(&pair.room, "plan", &value("first", 0)).await?;
     pair.in_step(1).await?;
-    pair.alice.sync(0).await?;
-    pair.bob.sync(0).await?;
+    pair.all_seen().await?;
     cluster.cut(0, 1, Cut::Refused)?;
     pair.alice.put_item(&pair.room, "plan", &value("alice", 1)).await?;
     pair.bob.put_item(&pair.room, "plan", &value("bob", 1)).await?;

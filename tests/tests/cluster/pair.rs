@@ -26,6 +26,16 @@ impl Pair {
         Ok(Self { alice, bob, room })
     }
 
+    /// Both devices sync, and say by syncing again that they have got it: what
+    /// they write from now on has seen all this.
+    pub async fn all_seen(&self) -> Result<()> {
+        for user in [&self.alice, &self.bob] {
+            user.sync(0).await?;
+            user.sync(0).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until both servers hold the same siblings of exactly `count`
     /// items, and gives Bob's view.
     pub async fn in_step(&self, count: usize) -> Result<Vec<Item>> {
