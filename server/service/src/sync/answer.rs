@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use causeway_room::Root;
 use causeway_storage::Direction;
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UserId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::client::filter::FilterDefinition,
     push::{PushConditionRoomCtx, Ruleset},
 };
@@ -18,7 +18,7 @@ use super::{
     filter,
     progress::Told,
     response::{RawEvent, StateSection, Unread, raw_event},
-    unread::{self, Counted, UNREAD_SCAN_MAX},
+    unread::{self, Counted, UNREAD_PAGE, UNREAD_SCAN_MAX},
 };
 use crate::{error::MatrixError, room_view::RoomView, shown::Shower, typing::TypingChanges};
 
@@ -151,13 +151,12 @@ impl<'a> Answer<'a> {
         if counted.until >= until {
             return Ok(counted.unread);
         }
-        let rows = self.view.timeline(room_id, Some(until), Direction::Backward, UNREAD_SCAN_MAX)?;
-        let new: Vec<_> = rows.into_iter().take_while(|row| row.position > counted.until).collect();
+        let new = self.events_between(room_id, counted.until, until)?;
         if !new.is_empty() {
             let context = self.push_context(room_id, root)?;
             let rules = self.rules()?;
-            for row in &new {
-                let Some(held) = self.view.held(&row.event_id)? else { continue };
+            for event_id in &new {
+                let Some(held) = self.view.held(event_id)? else { continue };
                 if held.pdu.sender() != user_id {
                     unread::add(&mut counted.unread, rules, &context, held.pdu.raw());
                 }
@@ -166,6 +165,27 @@ impl<'a> Answer<'a> {
         counted = Counted { read, until, unread: counted.unread };
         self.services.unread.remember(user_id, room_id, counted);
         Ok(counted.unread)
+    }
+
+    /// The latest events of a stretch, at most [`UNREAD_SCAN_MAX`]; reads little more than that.
+    fn events_between(&self, room_id: &RoomId, after: i64, until: i64) -> Result<Vec<OwnedEventId>, MatrixError> {
+        let mut events = Vec::new();
+        let mut from = until;
+        while events.len() < UNREAD_SCAN_MAX {
+            let page = self.view.timeline(room_id, Some(from), Direction::Backward, UNREAD_PAGE)?;
+            let is_last = page.len() < UNREAD_PAGE;
+            for row in page {
+                if row.position <= after {
+                    return Ok(events);
+                }
+                from = row.position - 1;
+                events.push(row.event_id);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(events)
     }
 
     /// Without a receipt everything since the user's own membership event is unread.

@@ -7,7 +7,7 @@ use super::filter::{EventHead, event_passes};
 use crate::{error::MatrixError, room_view::RoomView, rooms::Held, visible::Viewer};
 
 /// Rows read at once.
-const PAGE: usize = 128;
+const PAGE: usize = 32;
 
 /// Rows looked at for one answer: a filter that lets nothing through must not
 /// walk through a whole room. What is left is a gap.

@@ -26,6 +26,9 @@ use super::response::Unread;
 /// are not counted.
 pub const UNREAD_SCAN_MAX: usize = 1_000;
 
+/// Of those, read at once: mostly there are few new ones.
+pub const UNREAD_PAGE: usize = 16;
+
 /// Counts kept in memory; beyond it they are forgotten and counted again.
 const COUNTS_MAX: usize = 50_000;
 
