@@ -108,7 +108,7 @@ async fn verify(
         return Err(refused(state, SigningError::Destination));
     }
     let wanted = [authorization.key.clone()];
-    let keys = state.keys().keys(&authorization.origin, &wanted, Purpose::Request, &[]).await;
+    let keys = state.keys().keys(&authorization.origin, &wanted, Purpose::Request).await;
     signing::verify(signed, authorization, &keys).map_err(|error| refused(state, error))
 }
 

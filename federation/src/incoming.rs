@@ -23,7 +23,7 @@ use causeway_service::{
     error::{Chain, MatrixError},
     rooms::{Received, VersionRules},
 };
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -196,8 +196,7 @@ async fn verified(
     outcomes: &mut Vec<(OwnedEventId, Outcome)>,
 ) -> Vec<Pdu> {
     let ids: Vec<OwnedEventId> = pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-    let helpers: [OwnedServerName; 1] = [origin.to_owned()];
-    let results = verify(state.keys(), &version.rules, pdus, &helpers).await;
+    let results = verify(state.keys(), &version.rules, pdus, None).await;
     let mut good = Vec::with_capacity(results.len());
     for (event_id, result) in ids.into_iter().zip(results) {
         match result {

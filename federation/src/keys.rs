@@ -1,9 +1,9 @@
 //! Other servers' signing keys: fetched, checked, remembered.
 //!
 //! Keys come from the server itself, or, when that does not answer, from a
-//! notary (server-server API, "Retrieving server keys"). What was once properly
-//! signed is remembered for ever, so that the events of a server that is gone
-//! can still be checked.
+//! notary that settings name (server-server API, "Retrieving server keys"). What
+//! was once properly signed is remembered for ever, so that the events of a
+//! server that is gone can still be checked.
 //!
 //! Invariants: one fetch per server at a time, [`FETCHES_MAX`] in all; a server
 //! is not asked again before its pause has passed, however many requests claim
@@ -115,8 +115,7 @@ impl KeyRing {
     }
 
     /// The keys of `server` that are good for `purpose`. They are fetched only
-    /// if none of `wanted` (key ids) is among those already known. `helpers` are
-    /// asked, besides the configured notaries, when the server does not answer.
+    /// if none of `wanted` (key ids) is among those already known.
     ///
     /// Never fails: keys that can't be had are not in the answer.
     pub async fn keys(
@@ -124,7 +123,6 @@ impl KeyRing {
         server: &ServerName,
         wanted: &[String],
         purpose: Purpose,
-        helpers: &[OwnedServerName],
     ) -> PublicKeys {
         if server == self.0.own.server_name() {
             return self.0.own.own_public_keys();
@@ -136,7 +134,7 @@ impl KeyRing {
         if wanted.iter().any(|id| usable.contains_key(id)) {
             return usable;
         }
-        self.fetch(server, &held, helpers).await;
+        self.fetch(server, &held).await;
         good_for(&held.state().known, purpose, self.0.clock.now_ms())
     }
 
@@ -146,7 +144,6 @@ impl KeyRing {
         &self,
         server: &ServerName,
         wanted: &BTreeMap<String, u64>,
-        helpers: &[OwnedServerName],
     ) -> RemoteKeys {
         if server == self.0.own.server_name() {
             let keys = self.0.own.own_public_keys().into_iter().map(|(id, key)| {
@@ -162,9 +159,23 @@ impl KeyRing {
                 .all(|(id, until_ms)| known.keys.get(id).is_some_and(|key| key.valid_until_ms >= *until_ms))
         };
         if !covers(&held.state().known) {
-            self.fetch(server, &held, helpers).await;
+            self.fetch(server, &held).await;
         }
         held.state().known.clone()
+    }
+
+    /// What `witness` says that the keys of `server` are: hearsay, good for what
+    /// `witness` is believed in anyway, and remembered nowhere. Anybody can make
+    /// up keys of a server that does not answer.
+    pub async fn hearsay(&self, server: &ServerName, witness: &ServerName) -> RemoteKeys {
+        let mut known = RemoteKeys::default();
+        let Ok(_permit) = self.0.fetches.acquire().await else { return known };
+        if server != witness
+            && let Some(document) = self.ask_notary(server, witness).await
+        {
+            document.merge_into(&mut known, false, self.0.clock.now_ms());
+        }
+        known
     }
 
     /// The newest document of `server` as it signed it, fetched if its keys are
@@ -174,7 +185,7 @@ impl KeyRing {
         self.load(server, &held).await;
         let fresh = held.state().known.keys.values().any(|key| key.valid_until_ms >= minimum_valid_until_ms);
         if !fresh {
-            self.fetch(server, &held, &[]).await;
+            self.fetch(server, &held).await;
         }
         held.state().known.document.clone()
     }
@@ -218,7 +229,7 @@ impl KeyRing {
     }
 
     /// Fetches unless somebody just did, or it is too soon.
-    async fn fetch(&self, server: &ServerName, held: &Arc<Held>, helpers: &[OwnedServerName]) {
+    async fn fetch(&self, server: &ServerName, held: &Arc<Held>) {
         let before = held.state().known.fetched_ms;
         let _one_at_a_time = held.fetching.lock().await;
         {
@@ -235,7 +246,7 @@ impl KeyRing {
         let mut found = self.ask_itself(server).await;
         let from_itself = found.is_some();
         if found.is_none() {
-            found = self.ask_notaries(server, helpers).await;
+            found = self.ask_notaries(server).await;
         }
         let now_ms = self.0.clock.now_ms();
         let known = {
@@ -277,10 +288,9 @@ impl KeyRing {
             .ok()
     }
 
-    async fn ask_notaries(&self, server: &ServerName, helpers: &[OwnedServerName]) -> Option<Document> {
+    async fn ask_notaries(&self, server: &ServerName) -> Option<Document> {
         let own_name = self.0.own.server_name();
-        let notaries = self.0.notaries.iter().chain(helpers);
-        for notary in notaries.filter(|notary| *notary != server && *notary != own_name).take(NOTARIES_MAX) {
+        for notary in self.0.notaries.iter().filter(|notary| *notary != server && *notary != own_name).take(NOTARIES_MAX) {
             if let Some(document) = self.ask_notary(server, notary).await {
                 return Some(document);
             }

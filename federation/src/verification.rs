@@ -58,20 +58,21 @@ struct Needs {
     signers: BTreeMap<OwnedServerName, Vec<String>>,
 }
 
-/// Checks `pdus`; the results are in their order. `helpers` are asked for the
-/// keys of servers that don't answer.
+/// Checks `pdus`; the results are in their order. `witness` is believed in what
+/// the keys of servers are that don't answer: only where the events are its word
+/// anyway, as the state of a room that is joined through it.
 pub async fn verify(
     keys: &KeyRing,
     rules: &RoomVersionRules,
     pdus: Vec<Pdu>,
-    helpers: &[OwnedServerName],
+    witness: Option<&ServerName>,
 ) -> Vec<Result<Pdu, VerificationError>> {
     let (rules, count) = (rules.clone(), pdus.len());
     let for_needs = rules.clone();
     let prepared =
         blocking(move || Ok(pdus.into_iter().map(|pdu| (needs(&pdu, &for_needs), pdu)).collect::<Vec<_>>()));
     let Ok(prepared) = prepared.await else { return failed(count) };
-    let known = fetch(keys, &prepared, helpers).await;
+    let known = fetch(keys, &prepared, witness).await;
     let known = std::sync::Arc::new(known);
     let mut results = Vec::with_capacity(count);
     let mut rest = prepared.into_iter();
@@ -122,7 +123,7 @@ fn needs(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Needs, VerificationError
 async fn fetch(
     keys: &KeyRing,
     prepared: &[(Result<Needs, VerificationError>, Pdu)],
-    helpers: &[OwnedServerName],
+    witness: Option<&ServerName>,
 ) -> HashMap<OwnedServerName, RemoteKeys> {
     let mut wanted: HashMap<OwnedServerName, BTreeMap<String, u64>> = HashMap::new();
     for (needs, pdu) in prepared {
@@ -136,7 +137,14 @@ async fn fetch(
     }
     stream::iter(wanted)
         .map(|(server, wanted)| async move {
-            let known = keys.known(&server, &wanted, helpers).await;
+            let mut known = keys.known(&server, &wanted).await;
+            if let Some(witness) = witness
+                && wanted.keys().any(|key_id| !known.keys.contains_key(key_id))
+            {
+                for (key_id, key) in keys.hearsay(&server, witness).await.keys {
+                    known.keys.entry(key_id).or_insert(key);
+                }
+            }
             (server, known)
         })
         .buffer_unordered(SERVERS_AT_ONCE)
@@ -187,7 +195,7 @@ pub async fn verify_signer(
     let by = signatures.and_then(|all| all.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
     let by = by.ok_or_else(unsigned)?.clone();
     let wanted = by.keys().map(|key_id| (key_id.clone(), pdu.origin_server_ts())).collect();
-    let known = keys.known(server, &wanted, &[]).await;
+    let known = keys.known(server, &wanted).await;
     let good = good_for(&known, Purpose::Anytime, 0);
     // Signatures cover the redacted event; only this server's are looked at.
     let mut redacted = redact(object, &rules.redaction, None).map_err(|_| VerificationError::Signature)?;

@@ -193,7 +193,7 @@ impl Source<'_> {
             Ok(raw.into_iter().filter_map(parse).collect::<Vec<_>>())
         });
         let parsed = parsed.await.unwrap_or_default();
-        let results = verify(state.keys(), &self.version.rules, parsed, &[self.server.to_owned()]).await;
+        let results = verify(state.keys(), &self.version.rules, parsed, None).await;
         let log = |error: &_| tracing::warn!(server = %self.server, %error, "an event is left out");
         results.into_iter().filter_map(|result| result.inspect_err(log).ok()).collect()
     }

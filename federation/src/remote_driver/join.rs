@@ -169,8 +169,7 @@ async fn check_all(
         Ok((state.into_iter().collect::<HashSet<_>>(), events))
     });
     let (state_ids, events) = parsed.await?;
-    let helpers = [server.to_owned()];
-    let results = verify(state.keys(), &rules, events.into_values().collect(), &helpers).await;
+    let results = verify(state.keys(), &rules, events.into_values().collect(), Some(server)).await;
     let mut checked = Checked { state: Vec::new(), auth_chain: Vec::new() };
     for result in results {
         match result {

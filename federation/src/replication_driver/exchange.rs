@@ -115,10 +115,9 @@ async fn try_apply(
         wanted.entry(server).or_default().insert(key_id, 0);
     }
     let mut documents = documents(&keys, &wanted, state.clock().now_ms());
-    let helpers = [from.clone()];
     let mut found = Vec::new();
     for (server, key_ids) in wanted {
-        let known = state.keys().known(&server, &key_ids, &helpers).await;
+        let known = state.keys().known(&server, &key_ids).await;
         let served = documents.remove(&server).unwrap_or_default();
         for key_id in key_ids.into_keys() {
             if let Some(key) = known.keys.get(&key_id) {

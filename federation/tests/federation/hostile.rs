@@ -1,8 +1,13 @@
 //! What malformed, oversized, unsigned, forged and nosy requests get.
 
 use causeway_room::{NewEvent, Pdu, Placement, build};
+use causeway_service::server_keys::{RemoteKey, RemoteKeys};
 use http::{Method, StatusCode};
-use ruma::{OwnedEventId, RoomId, RoomVersionId, UserId};
+use ruma::{
+    OwnedEventId, RoomId, RoomVersionId, UserId,
+    serde::{Base64, base64::Standard},
+    signatures::{Ed25519KeyPair, sign_json},
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -258,4 +263,64 @@ async fn nobody_acts_for_the_users_of_others() {
     assert_eq!((status, errcode(&answer)), (StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION"));
     assert_eq!(answer["room_version"], "12");
     pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_vouches_for_the_keys_of_a_server_that_is_gone() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "m.test", "v.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let m = network.start("m.test", folders[1].path());
+    let (alice, mallory) = (a.user("alice"), m.user("mallory"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    m.join(&room, &mallory, &a.name).await.expect("joins");
+    // v.test has never been reached by anybody; m knows a key of "its" all the same.
+    let victim = ruma::server_name!("v.test");
+    let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "1".to_owned()).expect("just made");
+    let mut document: ruma::CanonicalJsonObject = serde_json::from_value(json!({
+        "server_name": victim, "valid_until_ts": 9_000_000_000_000_000_u64, "old_verify_keys": {},
+        "verify_keys": {"ed25519:1": {"key": Base64::<Standard>::new(pair.public_key().to_vec()).encode()}},
+    }))
+    .expect("canonical");
+    sign_json(victim.as_str(), &pair, &mut document).expect("signs");
+    let known = RemoteKeys {
+        document: Some(serde_json::to_string(&document).expect("JSON")),
+        keys: [(
+            "ed25519:1".to_owned(),
+            RemoteKey { key: String::new(), valid_until_ms: u64::MAX, retired: false },
+        )]
+        .into(),
+        fetched_ms: 1,
+    };
+    m.run(move |services| services.server_keys.remember(victim, &known).expect("is kept")).await;
+    // An event "of v" that m hands over, and a request in v's name.
+    let body = m
+        .run({
+            let room = room.clone();
+            move |services| {
+                let version = services.rooms.version_rules(&room).expect("known");
+                let placement = Placement {
+                    prev_events: services.rooms.heads(&room).expect("reads"),
+                    auth_events: Vec::new(),
+                    depth: 50,
+                    origin_server_ts: services.clock.now_ms(),
+                    room_id: Some(room),
+                };
+                let sender = UserId::parse("@victor:v.test").expect("a user");
+                let event = NewEvent::new("m.room.message", sender, None, json!({})).expect("an event");
+                build::build(&version.rules, &event, &placement, victim, &pair).expect("is built")
+            }
+        })
+        .await;
+    let path = "/_matrix/federation/v1/send/victim";
+    let sent = json!({"pdus": [body.raw()]});
+    let (status, answer) =
+        m.state.client().request(&a.name, Method::PUT, path, Some(&sent)).await.expect("answers");
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    assert!(answer["pdus"][body.event_id().as_str()]["error"].is_string(), "{answer}");
+    let remembered = a.run(move |services| services.server_keys.remembered(victim).expect("reads")).await;
+    assert!(remembered.is_none_or(|known| known.keys.is_empty()));
+    a.stop().await;
+    m.stop().await;
 }
