@@ -15,13 +15,27 @@ const ROUND_MAX: usize = 500;
 /// Rows looked at in one round.
 const SCAN_MAX: usize = 20_000;
 
-/// For each queue, the earliest time at which a row may be due (ms since the epoch).
+/// A row is noted before the batch that queues it is committed, and may be
+/// missed by a look in between: so there is one more look after this time.
+const LOOK_AGAIN_MS: u64 = 1_000;
+
+/// What is known of one queue.
+#[derive(Debug, Default)]
+struct Line {
+    /// The earliest time at which a row may be due (ms since the epoch).
+    due: AtomicU64,
+    /// Rows noted, ever, and how many of them there were at the last look.
+    noted: AtomicU64,
+    seen: AtomicU64,
+}
+
+/// When to look at which queue.
 #[derive(Debug, Default)]
 pub struct Agenda {
-    notice: AtomicU64,
-    projection: AtomicU64,
-    adoption: AtomicU64,
-    nothing: AtomicU64,
+    notice: Line,
+    projection: Line,
+    adoption: Line,
+    media: Line,
 }
 
 /// One thing to do.
@@ -36,42 +50,47 @@ pub struct Task {
 }
 
 impl Agenda {
-    fn of(&self, queue: Queue) -> &AtomicU64 {
+    fn of(&self, queue: Queue) -> &Line {
         match queue {
             Queue::Notice => &self.notice,
             Queue::Projection => &self.projection,
             Queue::Adoption => &self.adoption,
             // Files are fetched beside the worker, which looks for itself.
-            Queue::Media => &self.nothing,
+            Queue::Media => &self.media,
         }
     }
 
     /// A row that is due at `due` was queued, or will be when a batch is committed.
     pub fn note(&self, queue: Queue, due: u64) {
-        self.of(queue).fetch_min(due, Ordering::SeqCst);
+        let line = self.of(queue);
+        line.noted.fetch_add(1, Ordering::SeqCst);
+        line.due.fetch_min(due, Ordering::SeqCst);
     }
 
     /// Nothing of a queue is to be done before `later`, though something may be due `now`.
     pub fn postpone(&self, queue: Queue, now_ms: u64, later: u64) {
         let move_on = |due: u64| (due <= now_ms).then_some(later);
         // It fails when nothing is due, which is as well.
-        let _moved = self.of(queue).fetch_update(Ordering::SeqCst, Ordering::SeqCst, move_on);
+        let _moved = self.of(queue).due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, move_on);
     }
 
     /// When something may be due next; `u64::MAX` for nothing.
     pub fn next_due(&self) -> u64 {
         let all = [&self.notice, &self.projection, &self.adoption];
-        all.iter().map(|due| due.load(Ordering::SeqCst)).min().unwrap_or(u64::MAX)
+        all.iter().map(|line| line.due.load(Ordering::SeqCst)).min().unwrap_or(u64::MAX)
     }
 
     /// What of a queue is due now.
     pub fn take(&self, db: &Database, queue: Queue, now_ms: u64) -> Result<Vec<Task>, StorageError> {
-        if self.of(queue).load(Ordering::SeqCst) > now_ms {
+        let line = self.of(queue);
+        if line.due.load(Ordering::SeqCst) > now_ms {
             return Ok(Vec::new());
         }
         // Whatever is queued from here on is noted again.
-        self.of(queue).store(u64::MAX, Ordering::SeqCst);
-        let (mut tasks, mut next) = (Vec::new(), u64::MAX);
+        line.due.store(u64::MAX, Ordering::SeqCst);
+        let noted = line.noted.load(Ordering::SeqCst);
+        let is_news = line.seen.swap(noted, Ordering::SeqCst) != noted;
+        let (mut tasks, mut next) = (Vec::new(), if is_news { now_ms + LOOK_AGAIN_MS } else { u64::MAX });
         for (room, subject, row) in queues::all(db, queue, SCAN_MAX)? {
             if row.due > now_ms {
                 next = next.min(row.due);
@@ -84,7 +103,33 @@ impl Agenda {
             let Ok(room) = RoomId::parse(room) else { continue };
             tasks.push(Task { room, subject, row });
         }
-        self.note(queue, next);
+        line.due.fetch_min(next, Ordering::SeqCst);
         Ok(tasks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::Options;
+    use ruma::room_id;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_committed_after_the_look_is_found_by_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = Database::open(folder.path(), &Options::default()).expect("a database");
+        let agenda = Agenda::default();
+        let take = |now_ms| agenda.take(&db, Queue::Notice, now_ms).expect("readable").len();
+        assert_eq!((take(1), agenda.of(Queue::Notice).due.load(Ordering::SeqCst)), (0, u64::MAX));
+        agenda.note(Queue::Notice, 5);
+        assert_eq!(take(5), 0, "its batch is not committed yet");
+        let mut batch = db.batch();
+        queues::put(&mut batch, Queue::Notice, room_id!("!room:a.example"), "plan", &QueueRow::due(5));
+        db.commit_durable(batch).expect("committed");
+        assert_eq!(take(6), 0);
+        assert_eq!(take(5 + LOOK_AGAIN_MS), 1);
+        // Nothing was noted since: nobody looks for ever.
+        assert_eq!(agenda.of(Queue::Notice).due.load(Ordering::SeqCst), u64::MAX);
     }
 }
