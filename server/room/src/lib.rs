@@ -17,7 +17,6 @@ pub mod auth;
 pub mod build;
 pub mod format;
 pub mod pdu;
-mod plain;
 pub mod resolve;
 pub mod state_tree;
 pub mod version;

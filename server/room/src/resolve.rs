@@ -9,6 +9,8 @@
 //!
 //! The result does not depend on the order of the states.
 
+mod plain;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -25,7 +27,6 @@ use ruma::{
 use crate::{
     auth,
     pdu::Pdu,
-    plain,
     state_tree::{self, Difference, NodeStore, Root, StateKey},
 };
 
@@ -98,7 +99,7 @@ where
 }
 
 /// What each state holds where they differ, in the order of the states.
-pub(crate) type Conflicts = BTreeMap<StateKey, Vec<Option<OwnedEventId>>>;
+type Conflicts = BTreeMap<StateKey, Vec<Option<OwnedEventId>>>;
 
 fn conflicts<S: NodeStore>(store: &S, roots: &[Root]) -> Result<Conflicts, S::Error> {
     let mut conflicts = Conflicts::new();

@@ -123,3 +123,6 @@ impl<'a> Viewer<'a> {
         Ok(at)
     }
 }
+
+#[cfg(test)]
+mod tests;

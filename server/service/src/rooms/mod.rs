@@ -34,7 +34,7 @@ mod receive;
 mod resident;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::{collections::HashSet, fmt, sync::Arc};

@@ -13,18 +13,18 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::{CreateRoom, Created, Invite, Outcome, Preset, Received, RoomError, Rooms};
-use crate::{clock::Clock, notify::Notifier, room_view::RoomView, server_keys::ServerKeys, visible::Viewer};
+use crate::{clock::Clock, notify::Notifier, server_keys::ServerKeys};
 
 /// A server's rooms, without any door.
-struct Server {
-    rooms: Arc<Rooms>,
+pub(crate) struct Server {
+    pub(crate) rooms: Arc<Rooms>,
     database: Database,
     clock: Clock,
     _folder: TempDir,
 }
 
 impl Server {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let database = Database::open(folder.path(), &Options::default()).expect("opens");
         let clock = Clock::manual(1_700_000_000_000);
@@ -34,11 +34,11 @@ impl Server {
         Self { rooms: Arc::new(rooms), database, clock, _folder: folder }
     }
 
-    fn user(&self, localpart: &str) -> OwnedUserId {
+    pub(crate) fn user(&self, localpart: &str) -> OwnedUserId {
         UserId::parse(format!("@{localpart}:{}", self.rooms.server_name())).expect("a user id")
     }
 
-    fn create(&self, creator: &UserId, preset: Preset) -> OwnedRoomId {
+    pub(crate) fn create(&self, creator: &UserId, preset: Preset) -> OwnedRoomId {
         self.create_with(creator, &CreateRoom { preset, ..CreateRoom::default() }).room_id
     }
 
@@ -46,14 +46,14 @@ impl Server {
         self.rooms.create(creator, request).expect("creates")
     }
 
-    fn join(&self, room_id: &ruma::RoomId, user_id: &UserId) -> OwnedEventId {
+    pub(crate) fn join(&self, room_id: &ruma::RoomId, user_id: &UserId) -> OwnedEventId {
         match self.rooms.join(room_id, user_id, Map::new()).expect("joins") {
             Outcome::Done(event_id) => event_id,
             Outcome::Remote { .. } => panic!("the server is in the room"),
         }
     }
 
-    fn send(&self, room_id: &ruma::RoomId, event: NewEvent) -> Arc<Pdu> {
+    pub(crate) fn send(&self, room_id: &ruma::RoomId, event: NewEvent) -> Arc<Pdu> {
         let event_id = self.rooms.send(room_id, event, None).expect("sends");
         self.rooms.event(&event_id).expect("reads").expect("is there")
     }
@@ -63,19 +63,11 @@ impl Server {
     }
 }
 
-/// Whether a user of the server is shown an event.
-fn sees(server: &Server, user_id: &UserId, event_id: &ruma::EventId) -> bool {
-    let view = RoomView::new(&server.rooms);
-    let held = server.rooms.held(event_id).expect("reads").expect("is there");
-    let mut viewer = Viewer::new(view, &held.meta.room_id, user_id).expect("reads");
-    viewer.may_see(&held).expect("reads")
-}
-
-fn message(sender: &UserId, body: &str) -> NewEvent {
+pub(crate) fn message(sender: &UserId, body: &str) -> NewEvent {
     let content = json!({ "msgtype": "m.text", "body": body });
     NewEvent::new("m.room.message", sender.to_owned(), None, content).expect("content")
 }
 
-fn state(sender: &UserId, kind: &str, key: &str, content: Value) -> NewEvent {
+pub(crate) fn state(sender: &UserId, kind: &str, key: &str, content: Value) -> NewEvent {
     NewEvent::new(kind, sender.to_owned(), Some(key.to_owned()), content).expect("content")
 }

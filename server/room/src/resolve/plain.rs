@@ -18,15 +18,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ruma::{OwnedEventId, OwnedUserId, room_version_rules::RoomVersionRules};
 
+use super::{Conflicts, EventSource};
 use crate::{
     auth,
     pdu::Pdu,
-    resolve::{Conflicts, EventSource},
     state_tree::{self, NodeStore, Root, StateKey},
 };
 
 /// The types that some authorisation rule looks at.
-pub(crate) const AUTHORISING: [&str; 5] = [
+const AUTHORISING: [&str; 5] = [
     "m.room.create",
     "m.room.member",
     "m.room.power_levels",
@@ -37,7 +37,7 @@ pub(crate) const AUTHORISING: [&str; 5] = [
 /// Who wins each key, or `None` when this conflict needs the whole algorithm.
 ///
 /// `base` is any of the states.
-pub(crate) fn winners<S, E>(
+pub(super) fn winners<S, E>(
     rules: &RoomVersionRules,
     store: &S,
     base: &Root,
