@@ -97,8 +97,18 @@ impl Peer {
 
     /// It said that it holds `vector`, perhaps before what it said last: nothing
     /// that is known of it is taken back.
-    pub(crate) fn also_said(&mut self, vector: &VersionVector) {
+    pub(crate) fn also_said<S: Snapshot>(&mut self, vector: &VersionVector, at: &S) -> Result<(), S::Error> {
         self.vector.join(vector);
+        self.trim(vector, at)
+    }
+
+    /// Keeps what it said within the bound, and without incarnations that another
+    /// one follows: those are not named any more.
+    fn trim<S: Snapshot>(&mut self, latest: &VersionVector, at: &S) -> Result<(), S::Error> {
+        if self.vector.len() > 2 * MAX_POINTS {
+            self.vector = latest.clone();
+        }
+        at.log().reduce(&mut self.vector, at)
     }
 
     /// It said what it holds of some replicas, and the digest of the whole.
@@ -114,11 +124,7 @@ impl Peer {
             }
         }
         self.vector.join(vector);
-        if self.vector.len() > 2 * MAX_POINTS {
-            self.vector = vector.clone();
-        }
-        // An incarnation that another one follows is not named any more.
-        at.log().reduce(&mut self.vector, at)?;
+        self.trim(vector, at)?;
         self.digest = Some(digest);
         self.origin_asked = false;
         Ok(())

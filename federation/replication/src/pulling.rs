@@ -131,7 +131,7 @@ impl Replicator {
             }
             if let Some(vector) = session.said {
                 if session.overtaken {
-                    peer.also_said(&vector);
+                    peer.also_said(&vector, at)?;
                 } else {
                     peer.said_all(vector);
                 }

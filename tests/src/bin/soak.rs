@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use causeway_tests::{model, simulation};
+use causeway_tests::{
+    model,
+    simulation::{self, plan::Plan},
+};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -31,6 +34,9 @@ struct Arguments {
     /// Runs only this seed and prints what happens.
     #[arg(long)]
     replay: Option<u64>,
+    /// Together with `--replay`: in a calm world with brisk traffic.
+    #[arg(long)]
+    brisk: bool,
     /// Prints the table of rules, over so many schedules for each entry.
     #[arg(long)]
     table: Option<u64>,
@@ -43,7 +49,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(seed) = arguments.replay {
-        return replay(seed);
+        return replay(seed, if arguments.brisk { Plan::brisk(seed) } else { Plan::of(seed) });
     }
     let threads =
         arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -109,9 +115,9 @@ fn work(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
     }
 }
 
-fn replay(seed: u64) -> ExitCode {
-    println!("{:?}", simulation::plan::Plan::of(seed));
-    let report = simulation::run(seed, None, true);
+fn replay(seed: u64, plan: Plan) -> ExitCode {
+    println!("{plan:?}");
+    let report = simulation::run_plan(seed, plan, None, true);
     for line in &report.trace {
         println!("{line}");
     }

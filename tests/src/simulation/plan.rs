@@ -47,6 +47,10 @@ pub struct Plan {
     pub stamps: usize,
     /// Ordinary clients see one sibling only.
     pub face: bool,
+    /// Entries that a server asks for at once.
+    pub page: u32,
+    /// Most milliseconds between two actions; 0 for now more, now less.
+    pub pace_ms: usize,
     /// The last server lies.
     pub lie: Option<Lie>,
 }
@@ -73,8 +77,18 @@ impl Plan {
             unnoticed: dice.chance(40),
             stamps: [0, 30, 90][dice.below(3)],
             face: dice.chance(70),
+            page: [500, 500, 7, 2][dice.below(4)],
+            pace_ms: [0, 0, 0, 100][dice.below(4)],
             lie,
         }
+    }
+
+    /// Calm worlds with more or less traffic, large and small pages.
+    pub fn brisk(seed: u64) -> Self {
+        let mut dice = Dice::new(seed ^ 0xb415);
+        let (page, pace_ms) = [(500, 0), (500, 50), (2, 50), (2, 5)][dice.below(4)];
+        let stamps = [0, 30, 100][dice.below(3)];
+        Self { stamps, page, pace_ms, steps: 80, ..Self::calm(2 + dice.below(4)) }
     }
 
     /// A quiet world: nothing fails.
@@ -91,6 +105,8 @@ impl Plan {
             unnoticed: false,
             stamps: 0,
             face: false,
+            page: 500,
+            pace_ms: 0,
             lie: None,
         }
     }

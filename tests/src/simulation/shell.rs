@@ -199,7 +199,8 @@ impl World {
                 let content = message.to_content(room_id.as_str()).expect("an advertisement is JSON");
                 Payload::Edu(content.get().as_bytes().to_vec())
             }
-            Message::Pull(pull) => {
+            Message::Pull(mut pull) => {
+                pull.limit = pull.limit.min(self.plan.page);
                 self.requests += 1;
                 self.watch_pull(from);
                 self.servers[from].life.asked = Some((self.requests, to));

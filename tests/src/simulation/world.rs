@@ -25,6 +25,12 @@ use crate::dice::Dice;
 /// How long healing may take: the timer's longest interval, several times.
 const HEALED_WITHIN_MS: u64 = 12 * 3_600_000;
 
+/// For so long after healing servers may not even know that others are back.
+const FIRST_MS: u64 = 60_000;
+
+/// How long a server may leave another one alone that it could not reach.
+const BACK_OFF_MS: usize = 300_000;
+
 /// Something on the agenda.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -136,7 +142,13 @@ impl World {
             servers,
             dice,
         };
-        world.meet();
+        // Where nothing fails, they know each other when the first writes.
+        if plan.crashes || plan.cuts {
+            world.meet(BACK_OFF_MS);
+        } else {
+            world.meet(500);
+            world.run_until(2_000);
+        }
         if plan.lie == Some(Lie::Equivocate) {
             let liar = world.servers.last_mut().expect("there are servers");
             liar.twin = Some(Box::new(liar.life.clone()));
@@ -163,13 +175,12 @@ impl World {
         self.network.linked(from, to) && self.servers[from].up && self.servers[to].up
     }
 
-    /// Every pair of servers that can reach each other finds that out within
-    /// five minutes.
-    fn meet(&mut self) {
+    /// Every pair of servers that can reach each other finds that out in time.
+    fn meet(&mut self, within_ms: usize) {
         for a in 0..self.servers.len() {
             for b in 0..self.servers.len() {
                 if a != b && self.reachable(a, b) {
-                    let ms = self.dice.below(300_000) as u64 >> self.dice.below(8);
+                    let ms = self.dice.below(within_ms) as u64 >> self.dice.below(8);
                     let input = Input::PeerUp { peer: self.names[b].clone() };
                     self.after(ms, Event::Tell(a, self.servers[a].epoch, input));
                 }
@@ -198,7 +209,8 @@ impl World {
             95..100 if plan.lie == Some(Lie::Equivocate) => self.swap(self.servers.len() - 1),
             _ => {}
         }
-        let longest = [200, 3_000, 20_000, 90_000][self.dice.below(4)];
+        let longest =
+            if plan.pace_ms > 0 { plan.pace_ms } else { [200, 3_000, 20_000, 90_000][self.dice.below(4)] };
         let until = self.now_ms + self.dice.below(longest) as u64;
         self.run_until(until);
     }
@@ -434,10 +446,13 @@ impl World {
             }
         }
         let begin = self.now_ms;
-        self.run_until(begin + 60_000);
-        self.meet();
+        let mut met = false;
         while self.violation.is_none() && !self.agree() && self.now_ms < begin + HEALED_WITHIN_MS {
-            self.run_until(self.now_ms + 1_000);
+            let early = self.now_ms < begin + FIRST_MS;
+            self.run_until(self.now_ms + if early { 100 } else { 1_000 });
+            if !early && !std::mem::replace(&mut met, true) {
+                self.meet(BACK_OFF_MS);
+            }
         }
         self.healed_in_ms = self.now_ms - begin;
         if self.violation.is_none() {
