@@ -192,13 +192,21 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let row = draft.item(&write.key)?;
         let mut observed = own_writes(row, author.device.as_deref());
+        let unseen = |observed: &Observed| {
+            row.item.siblings().iter().filter(|sibling| !observed.ids().contains(&sibling.id)).count()
+        };
+        let mut swap = write.on_conflict == OnConflict::Reject;
         if let Some(token) = &write.token {
-            let given = self.tokens.open(&room, write.key.as_str(), token)?;
-            observed.extend(&given.into_iter().collect());
+            let given: Observed = self.tokens.open(&room, write.key.as_str(), token)?.into_iter().collect();
+            // Compare and swap goes by the token alone: two writers that share a
+            // device must not lose each other's writes.
+            swap &= unseen(&given) > 0;
+            observed.extend(&given);
+        } else {
+            swap &= unseen(&observed) > 0;
         }
-        let unseen = row.item.siblings().iter().filter(|sibling| !observed.ids().contains(&sibling.id)).count();
-        let full = unseen >= causeway_shared_space::item::MAX_SIBLINGS;
-        if full || (write.on_conflict == OnConflict::Reject && unseen > 0) {
+        let full = unseen(&observed) >= causeway_shared_space::item::MAX_SIBLINGS;
+        if full || swap {
             let row = row.clone();
             return Err(SpaceError::Conflict { item: Box::new(self.view(&room, &write.key, &row)?) });
         }
