@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use causeway_shared_space::{Change, VersionVector};
 use ruma::OwnedServerName;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
@@ -254,7 +254,10 @@ fn decode<'a, T: Deserialize<'a>>(
     if bytes.len() > most {
         return Err(DecodeError::TooLarge { what, bytes: bytes.len(), most });
     }
-    serde_json::from_slice(bytes).map_err(|source| DecodeError::Json { what, source })
+    // Serde would read the fields from an array, too.
+    let object = bytes.trim_ascii_start().first() == Some(&b'{');
+    let read = if object { serde_json::from_slice(bytes) } else { Err(Error::custom("not an object")) };
+    read.map_err(|source| DecodeError::Json { what, source })
 }
 
 fn raw(changes: &[Change]) -> Result<Vec<Box<RawValue>>, serde_json::Error> {

@@ -6,7 +6,7 @@
 //! says more than it holds harms itself (it is told less) and is found out by the
 //! next pull, after which its claims wait out a back-off that doubles.
 
-use causeway_shared_space::{Point, Change, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
+use causeway_shared_space::{Change, Point, VersionVector, change_log::Scope, version_vector::MAX_POINTS};
 
 use crate::{
     answer::{length, page},

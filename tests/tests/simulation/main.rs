@@ -4,3 +4,4 @@
 mod checkers;
 mod rules;
 mod schedules;
+mod sizes;
