@@ -79,3 +79,25 @@ fn damaged_bytes_are_an_error() {
     let bytes = node.encode();
     assert!((0..bytes.len()).all(|cut| Node::decode(&bytes[..cut]).is_err()));
 }
+
+#[test]
+fn the_stored_bytes_are_these() {
+    let entry = |key: &str| Entry { key: StateKey::new("ty", key), event_id: event(7) };
+    let bucket = Node::Bucket(vec![entry("a"), entry("b")]).encode();
+    assert_eq!(
+        bucket,
+        b"\x01\x00\x00\x02\x00\x02\x00\x01\x00\x08tya$event-7\x00\x02\x00\x01\x00\x08tyb$event-7"
+    );
+    let mut children = Box::new([None; FANOUT]);
+    children[1] = Some(Child { id: NodeId([0xAB; 32]), count: 17 });
+    let mut expected = b"\x01\x01\x00\x02".to_vec();
+    expected.extend([0xAB; 32]);
+    expected.extend(17_u32.to_be_bytes());
+    assert_eq!(Node::Branch(children).encode(), expected);
+    let root = serde_json::to_string(&NodeId([0xAB; 32])).unwrap();
+    assert_eq!(root, format!("\"{}\"", "ab".repeat(32)));
+    assert_eq!(serde_json::from_str::<NodeId>(&root).unwrap(), NodeId([0xAB; 32]));
+    for bad in ["\"ab\"".to_owned(), format!("\"{}\"", "ä".repeat(32)), format!("\"{}\"", "x".repeat(64))] {
+        assert!(serde_json::from_str::<NodeId>(&bad).is_err());
+    }
+}

@@ -179,3 +179,42 @@ fn event_id_value(cf: Cf, value: &[u8]) -> Result<OwnedEventId, StorageError> {
     let text = std::str::from_utf8(value).map_err(|_| broken())?;
     EventId::parse(text).map_err(|_| broken())
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_room::state_tree::NodeId;
+    use ruma::{owned_event_id, owned_room_id};
+
+    use super::*;
+
+    #[test]
+    fn the_stored_bytes_are_these() {
+        let root = NodeId([0xAB; 32]);
+        let hex = "ab".repeat(32);
+        let room = Room {
+            version: RoomVersionId::V12,
+            create: owned_event_id!("$create"),
+            heads: vec![Head { event_id: owned_event_id!("$head"), depth: 7, state: root }],
+            state: root,
+            history_floor: -3,
+        };
+        let expected = format!(
+            "\u{1}{{\"version\":\"12\",\"create\":\"$create\",\"heads\":[{{\"event_id\":\"$head\",\"depth\":7,\
+             \"state\":\"{hex}\"}}],\"state\":\"{hex}\",\"history_floor\":-3}}"
+        );
+        assert_eq!(codec::encode(&room), expected.as_bytes());
+        let meta = EventMeta {
+            room_id: owned_room_id!("!room"),
+            position: Some(9),
+            rejected: None,
+            soft_failed: false,
+            outlier: false,
+            gap_before: false,
+            state_before: Some(root),
+            state_after: None,
+        };
+        let expected = format!("\u{1}{{\"room_id\":\"!room\",\"position\":9,\"state_before\":\"{hex}\"}}");
+        assert_eq!(codec::encode(&meta), expected.as_bytes());
+        assert_eq!(codec::decode::<EventMeta>(Cf::EventMeta, expected.as_bytes()).expect("reads"), meta);
+    }
+}
