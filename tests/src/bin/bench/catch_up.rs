@@ -1,5 +1,6 @@
 //! A partition ends: 1,000 of 100,000 items were changed meanwhile.
 
+use base64::Engine as _;
 use causeway_tests::{cluster::Cluster, link::Cut, result::Result, user::User, wait};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,6 +15,9 @@ const ITEMS: usize = 100_000;
 const CHANGED: usize = 1_000;
 /// Items in one write.
 const BATCH: usize = 500;
+/// Content of a changed item that no compression takes away, in bytes. What is
+/// around it in the value is not counted as content.
+const CONTENT_BYTES: usize = 150;
 
 /// Fills, cuts, changes, heals, and waits for the last change.
 pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> Result<()> {
@@ -34,9 +38,9 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
     for part in numbers.chunks(BATCH) {
         let writes: Vec<Value> = part
             .iter()
-            .map(|at| json!({ "key": format!("items/{at:06}"), "value": { "changed": at, "pad": "y".repeat(200) } }))
+            .map(|at| json!({ "key": format!("items/{at:06}"), "value": { "changed": at, "pad": noise() } }))
             .collect();
-        content += writes.iter().map(|write| write["value"].to_string().len()).sum::<usize>();
+        content += part.len() * CONTENT_BYTES;
         alice.write_batch(&room, &writes).await?;
     }
     let before = cluster.carried();
@@ -53,8 +57,14 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
     Ok(())
 }
 
+/// Text that holds [`CONTENT_BYTES`] of randomness.
+fn noise() -> String {
+    let bytes: [u8; CONTENT_BYTES] = rand::random();
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes)
+}
+
 /// A room whose items stay out of the room state, as a mirror of a large folder has it.
-async fn mirror(alice: &User) -> Result<String> {
+pub async fn mirror(alice: &User) -> Result<String> {
     let room = alice.create_room("mirror").await?;
     let content = json!({ "projection": "none" });
     alice.put_state(&room, causeway_tests::user::SHARED_SPACE, "", &content).await?;

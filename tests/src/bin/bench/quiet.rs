@@ -10,6 +10,7 @@ use causeway_tests::{
 };
 
 use crate::{
+    catch_up,
     figures::{Figures, number},
     writes,
 };
@@ -18,8 +19,9 @@ use crate::{
 const ITEMS: [usize; 2] = [100, 10_000];
 /// Exchanges that are counted.
 const EXCHANGES: usize = 8;
-/// The metric that counts advertisements sent.
-const ADVERTISEMENTS: &str = "causeway_replication_advertisements";
+/// The metric that counts transactions sent: in a quiet room each carries one
+/// advertisement.
+const ADVERTISEMENTS: &str = "causeway_federation_transactions_sent";
 
 /// Waits for the timer's advertisements in a room where nothing happens.
 pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> Result<()> {
@@ -27,7 +29,7 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
     let bob = User::register(&cluster[1], "bob").await?;
     for items in ITEMS {
         let items = items / scale;
-        let room = alice.create_room("quiet").await?;
+        let room = catch_up::mirror(&alice).await?;
         bob.join(&room, &cluster[0].name).await?;
         writes::fill(&alice, &room, items).await?;
         wait::until_within(wait::PATIENCE * 2, "both servers to be in step", async || {

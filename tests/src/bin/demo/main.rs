@@ -82,7 +82,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     show.done("both answer; they reach each other over TLS only");
 
-    let story = Story::begin(&mut show, &cluster).await?;
+    let story = Story::begin(&mut show, &cluster, &files).await?;
     story.fill(&mut show, &files).await?;
     story.edit_connected(&mut show).await?;
     story.cut_edit_heal(&mut show, &cluster).await?;

@@ -7,7 +7,7 @@ use causeway_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{SAME, Story};
+use super::{Story, choice::Text, idea};
 use crate::show::Show;
 
 /// The field of a notice that says which conflict it announces.
@@ -19,7 +19,8 @@ const FIRST: &str = "1\u{fe0f}\u{20e3}";
 pub async fn told_and_settled(story: &Story, show: &mut Show) -> Result<()> {
     show.step("Both people are told, in the room");
     let mut notices = Vec::new();
-    for key in SAME {
+    for text in &story.choice.same {
+        let key = text.key.as_str();
         let north = notice(&story.alice, &story.room, key).await?;
         let south = notice(&story.bob, &story.room, key).await?;
         ensure(north["event_id"] == south["event_id"], || format!("{key} is told twice"))?;
@@ -35,30 +36,32 @@ pub async fn told_and_settled(story: &Story, show: &mut Show) -> Result<()> {
     for line in notices[0]["content"]["body"].as_str().unwrap_or_default().lines() {
         show.line(&format!("| {line}"));
     }
-    settle(story, show, SAME[0], &notices[0]).await
+    settle(story, show, &story.choice.same[0], &notices[0]).await
 }
 
-async fn settle(story: &Story, show: &mut Show, key: &str, notice: &Value) -> Result<()> {
+async fn settle(story: &Story, show: &mut Show, text: &Text, notice: &Value) -> Result<()> {
     show.step("Bob settles one of them: he reacts to the message with his ordinary client");
     let author = notice["content"][CONFLICT]["siblings"][0]["author"].as_str().unwrap_or_default();
     let name = author.trim_start_matches('@').split(':').next().unwrap_or_default();
-    let wanted = format!("{name}'s idea of {key}");
+    let (key, wanted) = (text.key.as_str(), text.edited(name, &idea(name)));
     let event = notice["event_id"].as_str().unwrap_or_default();
     show.start();
     story.bob.react(&story.room, event, FIRST).await?;
-    show.line(&format!("{FIRST}  (keeps {author}'s \"{wanted}\")"));
+    show.line(&format!("{FIRST}  (keeps what {author} wrote)"));
     story.settled(key, &wanted).await?;
     for user in [&story.alice, &story.bob] {
         wait::until("the settled item in the room state", async || {
             let face = user.state(&story.room, ITEM, key).await?;
-            Ok(face.filter(|face| face["text"] == *wanted && face.get(CONFLICT).is_none()))
+            Ok(face.filter(|face| face["text"] == wanted["text"] && face.get(CONFLICT).is_none()))
         })
         .await?;
     }
     show.done(&format!("{key} has one value on both servers, and in the room state of both"));
     let left = story.alice.items(&story.room).await?;
     let left: Vec<&str> = left.iter().filter(|item| item.conflict).map(|item| item.key.as_str()).collect();
-    ensure(left == SAME[1..], || format!("still in conflict are {left:?}"))?;
+    ensure(left.len() == story.choice.same.len() - 1 && !left.contains(&key), || {
+        format!("still in conflict are {left:?}")
+    })?;
     show.line(&format!("The other two wait for somebody to decide: {}", left.join(", ")));
     Ok(())
 }

@@ -1,0 +1,70 @@
+//! Which of the tree's files the two people edit.
+
+use serde_json::{Value, json};
+
+use crate::tree::{File, Tree};
+
+/// Items that both edit while the link is cut.
+pub const SAME: usize = 3;
+/// Texts of such a length are pleasant to watch, in bytes.
+const PLEASANT: std::ops::RangeInclusive<usize> = 1..=12_000;
+
+/// A text of the tree; the edits put a line on top of it.
+#[derive(Debug)]
+pub struct Text {
+    /// The item.
+    pub key: String,
+    body: String,
+}
+
+/// The texts that are edited.
+#[derive(Debug)]
+pub struct Choice {
+    /// By both, while the link is cut.
+    pub same: Vec<Text>,
+    /// By Alice.
+    pub alices: Text,
+    /// By Bob.
+    pub bobs: Text,
+}
+
+impl Choice {
+    /// Documents first, then other texts, then notes that the folder does not
+    /// have yet.
+    pub fn of(tree: &Tree) -> Self {
+        let is_text = |file: &&File| PLEASANT.contains(&file.content.len()) && file.text().is_some();
+        let mut files: Vec<&File> = tree.files.iter().filter(is_text).collect();
+        let is_document = |file: &File| file.key.ends_with(".md") || file.key.ends_with(".txt");
+        files.sort_by_key(|file| (!is_document(file), file.key.matches('/').count(), file.key.clone()));
+        let missing = (1..).map(|number| Text { key: format!("notes/{number}.md"), body: String::new() });
+        let mut texts = files.into_iter().map(Text::of).chain(missing);
+        let mut next = || texts.next().expect("there is no end of notes");
+        Self { same: (0..SAME).map(|_| next()).collect(), alices: next(), bobs: next() }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Text> {
+        // Notes that nobody has written yet can't be waited for.
+        self.same.iter().chain([&self.alices, &self.bobs]).filter(|text| !text.body.is_empty())
+    }
+}
+
+impl Text {
+    fn of(file: &File) -> Self {
+        Self { key: file.key.clone(), body: String::from_utf8_lossy(&file.content).into_owned() }
+    }
+
+    /// The item's value after `name` put a line on top.
+    pub fn edited(&self, name: &str, line: &str) -> Value {
+        json!({ "text": format!("{name}: {line}\n{}", self.body) })
+    }
+}
+
+/// The line on top of a value.
+pub fn first_line(value: Option<&Value>) -> String {
+    let text = value.and_then(|value| value["text"].as_str());
+    text.map_or_else(
+        || "(deleted)".to_owned(),
+        |text| format!("\u{201c}{}\u{201d}", text.lines().next().unwrap_or_default()),
+    )
+}
