@@ -50,7 +50,7 @@ impl Default for Tuning {
         Self {
             log,
             advertise_ms: (1_000, 4_000),
-            announce_step_ms: 5_000,
+            announce_step_ms: 15_000,
             backoff_ms: (100, 1_000),
             names: Vec::new(),
             show_log: false,

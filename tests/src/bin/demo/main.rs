@@ -70,12 +70,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let files = tree::read(arguments.folder.as_deref(), program::checkout())?;
 
     show.step("Two servers that trust one local certificate authority");
-    let tuning = Tuning {
-        announce_step_ms: 2_000,
-        names: NAMES.map(str::to_owned).to_vec(),
-        show_log: arguments.verbose,
-        ..Tuning::default()
-    };
+    let tuning =
+        Tuning { names: NAMES.map(str::to_owned).to_vec(), show_log: arguments.verbose, ..Tuning::default() };
     let cluster = Cluster::start_at(&home, 2, &tuning).await?;
     for server in [&cluster[0], &cluster[1]] {
         show.line(&format!("{}  for clients at {}", server.name, server.client().base()));
