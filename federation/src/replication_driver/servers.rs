@@ -36,6 +36,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const SERVERS_MAX: usize = 50_000;
 
 /// What a probe found.
+#[derive(Clone, Copy)]
 pub enum Probed {
     /// It takes part.
     Capable,

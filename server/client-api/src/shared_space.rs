@@ -30,7 +30,7 @@ use serde_json::{Value as Json, value::RawValue};
 use crate::{ClientState, Custom, Endpoints, blocking, json_response};
 
 /// The longest that a delta waits for something new.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// Items or changes in a page when the client doesn't say.
 const LIMIT_DEFAULT: usize = 100;
 
@@ -110,7 +110,7 @@ fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
         token: body.token,
         on_conflict: on_conflict(body.on_conflict),
     };
-    answer(state.shared_space.put(writer(&request)?, &room(&request)?, write))
+    answer(state.shared_space.put(writer(&request)?, &room(&request)?, &write))
 }
 
 #[derive(Deserialize)]
@@ -130,7 +130,7 @@ fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
         token: parts.token,
         on_conflict: on_conflict(parts.on_conflict),
     };
-    answer(state.shared_space.put(writer(&request)?, &room(&request)?, write))
+    answer(state.shared_space.put(writer(&request)?, &room(&request)?, &write))
 }
 
 #[derive(Deserialize)]

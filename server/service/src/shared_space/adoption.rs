@@ -123,7 +123,7 @@ impl SharedSpace {
                 .cloned()
                 .chain(writer.state("m.room.create", "")?.map(|create| create.event_id().to_owned()))
                 .collect();
-            let authorized_by = self.shown_rights(writer, &event, authorized_by)?;
+            let authorized_by = Self::shown_rights(writer, &event, authorized_by)?;
             self.in_draft(writer, |space, draft, writer| {
                 let wanted = Wanted {
                     key: &key,
@@ -145,7 +145,6 @@ impl SharedSpace {
 
     /// Of an event's authorisation, what shows its sender's right to write.
     fn shown_rights(
-        &self,
         writer: &crate::rooms::RoomWriter<'_>,
         event: &Pdu,
         ids: Vec<OwnedEventId>,

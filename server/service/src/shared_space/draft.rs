@@ -9,7 +9,7 @@
 //! a change from a peer and an adopted event.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
     time::Duration,
 };
 
@@ -116,7 +116,7 @@ impl<'a> Draft<'a> {
                 db,
                 room: stored.room,
                 successors: HashMap::new(),
-                effective: HashMap::new(),
+                effective: HashSet::new(),
                 adoptions: HashMap::new(),
             },
             last: None,
@@ -143,12 +143,14 @@ impl<'a> Draft<'a> {
 
     /// An item as far as drafted.
     pub fn item(&mut self, key: &ItemKey) -> Result<&mut ItemRow, StorageError> {
-        if !self.items.contains_key(key) {
-            let row = items::item(self.db, self.room, key.as_str())?.unwrap_or_default();
-            let was_in_conflict = row.item.conflict(key).is_some();
-            self.items.insert(key.clone(), Touched { was_in_conflict, joined: false, row });
+        match self.items.entry(key.clone()) {
+            Entry::Occupied(touched) => Ok(&mut touched.into_mut().row),
+            Entry::Vacant(untouched) => {
+                let row = items::item(self.db, self.room, key.as_str())?.unwrap_or_default();
+                let was_in_conflict = row.item.conflict(key).is_some();
+                Ok(&mut untouched.insert(Touched { was_in_conflict, joined: false, row }).row)
+            }
         }
-        Ok(&mut self.items.get_mut(key).expect("inserted just now").row)
     }
 
     /// Puts an entry into its log, and into its item if it has effect.
@@ -306,7 +308,7 @@ impl<'a> Draft<'a> {
                 }
             }
         }
-        self.facts.effective.insert(sibling.id, ());
+        self.facts.effective.insert(sibling.id);
         Ok(())
     }
 
@@ -365,7 +367,7 @@ struct Facts<'a> {
     db: &'a Database,
     room: &'a RoomId,
     successors: HashMap<(ItemKey, ChangeId), Vec<ChangeId>>,
-    effective: HashMap<ChangeId, ()>,
+    effective: HashSet<ChangeId>,
     adoptions: HashMap<ChangeId, Vec<Sibling>>,
 }
 
@@ -394,7 +396,7 @@ impl ItemFacts for FactsOfItem<'_> {
 
     fn is_known(&self, id: &ChangeId) -> Result<bool, StorageError> {
         let Facts { db, room, effective, .. } = self.facts;
-        Ok(effective.contains_key(id)
+        Ok(effective.contains(id)
             || entries::link(*db, room, id)?.is_some_and(|link| link.effective)
             || !items::adoptions(*db, room, id, 1)?.is_empty())
     }

@@ -56,7 +56,7 @@ impl SharedSpace {
                 continue;
             }
             let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?;
-            let known = known.filter(|row| !row.hearsay).is_some();
+            let known = known.is_some_and(|row| !row.hearsay);
             if !known && self.take_remembered_key(&needed.0, &needed.1)?.is_none() {
                 unknown.insert(needed);
             }

@@ -124,16 +124,13 @@ impl SharedSpace {
         notifier: Arc<Notifier>,
         clock: Clock,
     ) -> Result<Self, StorageError> {
-        let secret = match queues::meta::<[u8; 32]>(&db, &["token_secret"])? {
-            Some(secret) => secret,
-            None => {
-                let secret: [u8; 32] = rand::rng().random();
-                let mut batch = db.batch();
-                queues::put_meta(&mut batch, &["token_secret"], &secret);
-                db.commit_durable(batch)?;
-                secret
-            }
-        };
+        let kept = queues::meta::<[u8; 32]>(&db, &["token_secret"])?;
+        let secret: [u8; 32] = kept.unwrap_or_else(|| rand::rng().random());
+        if kept.is_none() {
+            let mut batch = db.batch();
+            queues::put_meta(&mut batch, &["token_secret"], &secret);
+            db.commit_durable(batch)?;
+        }
         Ok(Self {
             db,
             rooms,
@@ -168,6 +165,9 @@ impl SharedSpace {
     }
 
     /// The user in whose name the server speaks in rooms.
+    ///
+    /// # Panics
+    /// Never: a valid localpart and a valid server name make a user id.
     pub fn service_user(&self) -> OwnedUserId {
         UserId::parse(format!("@{SERVICE_LOCALPART}:{}", self.server_name()))
             .expect("a valid localpart and a valid server name make a user id")
@@ -182,7 +182,7 @@ impl SharedSpace {
     /// Other servers with a joined member in the room.
     pub fn other_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, StorageError> {
         let servers = causeway_storage::rooms::joined_servers(&self.db, room)?;
-        Ok(servers.into_iter().map(|(server, _)| server).filter(|server| server != self.server_name()).collect())
+        Ok(servers.into_keys().filter(|server| server != self.server_name()).collect())
     }
 
     /// The driver says what some other server holds; kept to know which changes

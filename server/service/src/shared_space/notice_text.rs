@@ -5,6 +5,8 @@
 //! `m.mentions` of the authors. In an encrypted room it names neither key nor
 //! value, because the notice itself is in clear.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
@@ -41,10 +43,10 @@ pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> 
             (None, false) => ": deleted it".to_owned(),
         };
         let (mark, when) = (choice::reaction(index + 1), moment(told.origin_server_ts));
-        body.push_str(&format!("{mark} {}, {when}{what}\n", told.author));
+        write_to(&mut body, format_args!("{mark} {}, {when}{what}\n", told.author));
     }
     let count = siblings.len();
-    body.push_str(&format!("To keep one, react with its number (1–{count}), or reply “keep 1”."));
+    write_to(&mut body, format_args!("To keep one, react with its number (1–{count}), or reply “keep 1”."));
     json!({
         "msgtype": "m.text",
         "body": body,
@@ -66,7 +68,8 @@ pub fn summary(conflicts: &[(String, String, Vec<Told>)], encrypted: bool) -> Va
     let mut mentioned = Vec::new();
     if !encrypted {
         let named: Vec<_> = conflicts.iter().take(10).map(|(_, key, _)| format!("“{}”", excerpt(key))).collect();
-        body.push_str(&format!(": {}{}", named.join(", "), if count > named.len() { ", …" } else { "" }));
+        let more = if count > named.len() { ", …" } else { "" };
+        write_to(&mut body, format_args!(": {}{more}", named.join(", ")));
     }
     body.push_str(". Open the shared space to see and settle them.");
     for (_, _, siblings) in conflicts {
@@ -111,6 +114,10 @@ pub fn answer(to_event: &str, to_user: &str, said: &str) -> Value {
         "m.mentions": { "user_ids": [to_user] },
         "m.relates_to": { "m.in_reply_to": { "event_id": to_event } },
     })
+}
+
+fn write_to(body: &mut String, text: std::fmt::Arguments<'_>) {
+    body.write_fmt(text).expect("a String takes all that is written");
 }
 
 fn authors(siblings: &[Told]) -> Vec<&OwnedUserId> {

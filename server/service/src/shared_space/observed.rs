@@ -141,7 +141,9 @@ impl Facts<'_> {
                 sibling.supersedes.iter().for_each(|id| carried.give(*id));
             }
         }
-        siblings.iter().for_each(|sibling| carried.give(sibling.id));
+        for sibling in siblings {
+            carried.give(sibling.id);
+        }
         Ok(carried)
     }
 }

@@ -67,7 +67,7 @@ impl SharedSpace {
             return Ok(());
         }
         self.rooms.write(room, |writer| {
-            self.let_members_write(writer, user)?;
+            Self::let_members_write(writer, user)?;
             let service = self.service_user();
             self.bring_in(writer, &service, user)?;
             Ok(())
@@ -75,7 +75,7 @@ impl SharedSpace {
     }
 
     /// Unless the power levels speak of items already.
-    fn let_members_write(&self, writer: &mut RoomWriter<'_>, user: &UserId) -> Result<(), SpaceError> {
+    fn let_members_write(writer: &mut RoomWriter<'_>, user: &UserId) -> Result<(), SpaceError> {
         let Some(levels) = writer.state("m.room.power_levels", "")? else { return Ok(()) };
         let mut content = levels.content_object();
         if content.get("events").is_some_and(|events| events.get(ITEM_TYPE).is_some()) {

@@ -43,7 +43,7 @@ impl Fixture {
         let value = value.map(|value| Value::parse(value.to_string().as_bytes()).expect("a value"));
         let write = Write { key: item(key), value, token: token.map(str::to_owned), on_conflict };
         let writer = Writer { user: *ALICE, device: Some(device.into()), idempotency_key };
-        self.services.shared_space.put(writer, &self.room, write)
+        self.services.shared_space.put(writer, &self.room, &write)
     }
 
     pub(super) fn get(&self, key: &str) -> Json {
@@ -158,7 +158,7 @@ fn a_stranger_neither_reads_nor_writes() {
     assert!(matches!(space.get(mallory, &fixture.room, &item("plan")), Err(SpaceError::Forbidden(_))));
     let write = Write { key: item("plan"), value: None, token: None, on_conflict: OnConflict::Keep };
     let writer = Writer { user: mallory, device: None, idempotency_key: None };
-    assert!(matches!(space.put(writer, &fixture.room, write), Err(SpaceError::Forbidden(_))));
+    assert!(matches!(space.put(writer, &fixture.room, &write), Err(SpaceError::Forbidden(_))));
 }
 
 #[test]

@@ -78,10 +78,10 @@ impl SharedSpace {
     ///
     /// # Errors
     /// [`SpaceError::Conflict`] when asked to reject; the caller's mistakes.
-    pub fn put(&self, writer: Writer<'_>, room: &RoomId, write: Write) -> Result<Json, SpaceError> {
-        let request = fingerprint(room, std::slice::from_ref(&write));
+    pub fn put(&self, writer: Writer<'_>, room: &RoomId, write: &Write) -> Result<Json, SpaceError> {
+        let request = fingerprint(room, std::slice::from_ref(write));
         self.once(writer, room, &request, |space, draft, by, room_writer| {
-            self.write_one(space, draft, by, room_writer, &write)
+            self.write_one(space, draft, by, room_writer, write)
         })
     }
 
@@ -248,14 +248,13 @@ impl SharedSpace {
     ) -> Result<Change, SpaceError> {
         let room = writer.room_id().to_owned();
         let at = space.replica.as_ref().and_then(|replica| draft.log().next(replica));
-        let (dot, previous) = match at {
-            Some(at) => at,
-            None => {
-                let replica = self.new_replica();
-                let at = draft.log().next(&replica).ok_or(SpaceError::Stored("change log"))?;
-                space.replica = Some(replica);
-                at
-            }
+        let (dot, previous) = if let Some(at) = at {
+            at
+        } else {
+            let replica = self.new_replica();
+            let at = draft.log().next(&replica).ok_or(SpaceError::Stored("change log"))?;
+            space.replica = Some(replica);
+            at
         };
         let supersedes = wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?;
         let depth = if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };

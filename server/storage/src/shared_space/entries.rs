@@ -219,7 +219,9 @@ pub fn erase_value(batch: &mut Batch, room: &RoomId, id: &ChangeId) {
 /// Keeps the proof of a fork.
 pub fn put_fork(batch: &mut Batch, room: &RoomId, dot: &Dot, ids: [&ChangeId; 2], proof: &str) {
     let mut key = dot_key(room, &dot.replica, dot.counter);
-    ids.iter().for_each(|id| key.extend_from_slice(id.as_bytes()));
+    for id in ids {
+        key.extend_from_slice(id.as_bytes());
+    }
     batch.put(Cf::SpaceForks, key, proof);
 }
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// A key of strings.
 fn parts(parts: &[&str]) -> Vec<u8> {
-    parts.iter().fold(codec::key(), |key, part| key.str(part)).finish()
+    parts.iter().fold(codec::key(), codec::Key::str).finish()
 }
 
 /// Strings, then a change id.
