@@ -55,12 +55,6 @@ impl Supervisor {
         self.names.insert(id, name);
     }
 
-    /// Starts a driver that blocks, on a thread of its own.
-    pub fn start_blocking(&mut self, name: &'static str, driver: impl FnOnce() + Send + 'static) {
-        let id = self.tasks.spawn_blocking(driver).id();
-        self.names.insert(id, name);
-    }
-
     /// Waits for `shutdown`, then stops every driver and waits for its end.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), DriverError> {
         let early = tokio::select! {
@@ -133,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn a_driver_that_ends_early_ends_everything() {
         let mut supervisor = Supervisor::default();
-        supervisor.start_blocking("short", || {});
+        supervisor.start("short", async {});
         let error = supervisor.run(pending()).await.expect_err("ended");
         assert_eq!(error.to_string(), "short ended unexpectedly");
     }

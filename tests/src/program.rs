@@ -26,7 +26,8 @@ pub fn server() -> Result<PathBuf> {
 
 /// The folder of the checkout.
 pub fn checkout() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the checkout")
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
 }
 
 /// The folder that this process was built into: `target` or what stands for it.

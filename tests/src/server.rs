@@ -224,6 +224,9 @@ fn configuration(
         .collect();
     let known = known.join(", ");
     let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
+    // JSON strings are TOML strings.
+    let [authority, chain, key] =
+        [authority, chain, key].map(|path| serde_json::json!(path.display().to_string()).to_string());
     format!(
         r#"server_name = "{name}"
 data_folder = "data"
@@ -232,8 +235,8 @@ address = "{plain}"
 metrics = true
 [[listeners]]
 address = "{secure}"
-certificate = {chain:?}
-private_key = {key:?}
+certificate = {chain}
+private_key = {key}
 [registration]
 mode = "open"
 shared_secret = "{SHARED_SECRET}"
@@ -241,7 +244,7 @@ shared_secret = "{SHARED_SECRET}"
 memory_kib = 8
 iterations = 1
 [federation]
-extra_ca_files = [{authority:?}]
+extra_ca_files = [{authority}]
 ip_deny_list = []
 servers = [{known}]
 backoff_min_ms = {}

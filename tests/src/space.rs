@@ -88,7 +88,8 @@ impl User {
         loop {
             let mut path = format!("{}/items?limit={PAGE}", base(room));
             if let Some(from) = &from {
-                path.push_str(&format!("&from={}", segment(from)));
+                path.push_str("&from=");
+                path.push_str(&segment(from).to_string());
             }
             let page = self.call(Method::GET, &path, None).await?;
             items.extend(page["items"].as_array().into_iter().flatten().map(Item::of));

@@ -154,11 +154,7 @@ pub struct SharedSpace {
 
 impl Default for SharedSpace {
     fn default() -> Self {
-        Self {
-            advertise_min_ms: 60_000,
-            advertise_max_ms: 3_600_000,
-            announce_step_ms: 30_000,
-        }
+        Self { advertise_min_ms: 60_000, advertise_max_ms: 3_600_000, announce_step_ms: 30_000 }
     }
 }
 

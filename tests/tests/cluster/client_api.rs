@@ -9,6 +9,9 @@ use causeway_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
+/// Method, path, whether the token is shown, body, and the wanted status and code.
+type Case = (Method, String, bool, Option<Value>, u16, &'static str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_get_the_errors_of_the_specification() -> Result<()> {
     let cluster = Cluster::start(1).await?;
@@ -16,7 +19,7 @@ async fn bad_requests_get_the_errors_of_the_specification() -> Result<()> {
     let alice = User::register(&cluster[0], "alice").await?;
     let room = alice.create_room("Errors").await?;
     let rooms = format!("/_matrix/client/v3/rooms/{}", segment(&room));
-    let cases: Vec<(Method, String, bool, Option<Value>, u16, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (Method::GET, "/_matrix/client/v3/nothing".into(), true, None, 404, "M_UNRECOGNIZED"),
         (Method::DELETE, "/_matrix/client/versions".into(), false, None, 405, "M_UNRECOGNIZED"),
         (Method::GET, "/_matrix/client/v3/account/whoami".into(), false, None, 401, "M_MISSING_TOKEN"),

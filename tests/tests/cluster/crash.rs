@@ -41,7 +41,7 @@ async fn every_acknowledged_write_survives_kills() -> Result<()> {
             stop.store(true, Ordering::SeqCst);
             Result::Ok(())
         };
-        let (_, killed) = tokio::join!(writers, kill);
+        let ((), killed) = tokio::join!(writers, kill);
         killed?;
         cluster[0].start().await?;
     }

@@ -55,7 +55,7 @@ async fn exchanges(cluster: &Cluster) -> Result<(usize, usize)> {
 
 async fn settle(cluster: &Cluster, more: usize) -> Result<()> {
     let goal = advertisements(cluster).await? + more;
-    wait::until_within(Duration::from_secs(300), "advertisements of a quiet room", async || {
+    wait::until_within(Duration::from_mins(5), "advertisements of a quiet room", async || {
         Ok((advertisements(cluster).await? >= goal).then_some(()))
     })
     .await

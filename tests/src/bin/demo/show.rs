@@ -15,17 +15,20 @@ const WIDTH: usize = 86;
 pub struct Show {
     step: usize,
     since: Instant,
+    /// Lines can be written over.
+    terminal: bool,
 }
 
 impl Default for Show {
     fn default() -> Self {
-        Self { step: 0, since: Instant::now() }
+        Self { step: 0, since: Instant::now(), terminal: stdout().is_terminal() }
     }
 }
 
 impl Show {
     /// A line on its own.
     pub fn title(&self, text: &str) {
+        self.clear();
         println!("\n{text}");
     }
 
@@ -38,6 +41,7 @@ impl Show {
 
     /// Something to read.
     pub fn line(&self, text: &str) {
+        self.clear();
         println!("   {text}");
     }
 
@@ -57,7 +61,7 @@ impl Show {
 
     /// How far a long step is; only where the line can be written over.
     pub fn progress(&self, text: &str) {
-        if stdout().is_terminal() {
+        if self.terminal {
             print!("\r   \u{2026} {text:<WIDTH$}");
             // Progress that can't be shown is no failure.
             let _ = stdout().flush();
@@ -65,7 +69,7 @@ impl Show {
     }
 
     fn clear(&self) {
-        if stdout().is_terminal() {
+        if self.terminal {
             print!("\r{:1$}\r", "", WIDTH + 16);
         }
     }

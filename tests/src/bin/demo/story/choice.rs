@@ -34,7 +34,10 @@ impl Choice {
     pub fn of(tree: &Tree) -> Self {
         let is_text = |file: &&File| PLEASANT.contains(&file.content.len()) && file.text().is_some();
         let mut files: Vec<&File> = tree.files.iter().filter(is_text).collect();
-        let is_document = |file: &File| file.key.ends_with(".md") || file.key.ends_with(".txt");
+        let is_document = |file: &File| {
+            let kind = std::path::Path::new(&file.key).extension();
+            kind.is_some_and(|kind| kind == "md" || kind == "txt")
+        };
         files.sort_by_key(|file| (!is_document(file), file.key.matches('/').count(), file.key.clone()));
         let missing = (1..).map(|number| Text { key: format!("notes/{number}.md"), body: String::new() });
         let mut texts = files.into_iter().map(Text::of).chain(missing);

@@ -24,12 +24,11 @@ pub async fn fill(story: &Story, show: &mut Show, tree: &Tree) -> Result<()> {
     let mut writes = Vec::with_capacity(tree.files.len());
     let mut uploads = 0;
     for (number, file) in tree.files.iter().enumerate() {
-        let value = match file.text() {
-            Some(value) => value,
-            None => {
-                uploads += 1;
-                upload(story, file).await?
-            }
+        let value = if let Some(value) = file.text() {
+            value
+        } else {
+            uploads += 1;
+            upload(story, file).await?
         };
         show.progress(&format!("read {} of {}", number + 1, tree.files.len()));
         writes.push(json!({ "key": file.key, "value": value }));
