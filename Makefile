@@ -69,12 +69,12 @@ bench: packages ## Measure; a table and target/bench.json
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
 
-soak: packages ## Simulate replication: SEEDS=100000, or SEED=n to replay one
+soak: packages ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules
 	@$(MAKE) --no-print-directory .soak
 .PHONY: .soak
 .soak:
-	$(CARGO) build --locked --release --workspace --bins
-	$(TARGET)/release/soak $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+	$(CARGO) build --locked --release --package causeway-tests --bin soak
+	$(TARGET)/release/soak $(if $(SEED),--replay $(SEED),$(if $(TABLE),--table $(TABLE),--schedules $(or $(SCHEDULES),100000)))
 
 lint: packages ## Formatting and lints
 	$(CARGO) fmt --all --check
