@@ -38,6 +38,8 @@ pub struct Tuning {
     pub announce_step_ms: u64,
     /// First and longest wait after a failure of another server, ms.
     pub backoff_ms: (u64, u64),
+    /// Environment variables of the servers.
+    pub variables: Vec<(String, String)>,
     /// Names of the servers; none: each is called by its address.
     pub names: Vec<String>,
     /// Whether the log goes to the caller's standard error stream, not to a file.
@@ -52,6 +54,7 @@ impl Default for Tuning {
             advertise_ms: (1_000, 4_000),
             announce_step_ms: 15_000,
             backoff_ms: (100, 1_000),
+            variables: Vec::new(),
             names: Vec::new(),
             show_log: false,
         }
@@ -70,6 +73,7 @@ pub struct Server {
     index: usize,
     network: Network,
     child: Option<Child>,
+    variables: Vec<(String, String)>,
     show_log: bool,
 }
 
@@ -92,7 +96,8 @@ impl Server {
         let files = [&authority.certificate(), &chain, &key];
         fs::write(folder.join("causeway.toml"), configuration(&name, [plain, secure], files, known, tuning))?;
         let client = Client::new()?;
-        Ok(Self { name, folder, client, place, index, network, child: None, show_log: tuning.show_log })
+        let (variables, show_log) = (tuning.variables.clone(), tuning.show_log);
+        Ok(Self { name, folder, client, place, index, network, child: None, variables, show_log })
     }
 
     /// Its client API, wherever the process listens at the moment.
@@ -122,6 +127,7 @@ impl Server {
             .command(&program::server()?)
             .args(["serve", "--config"])
             .arg(self.folder.join("causeway.toml"))
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(if self.show_log { Stdio::inherit() } else { log.into() })

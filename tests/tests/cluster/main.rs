@@ -11,3 +11,4 @@ mod lifecycle;
 mod origin_gone;
 mod pair;
 mod restore;
+mod telemetry;
