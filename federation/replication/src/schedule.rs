@@ -81,6 +81,7 @@ impl Backoff {
 
 /// The timer of advertisements: a minute after traffic, doubling to an hour.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "units go last in a name")]
 pub(crate) struct Timer {
     first_ms: u64,
     last_ms: u64,
