@@ -50,7 +50,7 @@ test: test-packages ## Pass every test
 .test:
 	scripts/interop-venv.sh $(TARGET)/interop-venv
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --workspace --no-fail-fast
+	TESTED_SERVER=$(TARGET)/debug/causeway $(CARGO) test --locked --workspace --no-fail-fast
 
 demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=…: share that folder; VERBOSE=1
 	@$(MAKE) --no-print-directory .demo
