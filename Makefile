@@ -57,7 +57,7 @@ demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=â
 .demo:
 	@test -x $(TARGET)/debug/demo || echo "Building; the first time this compiles RocksDB: about 20 minutes on two cores."
 	@$(CARGO) build --locked --workspace --bins
-	@$(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$(FOLDER)")
+	@TESTED_SERVER=$(TARGET)/debug/causeway $(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$(FOLDER)")
 
 run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). SERVER_NAME=â€¦
 	@$(MAKE) --no-print-directory .release
@@ -67,13 +67,13 @@ bench: packages ## Measure; a table and target/bench.json
 	@$(MAKE) --no-print-directory .bench
 .bench:
 	$(CARGO) build --locked --release --workspace --bins
-	$(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
+	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
 
 soak: packages ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules
 	@$(MAKE) --no-print-directory .soak
 .PHONY: .soak
 .soak:
-	$(CARGO) build --locked --release --package causeway-tests --bin soak
+	$(CARGO) build --locked --release --workspace --bin soak
 	$(TARGET)/release/soak $(if $(SEED),--replay $(SEED),$(if $(TABLE),--table $(TABLE),--schedules $(or $(SCHEDULES),100000)))
 
 lint: packages ## Formatting and lints
