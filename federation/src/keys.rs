@@ -118,12 +118,7 @@ impl KeyRing {
     /// if none of `wanted` (key ids) is among those already known.
     ///
     /// Never fails: keys that can't be had are not in the answer.
-    pub async fn keys(
-        &self,
-        server: &ServerName,
-        wanted: &[String],
-        purpose: Purpose,
-    ) -> PublicKeys {
+    pub async fn keys(&self, server: &ServerName, wanted: &[String], purpose: Purpose) -> PublicKeys {
         if server == self.0.own.server_name() {
             return self.0.own.own_public_keys();
         }
@@ -140,11 +135,7 @@ impl KeyRing {
 
     /// What is known of the keys of `server`, fetched if one of `wanted` (key id
     /// to the latest time that it must be good for) is not covered.
-    pub async fn known(
-        &self,
-        server: &ServerName,
-        wanted: &BTreeMap<String, u64>,
-    ) -> RemoteKeys {
+    pub async fn known(&self, server: &ServerName, wanted: &BTreeMap<String, u64>) -> RemoteKeys {
         if server == self.0.own.server_name() {
             let keys = self.0.own.own_public_keys().into_iter().map(|(id, key)| {
                 (id, RemoteKey { key: key.encode(), valid_until_ms: u64::MAX, retired: false })
@@ -290,7 +281,13 @@ impl KeyRing {
 
     async fn ask_notaries(&self, server: &ServerName) -> Option<Document> {
         let own_name = self.0.own.server_name();
-        for notary in self.0.notaries.iter().filter(|notary| *notary != server && *notary != own_name).take(NOTARIES_MAX) {
+        for notary in self
+            .0
+            .notaries
+            .iter()
+            .filter(|notary| *notary != server && *notary != own_name)
+            .take(NOTARIES_MAX)
+        {
             if let Some(document) = self.ask_notary(server, notary).await {
                 return Some(document);
             }

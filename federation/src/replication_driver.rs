@@ -180,11 +180,14 @@ impl Driver {
                     Ok((room, message)) => {
                         let Ok(room) = RoomId::parse(room) else { return };
                         self.heard(&origin);
-                        let input = RoomInput::Advertised { from: origin.clone(), message: Box::new(message) };
+                        let input =
+                            RoomInput::Advertised { from: origin.clone(), message: Box::new(message) };
                         self.give(&room, input);
                         self.interested(room, origin);
                     }
-                    Err(error) => tracing::debug!(%origin, error = %Chain(&error), "an advertisement is skipped"),
+                    Err(error) => {
+                        tracing::debug!(%origin, error = %Chain(&error), "an advertisement is skipped")
+                    }
                 }
             }
             ReplicationMessage::Asked { origin, room, pull, reply } => {

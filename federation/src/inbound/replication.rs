@@ -69,7 +69,9 @@ impl<S: Sync> FromRequestParts<S> for Accepts {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
         let accepted = parts.headers.get(header::ACCEPT_ENCODING).and_then(|accepted| accepted.to_str().ok());
-        Ok(Self(accepted.is_some_and(|accepted| accepted.split(',').any(|one| one.trim().starts_with("zstd")))))
+        Ok(Self(
+            accepted.is_some_and(|accepted| accepted.split(',').any(|one| one.trim().starts_with("zstd"))),
+        ))
     }
 }
 

@@ -25,7 +25,12 @@ use crate::{
 const BUSY_MS: u64 = 5_000;
 
 /// Asks `to` for what is lacking.
-pub async fn pull(state: &FederationState, room: &RoomId, to: &ServerName, pull: &Pull) -> Result<Delta, Down> {
+pub async fn pull(
+    state: &FederationState,
+    room: &RoomId,
+    to: &ServerName,
+    pull: &Pull,
+) -> Result<Delta, Down> {
     let path = format!("/_matrix/federation/unstable/org.causeway/rooms/{}/changes", escape(room));
     let mut request = Request::new(to, Method::POST, &path);
     request.body = Some(pull.to_body().map_err(|_| Down::Unreachable)?);
@@ -122,12 +127,24 @@ async fn try_apply(
         for key_id in key_ids.into_keys() {
             if let Some(key) = known.keys.get(&key_id) {
                 let published = known.document.clone();
-                found.push(KnownKey { server: server.clone(), key_id, key: key.clone(), published, hearsay: false });
+                found.push(KnownKey {
+                    server: server.clone(),
+                    key_id,
+                    key: key.clone(),
+                    published,
+                    hearsay: false,
+                });
             } else if let Some((key, document)) =
                 served.iter().find_map(|document| Some((document.keys.get(&key_id)?, document)))
             {
                 let published = Some(document.raw.clone());
-                found.push(KnownKey { server: server.clone(), key_id, key: key.clone(), published, hearsay: true });
+                found.push(KnownKey {
+                    server: server.clone(),
+                    key_id,
+                    key: key.clone(),
+                    published,
+                    hearsay: true,
+                });
             }
         }
     }
@@ -187,8 +204,8 @@ fn documents(
 #[cfg(test)]
 mod tests {
     use ruma::{
-        server_name,
         serde::{Base64, base64::Standard},
+        server_name,
         signatures::{Ed25519KeyPair, sign_json},
     };
     use serde_json::{json, value::to_raw_value};

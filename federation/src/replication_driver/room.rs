@@ -115,7 +115,9 @@ impl RoomTask {
                 return Ok(None);
             }
             let mut servers = Names::new();
-            for server in services.shared_space.other_servers(&room).map_err(|error| MatrixError::internal(&error))? {
+            for server in
+                services.shared_space.other_servers(&room).map_err(|error| MatrixError::internal(&error))?
+            {
                 if services.rooms.server_acl_allows(&room, &server)? {
                     servers.insert(server);
                 }
@@ -241,7 +243,8 @@ impl RoomTask {
             Effect::Apply { from, entries, keys, broken } => {
                 let Ok(from) = OwnedServerName::try_from(from) else { return };
                 self.io.spawn(async move {
-                    let outcome = exchange::apply(&state, &room, &from, Served { entries, keys }, &broken).await;
+                    let outcome =
+                        exchange::apply(&state, &room, &from, Served { entries, keys }, &broken).await;
                     Done::Applied { from, outcome }
                 });
             }

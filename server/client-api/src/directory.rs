@@ -100,7 +100,9 @@ fn answer(
         return Err(MatrixError::forbidden("The lists of other servers are not fetched"));
     }
     let from: Option<OwnedRoomId> = since
-        .map(|since| RoomId::parse(since).map_err(|_| MatrixError::invalid_param("Not a token of this server")))
+        .map(|since| {
+            RoomId::parse(since).map_err(|_| MatrixError::invalid_param("Not a token of this server"))
+        })
         .transpose()?;
     let page = state.directory.public_rooms(from.as_deref(), term, wanted.map_or(LIMIT_DEFAULT, limit))?;
     let mut answer = json!({ "total_room_count_estimate": page.chunk.len(), "chunk": page.chunk });

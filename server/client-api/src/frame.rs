@@ -91,7 +91,10 @@ pub fn json_response(status: StatusCode, body: &Value) -> Response {
 ///
 /// # Errors
 /// 500 if it can't be serialised.
-pub fn serialized_response(status: StatusCode, body: &impl serde::Serialize) -> Result<Response, MatrixError> {
+pub fn serialized_response(
+    status: StatusCode,
+    body: &impl serde::Serialize,
+) -> Result<Response, MatrixError> {
     let body = serde_json::to_vec(body).map_err(|error| MatrixError::internal(&error))?;
     let json = HeaderValue::from_static("application/json");
     Ok((status, [(header::CONTENT_TYPE, json)], body).into_response())

@@ -19,7 +19,10 @@ pub(crate) fn routes() -> Router<ClientState> {
     Router::new().endpoint_raw(members).endpoint_raw(joined)
 }
 
-fn members(state: &ClientState, request: Ruma<get_member_events::v3::Request>) -> Result<Response, MatrixError> {
+fn members(
+    state: &ClientState,
+    request: Ruma<get_member_events::v3::Request>,
+) -> Result<Response, MatrixError> {
     let body = &request.body;
     let wanted = |membership: &MembershipState| {
         body.membership.as_ref().is_none_or(|wanted| wanted == membership)

@@ -115,7 +115,9 @@ async fn knock(
     .await?;
     match outcome {
         Outcome::Done(_) => Ok(knock_room::v3::Response::new(room_id)),
-        Outcome::Remote { .. } => Err(MatrixError::forbidden("Knocking on rooms of other servers is not supported")),
+        Outcome::Remote { .. } => {
+            Err(MatrixError::forbidden("Knocking on rooms of other servers is not supported"))
+        }
     }
 }
 
@@ -155,7 +157,8 @@ pub(crate) async fn invite_user(
     target: &UserId,
     content: Map<String, Value>,
 ) -> Result<(), MatrixError> {
-    let (inviting, room, from, to) = (state.clone(), room_id.to_owned(), sender.to_owned(), target.to_owned());
+    let (inviting, room, from, to) =
+        (state.clone(), room_id.to_owned(), sender.to_owned(), target.to_owned());
     let prepared = blocking(move || {
         let is_local = to.server_name() == inviting.settings.server_name;
         if is_local && !inviting.accounts.is_active(&to)? {
@@ -190,13 +193,19 @@ pub(crate) async fn invite_user(
     .await
 }
 
-fn kick(state: &ClientState, request: Ruma<kick_user::v3::Request>) -> Result<kick_user::v3::Response, MatrixError> {
+fn kick(
+    state: &ClientState,
+    request: Ruma<kick_user::v3::Request>,
+) -> Result<kick_user::v3::Response, MatrixError> {
     let body = request.body;
     state.rooms.kick(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
     Ok(kick_user::v3::Response::new())
 }
 
-fn ban(state: &ClientState, request: Ruma<ban_user::v3::Request>) -> Result<ban_user::v3::Response, MatrixError> {
+fn ban(
+    state: &ClientState,
+    request: Ruma<ban_user::v3::Request>,
+) -> Result<ban_user::v3::Response, MatrixError> {
     let body = request.body;
     state.rooms.ban(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
     Ok(ban_user::v3::Response::new())
@@ -260,7 +269,9 @@ fn servers_to_ask(
         }
     }
     if servers.is_empty() {
-        return Err(MatrixError::not_found("The room is not known here, and no server was named that could know it"));
+        return Err(MatrixError::not_found(
+            "The room is not known here, and no server was named that could know it",
+        ));
     }
     Ok(servers)
 }

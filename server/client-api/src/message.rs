@@ -26,7 +26,8 @@ use ruma::{
 use serde_json::json;
 
 use crate::{
-    ClientState, Endpoints, Ruma, blocking, frame::serialized_response, request::json_error, state_event::reader,
+    ClientState, Endpoints, Ruma, blocking, frame::serialized_response, request::json_error,
+    state_event::reader,
 };
 
 /// Events that are asked of another server when a page ends at a hole.
@@ -52,7 +53,8 @@ fn send(
     if kind == "m.room.redaction" {
         return Err(MatrixError::forbidden("Redactions are sent to /redact"));
     }
-    let event = NewEvent::new(kind.as_str(), session.user_id.clone(), None, content).map_err(RoomError::from)?;
+    let event =
+        NewEvent::new(kind.as_str(), session.user_id.clone(), None, content).map_err(RoomError::from)?;
     let scope = format!("send {} {kind}", body.room_id);
     let key = TransactionKey::new(&session.user_id, &session.device_id, &body.txn_id, scope);
     let event_id = state.rooms.send(&body.room_id, event, Some(&key))?;

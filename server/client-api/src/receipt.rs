@@ -55,7 +55,9 @@ fn receipt(
     match body.receipt_type {
         ReceiptType::FullyRead => set_fully_read(state, &request.auth, &body.room_id, &body.event_id)?,
         ReceiptType::Read => set(state, &request.auth, &body.room_id, READ, thread, &body.event_id)?,
-        ReceiptType::ReadPrivate => set(state, &request.auth, &body.room_id, READ_PRIVATE, thread, &body.event_id)?,
+        ReceiptType::ReadPrivate => {
+            set(state, &request.auth, &body.room_id, READ_PRIVATE, thread, &body.event_id)?
+        }
         _ => return Err(MatrixError::invalid_param("Unknown type of receipt")),
     }
     Ok(create_receipt::v3::Response::new())
@@ -96,7 +98,8 @@ fn set_fully_read(
     room_id: &RoomId,
     event_id: &EventId,
 ) -> Result<(), MatrixError> {
-    let content = to_raw_value(&json!({ "event_id": event_id })).map_err(|error| MatrixError::internal(&error))?;
+    let content =
+        to_raw_value(&json!({ "event_id": event_id })).map_err(|error| MatrixError::internal(&error))?;
     state.account_data.change(&session.user_id, Some(room_id), FULLY_READ, |_| Ok(((), content)))
 }
 

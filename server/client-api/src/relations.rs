@@ -41,7 +41,10 @@ struct Asked<'a> {
     dir: Direction,
 }
 
-fn all(state: &ClientState, request: Ruma<get_relating_events::v1::Request>) -> Result<Response, MatrixError> {
+fn all(
+    state: &ClientState,
+    request: Ruma<get_relating_events::v1::Request>,
+) -> Result<Response, MatrixError> {
     let body = &request.body;
     let asked = Asked {
         room_id: &body.room_id,

@@ -12,7 +12,9 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration};
+use crate::{
+    ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration,
+};
 
 /// Aliases of one room that are listed.
 const ALIASES_MAX: usize = 500;
@@ -45,7 +47,9 @@ async fn create(
             content.insert("is_direct".to_owned(), true.into());
         }
         // The room exists; a server that can't be reached must not undo that.
-        if let Err(error) = membership::invite_user(&state, &created.room_id, &creator, &target, content).await {
+        if let Err(error) =
+            membership::invite_user(&state, &created.room_id, &creator, &target, content).await
+        {
             tracing::warn!(%error, "an invite at the creation of a room failed");
         }
     }
@@ -99,7 +103,8 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
 fn initial<T>(event: &Raw<T>) -> Result<InitialState, MatrixError> {
     let field = |name: &str| event.get_field::<Value>(name).map_err(|error| json_error(&error));
     Ok(InitialState {
-        kind: text(field("type")?).ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without type"))?,
+        kind: text(field("type")?)
+            .ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without type"))?,
         state_key: text(field("state_key")?).unwrap_or_default(),
         content: field("content")?
             .filter(Value::is_object)
@@ -114,7 +119,10 @@ fn text(value: Option<Value>) -> Option<String> {
     }
 }
 
-fn aliases_of(state: &ClientState, request: Ruma<aliases::v3::Request>) -> Result<aliases::v3::Response, MatrixError> {
+fn aliases_of(
+    state: &ClientState,
+    request: Ruma<aliases::v3::Request>,
+) -> Result<aliases::v3::Response, MatrixError> {
     let (room_id, user_id) = (&request.body.room_id, &request.auth.user_id);
     state.history.require_access(room_id, user_id)?;
     let aliases = state.directory.aliases_of(room_id, ALIASES_MAX)?;
@@ -127,7 +135,12 @@ fn upgrade(
 ) -> Result<upgrade_room::v3::Response, MatrixError> {
     let (body, user_id) = (request.body, &request.auth.user_id);
     let profile = state.profiles.profile(user_id)?;
-    let replacement =
-        state.upgrades.upgrade(&body.room_id, user_id, &body.new_version, &body.additional_creators, profile)?;
+    let replacement = state.upgrades.upgrade(
+        &body.room_id,
+        user_id,
+        &body.new_version,
+        &body.additional_creators,
+        profile,
+    )?;
     Ok(upgrade_room::v3::Response::new(replacement))
 }

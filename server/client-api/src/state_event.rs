@@ -16,7 +16,9 @@ use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{ClientState, Custom, Endpoints, Ruma, frame::serialized_response, json_response, request::json_error};
+use crate::{
+    ClientState, Custom, Endpoints, Ruma, frame::serialized_response, json_response, request::json_error,
+};
 
 /// The state events that carry items.
 const ITEM: &str = "org.causeway.item";
@@ -117,7 +119,9 @@ fn check(state: &ClientState, room_id: &RoomId, kind: &str, content: &Value) -> 
 
 /// A shared space is declared in words that make sense.
 pub(crate) fn declaration(content: &Value) -> Result<(), MatrixError> {
-    let Value::Object(content) = content else { return Err(MatrixError::bad_json("The content is not an object")) };
+    let Value::Object(content) = content else {
+        return Err(MatrixError::bad_json("The content is not an object"));
+    };
     let declared = Declaration::parse(content);
     declared.map_err(|name| MatrixError::bad_json(format!("`{name}` makes no sense")))?;
     Ok(())

@@ -62,7 +62,9 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
 fn parse(state: &ClientState, custom: &Custom, query: &Query) -> Result<Request, MatrixError> {
     let since = match query.since.as_deref() {
         None | Some("") => None,
-        Some(token) => Some(token.parse().map_err(|_| MatrixError::invalid_param("`since` is not a token of this server"))?),
+        Some(token) => Some(
+            token.parse().map_err(|_| MatrixError::invalid_param("`since` is not a token of this server"))?,
+        ),
     };
     let state_after = match query {
         Query { use_state_after: true, .. } => Some(StateAfter::Stable),
@@ -93,11 +95,16 @@ fn filter(state: &ClientState, custom: &Custom, filter: &str) -> Result<FilterDe
             stored.get()
         }
     };
-    serde_json::from_str(definition).map_err(|error| MatrixError::invalid_param(format!("Invalid filter: {error}")))
+    serde_json::from_str(definition)
+        .map_err(|error| MatrixError::invalid_param(format!("Invalid filter: {error}")))
 }
 
 /// Looks until there is something to tell, or the time is up.
-async fn wait_for_news(state: &ClientState, request: &Request, deadline: Instant) -> Result<Look, MatrixError> {
+async fn wait_for_news(
+    state: &ClientState,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Look, MatrixError> {
     let answers_at_once = request.since.is_none() || request.full_state;
     loop {
         // Subscribed before looking: what is committed after the look wakes us.
@@ -110,9 +117,10 @@ async fn wait_for_news(state: &ClientState, request: &Request, deadline: Instant
         if look.is_worth_sending || answers_at_once || now >= deadline {
             return Ok(look);
         }
-        let expiry = state.sync.next_expiry_ms(&topics).map(|at_ms| {
-            now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1)
-        });
+        let expiry = state
+            .sync
+            .next_expiry_ms(&topics)
+            .map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
         let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
         // Time running out is no error: the next look answers with what there is.
         let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;

@@ -35,7 +35,8 @@ async fn a_room_is_made_as_it_was_asked_for() {
     let state = server.get(&format!("{V3}/rooms/{room}/state"), &alice).await.ok();
     let find = |kind: &str| {
         let events = state.as_array().expect("a list");
-        events.iter().find(|event| event["type"] == kind).unwrap_or_else(|| panic!("no {kind}"))["content"].clone()
+        events.iter().find(|event| event["type"] == kind).unwrap_or_else(|| panic!("no {kind}"))["content"]
+            .clone()
     };
     assert_eq!(find("m.room.create")["org.test"], 1);
     assert_eq!(find("m.room.create")["room_version"], "12");
@@ -44,7 +45,8 @@ async fn a_room_is_made_as_it_was_asked_for() {
     assert_eq!(find("m.room.power_levels")["events"]["org.test"], 50);
     assert_eq!(find("org.test"), json!({ "x": 1 }));
 
-    let alias = server.ask("GET", &format!("{V3}/directory/room/%23plans:example.org"), None, None).await.ok();
+    let alias =
+        server.ask("GET", &format!("{V3}/directory/room/%23plans:example.org"), None, None).await.ok();
     assert_eq!(alias["room_id"], room.as_str());
     let listed = server.ask("GET", &format!("{V3}/publicRooms"), None, None).await.ok();
     assert_eq!(listed["chunk"][0]["name"], "Plans");
@@ -65,7 +67,10 @@ async fn members_come_and_go() {
     let at = |verb: &str| format!("{V3}/rooms/{room}/{verb}");
     let bob_id = json!({ "user_id": "@bob:example.org" });
     server.post(&at("join"), &bob, json!({})).await.is_error(403, "M_FORBIDDEN");
-    server.post(&at("invite"), &alice, json!({ "user_id": "@nobody:example.org" })).await.is_error(404, "M_NOT_FOUND");
+    server
+        .post(&at("invite"), &alice, json!({ "user_id": "@nobody:example.org" }))
+        .await
+        .is_error(404, "M_NOT_FOUND");
     server.post(&at("invite"), &alice, bob_id.clone()).await.ok();
     server.ask("POST", &at("join"), Some(&bob), None).await.ok();
     let members = server.get(&at("members?membership=join"), &bob).await.ok();
@@ -74,15 +79,24 @@ async fn members_come_and_go() {
     assert!(joined["joined"]["@alice:example.org"].is_object());
     assert_eq!(server.get(&format!("{V3}/joined_rooms"), &bob).await.ok()["joined_rooms"], json!([room]));
 
-    server.post(&at("kick"), &bob, json!({ "user_id": "@alice:example.org" })).await.is_error(403, "M_FORBIDDEN");
+    server
+        .post(&at("kick"), &bob, json!({ "user_id": "@alice:example.org" }))
+        .await
+        .is_error(403, "M_FORBIDDEN");
     server.post(&at("ban"), &alice, bob_id.clone()).await.ok();
     server.post(&at("join"), &bob, json!({})).await.is_error(403, "M_FORBIDDEN");
     server.post(&at("unban"), &alice, bob_id.clone()).await.ok();
     server.post(&at("forget"), &bob, json!({})).await.ok();
     server.post(&at("invite"), &alice, bob_id).await.ok();
     server.post(&at("leave"), &bob, json!({})).await.ok();
-    server.post(&format!("{V3}/join/!nowhere:other.example"), &bob, json!({})).await.is_error(503, "M_UNKNOWN");
-    server.post(&format!("{V3}/join/%23none:example.org"), &bob, json!({})).await.is_error(404, "M_NOT_FOUND");
+    server
+        .post(&format!("{V3}/join/!nowhere:other.example"), &bob, json!({}))
+        .await
+        .is_error(503, "M_UNKNOWN");
+    server
+        .post(&format!("{V3}/join/%23none:example.org"), &bob, json!({}))
+        .await
+        .is_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
@@ -103,7 +117,10 @@ async fn state_is_read_and_set_with_and_without_a_key() {
     server.get(&at("org.none"), &alice).await.is_error(404, "M_NOT_FOUND");
     server.put(&at("org.test"), &alice, json!([])).await.is_error(400, "M_BAD_JSON");
     server.put(&at("org.test"), &alice, json!({ "x": 1.5 })).await.is_error(400, "M_BAD_JSON");
-    server.put(&at("org.test"), &alice, json!({ "x": "y".repeat(70_000) })).await.is_error(413, "M_TOO_LARGE");
+    server
+        .put(&at("org.test"), &alice, json!({ "x": "y".repeat(70_000) }))
+        .await
+        .is_error(413, "M_TOO_LARGE");
     let alias = json!({ "alias": "#none:example.org" });
     server.put(&at("m.room.canonical_alias"), &alice, alias).await.is_error(400, "M_BAD_ALIAS");
     let bob = server.register("bob").await;
@@ -195,14 +212,19 @@ async fn an_upgraded_room_points_to_its_successor() {
     let alice = server.register("alice").await;
     let body = json!({ "name": "Plans", "room_version": "11", "room_alias_name": "plans" });
     let room = server.room(&alice, body).await;
-    let answer = server.post(&format!("{V3}/rooms/{room}/upgrade"), &alice, json!({ "new_version": "12" })).await.ok();
+    let answer =
+        server.post(&format!("{V3}/rooms/{room}/upgrade"), &alice, json!({ "new_version": "12" })).await.ok();
     let new = answer["replacement_room"].as_str().expect("a room id").to_owned();
     let tombstone = server.get(&format!("{V3}/rooms/{room}/state/m.room.tombstone"), &alice).await.ok();
     assert_eq!(tombstone["replacement_room"], new.as_str());
     let create = server.get(&format!("{V3}/rooms/{new}/state/m.room.create"), &alice).await.ok();
     assert_eq!(create["predecessor"]["room_id"], room.as_str());
-    assert_eq!(server.get(&format!("{V3}/rooms/{new}/state/m.room.name"), &alice).await.ok()["name"], "Plans");
-    let alias = server.ask("GET", &format!("{V3}/directory/room/%23plans:example.org"), None, None).await.ok();
+    assert_eq!(
+        server.get(&format!("{V3}/rooms/{new}/state/m.room.name"), &alice).await.ok()["name"],
+        "Plans"
+    );
+    let alias =
+        server.ask("GET", &format!("{V3}/directory/room/%23plans:example.org"), None, None).await.ok();
     assert_eq!(alias["room_id"], new.as_str());
 }
 

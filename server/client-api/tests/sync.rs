@@ -97,12 +97,15 @@ async fn a_gap_is_limited_and_messages_goes_on_from_its_start() {
     assert_eq!(joined["timeline"]["limited"], true);
     assert_eq!(state_types(&joined["state"]), ["m.room.topic"], "changed unseen by the timeline");
     let from = joined["timeline"]["prev_batch"].as_str().expect("a token");
-    let page = server.get(&format!("{V3}/rooms/{room}/messages?dir=b&limit=4&from={from}"), &alice).await.ok();
-    let texts: Vec<_> = page["chunk"].as_array().expect("a page").iter().map(|e| &e["content"]["body"]).collect();
+    let page =
+        server.get(&format!("{V3}/rooms/{room}/messages?dir=b&limit=4&from={from}"), &alice).await.ok();
+    let texts: Vec<_> =
+        page["chunk"].as_array().expect("a page").iter().map(|e| &e["content"]["body"]).collect();
     assert_eq!(texts, ["m11", "m10", "m9", "m8"]);
     let end = page["end"].as_str().expect("more");
     let page = server.get(&format!("{V3}/rooms/{room}/messages?dir=f&limit=2&from={end}"), &alice).await.ok();
-    let texts: Vec<_> = page["chunk"].as_array().expect("a page").iter().map(|e| &e["content"]["body"]).collect();
+    let texts: Vec<_> =
+        page["chunk"].as_array().expect("a page").iter().map(|e| &e["content"]["body"]).collect();
     assert_eq!(texts, ["m8", "m9"]);
 }
 
@@ -136,7 +139,10 @@ async fn invites_show_stripped_state_and_leaving_shows_the_end() {
     let invited = server.sync_since(&bob, &start).await;
     let state = &invited["rooms"]["invite"][&room]["invite_state"];
     let types = state_types(state);
-    assert!(types.contains(&"m.room.name".to_owned()) && types.contains(&"m.room.member".to_owned()), "{state}");
+    assert!(
+        types.contains(&"m.room.name".to_owned()) && types.contains(&"m.room.member".to_owned()),
+        "{state}"
+    );
 
     server.post(&format!("{V3}/rooms/{room}/join"), &bob, json!({})).await.ok();
     let joined = server.sync_since(&bob, &invited).await;
@@ -242,8 +248,11 @@ async fn lazy_loading_leaves_out_members_who_said_nothing() {
     let filter = json!({ "room": { "state": { "lazy_load_members": true }, "timeline": { "limit": 2 } } });
     let first = server.sync(&bob, &format!("filter={}", encoded(&filter))).await;
     let state = first["rooms"]["join"][&room]["state"]["events"].as_array().expect("state").clone();
-    let members: Vec<_> =
-        state.iter().filter(|event| event["type"] == "m.room.member").map(|event| &event["state_key"]).collect();
+    let members: Vec<_> = state
+        .iter()
+        .filter(|event| event["type"] == "m.room.member")
+        .map(|event| &event["state_key"])
+        .collect();
     assert!(members.contains(&&json!("@bob:example.org")), "{members:?}");
     // Heroes are among them: they name the room.
     assert_eq!(first["rooms"]["join"][&room]["summary"]["m.joined_member_count"], 3);

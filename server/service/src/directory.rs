@@ -55,7 +55,12 @@ impl Directory {
     ///
     /// # Errors
     /// 409 when it exists; 403 for one of another server or a room the user is not in.
-    pub fn create_alias(&self, alias: &RoomAliasId, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
+    pub fn create_alias(
+        &self,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<(), MatrixError> {
         if alias.server_name() != self.rooms.server_name() {
             return Err(MatrixError::invalid_param("The alias is not of this server"));
         }
@@ -103,7 +108,12 @@ impl Directory {
     ///
     /// # Errors
     /// 403 without the power to set the room's canonical alias.
-    pub fn set_published(&self, room_id: &RoomId, user_id: &UserId, published: bool) -> Result<(), MatrixError> {
+    pub fn set_published(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        published: bool,
+    ) -> Result<(), MatrixError> {
         if !self.rooms.may_send_state(room_id, user_id, "m.room.canonical_alias")? {
             return Err(MatrixError::forbidden("You may not publish this room"));
         }
@@ -126,7 +136,10 @@ impl Directory {
             let listed = self.listed(&room_id)?;
             let names = ["name", "topic", "canonical_alias"];
             let matches = |field: &str| {
-                listed.get(field).and_then(Value::as_str).is_some_and(|text| text.to_lowercase().contains(&term))
+                listed
+                    .get(field)
+                    .and_then(Value::as_str)
+                    .is_some_and(|text| text.to_lowercase().contains(&term))
             };
             if term.is_empty() || names.into_iter().any(matches) {
                 page.chunk.push(Value::Object(listed));

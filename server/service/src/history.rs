@@ -171,7 +171,8 @@ impl History {
         filter: &RoomEventFilter,
     ) -> Result<Context, MatrixError> {
         let held = self.visible(reader, room_id, event_id)?;
-        let position = held.meta.position.ok_or_else(|| MatrixError::not_found("The event has no surroundings"))?;
+        let position =
+            held.meta.position.ok_or_else(|| MatrixError::not_found("The event has no surroundings"))?;
         let event = self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?;
         let side = |from, direction, limit| {
             let from = Some(TimelineToken(from));

@@ -12,7 +12,10 @@ use causeway_storage::{
     receipts::{self, FiledReceipt},
 };
 use ruma::{EventId, RoomId, UserId};
-use serde_json::{Map, Value, json, value::{RawValue, to_raw_value}};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{
     clock::Clock,

@@ -110,7 +110,12 @@ impl Upgrades {
                 content.remove("reason");
                 content.remove("join_authorised_via_users_server");
                 let key = Some(user_id.to_string());
-                writer.append(NewEvent::new("m.room.member", user_id.to_owned(), key, Value::Object(content))?)?;
+                writer.append(NewEvent::new(
+                    "m.room.member",
+                    user_id.to_owned(),
+                    key,
+                    Value::Object(content),
+                )?)?;
                 Ok(())
             });
             if let Err(error) = sent {
@@ -151,7 +156,9 @@ impl Upgrades {
         let mut levels = levels.map(|levels| levels.content_object()).unwrap_or_default();
         if let Some(Value::Object(users)) = levels.get_mut("users") {
             if privileged {
-                users.retain(|user, _| user != user_id.as_str() && creators.iter().all(|creator| creator != user));
+                users.retain(|user, _| {
+                    user != user_id.as_str() && creators.iter().all(|creator| creator != user)
+                });
             } else {
                 users.entry(user_id.as_str()).or_insert_with(|| 100.into());
             }
@@ -159,7 +166,13 @@ impl Upgrades {
         Ok(levels)
     }
 
-    fn send(&self, room_id: &RoomId, user_id: &UserId, kind: &str, content: Value) -> Result<(), MatrixError> {
+    fn send(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        kind: &str,
+        content: Value,
+    ) -> Result<(), MatrixError> {
         let event = NewEvent::new(kind, user_id.to_owned(), Some(String::new()), content);
         self.rooms.send(room_id, event.map_err(RoomError::from)?, None)?;
         Ok(())

@@ -17,11 +17,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::room::member:
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ITEM_TYPE, SharedSpace,
-    draft::as_ms,
-    error::SpaceError,
-    state_event::remember_face,
-    write::Wanted,
+    ITEM_TYPE, SharedSpace, draft::as_ms, error::SpaceError, state_event::remember_face, write::Wanted,
 };
 
 /// How long a stamped event that can't be proven waits for its key or its log.
@@ -49,7 +45,8 @@ impl SharedSpace {
     fn adoption_rank(&self, room: &RoomId, event: &Pdu) -> Result<u64, SpaceError> {
         let capable = self.writing_servers(room)?;
         let sender = event.sender().server_name();
-        let mut others: Vec<OwnedServerName> = capable.iter().filter(|server| *server != sender).cloned().collect();
+        let mut others: Vec<OwnedServerName> =
+            capable.iter().filter(|server| *server != sender).cloned().collect();
         if !others.iter().any(|server| server == self.server_name()) {
             others.push(self.server_name().to_owned());
         }
@@ -63,7 +60,8 @@ impl SharedSpace {
     /// Servers in the room that have written changes: they take part.
     fn writing_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
         let log = super::stored::load_log(&self.db, room)?;
-        let mut writing: Vec<OwnedServerName> = log.rows().map(|(replica, _)| replica.server().to_owned()).collect();
+        let mut writing: Vec<OwnedServerName> =
+            log.rows().map(|(replica, _)| replica.server().to_owned()).collect();
         writing.dedup();
         let present = self.other_servers(room)?;
         writing.retain(|server| server == self.server_name() || present.contains(server));
@@ -155,11 +153,17 @@ impl SharedSpace {
             let Some(held) = writer.event(&id)? else { continue };
             let own = held.pdu.is_state("m.room.member", event.sender().as_str());
             joined |= own && held.pdu.membership() == Some(MembershipState::Join);
-            if (own || matches!(held.pdu.kind_text(), "m.room.create" | "m.room.power_levels")) && !shown.contains(&id) {
+            if (own || matches!(held.pdu.kind_text(), "m.room.create" | "m.room.power_levels"))
+                && !shown.contains(&id)
+            {
                 shown.push(id);
             }
         }
-        if joined { Ok(shown) } else { Err(SpaceError::Forbidden("the sender is not shown to be in the room")) }
+        if joined {
+            Ok(shown)
+        } else {
+            Err(SpaceError::Forbidden("the sender is not shown to be in the room"))
+        }
     }
 
     /// The item id of the change that an event carried or became.

@@ -58,10 +58,16 @@ fn sync_twice(fixture: &Fixture, device: &DeviceId) {
 
 /// The newest change of an item that has a value `{"n": n}`.
 fn change(fixture: &Fixture, n: u64) -> Change {
-    let delta = fixture.services.shared_space.changes(&fixture.room, &super::read::Pull { limit: 500, bytes: 1 << 20, ..Default::default() });
+    let delta = fixture
+        .services
+        .shared_space
+        .changes(&fixture.room, &super::read::Pull { limit: 500, bytes: 1 << 20, ..Default::default() });
     let changes = delta.expect("a delta").changes;
     let value = format!("{{\"n\":{n}}}");
-    changes.into_iter().rfind(|change| change.value().is_some_and(|held| held.as_str() == value)).expect("held")
+    changes
+        .into_iter()
+        .rfind(|change| change.value().is_some_and(|held| held.as_str() == value))
+        .expect("held")
 }
 
 #[test]
@@ -132,7 +138,9 @@ fn files_of_other_servers_are_wanted_until_they_are_here() {
     let space = &fixture.services.shared_space;
     let file = json!({ "file": { "url": "mxc://b.example/abc", "size": 1 } });
     fixture.put("ONE", "a.txt", &file, None).expect("written");
-    fixture.put("ONE", "own.txt", &json!({ "file": { "url": "mxc://a.example/abc" } }), None).expect("written");
+    fixture
+        .put("ONE", "own.txt", &json!({ "file": { "url": "mxc://a.example/abc" } }), None)
+        .expect("written");
     let (wanted, next) = space.wanted_files(10).expect("readable");
     assert_eq!(wanted.iter().map(|one| one.file.as_str()).collect::<Vec<_>>(), ["mxc://b.example/abc"]);
     assert_eq!(next, None);
@@ -178,13 +186,16 @@ fn writes_of_one_batch_see_each_other() {
     let fixture = Fixture::new();
     let write = |n: u64, token: Option<String>| super::write::Write {
         key: super::tests::item("plan"),
-        value: Some(causeway_shared_space::Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value")),
+        value: Some(
+            causeway_shared_space::Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value"),
+        ),
         token,
         on_conflict: OnConflict::Keep,
     };
     fixture.put("OTHER", "plan", &json!({"n": 0}), None).expect("written");
     let seen = token(&fixture.get("plan")).to_owned();
-    let writer = super::write::Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
+    let writer =
+        super::write::Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
     let writes = [write(1, Some(seen)), write(2, None)];
     fixture.services.shared_space.put_batch(writer, &fixture.room, &writes).expect("written");
     // No other server holds the first of the two: what it named is named again.

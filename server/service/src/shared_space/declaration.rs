@@ -114,7 +114,10 @@ mod tests {
             allow_unencrypted: true,
         };
         assert_eq!(parse(&said), Ok(expected));
-        assert_eq!(parse(&json!({"projection": "none", "projection_max": 5})).map(|read| read.projection_max), Ok(0));
+        assert_eq!(
+            parse(&json!({"projection": "none", "projection_max": 5})).map(|read| read.projection_max),
+            Ok(0)
+        );
     }
 
     #[test]

@@ -14,8 +14,10 @@ use std::{
 };
 
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, ForkProof, Header, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
-    change_log::{Link, PlaceError}, item::MAX_SIBLINGS,
+    Change, ChangeId, ChangeLog, ForkProof, Header, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling,
+    Standing,
+    change_log::{Link, PlaceError},
+    item::MAX_SIBLINGS,
 };
 use causeway_storage::{
     Batch, Database, StorageError,
@@ -172,7 +174,8 @@ impl<'a> Draft<'a> {
         self.placed += 1;
         self.last = Some(id);
         let row = EntryRow {
-            entry: RawValue::from_string(change.to_json_without_value()).map_err(|_| SpaceError::Stored("change"))?,
+            entry: RawValue::from_string(change.to_json_without_value())
+                .map_err(|_| SpaceError::Stored("change"))?,
             standing,
             received_ts: self.now_ms,
         };
@@ -207,7 +210,12 @@ impl<'a> Draft<'a> {
     }
 
     /// An entry that is held has been judged: it takes part in its item now.
-    pub fn judge(&mut self, batch: &mut Batch, change: &Change, standing: Standing) -> Result<(), SpaceError> {
+    pub fn judge(
+        &mut self,
+        batch: &mut Batch,
+        change: &Change,
+        standing: Standing,
+    ) -> Result<(), SpaceError> {
         let id = change.id();
         let link = entries::link(self.db, self.room, &id)?;
         let (Some(mut link), Some(mut row)) = (link, entries::entry(self.db, self.room, &id)?) else {
@@ -260,7 +268,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Joins an effective change to its item.
-    fn join_item(&mut self, batch: &mut Batch, change: &Change, device: Option<String>) -> Result<(), SpaceError> {
+    fn join_item(
+        &mut self,
+        batch: &mut Batch,
+        change: &Change,
+        device: Option<String>,
+    ) -> Result<(), SpaceError> {
         let (header, room) = (change.header(), self.room);
         let Some(sibling) = Sibling::of(header) else {
             for id in header.redacts() {
@@ -286,7 +299,12 @@ impl<'a> Draft<'a> {
             pass(&mut touched.row, *gone, device.as_deref());
         }
         if joined.added && device.is_some() {
-            touched.row.past.iter_mut().filter(|past| past.device == device).for_each(|past| past.device = None);
+            touched
+                .row
+                .past
+                .iter_mut()
+                .filter(|past| past.device == device)
+                .for_each(|past| past.device = None);
             touched.row.local.insert(sibling.id, LocalRow { device, ..LocalRow::default() });
         }
         if touched.row.item.is_incomplete() {
@@ -349,7 +367,10 @@ fn pass(row: &mut ItemRow, gone: ChangeId, device: Option<&str>) {
     if writer.is_none() && faces.is_empty() {
         return;
     }
-    row.past.iter_mut().filter(|past| writer.is_some() && past.device == writer).for_each(|past| past.device = None);
+    row.past
+        .iter_mut()
+        .filter(|past| writer.is_some() && past.device == writer)
+        .for_each(|past| past.device = None);
     row.past.retain(|past| past.device.is_some() || !past.faces.is_empty());
     row.past.push(PastRow { id: gone, device: writer, faces });
     if row.past.len() > PAST_MAX {

@@ -61,7 +61,9 @@ impl From<SpaceError> for MatrixError {
             SpaceError::Room(error) => error.into(),
             SpaceError::Forbidden(_) => Self::forbidden(error.to_string()),
             SpaceError::NotFound => Self::not_found(error.to_string()),
-            SpaceError::Value(ValueError::TooLarge) | SpaceError::TooMany(_) => Self::too_large(error.to_string()),
+            SpaceError::Value(ValueError::TooLarge) | SpaceError::TooMany(_) => {
+                Self::too_large(error.to_string())
+            }
             SpaceError::Value(_) => Self::bad_json(error.to_string()),
             SpaceError::Key(_) | SpaceError::Token(_) | SpaceError::Invalid(_) => {
                 Self::invalid_param(error.to_string())

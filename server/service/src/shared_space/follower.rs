@@ -111,13 +111,21 @@ impl SharedSpace {
         let Some(stamp) = Stamp::read(room, key, event.sender(), content)? else { return Ok(None) };
         let origin = stamp.change().server().to_owned();
         let ids = [stamp.change().signature().key_id().to_owned(), stamp.carrier_key_id().to_owned()];
-        let keys: Vec<(String, Vec<u8>)> =
-            ids.into_iter().filter_map(|id| Some((id.clone(), self.verify_key(&origin, &id).ok()??))).collect();
+        let keys: Vec<(String, Vec<u8>)> = ids
+            .into_iter()
+            .filter_map(|id| Some((id.clone(), self.verify_key(&origin, &id).ok()??)))
+            .collect();
         let find = |id: &str| keys.iter().find(|(known, _)| known == id).map(|(_, key)| key.as_slice());
         Ok(stamp.verify(find)?.then_some(stamp))
     }
 
-    fn join_stamped(&self, room: &RoomId, key: &ItemKey, event: &Pdu, stamp: Stamp) -> Result<(), SpaceError> {
+    fn join_stamped(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        event: &Pdu,
+        stamp: Stamp,
+    ) -> Result<(), SpaceError> {
         let change = stamp.into_change();
         let (id, item_id) = (change.id(), change.header().item_id());
         let mut outcome = causeway_replication::Outcome::default();
@@ -151,7 +159,8 @@ impl SharedSpace {
         if content.contains_key("org.causeway.conflict") {
             return self.follow_notice(room, event, &content);
         }
-        let reply_to = content.get("m.relates_to").and_then(|relation| relation["m.in_reply_to"]["event_id"].as_str());
+        let reply_to =
+            content.get("m.relates_to").and_then(|relation| relation["m.in_reply_to"]["event_id"].as_str());
         let Some(notice) = reply_to.and_then(|id| EventId::parse(id).ok()) else { return Ok(()) };
         let body = content.get("body").and_then(Json::as_str).unwrap_or_default();
         match super::choice::of_reply(body) {

@@ -33,7 +33,12 @@ impl SharedSpace {
     ///
     /// # Errors
     /// The room is not known here, or storage failed: nothing was stored then.
-    pub fn join(&self, room: &RoomId, from: &ServerName, changes: Vec<Change>) -> Result<Outcome, SpaceError> {
+    pub fn join(
+        &self,
+        room: &RoomId,
+        from: &ServerName,
+        changes: Vec<Change>,
+    ) -> Result<Outcome, SpaceError> {
         let mut outcome = Outcome::default();
         let verified = self.verify_all(room, from, changes, &mut outcome)?;
         if verified.is_empty() {
@@ -181,7 +186,10 @@ impl SharedSpace {
 /// Which of these are signed by their key; those without one are taken as they are.
 fn check_signatures(waiting: &[(Change, Option<Arc<[u8]>>)]) -> Vec<bool> {
     let check = |entries: &[(Change, Option<Arc<[u8]>>)]| -> Vec<bool> {
-        entries.iter().map(|(change, key)| key.as_ref().is_none_or(|key| change.verify(key).is_ok())).collect()
+        entries
+            .iter()
+            .map(|(change, key)| key.as_ref().is_none_or(|key| change.verify(key).is_ok()))
+            .collect()
     };
     if waiting.len() < PARALLEL_MIN {
         return check(waiting);

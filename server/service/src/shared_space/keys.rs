@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use causeway_shared_space::Change;
-pub use causeway_storage::shared_space::entries::VerifyKeyRow;
 use causeway_storage::shared_space::entries;
+pub use causeway_storage::shared_space::entries::VerifyKeyRow;
 use ruma::{OwnedServerName, ServerName};
 
 use super::{SharedSpace, error::SpaceError};
@@ -19,7 +19,11 @@ const KEY_BYTES: usize = 32;
 
 impl SharedSpace {
     /// The public key of a server under which an entry is signed, if known.
-    pub(super) fn verify_key(&self, server: &ServerName, key_id: &str) -> Result<Option<Vec<u8>>, SpaceError> {
+    pub(super) fn verify_key(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+    ) -> Result<Option<Vec<u8>>, SpaceError> {
         let text = if server == self.server_name() {
             self.keys.own_public_keys().get(key_id).map(|key| STANDARD_NO_PAD.encode(key.as_bytes()))
         } else {
@@ -48,7 +52,10 @@ impl SharedSpace {
 
     /// Which keys are needed for these entries and not known, or only by hearsay:
     /// server and key id.
-    pub fn unknown_keys(&self, changes: &[Change]) -> Result<BTreeSet<(OwnedServerName, String)>, SpaceError> {
+    pub fn unknown_keys(
+        &self,
+        changes: &[Change],
+    ) -> Result<BTreeSet<(OwnedServerName, String)>, SpaceError> {
         let mut unknown = BTreeSet::new();
         for change in changes {
             let needed = (change.server().to_owned(), change.signature().key_id().to_owned());

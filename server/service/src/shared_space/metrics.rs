@@ -25,7 +25,10 @@ impl Metrics {
         Self {
             writes: counter("causeway.space.writes", "Changes written on this server and acknowledged"),
             joined: counter("causeway.space.joined", "Changes of other servers that became held"),
-            refused: counter("causeway.space.refused", "Changes of other servers that were refused, by reason"),
+            refused: counter(
+                "causeway.space.refused",
+                "Changes of other servers that were refused, by reason",
+            ),
             conflicts: counter("causeway.space.conflicts", "Conflicts that were told in a room"),
             settlements: counter("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),
         }

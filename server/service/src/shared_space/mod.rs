@@ -36,8 +36,8 @@ pub mod read;
 mod redaction;
 mod service_user;
 mod settlement;
-pub mod stored;
 pub mod state_event;
+pub mod stored;
 pub mod token;
 pub mod wanted_media;
 pub mod worker;
@@ -55,12 +55,20 @@ use std::{
 };
 
 use causeway_shared_space::{ChangeId, ChangeLog, Counter, ReplicaId, VersionVector};
-use causeway_storage::{Database, StorageError, shared_space::{entries, queues}};
+use causeway_storage::{
+    Database, StorageError,
+    shared_space::{entries, queues},
+};
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
 use self::{agenda::Agenda, metrics::Metrics, projection::Pace, token::TokenKey};
-use crate::{clock::Clock, notify::{Notifier, Topic}, rooms::Rooms, server_keys::ServerKeys};
+use crate::{
+    clock::Clock,
+    notify::{Notifier, Topic},
+    rooms::Rooms,
+    server_keys::ServerKeys,
+};
 
 /// The type of the state events that are items.
 pub const ITEM_TYPE: &str = "org.causeway.item";
@@ -174,7 +182,11 @@ impl SharedSpace {
     }
 
     /// Rooms in which this server holds changes, after `after`, at most `limit`.
-    pub fn rooms_with_changes(&self, after: Option<&str>, limit: usize) -> Result<Vec<OwnedRoomId>, StorageError> {
+    pub fn rooms_with_changes(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<OwnedRoomId>, StorageError> {
         let rooms = entries::rooms(&self.db, after, limit)?;
         Ok(rooms.into_iter().filter_map(|room| RoomId::parse(room).ok()).collect())
     }
@@ -247,7 +259,8 @@ impl SharedSpace {
 
     /// A replica that was never written as.
     fn new_replica(&self) -> ReplicaId {
-        ReplicaId::new(self.server_name(), rand::rng().random()).expect("our own name fits: it is part of user ids")
+        ReplicaId::new(self.server_name(), rand::rng().random())
+            .expect("our own name fits: it is part of user ids")
     }
 }
 
@@ -261,4 +274,3 @@ impl std::fmt::Debug for SharedSpace {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

@@ -32,7 +32,8 @@ pub struct Told {
 /// The content of a notice about one item.
 pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> Value {
     let mut body = if encrypted {
-        "Changes to an item of this room's shared space did not see each other. All of them are kept.\n".to_owned()
+        "Changes to an item of this room's shared space did not see each other. All of them are kept.\n"
+            .to_owned()
     } else {
         format!("Changes to “{}” did not see each other. All of them are kept:\n", excerpt(key))
     };
@@ -67,7 +68,8 @@ pub fn summary(conflicts: &[(String, String, Vec<Told>)], encrypted: bool) -> Va
     let mut body = format!("{count} items have changes that did not see each other. All of them are kept");
     let mut mentioned = Vec::new();
     if !encrypted {
-        let named: Vec<_> = conflicts.iter().take(10).map(|(_, key, _)| format!("“{}”", excerpt(key))).collect();
+        let named: Vec<_> =
+            conflicts.iter().take(10).map(|(_, key, _)| format!("“{}”", excerpt(key))).collect();
         let more = if count > named.len() { ", …" } else { "" };
         write_to(&mut body, format_args!(": {}{more}", named.join(", ")));
     }
@@ -138,10 +140,10 @@ fn excerpt(text: &str) -> String {
 }
 
 fn moment(ms: u64) -> String {
-    i64::try_from(ms)
-        .ok()
-        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| "at an unknown time".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+    i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).map_or_else(
+        || "at an unknown time".to_owned(),
+        |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -162,7 +164,13 @@ mod tests {
         ];
         let content = notice("c1", "plans/2026.md", &siblings, false);
         let body = content["body"].as_str().expect("a body");
-        for part in ["plans/2026.md", "1️⃣ @alice:a.example, 2023-11-14 22:13:20 UTC: {", "2️⃣ @bob", "deleted it", "keep 1"] {
+        for part in [
+            "plans/2026.md",
+            "1️⃣ @alice:a.example, 2023-11-14 22:13:20 UTC: {",
+            "2️⃣ @bob",
+            "deleted it",
+            "keep 1",
+        ] {
             assert!(body.contains(part), "{part} in {body}");
         }
         assert_eq!(content["m.mentions"]["user_ids"], json!(["@alice:a.example", "@bob:b.example"]));

@@ -135,7 +135,11 @@ impl SharedSpace {
             return Ok(When::Never);
         }
         let complete_at = row.missing_since.map_or(0, |since| since + as_ms(INCOMPLETE_WAIT));
-        let Some(rank) = self.rank(room, &conflict.speakers().into_iter().map(ToOwned::to_owned).collect::<Vec<_>>(), &id)?
+        let Some(rank) = self.rank(
+            room,
+            &conflict.speakers().into_iter().map(ToOwned::to_owned).collect::<Vec<_>>(),
+            &id,
+        )?
         else {
             return Ok(When::Never);
         };
@@ -288,7 +292,8 @@ impl SharedSpace {
     ) -> Result<Option<(OwnedEventId, OwnedUserId)>, SpaceError> {
         let fallback = author.unwrap_or_else(|| self.service_user());
         let Some(speaker) = self.speaker(writer, &fallback)? else { return Ok(None) };
-        let event = NewEvent::new("m.room.message", speaker.clone(), None, content).map_err(RoomError::from)?;
+        let event =
+            NewEvent::new("m.room.message", speaker.clone(), None, content).map_err(RoomError::from)?;
         match writer.append(event) {
             Ok(sent) => Ok(Some((sent.event_id().to_owned(), speaker))),
             Err(RoomError::Forbidden(why)) => {
@@ -306,7 +311,9 @@ impl SharedSpace {
         event: &Pdu,
         content: &Map<String, Json>,
     ) -> Result<(), SpaceError> {
-        if content.contains_key("m.new_content") || notices::notice(&self.db, room, event.event_id())?.is_some() {
+        if content.contains_key("m.new_content")
+            || notices::notice(&self.db, room, event.event_id())?.is_some()
+        {
             return Ok(());
         }
         let listed = content.get("org.causeway.conflict").cloned().unwrap_or_default();
@@ -362,7 +369,9 @@ impl SharedSpace {
             }
             let first = known.iter().find(|(other, row)| row.conflict == notice.conflict && other < event);
             let outcome = match first {
-                Some((first, _)) => Some(format!("This was told already: https://matrix.to/#/{room}/{first}")),
+                Some((first, _)) => {
+                    Some(format!("This was told already: https://matrix.to/#/{room}/{first}"))
+                }
                 None => self.outcome(room, row, notice, key)?,
             };
             if let Some(outcome) = outcome {
@@ -382,7 +391,8 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let Some(original) = self.rooms.event(event)? else { return Ok(()) };
         let content = notice_text::edited(event.as_str(), &Json::Object(original.content_object()), outcome);
-        let edit = NewEvent::new("m.room.message", notice.sender.clone(), None, content).map_err(RoomError::from)?;
+        let edit =
+            NewEvent::new("m.room.message", notice.sender.clone(), None, content).map_err(RoomError::from)?;
         if let Err(error) = writer.append(edit) {
             let error = crate::error::Chain(&error);
             tracing::warn!(%error, "a notice can't be edited");
@@ -421,7 +431,11 @@ impl SharedSpace {
 
     /// The header of the change with this item id, if it is held; of several
     /// adoptions any.
-    pub(super) fn header_of_item_id(&self, room: &RoomId, id: &ChangeId) -> Result<Option<Header>, SpaceError> {
+    pub(super) fn header_of_item_id(
+        &self,
+        room: &RoomId,
+        id: &ChangeId,
+    ) -> Result<Option<Header>, SpaceError> {
         let entry = match entries::entry(&self.db, room, id)? {
             Some(entry) => Some(entry),
             None => match items::adoptions(&self.db, room, id, 1)?.first() {

@@ -8,10 +8,11 @@
 use std::collections::HashMap;
 
 use causeway_room::state_tree::NodeId;
-use causeway_shared_space::{Change, ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling};
+use causeway_shared_space::{
+    Change, ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling,
+};
 use causeway_storage::{
-    Database, StorageError,
-    rooms as room_rows,
+    Database, StorageError, rooms as room_rows,
     shared_space::{
         entries,
         items::{self, ItemRow},

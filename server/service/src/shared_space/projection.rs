@@ -17,8 +17,7 @@ use causeway_shared_space::{Change, ItemKey, Kind};
 use causeway_storage::{
     rooms as room_rows,
     shared_space::{
-        items,
-        notices,
+        items, notices,
         queues::{self, Queue, QueueRow},
     },
 };
@@ -26,8 +25,8 @@ use ruma::{OwnedRoomId, RoomId};
 use serde_json::Value as Json;
 
 use super::{
-    ITEM_TYPE, SharedSpace, agenda::Task, declaration::PROJECTION_MAX_MOST, draft::Draft, error::SpaceError, lock,
-    stored,
+    ITEM_TYPE, SharedSpace, agenda::Task, declaration::PROJECTION_MAX_MOST, draft::Draft, error::SpaceError,
+    lock, stored,
 };
 use crate::rooms::{RoomError, RoomWriter};
 
@@ -74,7 +73,11 @@ enum Decision {
 
 impl SharedSpace {
     /// Queues an item's face, if the room shows items and there is room for it.
-    pub(super) fn queue_projection(&self, writer: &mut RoomWriter<'_>, key: &ItemKey) -> Result<(), SpaceError> {
+    pub(super) fn queue_projection(
+        &self,
+        writer: &mut RoomWriter<'_>,
+        key: &ItemKey,
+    ) -> Result<(), SpaceError> {
         let room = writer.room_id().to_owned();
         let most = self.declaration(writer)?.projection_max;
         if most == 0 {
@@ -223,10 +226,17 @@ impl SharedSpace {
         Ok(())
     }
 
-    fn decide(&self, writer: &mut RoomWriter<'_>, key: &ItemKey, queued: &QueueRow) -> Result<Decision, SpaceError> {
+    fn decide(
+        &self,
+        writer: &mut RoomWriter<'_>,
+        key: &ItemKey,
+        queued: &QueueRow,
+    ) -> Result<Decision, SpaceError> {
         let room = writer.room_id().to_owned();
         let row = items::item(&self.db, &room, key.as_str())?.unwrap_or_default();
-        let Some(face) = row.item.face().filter(|face| !face.is_adoption()) else { return Ok(Decision::Leave) };
+        let Some(face) = row.item.face().filter(|face| !face.is_adoption()) else {
+            return Ok(Decision::Leave);
+        };
         let Some(change) = stored::change(&self.db, &room, &face.entry)? else { return Ok(Decision::Leave) };
         let state = writer.state(ITEM_TYPE, key.as_str())?;
         let is_redacted = change.header().kind() == Kind::Put && change.value().is_none();
@@ -240,7 +250,9 @@ impl SharedSpace {
                 None => return Ok(Decision::Leave),
                 Some(shown) if shown == face.entry => {
                     let others: Vec<String> = match row.item.conflict(key) {
-                        Some(_) => row.item.siblings().iter().skip(1).map(|other| other.id.to_string()).collect(),
+                        Some(_) => {
+                            row.item.siblings().iter().skip(1).map(|other| other.id.to_string()).collect()
+                        }
                         None => Vec::new(),
                     };
                     if listed(event) == others || self.rooms.redaction_of(event.event_id())?.is_some() {
@@ -286,13 +298,20 @@ impl SharedSpace {
 
     /// An event of another server can take the room's state back to something
     /// else, also that of items which it does not speak of. `position` is its own.
-    pub(super) fn check_faces_after(&self, room: &RoomId, position: u64, event: &Pdu) -> Result<(), SpaceError> {
+    pub(super) fn check_faces_after(
+        &self,
+        room: &RoomId,
+        position: u64,
+        event: &Pdu,
+    ) -> Result<(), SpaceError> {
         if event.sender().server_name() == self.server_name() {
             return Ok(());
         }
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let before = self.rooms.state_root_at(room, position.saturating_sub(1))?;
-        let (Some(before), Some(after)) = (before, self.rooms.state_root_at(room, position)?) else { return Ok(()) };
+        let (Some(before), Some(after)) = (before, self.rooms.state_root_at(room, position)?) else {
+            return Ok(());
+        };
         if before == after {
             return Ok(());
         }
@@ -315,4 +334,3 @@ fn listed(face: &Pdu) -> Vec<String> {
     let ids = list.into_iter().flatten().filter_map(|other| other["id"].as_str());
     ids.map(str::to_owned).collect()
 }
-

@@ -19,7 +19,11 @@ use causeway_storage::{
 use ruma::{RoomId, UserId};
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{SharedSpace, error::SpaceError, stored::{self, SpaceSnapshot}};
+use super::{
+    SharedSpace,
+    error::SpaceError,
+    stored::{self, SpaceSnapshot},
+};
 
 /// Items in one page of a list.
 pub const LIST_MAX: usize = 1_000;
@@ -114,7 +118,9 @@ impl SharedSpace {
         }
         self.db.barrier()?;
         let mut answer = json!({ "key": key.as_str(), "changes": changes });
-        if rows.len() == limit && let Some((at, id)) = rows.last() {
+        if rows.len() == limit
+            && let Some((at, id)) = rows.last()
+        {
             answer["next"] = format!("{at}_{id}").into();
         }
         Ok(answer)
@@ -133,7 +139,9 @@ impl SharedSpace {
     pub fn with_snapshot<T>(
         &self,
         room: &RoomId,
-        work: impl FnOnce(&SpaceSnapshot<'_, causeway_storage::Snapshot<'_>>) -> Result<T, causeway_storage::StorageError>,
+        work: impl FnOnce(
+            &SpaceSnapshot<'_, causeway_storage::Snapshot<'_>>,
+        ) -> Result<T, causeway_storage::StorageError>,
     ) -> Result<T, causeway_storage::StorageError> {
         self.db.barrier()?;
         let snapshot = self.db.snapshot();
@@ -141,7 +149,11 @@ impl SharedSpace {
     }
 
     /// Values by the ids of their changes; ids that have none here are left out.
-    pub fn values(&self, room: &RoomId, ids: &[ChangeId]) -> Result<Vec<(ChangeId, Box<RawValue>)>, SpaceError> {
+    pub fn values(
+        &self,
+        room: &RoomId,
+        ids: &[ChangeId],
+    ) -> Result<Vec<(ChangeId, Box<RawValue>)>, SpaceError> {
         self.db.barrier()?;
         let values = entries::values(&self.db, room, ids)?;
         let held = ids.iter().zip(values).filter_map(|(id, value)| {

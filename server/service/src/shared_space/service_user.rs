@@ -35,7 +35,12 @@ impl SharedSpace {
     }
 
     /// Whether the service user is in the room, after trying to bring it in.
-    fn bring_in(&self, writer: &mut RoomWriter<'_>, service: &UserId, host: &UserId) -> Result<bool, SpaceError> {
+    fn bring_in(
+        &self,
+        writer: &mut RoomWriter<'_>,
+        service: &UserId,
+        host: &UserId,
+    ) -> Result<bool, SpaceError> {
         let membership = writer.membership(service)?;
         match membership {
             MembershipState::Join => return Ok(true),

@@ -13,12 +13,7 @@ use causeway_storage::shared_space::{
 };
 use ruma::{EventId, RoomId, UserId};
 
-use super::{
-    SharedSpace, authorise,
-    error::SpaceError,
-    notice_text,
-    write::Wanted,
-};
+use super::{SharedSpace, authorise, error::SpaceError, notice_text, write::Wanted};
 use crate::rooms::RoomWriter;
 
 /// What a choice comes to.
@@ -85,7 +80,10 @@ impl SharedSpace {
             }
             let mut observed: Observed = notice.siblings.iter().copied().collect();
             // He may have changed his mind.
-            row.item.siblings_by(user).filter(|own| names_all(&own.supersedes, notice)).for_each(|own| observed.give(own.id));
+            row.item
+                .siblings_by(user)
+                .filter(|own| names_all(&own.supersedes, notice))
+                .for_each(|own| observed.give(own.id));
             let wanted = Wanted {
                 key: &key,
                 body,
@@ -116,7 +114,8 @@ impl SharedSpace {
     fn answer(&self, writer: &mut RoomWriter<'_>, event: &Pdu, said: &str) -> Result<(), SpaceError> {
         let Some(speaker) = self.speaker(writer, event.sender())? else { return Ok(()) };
         let content = notice_text::answer(event.event_id().as_str(), event.sender().as_str(), said);
-        let message = NewEvent::new("m.room.message", speaker, None, content).map_err(crate::rooms::RoomError::from)?;
+        let message =
+            NewEvent::new("m.room.message", speaker, None, content).map_err(crate::rooms::RoomError::from)?;
         writer.append(message)?;
         Ok(())
     }

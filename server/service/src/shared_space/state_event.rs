@@ -10,15 +10,10 @@ use ruma::{DeviceId, OwnedEventId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    ITEM_TYPE, SharedSpace,
-    authorise,
-    draft::Draft,
-    error::SpaceError,
-    observed::device_name,
-    write::Wanted,
+    ITEM_TYPE, SharedSpace, authorise, draft::Draft, error::SpaceError, observed::device_name, write::Wanted,
 };
-use causeway_room::build::NewEvent;
 use crate::rooms::RoomWriter;
+use causeway_room::build::NewEvent;
 
 /// Room events remembered for one change: it is projected again only so often.
 const FACES_MAX: usize = 8;

@@ -2,7 +2,9 @@
 //! consistent snapshot of it.
 
 use causeway_replication::Snapshot as ReplicationSnapshot;
-use causeway_shared_space::{Change, ChangeId, ChangeLog, Counter, Dot, Entries, EntrySignature, Header, Link, Range, Value};
+use causeway_shared_space::{
+    Change, ChangeId, ChangeLog, Counter, Dot, Entries, EntrySignature, Header, Link, Range, Value,
+};
 use causeway_storage::{
     Read, StorageError,
     shared_space::entries::{self, EntryRow},
@@ -100,7 +102,9 @@ impl<R: Read> ReplicationSnapshot for SpaceSnapshot<'_, R> {
             }
             let last = rows.last().and_then(|(counter, id, _)| Some((Counter::new(*counter)?, *id)));
             match last {
-                Some((counter, id)) if rows.len() == at_once && changes.len() < limit => cursor = (counter, Some(id)),
+                Some((counter, id)) if rows.len() == at_once && changes.len() < limit => {
+                    cursor = (counter, Some(id))
+                }
                 _ => return Ok(changes),
             }
         }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{Services, clock::Clock, remote::RemoteHandle, rooms::CreateRoom, settings::Settings};
 
-pub(super) static ALICE: std::sync::LazyLock<&UserId> = std::sync::LazyLock::new(|| user_id!("@alice:a.example"));
+pub(super) static ALICE: std::sync::LazyLock<&UserId> =
+    std::sync::LazyLock::new(|| user_id!("@alice:a.example"));
 
 pub(super) struct Fixture {
     _folder: tempfile::TempDir,
@@ -27,7 +28,13 @@ impl Fixture {
         Self { _folder: folder, services, room }
     }
 
-    pub(super) fn put(&self, device: &str, key: &str, value: &Json, token: Option<&str>) -> Result<Json, SpaceError> {
+    pub(super) fn put(
+        &self,
+        device: &str,
+        key: &str,
+        value: &Json,
+        token: Option<&str>,
+    ) -> Result<Json, SpaceError> {
         self.write(device, key, Some(value), token, OnConflict::Keep, None)
     }
 
@@ -90,8 +97,11 @@ fn what_was_seen_is_superseded_and_what_was_not_is_kept() {
     let history = history.expect("a history");
     assert_eq!(history["changes"].as_array().expect("changes").len(), 3);
     let next = history["next"].as_str().expect("more");
-    let history =
-        fixture.services.shared_space.history(*ALICE, &fixture.room, &item("plan"), Some(next), 3).expect("the rest");
+    let history = fixture
+        .services
+        .shared_space
+        .history(*ALICE, &fixture.room, &item("plan"), Some(next), 3)
+        .expect("the rest");
     assert_eq!(history["changes"].as_array().expect("changes").len(), 2);
 }
 
@@ -183,7 +193,10 @@ fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
         .put_state_event(*ALICE, Some(device_id!("ONE")), &room, "plan", &content("{}"))
         .expect("sent");
     let status = services.shared_space.status(*ALICE, &room).expect("a status");
-    assert_eq!((&status["replicas"], &status["changes"], &status["islands"]), (&json!(2), &json!(2), &json!(0)));
+    assert_eq!(
+        (&status["replicas"], &status["changes"], &status["islands"]),
+        (&json!(2), &json!(2), &json!(0))
+    );
     assert_eq!(status["vector"].as_object().expect("a vector").len(), 1, "one tip for both incarnations");
     let read = services.shared_space.get(*ALICE, &room, &item("plan")).expect("an item");
     assert_eq!(read["siblings"].as_array().map(Vec::len), Some(1), "its own write is superseded: {read}");
@@ -191,7 +204,8 @@ fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
 
 /// Messages of a room, oldest first: sender and content.
 fn messages(fixture: &Fixture) -> Vec<(String, String, Json)> {
-    let events = fixture.services.rooms.timeline(&fixture.room, None, causeway_storage::Direction::Forward, 500);
+    let events =
+        fixture.services.rooms.timeline(&fixture.room, None, causeway_storage::Direction::Forward, 500);
     let events = events.expect("a timeline").into_iter();
     events
         .filter(|(_, event)| event.kind_text() == "m.room.message")
@@ -223,7 +237,8 @@ fn a_conflict_is_told_once_and_a_reaction_settles_it() {
     assert_eq!(content["m.mentions"]["user_ids"], json!([*ALICE]));
     assert_eq!(content["org.causeway.conflict"]["key"], "plan");
     let read = fixture.get("plan");
-    let ids: Vec<_> = read["siblings"].as_array().expect("siblings").iter().map(|one| one["id"].clone()).collect();
+    let ids: Vec<_> =
+        read["siblings"].as_array().expect("siblings").iter().map(|one| one["id"].clone()).collect();
     let listed = content["org.causeway.conflict"]["siblings"].as_array().expect("listed");
     assert_eq!(listed.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), ids);
     let second = read["siblings"][1]["value"].clone();
@@ -260,7 +275,8 @@ fn a_reply_settles_and_who_comes_late_is_told_so() {
     let reply = |user: &UserId, said: &str| {
         let relation = json!({ "m.in_reply_to": { "event_id": notice } });
         let content = json!({ "msgtype": "m.text", "body": said, "m.relates_to": relation });
-        let event = causeway_room::NewEvent::new("m.room.message", user.to_owned(), None, content).expect("an event");
+        let event =
+            causeway_room::NewEvent::new("m.room.message", user.to_owned(), None, content).expect("an event");
         fixture.services.rooms.send(&fixture.room, event, None).expect("sent");
         space.step().expect("followed");
     };
@@ -273,7 +289,10 @@ fn a_reply_settles_and_who_comes_late_is_told_so() {
     assert_eq!(fixture.get("plan")["siblings"][0]["value"], json!({"n": 1}));
     reply(*ALICE, "keep 2");
     let read = fixture.get("plan");
-    assert_eq!((read["siblings"].as_array().map(Vec::len), &read["siblings"][0]["author"]), (Some(1), &json!(bob)));
+    assert_eq!(
+        (read["siblings"].as_array().map(Vec::len), &read["siblings"][0]["author"]),
+        (Some(1), &json!(bob))
+    );
     let said = messages(&fixture);
     let late = said.last().expect("an answer").2["body"].as_str().expect("a body").to_owned();
     assert!(late.contains("already settled by @bob:a.example"), "{said:?}");
@@ -283,7 +302,8 @@ fn a_reply_settles_and_who_comes_late_is_told_so() {
 fn an_api_write_gets_a_face_and_a_conflict_is_listed_in_it() {
     let fixture = Fixture::new();
     let space = &fixture.services.shared_space;
-    let face = || fixture.services.rooms.state_event(&fixture.room, super::ITEM_TYPE, "plan").expect("readable");
+    let face =
+        || fixture.services.rooms.state_event(&fixture.room, super::ITEM_TYPE, "plan").expect("readable");
     fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
     space.step().expect("shown");
     assert_eq!(face().expect("a face").content_object()["n"], 1);
@@ -305,7 +325,8 @@ fn an_unstamped_event_is_adopted_and_supersedes_what_it_replaced() {
     let space = &fixture.services.shared_space;
     let plain = |content: Json| {
         let key = Some("plan".to_owned());
-        let event = causeway_room::NewEvent::new(super::ITEM_TYPE, (*ALICE).to_owned(), key, content).expect("an event");
+        let event = causeway_room::NewEvent::new(super::ITEM_TYPE, (*ALICE).to_owned(), key, content)
+            .expect("an event");
         fixture.services.rooms.send(&fixture.room, event, None).expect("sent");
         space.step().expect("adopted");
         space.step().expect("adopted");

@@ -56,7 +56,8 @@ impl TokenKey {
             return Err(InvalidToken);
         }
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| InvalidToken)?;
-        let (signed, tag) = bytes.split_at_checked(bytes.len().saturating_sub(TAG_BYTES)).ok_or(InvalidToken)?;
+        let (signed, tag) =
+            bytes.split_at_checked(bytes.len().saturating_sub(TAG_BYTES)).ok_or(InvalidToken)?;
         if !bool::from(self.tag(room, key, signed).ct_eq(tag)) {
             return Err(InvalidToken);
         }

@@ -6,9 +6,7 @@
 //!
 //! Not here: the fetching ([`crate::prefetch`]).
 
-use causeway_storage::{
-    shared_space::queues::{self, Queue, QueueRow},
-};
+use causeway_storage::shared_space::queues::{self, Queue, QueueRow};
 use ruma::{OwnedMxcUri, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 

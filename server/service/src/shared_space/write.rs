@@ -1,27 +1,20 @@
 //! Writing items through the API: what was seen comes as a token.
 
-use causeway_shared_space::{
-    Change, Counter, ItemKey, NewChange, Observed, Standing, Value,
-    change::Body,
-};
+use causeway_shared_space::{Change, Counter, ItemKey, NewChange, Observed, Standing, Value, change::Body};
 use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue};
 use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SharedSpace, Space,
-    authorise,
+    SharedSpace, Space, authorise,
     draft::Draft,
     error::SpaceError,
     lock,
     observed::{device_name, own_writes},
     stored::StoredEntries,
 };
-use crate::{
-    notify::Topic,
-    rooms::RoomWriter,
-};
+use crate::{notify::Topic, rooms::RoomWriter};
 
 /// Writes in one batch request.
 pub const BATCH_MAX: usize = 500;
@@ -114,7 +107,12 @@ impl SharedSpace {
         writer: Writer<'_>,
         room: &RoomId,
         request: &str,
-        write: impl FnOnce(&mut Space, &mut Draft<'_>, &Author<'_>, &mut RoomWriter<'_>) -> Result<Json, SpaceError>,
+        write: impl FnOnce(
+            &mut Space,
+            &mut Draft<'_>,
+            &Author<'_>,
+            &mut RoomWriter<'_>,
+        ) -> Result<Json, SpaceError>,
     ) -> Result<Json, SpaceError> {
         if writer.idempotency_key.is_some_and(|key| key.len() > IDEMPOTENCY_KEY_MAX) {
             return Err(SpaceError::Invalid("the idempotency key is too long"));
@@ -257,7 +255,8 @@ impl SharedSpace {
             at
         };
         let supersedes = wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?;
-        let depth = if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
+        let depth =
+            if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
         let new = NewChange {
             room_id: room,
             key: wanted.key.clone(),
@@ -282,7 +281,9 @@ impl SharedSpace {
         if writer.state("m.room.encryption", "")?.is_none() || self.declaration(writer)?.allow_unencrypted {
             return Ok(());
         }
-        Err(SpaceError::Forbidden("This room is encrypted, and its shared space does not allow values in clear"))
+        Err(SpaceError::Forbidden(
+            "This room is encrypted, and its shared space does not allow values in clear",
+        ))
     }
 }
 

@@ -168,7 +168,12 @@ impl<'a> Answer<'a> {
     }
 
     /// The latest events of a stretch, at most [`UNREAD_SCAN_MAX`]; reads little more than that.
-    fn events_between(&self, room_id: &RoomId, after: i64, until: i64) -> Result<Vec<OwnedEventId>, MatrixError> {
+    fn events_between(
+        &self,
+        room_id: &RoomId,
+        after: i64,
+        until: i64,
+    ) -> Result<Vec<OwnedEventId>, MatrixError> {
         let mut events = Vec::new();
         let mut from = until;
         while events.len() < UNREAD_SCAN_MAX {

@@ -33,11 +33,11 @@ use causeway_storage::{
 };
 pub use given::given;
 pub use progress::Given;
-pub use timeline::passes;
 use ruma::{
     OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
     events::room::member::MembershipState,
 };
+pub use timeline::passes;
 
 use self::{
     answer::Answer,
