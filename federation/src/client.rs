@@ -268,6 +268,10 @@ impl FederationClient {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Request(error);
         let url = format!("https://{}:{}{}", place.host, place.port, request.path_and_query);
         let url = Url::parse(&url).map_err(|error| failed(error.into()))?;
+        if !may_follow(&self.0.dns, &url) {
+            // A name such as 127.1 is no address to us, but one to the URL.
+            return Err(failed("the address is one that this server never connects to".into()));
+        }
         if place.route != Route::Host {
             self.0.routes.set(&place.host, place.route.clone());
         }

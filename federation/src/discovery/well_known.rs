@@ -65,6 +65,10 @@ impl WellKnownSource {
         }
         let Some(http) = &self.http else { return WellKnown::Absent };
         let url = format!("https://{host}/.well-known/matrix/server");
+        // Addresses never come here; what only a URL takes for one (127.1) is a trick.
+        if !url::Url::parse(&url).is_ok_and(|url| matches!(url.host(), Some(url::Host::Domain(_)))) {
+            return WellKnown::Absent;
+        }
         let response = match http.get(url).send().await {
             Ok(response) => response,
             Err(error) if error.is_redirect() || error.is_builder() => return WellKnown::Absent,

@@ -134,8 +134,10 @@ async fn try_apply(
                     published,
                     hearsay: false,
                 });
-            } else if let Some((key, document)) =
-                served.iter().find_map(|document| Some((document.keys.get(&key_id)?, document)))
+            } else if known.keys.is_empty()
+                // An origin that answers is believed about what is not its key, too.
+                && let Some((key, document)) =
+                    served.iter().find_map(|document| Some((document.keys.get(&key_id)?, document)))
             {
                 let published = Some(document.raw.clone());
                 found.push(KnownKey {

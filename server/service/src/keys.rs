@@ -281,7 +281,15 @@ impl Keys {
                 serde_json::json!({ (user_id.as_str()): { (key_id): signature } }),
             );
             verify(user_id, key_id, &public, &claim)?;
-            stored["signatures"][user_id.as_str()][key_id] = signature.clone();
+            // An object that was uploaded without signatures has no place for them.
+            let all = stored.entry("signatures").or_insert_with(|| serde_json::json!({}));
+            let Some(all) = all.as_object_mut() else {
+                return Err(MatrixError::invalid_param("The stored object's signatures are no object"));
+            };
+            let own = all.entry(user_id.as_str()).or_insert_with(|| serde_json::json!({}));
+            if let Some(own) = own.as_object_mut() {
+                own.insert(key_id.clone(), signature.clone());
+            }
         }
         let row = bounded(&Value::Object(stored), SIGNED_BYTES_MAX)?;
         let mut batch = self.database.batch();

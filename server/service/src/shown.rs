@@ -143,6 +143,10 @@ impl<'a> Shower<'a> {
                 continue;
             }
             let Some(event) = self.view.event(&related.event_id)? else { continue };
+            if event.room_id() != pdu.room_id() {
+                // Anybody can name any event from a room of his own.
+                continue;
+            }
             match related.rel_type.as_str() {
                 "m.replace" if event.sender() == pdu.sender() && event.kind_text() == pdu.kind_text() => {
                     bundled.insert("m.replace".to_owned(), value(&render(&event, Shape::Full, Map::new())?));

@@ -88,11 +88,15 @@ fn shown_power(writer: &RoomWriter<'_>, header: &Header) -> Result<Result<Power,
     for event_id in header.authorized_by() {
         let Some(held) = writer.event(event_id)? else { return Ok(Err(Standing::Unproven)) };
         let event = held.pdu;
-        let place = match event.kind_text() {
-            "m.room.create" => &mut create,
-            "m.room.power_levels" => &mut levels,
-            "m.room.member" if event.state_key() == Some(author.as_str()) => &mut member,
-            _ => return Ok(Err(Standing::Void(VoidReason::BadAuthorization))),
+        // State events only: a message of the type of power levels needs no power to be sent.
+        let place = if event.is_state("m.room.create", "") {
+            &mut create
+        } else if event.is_state("m.room.power_levels", "") {
+            &mut levels
+        } else if event.is_state("m.room.member", author.as_str()) {
+            &mut member
+        } else {
+            return Ok(Err(Standing::Void(VoidReason::BadAuthorization)));
         };
         if held.meta.rejected.is_some() || place.is_some() {
             return Ok(Err(Standing::Void(VoidReason::BadAuthorization)));

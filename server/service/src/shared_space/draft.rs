@@ -187,6 +187,7 @@ impl<'a> Draft<'a> {
         }
         self.touched_logs.extend(placed.touched);
         if let Some(value) = change.value()
+            && !matches!(standing, Standing::Void(_))
             && !self.is_erased(header)?
         {
             entries::put_value(batch, self.room, &id, value.as_str());

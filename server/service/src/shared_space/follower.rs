@@ -106,7 +106,12 @@ impl SharedSpace {
 
     /// The event's stamp, if it is genuine. `None` too when no key proves it:
     /// the log brings the change, and the event may be adopted if it does not.
-    fn read_stamp(&self, room: &RoomId, key: &ItemKey, event: &Pdu) -> Result<Option<Stamp>, StampError> {
+    pub(super) fn read_stamp(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        event: &Pdu,
+    ) -> Result<Option<Stamp>, StampError> {
         let content = event.content_raw().get().as_bytes();
         let Some(stamp) = Stamp::read(room, key, event.sender(), content)? else { return Ok(None) };
         let origin = stamp.change().server().to_owned();
@@ -146,6 +151,11 @@ impl SharedSpace {
         let Some(target) = event.redacts() else { return Ok(()) };
         let applied = self.rooms.redaction_of(target)?;
         if applied.is_none_or(|applied| applied.event_id() != event.event_id()) {
+            return Ok(());
+        }
+        // A reaction that settled something is known as a change too: taking it
+        // back takes nobody's value away.
+        if !self.rooms.held(target)?.is_some_and(|held| held.pdu.kind_text() == ITEM_TYPE) {
             return Ok(());
         }
         match notices::change_of_event(&self.db, room, target)? {

@@ -92,6 +92,15 @@ impl SharedSpace {
     fn standing(&self, writer: &RoomWriter<'_>, change: &Change) -> Result<Standing, SpaceError> {
         let header = change.header();
         let standing = authorise::standing(writer, header)?;
+        if standing == Standing::Effective
+            && let Some(event_id) = header.adopts()
+            && let Some(held) = writer.event(event_id)?
+            && self.read_stamp(writer.room_id(), header.key(), &held.pdu).is_ok_and(|stamp| stamp.is_some())
+        {
+            // The event carries a change of its own. To adopt it would bring an
+            // old value back in its author's name.
+            return Ok(Standing::Void(VoidReason::AdoptionMismatch));
+        }
         if header.kind() != Kind::Redact || standing != Standing::Effective {
             return Ok(standing);
         }

@@ -28,6 +28,13 @@ impl SharedSpace {
             self.keys.own_public_keys().get(key_id).map(|key| STANDARD_NO_PAD.encode(key.as_bytes()))
         } else {
             match entries::verify_key(&self.db, server.as_str(), key_id)? {
+                // The origin has spoken since: what others said of its keys is void.
+                Some(row)
+                    if row.hearsay
+                        && self.keys.remembered(server)?.is_some_and(|known| !known.keys.is_empty()) =>
+                {
+                    self.take_remembered_key(server, key_id)?
+                }
                 Some(row) => Some(row.key),
                 // Known from events that it signed: kept with the entries from now on.
                 None => self.take_remembered_key(server, key_id)?,

@@ -13,7 +13,7 @@ impl SharedSpace {
     /// says so in the log, for those who don't see the event.
     pub(super) fn redact(&self, room: &RoomId, entry: &ChangeId, event: &Pdu) -> Result<(), SpaceError> {
         let mut batch = self.db.batch();
-        entries::delete_value(&mut batch, room, entry);
+        entries::erase_value(&mut batch, room, entry);
         self.db.commit_durable(batch)?;
         let user = event.sender();
         if user.server_name() != self.server_name()

@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 
 /// Networks that are nobody's on the open internet: loopback, private, link
 /// local, documentation, multicast.
-const PRIVATE_NETWORKS: [&str; 19] = [
+const PRIVATE_NETWORKS: [&str; 23] = [
     "127.0.0.0/8",
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -30,6 +30,10 @@ const PRIVATE_NETWORKS: [&str; 19] = [
     "2001:db8::/32",
     "ff00::/8",
     "fec0::/10",
+    "0.0.0.0/8",
+    "240.0.0.0/4",
+    "::/128",
+    "64:ff9b::/96",
 ];
 
 /// `[federation]`
