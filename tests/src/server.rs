@@ -253,6 +253,8 @@ iterations = 1
 extra_ca_files = [{authority}]
 ip_deny_list = []
 servers = [{known}]
+# A cut in the middle of a request leaves it hanging for this long.
+request_timeout_ms = 10000
 backoff_min_ms = {}
 backoff_max_ms = {}
 [shared_space]

@@ -10,7 +10,7 @@ use crate::result::{Failure, Result};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long anything may take on a slow, loaded machine before it counts as
 /// never happening. Only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Looks until there is something, and gives it. An error of a look is not
 /// final: the last one is told if the patience ends.
