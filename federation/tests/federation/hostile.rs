@@ -129,6 +129,7 @@ async fn requests_that_nobody_signed_or_for_somebody_else() {
         let answer = router.clone().oneshot(request).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{authorization:?}");
     }
+    drop(router);
     pair.stop().await;
 }
 

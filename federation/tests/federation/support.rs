@@ -20,7 +20,7 @@ use causeway_service::{
     rooms::{CreateRoom, Preset},
     settings::Settings as ServiceSettings,
 };
-use causeway_storage::Database;
+use causeway_storage::{Database, OpenError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -146,6 +146,17 @@ impl Server {
         self.stop.cancel();
         self.handle.shutdown();
         while self.tasks.join_next().await.is_some() {}
+        let folder = self.services.database.folder().to_owned();
+        drop(self);
+        // Use-cases that the drivers left on blocking threads hold the folder until they end.
+        let patience = tokio::time::timeout(Duration::from_mins(1), async {
+            while let Err(OpenError::InUse { .. }) =
+                Database::open(&folder, &causeway_storage::Options::default())
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        patience.await.expect("the folder is free at last");
     }
 
     /// A user of this server.
