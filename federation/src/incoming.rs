@@ -2,12 +2,11 @@
 //! stand on, handed to the rooms.
 //!
 //! The rooms judge; this fetches. What an event names and this server lacks is
-//! asked of the server that sent it: first the events in between, then, where
-//! the gap is too wide, the state before the event.
+//! asked of a server in the room, the one that sent it if that is: first the
+//! events in between, then, where the gap is too wide, the state before the event.
 //!
-//! Invariants: nothing is handed on whose signatures were not checked; one gap
-//! of a room is filled at a time; fetching for one transaction ends after
-//! [`gaps::ROUNDS_MAX`] rounds.
+//! Invariants: nothing is handed on whose signatures were not checked; what is
+//! fetched, and for how long, is bounded (see [`gaps`]).
 
 pub mod fetch;
 mod gaps;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub advertise: (Duration, Duration),
     /// Servers asked for the keys of servers that can't be asked themselves.
     pub notaries: Vec<OwnedServerName>,
+    /// What filling one gap in a room's history may cost.
+    pub gap: GapLimits,
 }
 
 impl Settings {
@@ -56,7 +58,27 @@ impl Settings {
             requests_per_origin: 64,
             advertise: (Duration::from_mins(1), Duration::from_hours(1)),
             notaries: Vec::new(),
+            gap: GapLimits::default(),
         }
+    }
+}
+
+/// What one fill of a gap in a room's history may cost. What it had to leave,
+/// the next one takes up.
+#[derive(Clone, Copy, Debug)]
+pub struct GapLimits {
+    /// Longest time, waiting for a turn included. Below a minute, which is what
+    /// other servers wait for the answer to a transaction.
+    pub time: Duration,
+    /// Events that are stored beyond those that were sent.
+    pub events: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+impl Default for GapLimits {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(50), events: 20_000, bytes: 32 * 1024 * 1024 }
     }
 }
 

@@ -60,6 +60,7 @@ struct Inner {
     sender: Sender,
     turns: Turns<OwnedServerName>,
     gaps: Turns<OwnedRoomId>,
+    gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
     replies: Replies,
     peers: PeerEvents,
     metrics: Arc<Metrics>,
@@ -84,7 +85,7 @@ impl FederationState {
             Sender::new(&services, client.clone(), settings.backoff, peers.clone(), Arc::clone(&metrics));
         let (replication, received) = mpsc::channel(REPLICATION_MESSAGES_MAX);
         let turns = Turns::new(settings.requests_per_origin);
-        let (gaps, replies) = (Turns::new(1), Replies::default());
+        let (gaps, gaps_with, replies) = (Turns::new(1), Turns::new(1), Replies::default());
         let inner = Inner {
             services,
             settings,
@@ -93,6 +94,7 @@ impl FederationState {
             sender,
             turns,
             gaps,
+            gaps_with,
             replies,
             peers,
             metrics,
@@ -166,6 +168,16 @@ impl FederationState {
     /// Waits until nobody else fills a gap in `room_id`.
     pub(crate) async fn gap_of(&self, room_id: &RoomId) -> OwnedSemaphorePermit {
         self.0.gaps.take(room_id).await
+    }
+
+    /// Waits until no gap in `room_id` is filled for `server`; `None` stands for
+    /// all servers that are not in the room.
+    pub(crate) async fn gap_with(
+        &self,
+        room_id: &RoomId,
+        server: Option<&OwnedServerName>,
+    ) -> OwnedSemaphorePermit {
+        self.0.gaps_with.take(&(room_id.to_owned(), server.cloned())).await
     }
 
     /// Notes that `origin` is alive.

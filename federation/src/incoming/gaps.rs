@@ -1,23 +1,41 @@
 //! Filling the gap before events whose past is not known here.
+//!
+//! Invariants: only servers in the room are asked, so that nobody outside
+//! decides what is stored of it; one fill ends within [`GapLimits::time`] and
+//! stores no more than [`GapLimits`] allows; no server's fills hold up those of
+//! others for longer than [`TURN_WAIT`].
+//!
+//! [`GapLimits`]: crate::settings::GapLimits
+//! [`GapLimits::time`]: crate::settings::GapLimits::time
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    future::Future,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use causeway_room::Pdu;
 use causeway_service::{
+    Services,
     error::{Chain, MatrixError},
-    rooms::{Received, VersionRules},
+    rooms::{Received, RoomError, VersionRules},
 };
-use ruma::{OwnedEventId, RoomId, ServerName};
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, ServerName, UserId, events::room::member::MembershipState,
+};
 use serde_json::value::RawValue;
 
 use super::{Outcome, fetch::Source, hand_over};
-use crate::{error::blocking, state::FederationState};
+use crate::{client::ClientError, error::blocking, settings::GapLimits, state::FederationState};
 
-/// Rounds of fetching and trying again for the events of one transaction.
+/// Rounds of fetching from one server and trying again.
 pub const ROUNDS_MAX: usize = 12;
+/// Servers that are asked for one gap.
+pub const SOURCES_MAX: usize = 3;
+/// Longest wait for another fill in the same room, which may bring the same
+/// events. Then this one begins all the same: the other's server may be stalling.
+pub const TURN_WAIT: Duration = Duration::from_secs(5);
 /// Events between what is here and what came that are asked for at first.
 const BETWEEN_MAX: usize = 100;
 /// Single events asked for one by one; for more, the whole state is.
@@ -25,6 +43,19 @@ const SINGLE_EVENTS_MAX: usize = 100;
 
 /// Events by id, as text: they are tried more than once.
 type Waiting = BTreeMap<OwnedEventId, Box<RawValue>>;
+
+/// Why something that is missing was not fetched.
+#[derive(Debug, thiserror::Error)]
+enum FillError {
+    #[error("the time for filling the gap is over")]
+    Late,
+    #[error("the gap is larger than what is stored for one")]
+    Full,
+    #[error("it can't be had")]
+    Client(#[from] ClientError),
+    #[error("it can't be read or stored")]
+    Storage(#[from] MatrixError),
+}
 
 /// Takes in `waiting` (signatures checked) after fetching what it lacks.
 ///
@@ -37,40 +68,97 @@ pub(super) async fn fill(
     version: &Arc<VersionRules>,
     waiting: Vec<Box<RawValue>>,
 ) -> Result<Vec<(OwnedEventId, Outcome)>, MatrixError> {
-    let _one_gap_at_a_time = state.gap_of(room_id).await;
-    let mut gap = Gap {
-        state,
-        source: Source { server: origin, room_id, version },
-        wanted: HashSet::new(),
-        waiting: Waiting::new(),
-        outcomes: Vec::new(),
-        asked_between: false,
-        asked_auth: HashSet::new(),
-    };
-    for pdu in gap.parse(&waiting) {
+    let limits = state.settings().gap;
+    let source = Source { server: origin, room_id, version };
+    let mut gap = Gap::new(state, source, limits);
+    let pdus = gap.parse(&waiting);
+    for pdu in &pdus {
         gap.wanted.insert(pdu.event_id().to_owned());
-        gap.keep(&pdu);
+        gap.waiting.insert(pdu.event_id().to_owned(), pdu.raw().to_owned());
     }
-    for _round in 0..ROUNDS_MAX {
-        let missing = gap.hand_over().await?;
-        if missing.is_empty() || !gap.fetch(missing).await? {
+    let (services, asked, from) = (state.services().clone(), room_id.to_owned(), origin.to_owned());
+    let servers = blocking(move || Ok(sources(&services, &asked, &from, &pdus)?)).await?;
+    // A server in the room holds up its own fills only; those outside, each other's.
+    let inside = servers.first().filter(|first| *first == origin);
+    let turns = async {
+        let own = state.gap_with(room_id, inside).await;
+        (own, tokio::time::timeout(TURN_WAIT, state.gap_of(room_id)).await)
+    };
+    if let Ok(_turns) = tokio::time::timeout(limits.time, turns).await {
+        gap.ask_all(&servers).await?;
+    }
+    Ok(gap.outcomes())
+}
+
+/// Whom to ask about the past of `pdus`: who sent them, if it is in the room, or
+/// else some that are. A server that this one does not see in the room may be
+/// so all the same, when what authorises its user's event says it.
+fn sources(
+    services: &Services,
+    room_id: &RoomId,
+    origin: &ServerName,
+    pdus: &[Pdu],
+) -> Result<Vec<OwnedServerName>, RoomError> {
+    let rooms = &services.rooms;
+    let joined = rooms.joined_servers(room_id)?;
+    if joined.iter().any(|server| server == origin) {
+        return Ok(vec![origin.to_owned()]);
+    }
+    let senders: HashSet<&ServerName> = pdus.iter().map(|pdu| pdu.sender().server_name()).collect();
+    let mut servers: Vec<_> = joined.into_iter().filter(|server| *server != *rooms.server_name()).collect();
+    // By chance, so that nobody is always asked; who made the events knows most.
+    servers.sort_by_cached_key(|server| (!senders.contains(&**server), rand::random::<u64>()));
+    servers.truncate(SOURCES_MAX);
+    for pdu in pdus.iter().filter(|pdu| pdu.sender().server_name() == origin) {
+        if is_shown_joined(services, room_id, pdu.sender(), pdu)? {
+            servers.push(origin.to_owned());
             break;
         }
     }
-    for event_id in gap.waiting.into_keys() {
-        gap.outcomes.push((event_id, Err("events that it names can't be had".to_owned())));
+    Ok(servers)
+}
+
+/// Whether an accepted event that authorises `pdu` says that `user` joined, and
+/// the room's present state knows nothing else of him.
+fn is_shown_joined(
+    services: &Services,
+    room_id: &RoomId,
+    user: &UserId,
+    pdu: &Pdu,
+) -> Result<bool, RoomError> {
+    let rooms = &services.rooms;
+    let gone =
+        |membership: &MembershipState| matches!(membership, MembershipState::Leave | MembershipState::Ban);
+    if rooms.member(room_id, user)?.is_some_and(|member| gone(&member.membership)) {
+        return Ok(false);
     }
-    gap.outcomes.retain(|(event_id, _)| gap.wanted.contains(event_id));
-    Ok(gap.outcomes)
+    for event_id in pdu.auth_events() {
+        let held = rooms.held(event_id)?.filter(|held| held.meta.rejected.is_none());
+        let held = held.filter(|held| *held.meta.room_id == *room_id);
+        let says = |pdu: &Pdu| {
+            pdu.is_state("m.room.member", user.as_str()) && pdu.membership() == Some(MembershipState::Join)
+        };
+        if held.is_some_and(|held| says(&held.pdu)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 struct Gap<'a> {
     state: &'a FederationState,
     source: Source<'a>,
+    limits: GapLimits,
+    begun: Instant,
+    /// Events and bytes that may still be stored; none once something did not fit.
+    events_left: usize,
+    bytes_left: usize,
     /// Events whose outcome is asked for; the others were fetched on the way.
     wanted: HashSet<OwnedEventId>,
     waiting: Waiting,
-    outcomes: Vec<(OwnedEventId, Outcome)>,
+    /// What the present source could not complete, and why.
+    given_up: BTreeMap<OwnedEventId, (Box<RawValue>, String)>,
+    taken: Vec<(OwnedEventId, Outcome)>,
     asked_between: bool,
     asked_auth: HashSet<OwnedEventId>,
 }
@@ -81,9 +169,79 @@ struct Lack {
     auth: Vec<OwnedEventId>,
 }
 
-impl Gap<'_> {
-    fn keep(&mut self, pdu: &Pdu) {
-        self.waiting.insert(pdu.event_id().to_owned(), pdu.raw().to_owned());
+impl<'a> Gap<'a> {
+    fn new(state: &'a FederationState, source: Source<'a>, limits: GapLimits) -> Self {
+        Self {
+            state,
+            source,
+            limits,
+            begun: state.clock().instant(),
+            events_left: limits.events,
+            bytes_left: limits.bytes,
+            wanted: HashSet::new(),
+            waiting: Waiting::new(),
+            given_up: BTreeMap::new(),
+            taken: Vec::new(),
+            asked_between: false,
+            asked_auth: HashSet::new(),
+        }
+    }
+
+    /// Asks one server after the other for what is missing.
+    async fn ask_all(&mut self, servers: &'a [OwnedServerName]) -> Result<(), MatrixError> {
+        for server in servers {
+            self.source.server = server;
+            self.asked_between = false;
+            self.asked_auth.clear();
+            for (event_id, (raw, _)) in std::mem::take(&mut self.given_up) {
+                self.waiting.insert(event_id, raw);
+            }
+            for _round in 0..ROUNDS_MAX {
+                let missing = self.hand_over().await?;
+                if missing.is_empty() || self.is_over() || !self.fetch(missing).await? {
+                    break;
+                }
+            }
+            if self.is_over() || (self.waiting.is_empty() && self.given_up.is_empty()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of the events that are asked for.
+    fn outcomes(mut self) -> Vec<(OwnedEventId, Outcome)> {
+        for event_id in self.waiting.into_keys() {
+            self.taken.push((event_id, Err("events that it names can't be had".to_owned())));
+        }
+        for (event_id, (_, why)) in self.given_up {
+            self.taken.push((event_id, Err(why)));
+        }
+        self.taken.retain(|(event_id, _)| self.wanted.contains(event_id));
+        self.taken
+    }
+
+    fn is_over(&self) -> bool {
+        self.events_left == 0 || self.left().is_zero()
+    }
+
+    fn left(&self) -> Duration {
+        let now = self.state.clock().instant();
+        self.limits.time.saturating_sub(now.saturating_duration_since(self.begun))
+    }
+
+    /// What `ask` gives, if it does so while there is time.
+    async fn in_time<T>(&self, ask: impl Future<Output = T>) -> Result<T, FillError> {
+        tokio::time::timeout(self.left(), ask).await.map_err(|_| FillError::Late)
+    }
+
+    /// Takes what `pdu` needs out of what may be stored; false if it is too much.
+    fn spend(&mut self, pdu: &Pdu) -> bool {
+        let bytes = pdu.raw().get().len();
+        let fits = self.events_left > 0 && self.bytes_left >= bytes;
+        self.events_left = if fits { self.events_left - 1 } else { 0 };
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        fits
     }
 
     fn parse<'b>(&self, raw: impl IntoIterator<Item = &'b Box<RawValue>>) -> Vec<Pdu> {
@@ -101,7 +259,7 @@ impl Gap<'_> {
                 lacks.insert(event_id, Lack { prev, auth });
             } else {
                 self.waiting.remove(&event_id);
-                self.outcomes.push((event_id, Ok(result)));
+                self.taken.push((event_id, Ok(result)));
             }
         }
         Ok(lacks)
@@ -143,92 +301,101 @@ impl Gap<'_> {
         let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
         let heads = blocking(move || Ok(services.rooms.heads(&room_id)?)).await?;
         let latest: Vec<OwnedEventId> = self.waiting.keys().cloned().collect();
-        match self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX).await {
-            Ok(pdus) => {
-                let before = self.waiting.len();
-                for pdu in &pdus {
-                    self.keep(pdu);
-                }
-                Ok(self.waiting.len() > before)
-            }
-            Err(error) => {
+        let ask = self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX);
+        let pdus = match self.in_time(ask).await {
+            Ok(Ok(pdus)) => pdus,
+            Ok(Err(error)) => {
                 tracing::info!(error = %Chain(&error), "the events in between can't be had");
-                Ok(false)
+                return Ok(false);
+            }
+            Err(_) => return Ok(false),
+        };
+        let before = self.waiting.len();
+        for pdu in &pdus {
+            if !self.waiting.contains_key(pdu.event_id()) && self.spend(pdu) {
+                self.waiting.insert(pdu.event_id().to_owned(), pdu.raw().to_owned());
             }
         }
+        Ok(self.waiting.len() > before)
     }
 
     async fn fetch_auth(&mut self, event_id: &OwnedEventId) -> Result<(), MatrixError> {
-        match self.source.event_auth(self.state, event_id).await {
-            Ok(pdus) => self.take_outliers(pdus).await,
-            Err(error) => {
+        match self.in_time(self.source.event_auth(self.state, event_id)).await {
+            Ok(Ok(pdus)) => {
+                let ids = pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+                let absent = self.absent(ids).await?;
+                self.take_outliers(pdus.into_iter().filter(|pdu| absent.contains(pdu.event_id()))).await
+            }
+            Ok(Err(error)) => {
                 tracing::info!(%event_id, error = %Chain(&error), "what authorises an event can't be had");
                 Ok(())
             }
+            Err(_) => Ok(()),
         }
     }
 
     /// The state before `event_id`, and the event with it.
     async fn fetch_state(&mut self, event_id: OwnedEventId) -> Result<(), MatrixError> {
         let Some(raw) = self.waiting.remove(&event_id) else { return Ok(()) };
-        let outcome = match self.state_before(&event_id).await {
-            Ok(ids) => {
-                let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
-                let Some(pdu) = self.parse([&raw]).pop() else { return Ok(()) };
-                let import = move || Ok(services.rooms.import_state(&room_id, pdu, &ids)?);
-                Ok(blocking(import).await?)
-            }
+        let ids = match self.state_before(&event_id).await {
+            Ok(ids) => ids,
+            Err(FillError::Storage(error)) => return Err(error),
             Err(error) => {
-                tracing::info!(%event_id, error = %Chain(&*error), "the state before an event can't be had");
-                Err("the state before it can't be had".to_owned())
+                tracing::info!(%event_id, error = %Chain(&error), "the state before an event can't be had");
+                let why = format!("the state before it can't be had: {error}");
+                self.given_up.insert(event_id, (raw, why));
+                return Ok(());
             }
         };
-        self.outcomes.push((event_id, outcome));
+        let Some(pdu) = self.parse([&raw]).pop() else { return Ok(()) };
+        let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
+        let import = move || Ok(services.rooms.import_state(&room_id, pdu, &ids)?);
+        self.taken.push((event_id, Ok(blocking(import).await?)));
         Ok(())
     }
 
     /// Makes sure that the state before an event is held; its ids.
-    async fn state_before(
-        &self,
-        event_id: &OwnedEventId,
-    ) -> Result<Vec<OwnedEventId>, Box<dyn std::error::Error + Send + Sync>> {
-        let (state_ids, auth_ids) = self.source.state_ids(self.state, event_id).await?;
-        let services = self.state.services().clone();
-        let all: HashSet<OwnedEventId> = state_ids.iter().chain(&auth_ids).cloned().collect();
-        let absent = blocking(move || {
-            let mut absent = Vec::new();
-            for event_id in all {
-                if services.rooms.held(&event_id)?.is_none() {
-                    absent.push(event_id);
-                }
-            }
-            Ok(absent)
-        });
-        let absent = absent.await?;
+    async fn state_before(&mut self, event_id: &OwnedEventId) -> Result<Vec<OwnedEventId>, FillError> {
+        let (state_ids, auth_ids) = self.in_time(self.source.state_ids(self.state, event_id)).await??;
+        let absent = self.absent(state_ids.iter().chain(&auth_ids).cloned().collect()).await?;
         if absent.is_empty() {
             return Ok(state_ids);
         }
         let pdus = if absent.len() > SINGLE_EVENTS_MAX {
-            self.source.state(self.state, event_id).await?
+            self.in_time(self.source.state(self.state, event_id)).await??
         } else {
-            self.source.events(self.state, absent).await
+            self.in_time(self.source.events(self.state, absent.iter().cloned().collect())).await?
         };
-        self.take_outliers(pdus).await?;
+        self.take_outliers(pdus.into_iter().filter(|pdu| absent.contains(pdu.event_id()))).await?;
+        if self.events_left == 0 {
+            // What was stored is a part; the next fill goes on from there.
+            return Err(FillError::Full);
+        }
         // What is still absent was withheld or forged: the state is without it.
-        let services = self.state.services().clone();
-        let held = blocking(move || {
-            let mut held = Vec::with_capacity(state_ids.len());
-            for event_id in state_ids {
-                if services.rooms.held(&event_id)?.is_some() {
-                    held.push(event_id);
-                }
-            }
-            Ok(held)
-        });
-        Ok(held.await?)
+        let absent = self.absent(state_ids.iter().cloned().collect()).await?;
+        Ok(state_ids.into_iter().filter(|event_id| !absent.contains(event_id)).collect())
     }
 
-    async fn take_outliers(&self, pdus: Vec<Pdu>) -> Result<(), MatrixError> {
+    /// Those of `ids` that are not held.
+    async fn absent(&self, mut ids: HashSet<OwnedEventId>) -> Result<HashSet<OwnedEventId>, MatrixError> {
+        let services = self.state.services().clone();
+        blocking(move || {
+            let mut held = Vec::new();
+            for event_id in &ids {
+                if services.rooms.held(event_id)?.is_some() {
+                    held.push(event_id.clone());
+                }
+            }
+            for event_id in held {
+                ids.remove(&event_id);
+            }
+            Ok(ids)
+        })
+        .await
+    }
+
+    async fn take_outliers(&mut self, pdus: impl Iterator<Item = Pdu>) -> Result<(), MatrixError> {
+        let pdus: Vec<Pdu> = pdus.filter(|pdu| self.spend(pdu)).collect();
         if pdus.is_empty() {
             return Ok(());
         }
@@ -241,7 +408,8 @@ impl Gap<'_> {
     }
 
     fn give_up(&mut self, event_id: OwnedEventId) {
-        self.waiting.remove(&event_id);
-        self.outcomes.push((event_id, Err("what authorises it can't be had".to_owned())));
+        if let Some(raw) = self.waiting.remove(&event_id) {
+            self.given_up.insert(event_id, (raw, "what authorises it can't be had".to_owned()));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Servers that talk to each other over real TLS on loopback.
 
 mod ephemeral;
+mod gap_abuse;
 mod gaps;
 mod hostile;
 mod requests;

@@ -9,8 +9,13 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use causeway_federation::{FederationState, Settings, backoff::BackoffPolicy, settings::Overrides};
+use causeway_federation::{
+    FederationState, Settings,
+    backoff::BackoffPolicy,
+    settings::{GapLimits, Overrides},
+};
 use causeway_room::NewEvent;
 use causeway_service::{
     Services,
@@ -68,13 +73,18 @@ impl Network {
 
     /// The same, without sending anything unless `sends`.
     pub fn start_with(&mut self, name: &str, folder: &Path, sends: bool) -> Server {
+        self.start_as(name, folder, Shape { sends, ..Shape::default() })
+    }
+
+    /// The same, differing from others as `shape` says.
+    pub fn start_as(&mut self, name: &str, folder: &Path, shape: Shape) -> Server {
         let name = OwnedServerName::try_from(name).expect("a name");
         let listener = self.listeners.remove(&name).unwrap_or_else(|| {
             let listener = TcpListener::bind(self.addresses[&name]).expect("its port");
             listener.set_nonblocking(true).expect("non-blocking");
             listener
         });
-        Server::start(self, name, folder, listener, sends)
+        Server::start(self, name, folder, listener, shape)
     }
 
     fn tls(&self, name: &ServerName) -> RustlsConfig {
@@ -90,6 +100,22 @@ impl Network {
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("fits");
         RustlsConfig::from_config(Arc::new(config))
+    }
+}
+
+/// What is particular to a server.
+pub struct Shape {
+    /// Whether it sends what waits for others.
+    pub sends: bool,
+    /// What it spends on a gap.
+    pub gap: GapLimits,
+    /// What stands before its endpoints.
+    pub door: Box<dyn FnOnce(Router) -> Router>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { sends: true, gap: GapLimits::default(), door: Box::new(|router| router) }
     }
 }
 
@@ -109,7 +135,7 @@ impl Server {
         name: OwnedServerName,
         folder: &Path,
         listener: TcpListener,
-        sends: bool,
+        shape: Shape,
     ) -> Self {
         let database =
             Database::open(folder, &causeway_storage::Options::default()).expect("the database opens");
@@ -121,18 +147,19 @@ impl Server {
             overrides: Overrides { servers: network.addresses.clone(), ..Overrides::default() },
             resolve_names: false,
             backoff: BackoffPolicy { first: Duration::from_millis(50), longest: Duration::from_secs(1) },
+            gap: shape.gap,
             ..Settings::new(name.clone(), Arc::clone(&network.roots))
         };
         let (state, replication) = FederationState::new(Arc::clone(&services), settings).expect("federation");
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for (name, driver) in causeway_federation::drivers(&state, requests, replication, &stop) {
-            if sends || name != "federation sender" {
+            if shape.sends || name != "federation sender" {
                 tasks.spawn(driver);
             }
         }
         let handle = Handle::new();
-        let router = causeway_federation::router(state.clone()).into_make_service();
+        let router = (shape.door)(causeway_federation::router(state.clone())).into_make_service();
         let serving = axum_server::from_tcp_rustls(listener, network.tls(&name))
             .expect("listens")
             .handle(handle.clone())
