@@ -88,6 +88,10 @@ pub const BACKOFF_LAST_MS: u64 = 3_600_000;
 /// Pulls in one session: 2^16 full pages are 32 million entries.
 pub const MAX_PAGES: u64 = 1 << 16;
 
+/// How long one session may take before another peer has its turn, in
+/// milliseconds (five minutes). What it brought is kept.
+pub const SESSION_MS: u64 = 300_000;
+
 /// Servers to whose entries one pull may be limited.
 pub const MAX_SCOPE: usize = 50;
 

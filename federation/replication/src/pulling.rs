@@ -3,7 +3,8 @@
 //! The origin of what is missing comes first, then whoever claims it, then, if
 //! that one can't be reached, any other peer. A claim that brought nothing from
 //! the one who made it waits out a back-off of its own; the origin is not blamed
-//! for what others claim of it.
+//! for what others claim of it. A peer that took all the time that a session has
+//! is not asked next while somebody else can be.
 
 use crate::{
     digest::Digest,
@@ -44,16 +45,25 @@ impl Replicator {
         if later(self.spread_until_ms) || later(self.riding_until_ms) {
             return Ok(None);
         }
-        let session = match self.choose_claim(now_ms, at)? {
-            Some(session) => Some(session),
-            None => self.choose_hint(now_ms),
-        };
+        let mut session = self.choose(now_ms, at)?;
+        if session.is_none() && self.had_turn.take().is_some() {
+            // Nobody else can be asked: it may go on where it stopped.
+            session = self.choose(now_ms, at)?;
+        }
         let Some(mut session) = session else { return Ok(None) };
+        self.had_turn = None;
         self.spread_until_ms = None;
         let message = Message::Pull(session.pull(now_ms, at));
         let to = session.peer.clone();
         self.session = Some(session);
         Ok(Some(Effect::Send { to, message }))
+    }
+
+    fn choose<S: Snapshot>(&mut self, now_ms: u64, at: &S) -> Result<Option<Session>, S::Error> {
+        Ok(match self.choose_claim(now_ms, at)? {
+            Some(session) => Some(session),
+            None => self.choose_hint(now_ms),
+        })
     }
 
     fn choose_claim<S: Snapshot>(&mut self, now_ms: u64, at: &S) -> Result<Option<Session>, S::Error> {
@@ -65,14 +75,18 @@ impl Replicator {
             .collect();
         for claimant in self.dice.pick(claims, usize::MAX) {
             let peer = &self.peers[&claimant];
-            let available = |name: &str| self.peers.get(name).is_some_and(|peer| peer.available(now_ms));
+            let (peers, had_turn) = (&self.peers, self.had_turn.as_deref());
+            // Not the one that was just asked for too long.
+            let available = |name: &str| {
+                had_turn != Some(name) && peers.get(name).is_some_and(|peer| peer.available(now_ms))
+            };
             let lacking = at.log().lacking(&peer.vector, at)?;
             let mut origins: Vec<ServerName> =
                 lacking.iter().map(|(replica, _)| replica.server_text().to_owned()).collect();
             origins.dedup();
             let own_claim = origins.contains(&claimant);
             origins.retain(|origin| available(origin));
-            let asked = if peer.available(now_ms) && (own_claim || peer.origin_asked || origins.is_empty()) {
+            let asked = if available(&claimant) && (own_claim || peer.origin_asked || origins.is_empty()) {
                 Some(claimant.clone())
             } else if !peer.origin_asked && !origins.is_empty() {
                 self.dice.pick(origins, 1).pop()
@@ -81,7 +95,7 @@ impl Replicator {
                 self.dice.pick(others, 1).pop()
             };
             if let Some(asked) = asked {
-                return Ok(Some(Session::new(asked, claimant, false)));
+                return Ok(Some(Session::new(now_ms, asked, claimant, false)));
             }
         }
         Ok(None)
@@ -93,10 +107,11 @@ impl Replicator {
             .peers
             .iter()
             .filter(|(_, peer)| due(peer.wish) && peer.hints.over(now_ms) && peer.available(now_ms))
+            .filter(|(name, _)| self.had_turn.as_ref() != Some(*name))
             .map(|(name, _)| name.clone())
             .collect();
         let peer = self.dice.pick(hints, 1).pop()?;
-        Some(Session::new(peer.clone(), peer, true))
+        Some(Session::new(now_ms, peer.clone(), peer, true))
     }
 
     /// A page is applied: the next one, or the end.
@@ -108,7 +123,7 @@ impl Replicator {
         effects: &mut Vec<Effect>,
     ) -> Result<(), S::Error> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        if !session.proceed(outcome, at)? {
+        if !session.proceed(now_ms, outcome, at)? {
             return self.end_session(now_ms, false, at);
         }
         let message = Message::Pull(session.pull(now_ms, at));
@@ -125,6 +140,7 @@ impl Replicator {
     ) -> Result<(), S::Error> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let gained = session.gained > 0;
+        self.had_turn = session.is_overlong(now_ms).then(|| session.peer.clone());
         if let Some(peer) = self.peers.get_mut(&session.peer) {
             if failed {
                 peer.failures.grow(now_ms, FAILURE_FIRST_MS, &mut self.dice);

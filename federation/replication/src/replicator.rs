@@ -34,6 +34,8 @@ pub struct Replicator {
     pub(crate) dice: Dice,
     pub(crate) peers: BTreeMap<ServerName, Peer>,
     pub(crate) session: Option<Session>,
+    /// The peer whose session ended because it took too long, until the next begins.
+    pub(crate) had_turn: Option<ServerName>,
     /// In a large room the next pull starts no sooner, in milliseconds.
     pub(crate) spread_until_ms: Option<u64>,
     /// Entries that rode along are being applied: no pull before that, at most
@@ -54,6 +56,7 @@ impl Replicator {
             dice: Dice::new(seed),
             peers: BTreeMap::new(),
             session: None,
+            had_turn: None,
             spread_until_ms: None,
             riding_until_ms: None,
             timer: Timer::new(),

@@ -4,8 +4,9 @@
 //! held now. If something is still lacking, the two stand on different branches
 //! of a replica, or on different sides of a hole: the next pull is limited to the
 //! servers concerned and carries a locator.
-//! A session ends by itself: pages are counted, and those that bring nothing new
-//! are counted more strictly.
+//! A session ends by itself: pages are counted, those that bring nothing new
+//! are counted more strictly, and none is asked for after [`SESSION_MS`]: a peer
+//! that drips its pages must not keep the others from being asked.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ use crate::{
     effect::{Outcome, ServerName},
     limits::{
         APPLY_TIMEOUT_MS, MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_IDLE_PAGES, MAX_PAGES, MAX_SCOPE,
-        PULL_TIMEOUT_MS,
+        PULL_TIMEOUT_MS, SESSION_MS,
     },
     message::{Delta, Pull},
     snapshot::Snapshot,
@@ -41,6 +42,7 @@ pub(crate) struct Session {
     pub(crate) hint: bool,
     pub(crate) phase: Phase,
     pub(crate) deadline_ms: u64,
+    begun_ms: u64,
     /// New entries so far.
     pub(crate) gained: u64,
     /// What the peer said it holds, on the last page.
@@ -60,13 +62,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(peer: ServerName, because_of: ServerName, hint: bool) -> Self {
+    pub(crate) fn new(now_ms: u64, peer: ServerName, because_of: ServerName, hint: bool) -> Self {
         Self {
             peer,
             because_of,
             hint,
             phase: Phase::Asked,
             deadline_ms: 0,
+            begun_ms: now_ms,
             gained: 0,
             said: None,
             overtaken: false,
@@ -111,14 +114,25 @@ impl Session {
         self.skip = self.skip.saturating_add(broken);
     }
 
+    /// Whether it has taken as long as a session may.
+    pub(crate) fn is_overlong(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.begun_ms) >= SESSION_MS
+    }
+
     /// Whether to ask on after a page was applied.
-    pub(crate) fn proceed<S: Snapshot>(&mut self, outcome: &Outcome, at: &S) -> Result<bool, S::Error> {
+    pub(crate) fn proceed<S: Snapshot>(
+        &mut self,
+        now_ms: u64,
+        outcome: &Outcome,
+        at: &S,
+    ) -> Result<bool, S::Error> {
         self.gained += outcome.new;
         self.gained_in_round += outcome.new;
         self.idle_pages = if outcome.new == 0 { self.idle_pages + 1 } else { 0 };
         self.skip = self.skip.saturating_add(u32::try_from(outcome.refused).unwrap_or(u32::MAX));
         let explained = at.log().entries() / MAX_DELTA_ENTRIES as u64;
-        if self.pages >= MAX_PAGES || self.idle_pages > MAX_IDLE_PAGES + explained {
+        if self.pages >= MAX_PAGES || self.is_overlong(now_ms) || self.idle_pages > MAX_IDLE_PAGES + explained
+        {
             return Ok(false);
         }
         if self.next {

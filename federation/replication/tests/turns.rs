@@ -1,0 +1,115 @@
+//! A peer that never comes to an end has its turn, and then another one has.
+
+use std::convert::Infallible;
+
+use causeway_replication::{
+    Advertise, Delta, Digest, Effect, Input, Message, Outcome, Replicator, Snapshot,
+    limits::{PULL_TIMEOUT_MS, SESSION_MS},
+};
+use causeway_shared_space::{
+    Change, ChangeId, ChangeLog, Counter, Dot, Entries, Link, Point, Range, VersionVector,
+};
+use serde_json::value::RawValue;
+
+/// Nothing is held.
+struct Nothing(ChangeLog);
+
+impl Entries for Nothing {
+    type Error = Infallible;
+
+    fn link(&self, _: &ChangeId) -> Result<Option<Link>, Infallible> {
+        Ok(None)
+    }
+
+    fn at(&self, _: &Dot) -> Result<Vec<ChangeId>, Infallible> {
+        Ok(Vec::new())
+    }
+}
+
+impl Snapshot for Nothing {
+    fn log(&self) -> &ChangeLog {
+        &self.0
+    }
+
+    fn read(&self, _: &Range, _: usize, _: usize) -> Result<Vec<Change>, Infallible> {
+        Ok(Vec::new())
+    }
+
+    fn keys(&self, _: &str) -> Result<Vec<Box<RawValue>>, Infallible> {
+        Ok(Vec::new())
+    }
+}
+
+/// A room in which peers claim more than is ever held here.
+struct Room {
+    replicator: Replicator,
+    now_ms: u64,
+}
+
+impl Room {
+    fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let Ok(effects) = self.replicator.handle(self.now_ms, input, &Nothing(ChangeLog::new()));
+        effects
+    }
+
+    fn claim(&mut self, peer: &str) -> Vec<Effect> {
+        let (vector, digest) = claimed(peer);
+        let message = Advertise { vector, full: true, digest, ..Advertise::default() };
+        self.handle(Input::Received { from: peer.to_owned(), message: Message::Advertise(message) })
+    }
+
+    /// `peer` answers a pull as late as it may, with one entry and the promise of
+    /// more; whom that makes us ask next.
+    fn drip(&mut self, peer: &str) -> Option<String> {
+        self.now_ms += PULL_TIMEOUT_MS - 1;
+        let delta =
+            Delta { vector: claimed(peer).0, next: true, broken: vec!["one".to_owned()], ..Delta::default() };
+        let from = peer.to_owned();
+        self.handle(Input::Received { from: from.clone(), message: Message::Delta(delta) });
+        let outcome = Outcome { new: 1, ..Outcome::default() };
+        asked(&self.handle(Input::Applied { from, outcome }))
+    }
+}
+
+fn claimed(peer: &str) -> (VersionVector, Digest) {
+    let mut vector = VersionVector::new();
+    let replica = format!("{peer}/5f3c9a1e00d1b2c3").parse().expect("a replica");
+    let counter = Counter::new(1_000_000).expect("a counter");
+    vector.insert(&replica, Point { counter, id: ChangeId::of(peer.as_bytes()), floor: None });
+    let digest = Digest::of(&vector);
+    (vector, digest)
+}
+
+fn asked(effects: &[Effect]) -> Option<String> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send { to, message: Message::Pull(_) } => Some(to.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_peer_that_drips_its_pages_gives_way_to_another() {
+    for seed in 0..20 {
+        let mut room = Room { replicator: Replicator::new("a.example", seed), now_ms: 1 };
+        assert_eq!(asked(&room.claim("slow.example")).as_deref(), Some("slow.example"));
+        room.claim("b.example");
+        let begun_ms = room.now_ms;
+        let next = loop {
+            match room.drip("slow.example").expect("somebody is asked") {
+                next if next == "slow.example" => {}
+                next => break next,
+            }
+            assert!(room.now_ms - begun_ms < SESSION_MS, "its turn does not end");
+        };
+        assert_eq!(next, "b.example");
+    }
+}
+
+#[test]
+fn who_is_alone_goes_on_where_it_stopped() {
+    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    room.claim("slow.example");
+    for _ in 0..2 * SESSION_MS / PULL_TIMEOUT_MS {
+        assert_eq!(room.drip("slow.example").as_deref(), Some("slow.example"));
+    }
+}
