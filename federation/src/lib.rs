@@ -23,6 +23,7 @@ pub mod authenticated;
 pub mod backoff;
 pub mod body;
 pub mod bounded;
+pub mod canonical;
 pub mod client;
 pub mod discovery;
 pub mod error;

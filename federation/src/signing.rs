@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 
 use http::HeaderValue;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName, SigningKeyAlgorithm,
+    CanonicalJsonValue, OwnedServerName, ServerName, SigningKeyAlgorithm,
     serde::Base64,
     signatures::{Ed25519KeyPair, KeyPair, verify_canonical_json_bytes},
 };
+
+use crate::canonical;
 
 /// Longest `Authorization` header that is looked at, in bytes.
 pub const AUTHORIZATION_BYTES_MAX: usize = 4096;
@@ -162,24 +164,44 @@ pub fn verify(
     let key = keys.get(&authorization.key).ok_or_else(unknown)?;
     let signature = Base64::<ruma::serde::base64::Standard>::parse(&authorization.signature)
         .map_err(|_| SigningError::Signature)?;
-    let signed = signed_bytes(request)?;
+    let signed = received_bytes(request)?;
     verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key.as_bytes(), signature.as_bytes(), &signed)
         .map_err(|_| SigningError::Signature)
 }
 
-/// The canonical JSON that the signature covers.
+/// The canonical JSON that the signature of a request of this server covers.
 fn signed_bytes(request: &SignedRequest<'_>) -> Result<Vec<u8>, SigningError> {
-    let mut object = CanonicalJsonObject::from([
-        ("method".to_owned(), request.method.into()),
-        ("uri".to_owned(), request.uri.into()),
-        ("origin".to_owned(), request.origin.as_str().into()),
-        ("destination".to_owned(), request.destination.as_str().into()),
-    ]);
+    let mut content = None;
     if !request.body.is_empty() {
-        let content: CanonicalJsonValue = serde_json::from_slice(request.body).map_err(SigningError::Body)?;
-        object.insert("content".to_owned(), content);
+        let canonical: CanonicalJsonValue =
+            serde_json::from_slice(request.body).map_err(SigningError::Body)?;
+        content = Some(serde_json::to_string(&canonical).map_err(SigningError::Body)?);
     }
-    serde_json::to_vec(&object).map_err(SigningError::Body)
+    envelope(request, content.as_deref())
+}
+
+/// What the signature of another server's request covers. It may have put
+/// numbers in the body that canonical JSON lacks: see [`canonical`].
+fn received_bytes(request: &SignedRequest<'_>) -> Result<Vec<u8>, SigningError> {
+    let mut content = String::new();
+    if !request.body.is_empty() {
+        canonical::canonicalise(request.body, &mut content).map_err(SigningError::Body)?;
+    }
+    envelope(request, Some(&*content).filter(|content| !content.is_empty()))
+}
+
+/// The object that is signed, with the canonical `content` in its place.
+fn envelope(request: &SignedRequest<'_>, content: Option<&str>) -> Result<Vec<u8>, SigningError> {
+    let text = |text: &str| serde_json::to_string(text).map_err(SigningError::Body);
+    let content = content.map(|content| format!("\"content\":{content},")).unwrap_or_default();
+    let signed = format!(
+        "{{{content}\"destination\":{},\"method\":{},\"origin\":{},\"uri\":{}}}",
+        text(request.destination.as_str())?,
+        text(request.method)?,
+        text(request.origin.as_str())?,
+        text(request.uri)?
+    );
+    Ok(signed.into_bytes())
 }
 
 #[cfg(test)]
@@ -269,6 +291,29 @@ mod tests {
         let long = format!("X-Matrix origin=a.example,key=k,sig={}", "A".repeat(AUTHORIZATION_BYTES_MAX));
         assert!(Authorization::parse(long.as_bytes()).is_err());
         assert!(Authorization::parse(b"X-Matrix \xff").is_err());
+    }
+
+    /// Made with Synapse's own libraries (`signedjson`, `canonicaljson`) and the
+    /// key whose seed is 32 bytes of value 7; the body is as Synapse sends it.
+    #[test]
+    fn what_synapse_signs_verifies_with_whatever_numbers_are_in_it() {
+        const BODY: &str = r#"{"edus":[{"content":{"push":[{"big":1e+22,"last_active_ago":12.5,"long":1180591620717411303424,"neg":-0.0,"tiny":1e-05,"user_id":"@é:a","whole":3.0}]},"edu_type":"m.presence"}],"origin":"a.example:8448","origin_server_ts":1,"pdus":[]}"#;
+        let key = "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
+        let key = Base64::parse(key).expect("base64");
+        let keys = PublicKeys::from([("ed25519:1".to_owned(), key)]);
+        let authorization = Authorization {
+            origin: server_name!("a.example:8448").to_owned(),
+            destination: Some(server_name!("b.example").to_owned()),
+            key: "ed25519:1".to_owned(),
+            signature:
+                "gHTOT7BeEYRH5RqU0OYXIV5zh7tW90m4HRFqaDvqX6LrUt99rIwGc+uDSVyu1O/HM1fMKVLJDtn+u5oPGezdAA"
+                    .to_owned(),
+        };
+        let sent = request("/_matrix/federation/v1/send/1", BODY.as_bytes());
+        verify(&sent, &authorization, &keys).expect("verifies");
+        let other = BODY.replace("12.5", "12.6");
+        let other = SignedRequest { body: other.as_bytes(), ..sent };
+        assert!(matches!(verify(&other, &authorization, &keys), Err(SigningError::Signature)));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What malformed, oversized, unsigned, forged and nosy requests get.
 
+use causeway_federation::canonical::canonicalise;
 use causeway_room::{NewEvent, Pdu, Placement, build};
 use causeway_service::server_keys::{RemoteKey, RemoteKeys};
 use http::{Method, StatusCode};
 use ruma::{
     OwnedEventId, RoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
-    signatures::{Ed25519KeyPair, sign_json},
+    signatures::{Ed25519KeyPair, KeyPair as _, sign_json},
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -178,6 +179,39 @@ async fn a_repeated_transaction_is_answered_alike() {
     assert_eq!(first.1["pdus"][event.event_id().as_str()], json!({}));
     assert_eq!(pair.transaction("same", body.clone()).await, first);
     assert_eq!(pair.transaction("other", body).await.1, first.1);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_canonical_json_lacks_fail_no_transaction() {
+    let pair = pair();
+    let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&room, &mallory, &pair.a.name).await.expect("joins");
+    let good = forge(&pair.m, &room, &mallory, "hello").await;
+    let body = format!(
+        r#"{{"pdus":[{{"room_id":"{room}","content":{{"n":1.5}},"type":"m.x"}},{}],"edus":[
+            {{"edu_type":"m.presence","content":{{"push":[{{"last_active_ago":12.5,"x":1e300}}]}}}}]}}"#,
+        good.raw()
+    );
+    let mut content = String::new();
+    canonicalise(body.as_bytes(), &mut content).expect("JSON");
+    let uri = "/_matrix/federation/v1/send/floats";
+    let signed = format!(
+        r#"{{"content":{content},"destination":"a.test","method":"PUT","origin":"m.test","uri":"{uri}"}}"#
+    );
+    let signature = pair.m.services.server_keys.key_pair().sign(signed.as_bytes());
+    let authorization = format!(
+        r#"X-Matrix origin="m.test",destination="a.test",key="{}",sig="{}""#,
+        signature.id(),
+        signature.base64()
+    );
+    let request = http::Request::put(uri).header("Authorization", authorization);
+    let request = request.body(axum::body::Body::from(body)).expect("a request");
+    let router = causeway_federation::router(pair.a.state.clone());
+    let answer = router.oneshot(request).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    pair.a.has(&good.event_id().to_owned()).await;
     pair.stop().await;
 }
 
