@@ -3,7 +3,8 @@
 //! One task for each destination that something waits for; it ends when nothing
 //! does. A transaction is repeated under its id and with its body until it is
 //! acknowledged. Pauses between attempts grow, are remembered over a restart,
-//! and end at once when the destination is heard from.
+//! and end at once when the destination is heard from; so does an attempt whose
+//! answer seems to be lost.
 //!
 //! Invariants: one transaction in flight for each destination, in the order of
 //! the outbox; rows go away after a 200 only.
@@ -72,7 +73,7 @@ impl Sender {
         }
     }
 
-    /// Ends the pause of `server`: it is alive.
+    /// `server` is alive: ends its pause, or an attempt that has long been without an answer.
     pub fn heard_from(&self, server: &ServerName) {
         if let Some(slot) = self.slots().get(server) {
             slot.heard_from();

@@ -1,6 +1,6 @@
 //! The task of one destination: one transaction after the other, with pauses.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_service::{
     error::Chain,
@@ -21,6 +21,10 @@ use crate::{
 
 /// Longest answer to a transaction, in bytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// When a transaction has been under way for this long and its destination is
+/// heard from, the answer is taken to be lost and it is sent anew. Doubled each
+/// time, so that a destination that is merely slow is given its time.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) struct Task {
     sender: Sender,
@@ -48,6 +52,7 @@ impl Task {
     pub(super) async fn run(mut self, stop: CancellationToken) -> OwnedServerName {
         self.load_backoff().await;
         let mut pending: Option<Transaction> = None;
+        let mut patience = STALLED_AFTER;
         loop {
             if !self.pause(&stop).await {
                 break;
@@ -65,17 +70,36 @@ impl Task {
             };
             let sent = tokio::select! {
                 () = stop.cancelled() => break,
-                sent = self.send(&transaction) => sent,
+                sent = self.send(&transaction) => Some(sent),
+                () = self.stalled(patience) => None,
             };
             match sent {
-                Ok(()) => self.delivered(transaction).await,
-                Err(error) => {
+                Some(Ok(())) => {
+                    patience = STALLED_AFTER;
+                    self.delivered(transaction).await;
+                }
+                Some(Err(error)) => {
                     self.failed(&error).await;
+                    pending = Some(transaction);
+                }
+                None => {
+                    tracing::info!(server = %self.server, "heard from while it owes an answer: sending again");
+                    patience = patience.saturating_mul(2);
                     pending = Some(transaction);
                 }
             }
         }
         self.server
+    }
+
+    /// Returns when the destination is heard from, `patience` from now at the
+    /// earliest: its being heard from earlier says nothing about the attempt.
+    async fn stalled(&self, patience: Duration) {
+        tokio::time::sleep(patience).await;
+        self.slot.take_heard();
+        while !self.slot.take_heard() {
+            self.slot.woken().await;
+        }
     }
 
     /// Ends the task unless something new came: decided under the lock that

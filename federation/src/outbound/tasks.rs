@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 pub(super) struct Slot {
     /// Something new waits, or the destination was heard from.
     woken: Notify,
-    /// Set from outside: the pause is over.
+    /// Set from outside: the destination is alive. Ends a pause, and an attempt
+    /// that has gone without an answer for long.
     heard: AtomicBool,
     /// Whether the last attempt failed.
     pausing: AtomicBool,
@@ -33,12 +34,10 @@ impl Slot {
         self.again.swap(false, Ordering::SeqCst)
     }
 
-    /// The destination is alive; ends its pause, if it is in one.
+    /// The destination is alive.
     pub(super) fn heard_from(&self) {
-        if self.is_pausing() {
-            self.heard.store(true, Ordering::SeqCst);
-            self.woken.notify_one();
-        }
+        self.heard.store(true, Ordering::SeqCst);
+        self.woken.notify_one();
     }
 
     pub(super) fn take_heard(&self) -> bool {
