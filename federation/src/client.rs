@@ -93,6 +93,19 @@ impl ClientError {
             Self::Request(_) | Self::Oneself | Self::TooLarge(_) | Self::Answer(..) => false,
         }
     }
+
+    /// Whether what was sent was refused, or could not be sent, for what it is.
+    /// The statuses left out say something of this server or of the endpoint:
+    /// not authenticated, not wanted, not there, too slow, too often.
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Request(_) => true,
+            Self::Status { status, .. } => {
+                status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 405 | 408 | 429)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// One request. Build with [`Request::new`], change what is not usual, send.

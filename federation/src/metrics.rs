@@ -82,6 +82,11 @@ impl Metrics {
         self.transactions_sent.add(1, &[KeyValue::new("outcome", "failed")]);
     }
 
+    /// Something that a server refused by itself will not be sent to it again.
+    pub fn set_aside(&self) {
+        self.transactions_sent.add(1, &[KeyValue::new("outcome", "set_aside")]);
+    }
+
     /// A request was not authenticated.
     pub fn refused(&self, reason: &'static str) {
         self.requests_refused.add(1, &[KeyValue::new("reason", reason)]);

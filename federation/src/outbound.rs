@@ -7,7 +7,8 @@
 //! answer seems to be lost.
 //!
 //! Invariants: one transaction in flight for each destination, in the order of
-//! the outbox; rows go away after a 200 only.
+//! the outbox; rows go away after a 200, or when what they hold was refused by
+//! itself by a server that takes other transactions.
 
 mod destination;
 mod tasks;

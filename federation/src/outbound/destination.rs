@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use causeway_service::{
     error::Chain,
-    outbox::{Destination, Transaction},
+    outbox::{Outbox, StorageError, TRANSACTION_ROWS_MAX, Transaction},
 };
 use http::Method;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub(super) struct Task {
     server: OwnedServerName,
     slot: Arc<Slot>,
     backoff: Backoff,
+    /// Rows of the next transaction, at most: fewer after a refusal.
+    rows_max: usize,
 }
 
 /// The body of `PUT /_matrix/federation/v1/send/{txnId}`.
@@ -45,7 +47,7 @@ struct Body<'a> {
 
 impl Task {
     pub(super) fn new(sender: Sender, server: OwnedServerName, slot: Arc<Slot>) -> Self {
-        Self { sender, server, slot, backoff: Backoff::default() }
+        Self { sender, server, slot, backoff: Backoff::default(), rows_max: TRANSACTION_ROWS_MAX }
     }
 
     /// Runs until nothing waits, or `stop`.
@@ -77,6 +79,9 @@ impl Task {
                 Some(Ok(())) => {
                     patience = STALLED_AFTER;
                     self.delivered(transaction).await;
+                }
+                Some(Err(error)) if error.is_about_content() => {
+                    pending = self.refused(transaction, &error).await;
                 }
                 Some(Err(error)) => {
                     self.failed(&error).await;
@@ -136,8 +141,10 @@ impl Task {
     async fn next(&self) -> Option<Transaction> {
         let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
         let now_ms = self.sender.0.clock.now_ms();
-        let fresh_id = format!("{now_ms}-{:016x}", rand::random::<u64>());
-        let found = tokio::task::spawn_blocking(move || outbox.next(&server, fresh_id, now_ms)).await;
+        let fresh_id = fresh_id(now_ms);
+        let rows_max = self.rows_max;
+        let found =
+            tokio::task::spawn_blocking(move || outbox.next(&server, fresh_id, now_ms, rows_max)).await;
         match found {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
@@ -188,17 +195,56 @@ impl Task {
         }
     }
 
+    /// The destination will not have this transaction, which may be for the sake
+    /// of one thing in it. Synapse repeats such a transaction, with pauses, until
+    /// they are so long that it turns to the last events of each room. Here it is
+    /// halved until what is refused stands alone, and that is set aside: repeated
+    /// for ever it would keep back everything after it. It is not lost to the
+    /// destination: the next event of its room names it, and that failing, the
+    /// room's last events are sent again later ([`Outbox::catch_up`]). A
+    /// destination that refuses even an empty transaction refuses us, not what we
+    /// send: that is an outage like any other.
+    ///
+    /// Answers what is to be sent again as it is.
+    ///
+    /// [`Outbox::catch_up`]: causeway_service::outbox::Outbox::catch_up
+    async fn refused(&mut self, transaction: Transaction, error: &ClientError) -> Option<Transaction> {
+        if transaction.rows() == 0 {
+            // Short-lived units only: not worth a second try.
+            self.failed(error).await;
+            return None;
+        }
+        if transaction.units() > 1 {
+            self.rows_max = (transaction.rows() / 2).max(1);
+            tracing::info!(server = %self.server, rows = self.rows_max, error = %Chain(error),
+                "a transaction is refused: sending less at once");
+            self.write(|outbox, server| outbox.abandon(server)).await;
+            return None;
+        }
+        let now_ms = self.sender.0.clock.now_ms();
+        if let Err(refusal) = self.send(&Transaction::empty(fresh_id(now_ms), now_ms)).await {
+            self.failed(&refusal).await;
+            return Some(transaction);
+        }
+        tracing::warn!(server = %self.server, error = %Chain(error), events = ?transaction.events(),
+            "it is refused by itself and set aside");
+        self.sender.0.metrics.set_aside();
+        self.write(move |outbox, server| outbox.set_aside(server, &transaction, now_ms)).await;
+        None
+    }
+
     async fn delivered(&mut self, transaction: Transaction) {
         self.sender.0.metrics.delivered(transaction.pdus.len());
-        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
-        let done = tokio::task::spawn_blocking(move || outbox.acknowledged(&server, &transaction)).await;
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(server = %self.server, error = %Chain(&error), "the outbox can't be written");
+        self.rows_max = self.rows_max.saturating_mul(2).min(TRANSACTION_ROWS_MAX);
+        let now_ms = self.sender.0.clock.now_ms();
+        self.write(move |outbox, server| {
+            outbox.acknowledged(server, &transaction)?;
+            if !transaction.pdus.is_empty() {
+                outbox.catch_up(server, now_ms)?;
             }
-            Err(error) => tracing::error!(server = %self.server, %error, "the outbox can't be written"),
-        }
+            Ok(())
+        })
+        .await;
         if self.backoff.failures > 0 {
             tracing::info!(server = %self.server, failures = self.backoff.failures, "reachable again");
             self.backoff = Backoff::default();
@@ -238,16 +284,32 @@ impl Task {
 
     async fn keep_backoff(&self) {
         let Backoff { failures, retry_at_ms } = self.backoff;
-        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
-        let met = Destination { failures, retry_at_ms };
-        let kept = tokio::task::spawn_blocking(move || {
-            outbox.set_met(&server, &met)?;
-            outbox.depth(&server)
+        let kept = self.write(move |outbox, server| {
+            outbox.set_pause(server, failures, retry_at_ms)?;
+            outbox.depth(server)
         });
-        if let Ok(Ok(depth)) = kept.await {
+        if let Some(depth) = kept.await {
             self.sender.0.metrics.waiting(&self.server, depth);
-        } else {
-            tracing::warn!(server = %self.server, "its pause is not remembered beyond this run");
         }
     }
+
+    /// Does something with the outbox on a blocking thread.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Outbox, &ServerName) -> Result<T, StorageError> + Send + 'static,
+    ) -> Option<T> {
+        let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
+        match tokio::task::spawn_blocking(move || work(&outbox, &server)).await {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(error)) => {
+                tracing::error!(server = %self.server, error = %Chain(&error), "the outbox can't be written");
+            }
+            Err(error) => tracing::error!(server = %self.server, %error, "the outbox can't be written"),
+        }
+        None
+    }
+}
+
+fn fresh_id(now_ms: u64) -> String {
+    format!("{now_ms}-{:016x}", rand::random::<u64>())
 }

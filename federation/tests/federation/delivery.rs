@@ -1,13 +1,20 @@
-//! What arrives at servers that fall silent in the middle of a transaction.
+//! What arrives at servers that fall silent in the middle of a transaction, or
+//! that will not take one.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
+    body::{Body, to_bytes},
     extract::Request,
     middleware::{self, Next},
+    response::IntoResponse,
 };
-use http::Method;
+use causeway_service::outbox::CATCH_UP_AFTER_MS;
+use http::{Method, StatusCode};
 use ruma::RoomVersionId;
 use serde_json::json;
 
@@ -62,6 +69,116 @@ async fn a_transaction_without_an_answer_is_sent_anew_when_its_destination_is_he
     }
     let seen = seen.lock().expect("unpoisoned").clone();
     assert!(seen.len() >= 2 && seen[0] == seen[1], "the same transaction: {seen:?}");
+    a.stop().await;
+    b.stop().await;
+}
+
+/// A door that refuses transactions in which `refused` finds something.
+fn refusing(
+    refused: impl Fn(&str) -> bool + Clone + Send + Sync + 'static,
+) -> Box<dyn FnOnce(Router) -> Router> {
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let refused = refused.clone();
+            async move {
+                if !request.uri().path().contains("/send/") {
+                    return next.run(request).await;
+                }
+                let (parts, body) = request.into_parts();
+                let body = to_bytes(body, usize::MAX).await.expect("is read");
+                if refused(&String::from_utf8_lossy(&body)) {
+                    return StatusCode::BAD_REQUEST.into_response();
+                }
+                next.run(Request::from_parts(parts, Body::from(body))).await
+            }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_is_refused_keeps_no_other_back() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let shape = Shape { door: refusing(|body| body.contains("poison")), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let other = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    b.join(&other, &bob, &a.name).await.expect("joins");
+    let mut sent = Vec::new();
+    for body in ["before", "poison", "after"] {
+        sent.push(a.send(&room, &alice, "m.room.message", None, json!({"body": body})).await);
+        sent.push(a.send(&other, &alice, "m.room.message", None, json!({"body": "elsewhere"})).await);
+    }
+    // The poisoned one, too: the next event of its room names it.
+    for event_id in &sent {
+        b.has(event_id).await;
+    }
+    a.until("nothing waits any more", |services| services.outbox.destinations().expect("reads").is_empty())
+        .await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_everything_for_a_while_misses_nothing() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let broken = Arc::new(AtomicBool::new(false));
+    let a = network.start("a.test", folders[0].path());
+    let is_broken = Arc::clone(&broken);
+    let shape = Shape { door: refusing(move |_| is_broken.load(Ordering::SeqCst)), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    broken.store(true, Ordering::SeqCst);
+    let mut sent = Vec::new();
+    for n in 0..10 {
+        sent.push(a.send(&room, &alice, "m.room.message", None, json!({"body": n})).await);
+    }
+    let to = b.name.clone();
+    let sender = a.state.sender().clone();
+    a.until("it is left alone", move |_| sender.is_pausing(&to)).await;
+    broken.store(false, Ordering::SeqCst);
+    for event_id in &sent {
+        b.has(event_id).await;
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_last_in_its_room_is_tried_again_later() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let strict = Arc::new(AtomicBool::new(true));
+    let a = network.start("a.test", folders[0].path());
+    let is_strict = Arc::clone(&strict);
+    let door = refusing(move |body| is_strict.load(Ordering::SeqCst) && body.contains("poison"));
+    let b = network.start_as("b.test", folders[1].path(), Shape { door, ..Shape::default() });
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let last = a.send(&room, &alice, "m.room.message", None, json!({"body": "poison"})).await;
+    let to = b.name.clone();
+    a.until("it is set aside", move |services| {
+        !services.outbox.met(&to).expect("reads").owed_rooms.is_empty()
+    })
+    .await;
+    strict.store(false, Ordering::SeqCst);
+    let to = b.name.clone();
+    let queued = a
+        .run(move |services| {
+            let now_ms = services.clock.now_ms();
+            let soon = services.outbox.catch_up(&to, now_ms).expect("reads");
+            (soon, services.outbox.catch_up(&to, now_ms + CATCH_UP_AFTER_MS).expect("queues"))
+        })
+        .await;
+    assert_eq!(queued, (0, 1));
+    b.has(&last).await;
     a.stop().await;
     b.stop().await;
 }

@@ -15,13 +15,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-pub use causeway_storage::outbox::Destination;
 use causeway_storage::{
-    Database, StorageError, StreamPosition,
+    Batch, Database, StreamPosition,
     outbox::{self as rows, Entry, InFlight},
     rooms,
 };
-use ruma::{OwnedServerName, ServerName};
+pub use causeway_storage::{StorageError, outbox::Destination};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
 use crate::notify::{Notifier, Topic};
@@ -32,10 +32,18 @@ pub const TRANSACTION_PDUS_MAX: usize = 50;
 pub const TRANSACTION_EDUS_MAX: usize = 100;
 /// Short-lived units that wait for one destination; the oldest is dropped first.
 pub const EPHEMERAL_MAX: usize = 1_000;
+/// Durable rows in one transaction, at most.
+pub const TRANSACTION_ROWS_MAX: usize = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_MAX;
 /// How far the depth of a queue is counted.
 pub const DEPTH_MAX: usize = 10_000;
 /// Bytes of events and units after which a transaction is full.
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rooms that are remembered for a destination that refused events of them.
+pub const OWED_ROOMS_MAX: usize = 1_000;
+/// How long after a refusal the last events of such rooms are tried.
+pub const CATCH_UP_AFTER_MS: u64 = 10 * 60 * 1_000;
+/// Last events of one such room.
+const OWED_HEADS_MAX: usize = 5;
 
 /// The queues of all destinations.
 #[derive(Debug)]
@@ -66,6 +74,8 @@ pub struct Transaction {
     pub edus: Vec<Box<RawValue>>,
     /// The durable rows that are in it.
     positions: Vec<StreamPosition>,
+    /// The events.
+    events: Vec<OwnedEventId>,
 }
 
 impl Outbox {
@@ -102,22 +112,25 @@ impl Outbox {
     }
 
     /// The transaction to send to `destination` now: the one that was begun and
-    /// not acknowledged, or a new one called `fresh_id`. `None`: nothing waits.
+    /// not acknowledged, or a new one called `fresh_id`, of at most `rows_max`
+    /// durable rows. Short-lived units come only with one that may be full.
+    /// `None`: nothing waits.
     pub fn next(
         &self,
         destination: &ServerName,
         fresh_id: String,
         now_ms: u64,
+        rows_max: usize,
     ) -> Result<Option<Transaction>, StorageError> {
         if let Some(begun) = rows::in_flight(&self.database, destination)? {
             let mut transaction = Transaction::new(begun.transaction_id, begun.origin_server_ts);
-            self.fill(&mut transaction, destination, begun.last)?;
+            self.fill(&mut transaction, destination, begun.last, TRANSACTION_ROWS_MAX)?;
             if !transaction.positions.is_empty() {
                 return Ok(Some(transaction));
             }
         }
         let mut transaction = Transaction::new(fresh_id, now_ms);
-        self.fill(&mut transaction, destination, self.database.visible())?;
+        self.fill(&mut transaction, destination, self.database.visible(), rows_max)?;
         if let Some(&last) = transaction.positions.last() {
             let mut batch = self.database.batch();
             let (transaction_id, origin_server_ts) = (transaction.id.clone(), transaction.origin_server_ts);
@@ -130,7 +143,9 @@ impl Outbox {
             // new id, which costs the peer some work and nothing else.
             let _unsynced = self.database.commit(batch)?;
         }
-        self.take_ephemeral(&mut transaction, destination);
+        if rows_max >= TRANSACTION_ROWS_MAX || transaction.positions.is_empty() {
+            self.take_ephemeral(&mut transaction, destination);
+        }
         let empty = transaction.pdus.is_empty() && transaction.edus.is_empty();
         if empty && !transaction.positions.is_empty() {
             // Rows of events that are gone: nothing to tell any more.
@@ -146,11 +161,11 @@ impl Outbox {
         transaction: &mut Transaction,
         destination: &ServerName,
         last: StreamPosition,
+        rows_max: usize,
     ) -> Result<(), StorageError> {
         let mut bytes = 0;
         let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
-        let limit = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_MAX;
-        for row in rows::rows(&self.database, destination, from, limit)? {
+        for row in rows::rows(&self.database, destination, from, rows_max.clamp(1, TRANSACTION_ROWS_MAX))? {
             let full = transaction.pdus.len() >= TRANSACTION_PDUS_MAX
                 || transaction.edus.len() >= TRANSACTION_EDUS_MAX;
             if row.position > last || full || bytes >= TRANSACTION_BYTES_MAX {
@@ -161,6 +176,7 @@ impl Outbox {
                     if let Some(pdu) = rooms::pdu_raw(&self.database, &event_id)? {
                         bytes += pdu.get().len();
                         transaction.pdus.push(pdu);
+                        transaction.events.push(event_id);
                     }
                 }
                 Entry::Edu(edu) => {
@@ -193,7 +209,17 @@ impl Outbox {
         if transaction.positions.is_empty() {
             return Ok(());
         }
-        let mut batch = self.database.batch();
+        let batch = self.database.batch();
+        self.forget(batch, destination, transaction)
+    }
+
+    /// Deletes the transaction's rows with `batch`.
+    fn forget(
+        &self,
+        mut batch: Batch,
+        destination: &ServerName,
+        transaction: &Transaction,
+    ) -> Result<(), StorageError> {
         for &position in &transaction.positions {
             rows::delete(&mut batch, destination, position);
         }
@@ -205,6 +231,64 @@ impl Outbox {
             self.done().insert(destination.to_owned(), last);
         }
         Ok(())
+    }
+
+    /// Gives a transaction up as it is: its rows go out again under another id.
+    pub fn abandon(&self, destination: &ServerName) -> Result<(), StorageError> {
+        let mut batch = self.database.batch();
+        rows::delete_in_flight(&mut batch, destination);
+        let _unsynced = self.database.commit(batch)?;
+        Ok(())
+    }
+
+    /// Forgets what `destination` refuses, and remembers the rooms of it for
+    /// [`Self::catch_up`].
+    pub fn set_aside(
+        &self,
+        destination: &ServerName,
+        transaction: &Transaction,
+        now_ms: u64,
+    ) -> Result<(), StorageError> {
+        let mut met = self.met(destination)?;
+        for event_id in &transaction.events {
+            if let Some(meta) = rooms::event_meta(&self.database, event_id)?
+                && met.owed_rooms.len() < OWED_ROOMS_MAX
+                && !met.owed_rooms.contains(&meta.room_id)
+            {
+                met.owed_rooms.push(meta.room_id);
+            }
+        }
+        met.owed_since_ms = now_ms;
+        let mut batch = self.database.batch();
+        rows::put_destination(&mut batch, destination, &met);
+        self.forget(batch, destination, transaction)
+    }
+
+    /// After `destination` took events: queues the last ones of the rooms of which
+    /// it refused some, if that is [`CATCH_UP_AFTER_MS`] ago. What led to them
+    /// it will ask for. Answers how many there are.
+    pub fn catch_up(&self, destination: &ServerName, now_ms: u64) -> Result<usize, StorageError> {
+        let mut met = self.met(destination)?;
+        if met.owed_rooms.is_empty() || now_ms.saturating_sub(met.owed_since_ms) < CATCH_UP_AFTER_MS {
+            return Ok(0);
+        }
+        let (mut batch, mut queued) = (self.database.batch(), 0);
+        for room_id in std::mem::take(&mut met.owed_rooms) {
+            if !rooms::joined_servers(&self.database, &room_id)?.contains_key(destination) {
+                continue;
+            }
+            let heads = rooms::room(&self.database, &room_id)?.map(|room| room.heads).unwrap_or_default();
+            for head in heads.iter().take(OWED_HEADS_MAX) {
+                let position = batch.position();
+                rows::push_pdu(&mut batch, destination, position, &head.event_id);
+                queued += 1;
+            }
+        }
+        met.owed_since_ms = 0;
+        rows::put_destination(&mut batch, destination, &met);
+        let _commit = self.database.commit_durable(batch)?;
+        self.notifier.notify([&Topic::Outbox]);
+        Ok(queued)
     }
 
     /// How much waits for `destination`, counted up to [`DEPTH_MAX`].
@@ -219,10 +303,16 @@ impl Outbox {
         rows::destination(&self.database, destination)
     }
 
-    /// Remembers how `destination` was met. Not synced: it is only a pause.
-    pub fn set_met(&self, destination: &ServerName, met: &Destination) -> Result<(), StorageError> {
+    /// Remembers a pause for `destination`. Not synced: it is only a pause.
+    pub fn set_pause(
+        &self,
+        destination: &ServerName,
+        failures: u32,
+        retry_at_ms: u64,
+    ) -> Result<(), StorageError> {
+        let met = Destination { failures, retry_at_ms, ..self.met(destination)? };
         let mut batch = self.database.batch();
-        rows::put_destination(&mut batch, destination, met);
+        rows::put_destination(&mut batch, destination, &met);
         let _unsynced = self.database.commit(batch)?;
         Ok(())
     }
@@ -237,8 +327,29 @@ impl Outbox {
 }
 
 impl Transaction {
+    /// A transaction that says nothing.
+    pub fn empty(id: String, origin_server_ts: u64) -> Self {
+        Self::new(id, origin_server_ts)
+    }
+
     fn new(id: String, origin_server_ts: u64) -> Self {
-        Self { id, origin_server_ts, pdus: Vec::new(), edus: Vec::new(), positions: Vec::new() }
+        let (pdus, edus, positions, events) = Default::default();
+        Self { id, origin_server_ts, pdus, edus, positions, events }
+    }
+
+    /// Events and units in it.
+    pub fn units(&self) -> usize {
+        self.pdus.len() + self.edus.len()
+    }
+
+    /// The ids of the events in it.
+    pub fn events(&self) -> &[OwnedEventId] {
+        &self.events
+    }
+
+    /// The durable rows in it.
+    pub fn rows(&self) -> usize {
+        self.positions.len()
     }
 }
 
@@ -265,7 +376,7 @@ mod tests {
     }
 
     fn next(outbox: &Outbox, id: &str) -> Option<Transaction> {
-        outbox.next(server_name!("b.example"), id.to_owned(), 7).expect("reads")
+        outbox.next(server_name!("b.example"), id.to_owned(), 7, TRANSACTION_ROWS_MAX).expect("reads")
     }
 
     #[test]
@@ -307,6 +418,24 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_is_made_smaller_under_another_id() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let outbox = outbox(&folder);
+        let server = server_name!("b.example");
+        push(&outbox, 1);
+        push(&outbox, 2);
+        outbox.queue_ephemeral(server, "x", edu(3));
+        assert_eq!(next(&outbox, "first").expect("rows wait").units(), 3);
+        outbox.queue_ephemeral(server, "x", edu(4));
+        outbox.abandon(server).expect("writes");
+        let half = outbox.next(server, "half".to_owned(), 7, 1).expect("reads").expect("rows wait");
+        assert_eq!((half.id.as_str(), half.rows(), half.units()), ("half", 1, 1));
+        outbox.set_aside(server, &half, 8).expect("writes");
+        let rest = next(&outbox, "rest").expect("a row waits");
+        assert_eq!((rest.rows(), rest.units()), (1, 2));
+    }
+
+    #[test]
     fn ephemeral_units_coalesce_by_key_and_are_bounded() {
         let folder = tempfile::tempdir().expect("a folder");
         let outbox = outbox(&folder);
@@ -315,7 +444,8 @@ mod tests {
         outbox.queue_ephemeral(other, "b", edu(2));
         outbox.queue_ephemeral(other, "a", edu(3));
         assert_eq!(outbox.destinations().expect("reads").len(), 1);
-        let taken = outbox.next(other, "x".to_owned(), 1).expect("reads").expect("two wait");
+        let taken = outbox.next(other, "x".to_owned(), 1, TRANSACTION_ROWS_MAX);
+        let taken = taken.expect("reads").expect("two wait");
         let texts: Vec<_> = taken.edus.iter().map(|edu| edu.get()).collect();
         assert_eq!(texts, [edu(2).get(), edu(3).get()]);
         for n in 0..2_000 {
@@ -327,9 +457,9 @@ mod tests {
     #[test]
     fn pauses_are_remembered() {
         let folder = tempfile::tempdir().expect("a folder");
-        let met = Destination { failures: 3, retry_at_ms: 99 };
+        let met = Destination { failures: 3, retry_at_ms: 99, ..Destination::default() };
         let server = server_name!("b.example");
-        outbox(&folder).set_met(server, &met).expect("writes");
+        outbox(&folder).set_pause(server, 3, 99).expect("writes");
         assert_eq!(outbox(&folder).met(server).expect("reads"), met);
     }
 }

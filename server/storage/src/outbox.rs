@@ -4,7 +4,7 @@
 //! when its destination has acknowledged it. So nothing is lost by a crash, and
 //! what is sent twice is sent under the same transaction id.
 
-use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -41,12 +41,23 @@ pub struct InFlight {
 }
 
 /// How a destination was last met.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
     /// Failures in a row.
     pub failures: u32,
     /// No attempt before this time, milliseconds since the Unix epoch.
     pub retry_at_ms: u64,
+    /// Rooms of which it refused events that were then set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed_rooms: Vec<OwnedRoomId>,
+    /// When the last of these events was set aside, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub owed_since_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Queues a room event for `destination`.
