@@ -169,9 +169,9 @@ catalogue! {
     SpaceHistory = "space_history";
     /// room id | item key -> JSON `shared_space::notices::ConflictRow`.
     SpaceConflicts = "space_conflicts";
-    /// room id | event id -> JSON `shared_space::notices::NoticeRow`.
+    /// room id | event id [| conflict id, if it tells several] -> JSON `shared_space::notices::NoticeRow`.
     SpaceNotices = "space_notices";
-    /// room id | item key | event id -> (): the notices about an item.
+    /// room id | item key | event id -> the conflict's id if it tells several: the notices about an item.
     SpaceItemNotices = "space_item_notices";
     /// room id | event id -> change id: which change a room event carried or became.
     SpaceEvents = "space_events";

@@ -8,6 +8,7 @@ mod cut;
 mod federation;
 mod interop;
 mod lifecycle;
+mod many;
 mod origin_gone;
 mod pair;
 mod restore;

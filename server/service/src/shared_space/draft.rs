@@ -33,6 +33,7 @@ use serde_json::value::RawValue;
 
 use super::{
     error::SpaceError,
+    notices::together,
     stored::{self, StoredEntries},
     wanted_media,
 };
@@ -79,6 +80,8 @@ struct Touched {
     was_in_conflict: bool,
     /// Whether a change was joined to it, not only looked at.
     joined: bool,
+    /// Whether one of them came from another server.
+    arrived: bool,
     row: ItemRow,
 }
 
@@ -150,7 +153,7 @@ impl<'a> Draft<'a> {
             Entry::Vacant(untouched) => {
                 let row = items::item(self.db, self.room, key.as_str())?.unwrap_or_default();
                 let was_in_conflict = row.item.conflict(key).is_some();
-                Ok(&mut untouched.insert(Touched { was_in_conflict, joined: false, row }).row)
+                Ok(&mut untouched.insert(Touched { was_in_conflict, joined: false, arrived: false, row }).row)
             }
         }
     }
@@ -292,6 +295,7 @@ impl<'a> Draft<'a> {
         let Some(touched) = self.items.get_mut(key) else { return Ok(()) };
         let joined = touched.row.item.join(&sibling, &self.facts.of(key))?;
         touched.joined = true;
+        touched.arrived |= header.server() != self.own;
         for (named, by) in &joined.successors {
             items::put_successor(batch, room, key.as_str(), named, by);
             self.facts.successors.entry((key.clone(), *named)).or_default().push(*by);
@@ -348,7 +352,9 @@ impl<'a> Draft<'a> {
             let in_conflict = touched.was_in_conflict || touched.row.item.conflict(&key).is_some();
             if touched.joined && in_conflict {
                 let wait = touched.row.missing_since.map(|since| since + as_ms(INCOMPLETE_WAIT));
-                let row = QueueRow::due(wait.unwrap_or(self.now_ms));
+                // What arrives seldom comes alone.
+                let soon = if touched.arrived { together(self.now_ms) } else { self.now_ms };
+                let row = QueueRow::due(wait.unwrap_or(soon));
                 queues::put(batch, Queue::Notice, self.room, key.as_str(), &row);
                 told.push((key.clone(), row.due));
             }

@@ -21,7 +21,13 @@ use causeway_storage::{
 use ruma::{EventId, RoomId};
 use serde_json::Value as Json;
 
-use super::{DECLARATION_TYPE, ITEM_TYPE, SharedSpace, error::SpaceError, lock, state_event::remember_face};
+use super::{
+    DECLARATION_TYPE, ITEM_TYPE, SharedSpace,
+    error::SpaceError,
+    hearing::{NOTICE_FIELD, SUMMARY_FIELD},
+    lock,
+    state_event::remember_face,
+};
 
 /// Events taken in one step.
 const STEP_MAX: usize = 200;
@@ -166,7 +172,7 @@ impl SharedSpace {
 
     fn follow_message(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
         let content = event.content_object();
-        if content.contains_key("org.causeway.conflict") {
+        if content.contains_key(NOTICE_FIELD) || content.contains_key(SUMMARY_FIELD) {
             return self.follow_notice(room, event, &content);
         }
         let reply_to =

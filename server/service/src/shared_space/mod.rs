@@ -6,7 +6,7 @@
 //! - [`read`](self::read): items, history, changes since a vector, status;
 //! - [`draft`]: the one way in which changes get into logs and items;
 //! - [`follower`]: what room events mean for the space;
-//! - [`notices`], [`settlement`]: conflicts told and settled;
+//! - [`notices`], [`telling`], [`hearing`], [`endings`], [`settlement`]: conflicts told and settled;
 //! - [`projection`]: the face of items in room state;
 //! - [`observed`]: what a device has been given, and so supersedes.
 //!
@@ -23,8 +23,10 @@ pub mod authorise;
 pub mod choice;
 pub mod declaration;
 pub mod draft;
+mod endings;
 pub mod error;
 mod follower;
+mod hearing;
 pub mod join;
 pub mod keys;
 pub mod metrics;
@@ -38,6 +40,7 @@ mod service_user;
 mod settlement;
 pub mod state_event;
 pub mod stored;
+mod telling;
 pub mod token;
 pub mod wanted_media;
 pub mod worker;
@@ -45,6 +48,8 @@ pub mod write;
 
 #[cfg(test)]
 mod background_tests;
+#[cfg(test)]
+mod notice_tests;
 #[cfg(test)]
 mod tests;
 

@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
 
-use super::choice;
+use super::{choice, notices::Telling};
 
 /// Characters of a value that a notice shows.
 const EXCERPT_CHARS_MAX: usize = 160;
+/// Items that a message about many names to people.
+const NAMED_MAX: usize = 10;
 
 /// One sibling as a notice shows it.
 #[derive(Clone, Debug)]
@@ -52,39 +54,54 @@ pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> 
         "msgtype": "m.text",
         "body": body,
         "m.mentions": { "user_ids": authors(siblings) },
-        "org.causeway.conflict": {
-            "id": conflict,
-            "key": if encrypted { Value::Null } else { key.into() },
-            "siblings": siblings.iter().map(|told| json!({
-                "id": told.id, "author": told.author, "origin_server_ts": told.origin_server_ts,
-            })).collect::<Vec<_>>(),
-        },
+        "org.causeway.conflict": listed(conflict, key, siblings, encrypted),
     })
 }
 
-/// The content of the one message that stands for many new conflicts.
-pub fn summary(conflicts: &[(String, String, Vec<Told>)], encrypted: bool) -> Value {
+/// The content of a message that stands for many new conflicts. `authors` are
+/// those of all that is listed; a number means what one of them wrote.
+pub(super) fn summary(conflicts: &[Telling], authors: &[OwnedUserId], encrypted: bool) -> Value {
     let count = conflicts.len();
     let mut body = format!("{count} items have changes that did not see each other. All of them are kept");
-    let mut mentioned = Vec::new();
     if !encrypted {
-        let named: Vec<_> =
-            conflicts.iter().take(10).map(|(_, key, _)| format!("“{}”", excerpt(key))).collect();
+        let named: Vec<_> = conflicts
+            .iter()
+            .take(NAMED_MAX)
+            .map(|telling| format!("“{}”", excerpt(telling.key.as_str())))
+            .collect();
         let more = if count > named.len() { ", …" } else { "" };
         write_to(&mut body, format_args!(": {}{more}", named.join(", ")));
     }
-    body.push_str(". Open the shared space to see and settle them.");
-    for (_, _, siblings) in conflicts {
-        mentioned.extend(authors(siblings));
+    body.push_str(".\n");
+    let numbered = &authors[..authors.len().min(choice::NUMBERED_MAX)];
+    for (index, author) in numbered.iter().enumerate() {
+        write_to(&mut body, format_args!("{} {author}\n", choice::reaction(index + 1)));
     }
-    mentioned.sort();
-    mentioned.dedup();
+    write_to(
+        &mut body,
+        format_args!(
+            "To keep in all of these items what one of them wrote, react with the number (1–{}), or reply \
+             “keep 1”. To settle a single item, write it again.",
+            numbered.len()
+        ),
+    );
     json!({
         "msgtype": "m.text",
         "body": body,
-        "m.mentions": { "user_ids": mentioned },
-        "org.causeway.conflicts": conflicts.iter().map(|(id, key, _)| json!({
-            "id": id, "key": if encrypted { Value::Null } else { key.as_str().into() },
+        "m.mentions": { "user_ids": authors },
+        "org.causeway.conflicts": conflicts.iter().map(|telling| {
+            listed(&telling.id, telling.key.as_str(), &telling.told, encrypted)
+        }).collect::<Vec<_>>(),
+    })
+}
+
+/// One conflict as programs read it.
+pub fn listed(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> Value {
+    json!({
+        "id": conflict,
+        "key": if encrypted { Value::Null } else { key.into() },
+        "siblings": siblings.iter().map(|told| json!({
+            "id": told.id, "author": told.author, "origin_server_ts": told.origin_server_ts,
         })).collect::<Vec<_>>(),
     })
 }
@@ -93,17 +110,21 @@ pub fn summary(conflicts: &[(String, String, Vec<Told>)], encrypted: bool) -> Va
 pub fn edited(notice_id: &str, original: &Value, outcome: &str) -> Value {
     let told = original["body"].as_str().unwrap_or_default();
     let body = format!("{outcome}\n\n{told}");
+    let mut new_content = json!({
+        "msgtype": "m.text",
+        "body": body,
+        "m.mentions": original["m.mentions"],
+    });
+    // A long list is not repeated: with it twice the event could be too large.
+    if let Some(listed) = original.get("org.causeway.conflict") {
+        new_content["org.causeway.conflict"] = listed.clone();
+    }
     json!({
         "msgtype": "m.text",
         "body": format!("* {body}"),
         // An edit that mentions nobody notifies nobody again.
         "m.mentions": {},
-        "m.new_content": {
-            "msgtype": "m.text",
-            "body": body,
-            "m.mentions": original["m.mentions"],
-            "org.causeway.conflict": original["org.causeway.conflict"],
-        },
+        "m.new_content": new_content,
         "m.relates_to": { "rel_type": "m.replace", "event_id": notice_id },
     })
 }
@@ -122,8 +143,9 @@ fn write_to(body: &mut String, text: std::fmt::Arguments<'_>) {
     body.write_fmt(text).expect("a String takes all that is written");
 }
 
-fn authors(siblings: &[Told]) -> Vec<&OwnedUserId> {
-    let mut authors: Vec<_> = siblings.iter().map(|told| &told.author).collect();
+/// The authors, each once, in the order of their ids.
+pub fn authors<'a>(siblings: impl IntoIterator<Item = &'a Told>) -> Vec<OwnedUserId> {
+    let mut authors: Vec<_> = siblings.into_iter().map(|told| told.author.clone()).collect();
     authors.sort();
     authors.dedup();
     authors
@@ -182,7 +204,14 @@ mod tests {
         let siblings = [told(user_id!("@alice:a.example"), Some(json!({"text": "secret"})))];
         let content = notice("c1", "hidden", &siblings, true).to_string();
         assert!(!content.contains("secret") && !content.contains("hidden"));
-        let content = summary(&[("c1".to_owned(), "hidden".to_owned(), siblings.to_vec())], true).to_string();
+        let telling = Telling {
+            key: causeway_shared_space::ItemKey::new("hidden").expect("a key"),
+            id: "c1".to_owned(),
+            siblings: Vec::new(),
+            told: siblings.to_vec(),
+            attempts: 0,
+        };
+        let content = summary(&[telling], &authors(&siblings), true).to_string();
         assert!(!content.contains("hidden"));
     }
 

@@ -4,62 +4,51 @@
 //! order; if it stays silent, the next one after 30 s × rank. Nobody speaks
 //! while catching up, or of an item that is incomplete. What stands in the room
 //! already is not said again; of two notices that crossed a partition the one
-//! with the least event id stays. A notice is edited by its sender's server to
-//! say how the conflict ended.
+//! with the least event id stays.
+//!
+//! Here is decided when this server speaks; what it says and how that is noted
+//! is in [`super::telling`], what others say in [`super::hearing`], how it ends in
+//! [`super::endings`].
 
 use std::{collections::BTreeMap, time::Duration};
 
-use causeway_room::{NewEvent, Pdu};
-use causeway_shared_space::{ChangeId, ConflictId, Header, ItemKey, Sibling};
+use causeway_shared_space::{ChangeId, Header, ItemKey, Sibling};
 use causeway_storage::shared_space::{
     entries, items,
     items::ItemRow,
     notices::{self, ConflictRow, NoticeRow},
     queues::{self, Queue, QueueRow},
 };
-use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId};
-use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId};
+use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SERVICE_LOCALPART, SharedSpace,
+    SharedSpace,
     agenda::Task,
-    choice,
     draft::{INCOMPLETE_WAIT, as_ms},
     error::SpaceError,
-    notice_text::{self, Told},
+    notice_text::Told,
     stored,
 };
-use crate::rooms::{RoomError, RoomWriter};
+use crate::rooms::RoomWriter;
 
 /// How soon a conflict is looked at again that may not be told yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// More new conflicts than this in one room are told in one message.
-const TOLD_ONE_BY_ONE_MAX: usize = 20;
-/// Notices about one item that are looked at.
-const NOTICES_MAX: usize = 64;
-/// Siblings that a notice of another server may list.
-const LISTED_MAX: usize = 64;
-
-#[derive(Deserialize)]
-struct Listed {
-    id: ConflictId,
-    key: Option<String>,
-    siblings: Vec<ListedSibling>,
-}
-
-#[derive(Deserialize)]
-struct ListedSibling {
-    id: ChangeId,
-}
+/// Notices about one item that are remembered. Reactions to older ones mean nothing any more.
+pub(super) const NOTICES_MAX: usize = 16;
+/// Pauses after a notice could not be sent: they double.
+const UNSENT_FIRST: Duration = Duration::from_mins(1);
+const UNSENT_LAST: Duration = Duration::from_hours(1);
 
 /// A conflict that is to be told now.
-struct Telling {
-    key: ItemKey,
-    id: String,
-    siblings: Vec<Sibling>,
-    told: Vec<Told>,
+pub(super) struct Telling {
+    pub key: ItemKey,
+    pub id: String,
+    pub siblings: Vec<Sibling>,
+    pub told: Vec<Told>,
+    /// How often it could not be sent.
+    pub attempts: u32,
 }
 
 impl SharedSpace {
@@ -77,15 +66,18 @@ impl SharedSpace {
 
     fn tell_room(&self, room: &RoomId, tasks: Vec<Task>) -> Result<(), SpaceError> {
         let mut tellings = Vec::new();
+        // One moment for all, so that what is due together stays together.
+        let now_ms = self.clock.now_ms();
         for task in tasks {
             let Ok(key) = ItemKey::new(&task.subject) else { continue };
             let row = items::item(&self.db, room, key.as_str())?.unwrap_or_default();
-            let known = notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX)?;
+            self.resolve_notices(room, &key, &row)?;
+            let known = notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX + 1)?;
             self.edit_ended(room, &key, &row, &known)?;
-            match self.when_to_tell(room, &key, &row, &known)? {
+            match self.when_to_tell(now_ms, room, &key, &row, &known)? {
                 When::Never => self.done(room, &key, &task)?,
                 When::At(due) => self.postpone(room, &key, due)?,
-                When::Now(telling) => tellings.push(telling),
+                When::Now(telling) => tellings.push(Telling { attempts: task.row.attempts, ..telling }),
             }
         }
         if tellings.is_empty() {
@@ -104,6 +96,16 @@ impl SharedSpace {
         Ok(())
     }
 
+    /// A notice could not be sent: it is tried again, less and less often.
+    pub(super) fn try_later(&self, writer: &mut RoomWriter<'_>, telling: &Telling) {
+        let pause = UNSENT_FIRST.saturating_mul(1 << telling.attempts.min(10)).min(UNSENT_LAST);
+        let due = self.clock.now_ms() + as_ms(pause);
+        let row = QueueRow { due, attempts: telling.attempts.saturating_add(1), detail: Json::Null };
+        let room = writer.room_id().to_owned();
+        queues::put(writer.batch(), Queue::Notice, &room, telling.key.as_str(), &row);
+        self.agenda.note(Queue::Notice, due);
+    }
+
     fn postpone(&self, room: &RoomId, key: &ItemKey, due: u64) -> Result<(), SpaceError> {
         let mut batch = self.db.batch();
         let row = QueueRow { due, attempts: 0, detail: Json::Null };
@@ -115,22 +117,22 @@ impl SharedSpace {
 
     fn when_to_tell(
         &self,
+        now_ms: u64,
         room: &RoomId,
         key: &ItemKey,
         row: &ItemRow,
         known: &[(OwnedEventId, NoticeRow)],
     ) -> Result<When, SpaceError> {
-        let now_ms = self.clock.now_ms();
         let Some(conflict) = row.item.conflict(key) else {
             self.forget_conflict(room, key)?;
             return Ok(When::Never);
         };
         let id = conflict.id.to_string();
         if let Some((event, _)) = known.iter().find(|(_, notice)| notice.conflict == id) {
-            self.remember_conflict(room, key, &row.item, &id, Some(event))?;
+            self.remember_conflict(now_ms, room, key, &row.item, &id, Some(event))?;
             return Ok(When::Never);
         }
-        let since = self.remember_conflict(room, key, &row.item, &id, None)?;
+        let since = self.remember_conflict(now_ms, room, key, &row.item, &id, None)?;
         if since.notice.is_some() {
             return Ok(When::Never);
         }
@@ -145,14 +147,14 @@ impl SharedSpace {
         };
         let due = (since.since + as_ms(self.rank_wait) * rank).max(complete_at);
         if self.is_catching_up(room) {
-            return Ok(When::At(due.max(now_ms + as_ms(LOOK_AGAIN))));
+            return Ok(When::At(due.max(together(now_ms))));
         }
         if now_ms < due {
             return Ok(When::At(due));
         }
         let siblings = conflict.siblings.to_vec();
         let told = siblings.iter().map(|sibling| self.told(room, sibling)).collect::<Result<_, _>>()?;
-        Ok(When::Now(Telling { key: key.clone(), id, siblings, told }))
+        Ok(When::Now(Telling { key: key.clone(), id, siblings, told, attempts: 0 }))
     }
 
     fn told(&self, room: &RoomId, sibling: &Sibling) -> Result<Told, SpaceError> {
@@ -189,6 +191,7 @@ impl SharedSpace {
 
     fn remember_conflict(
         &self,
+        now_ms: u64,
         room: &RoomId,
         key: &ItemKey,
         item: &causeway_shared_space::Item,
@@ -199,7 +202,7 @@ impl SharedSpace {
         let mut row = before.clone().unwrap_or_else(|| ConflictRow {
             id: id.to_owned(),
             siblings: item.siblings().iter().map(|sibling| sibling.id).collect(),
-            since: self.clock.now_ms(),
+            since: now_ms,
             notice: None,
         });
         if let Some(notice) = notice {
@@ -211,222 +214,6 @@ impl SharedSpace {
             let _unsynced = self.db.commit(batch)?;
         }
         Ok(row)
-    }
-
-    /// Sends the notices, and notes in the same batch that they were sent.
-    fn speak(&self, writer: &mut RoomWriter<'_>, tellings: Vec<Telling>) -> Result<(), SpaceError> {
-        let room = writer.room_id().to_owned();
-        let encrypted = writer.state("m.room.encryption", "")?.is_some();
-        // Between deciding and taking the room's lock the item may have changed.
-        let mut current = Vec::new();
-        for telling in tellings {
-            let row = items::item(&self.db, &room, telling.key.as_str())?.unwrap_or_default();
-            if row.item.conflict(&telling.key).is_some_and(|conflict| conflict.id.to_string() == telling.id) {
-                current.push(telling);
-            }
-        }
-        let summarised = current.len() > TOLD_ONE_BY_ONE_MAX;
-        let mut summary = None;
-        if summarised {
-            let all: Vec<_> = current
-                .iter()
-                .map(|telling| (telling.id.clone(), telling.key.to_string(), telling.told.clone()))
-                .collect();
-            let author = current[0].siblings.iter().rev().map(|sibling| sibling.author.clone()).next();
-            summary = self.say(writer, author, notice_text::summary(&all, encrypted))?;
-        }
-        for telling in current {
-            let sent = match &summary {
-                Some(sent) => Some(sent.clone()),
-                None if summarised => None,
-                None => {
-                    let author = telling.siblings.iter().rev().map(|sibling| sibling.author.clone());
-                    let local = author.clone().find(|author| author.server_name() == self.server_name());
-                    let content =
-                        notice_text::notice(&telling.id, telling.key.as_str(), &telling.told, encrypted);
-                    self.say(writer, local, content)?
-                }
-            };
-            self.note_sent(writer, &room, &telling, sent, summarised);
-        }
-        Ok(())
-    }
-
-    fn note_sent(
-        &self,
-        writer: &mut RoomWriter<'_>,
-        room: &RoomId,
-        telling: &Telling,
-        sent: Option<(OwnedEventId, OwnedUserId)>,
-        summarised: bool,
-    ) {
-        queues::delete(writer.batch(), Queue::Notice, room, telling.key.as_str());
-        let Some((event, sender)) = sent else { return };
-        let siblings: Vec<ChangeId> = telling.siblings.iter().map(|sibling| sibling.id).collect();
-        let row = ConflictRow {
-            id: telling.id.clone(),
-            siblings: siblings.clone(),
-            since: self.clock.now_ms(),
-            notice: Some(event.clone()),
-        };
-        notices::put_conflict(writer.batch(), room, telling.key.as_str(), &row);
-        if !summarised {
-            let row = NoticeRow {
-                conflict: telling.id.clone(),
-                key: telling.key.to_string(),
-                siblings,
-                sender,
-                outcome: None,
-            };
-            notices::put_notice(writer.batch(), room, &event, &row);
-        }
-        self.metrics.told();
-    }
-
-    /// Sends a message as the service user, or as `author` where that can't be.
-    fn say(
-        &self,
-        writer: &mut RoomWriter<'_>,
-        author: Option<OwnedUserId>,
-        content: Json,
-    ) -> Result<Option<(OwnedEventId, OwnedUserId)>, SpaceError> {
-        let fallback = author.unwrap_or_else(|| self.service_user());
-        let Some(speaker) = self.speaker(writer, &fallback)? else { return Ok(None) };
-        let event =
-            NewEvent::new("m.room.message", speaker.clone(), None, content).map_err(RoomError::from)?;
-        match writer.append(event) {
-            Ok(sent) => Ok(Some((sent.event_id().to_owned(), speaker))),
-            Err(RoomError::Forbidden(why)) => {
-                tracing::warn!(%why, "a conflict can't be told");
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// A notice of another server, or an own one coming round.
-    pub(super) fn follow_notice(
-        &self,
-        room: &RoomId,
-        event: &Pdu,
-        content: &Map<String, Json>,
-    ) -> Result<(), SpaceError> {
-        if content.contains_key("m.new_content")
-            || notices::notice(&self.db, room, event.event_id())?.is_some()
-        {
-            return Ok(());
-        }
-        let listed = content.get("org.causeway.conflict").cloned().unwrap_or_default();
-        let Ok(listed) = serde_json::from_value::<Listed>(listed) else { return Ok(()) };
-        if listed.siblings.len() < 2 || listed.siblings.len() > LISTED_MAX {
-            return Ok(());
-        }
-        let siblings: Vec<ChangeId> = listed.siblings.iter().map(|sibling| sibling.id).collect();
-        let mut authors = Vec::new();
-        let mut key = None;
-        for id in &siblings {
-            if let Some(header) = self.header_of_item_id(room, id)? {
-                authors.push(header.author().to_owned());
-                key = Some(header.key().clone());
-            }
-        }
-        // Anybody can write such a message; only who may speak is believed.
-        let sender = event.sender();
-        let is_service = sender.localpart() == SERVICE_LOCALPART;
-        if !is_service && !authors.iter().any(|author| author == sender) {
-            return Ok(());
-        }
-        let key = key.or_else(|| ItemKey::new(listed.key.as_deref()?).ok());
-        let Some(key) = key else { return Ok(()) };
-        let row = NoticeRow {
-            conflict: listed.id.to_string(),
-            key: key.to_string(),
-            siblings,
-            sender: sender.to_owned(),
-            outcome: None,
-        };
-        let mut batch = self.db.batch();
-        notices::put_notice(&mut batch, room, event.event_id(), &row);
-        let now_ms = self.clock.now_ms();
-        queues::put(&mut batch, Queue::Notice, room, key.as_str(), &QueueRow::due(now_ms));
-        let _unsynced = self.db.commit(batch)?;
-        self.agenda.note(Queue::Notice, now_ms);
-        Ok(())
-    }
-
-    /// Own notices whose conflict is over say so; of two for one conflict the
-    /// one with the greater event id points to the other.
-    fn edit_ended(
-        &self,
-        room: &RoomId,
-        key: &ItemKey,
-        row: &ItemRow,
-        known: &[(OwnedEventId, NoticeRow)],
-    ) -> Result<(), SpaceError> {
-        for (event, notice) in known {
-            if notice.outcome.is_some() || notice.sender.server_name() != self.server_name() {
-                continue;
-            }
-            let first = known.iter().find(|(other, row)| row.conflict == notice.conflict && other < event);
-            let outcome = match first {
-                Some((first, _)) => {
-                    Some(format!("This was told already: https://matrix.to/#/{room}/{first}"))
-                }
-                None => self.outcome(room, row, notice, key)?,
-            };
-            if let Some(outcome) = outcome {
-                self.rooms.write(room, |writer| self.edit(writer, event, notice, &outcome))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn edit(
-        &self,
-        writer: &mut RoomWriter<'_>,
-        event: &EventId,
-        notice: &NoticeRow,
-        outcome: &str,
-    ) -> Result<(), SpaceError> {
-        let room = writer.room_id().to_owned();
-        let Some(original) = self.rooms.event(event)? else { return Ok(()) };
-        let content = notice_text::edited(event.as_str(), &Json::Object(original.content_object()), outcome);
-        let edit =
-            NewEvent::new("m.room.message", notice.sender.clone(), None, content).map_err(RoomError::from)?;
-        if let Err(error) = writer.append(edit) {
-            let error = crate::error::Chain(&error);
-            tracing::warn!(%error, "a notice can't be edited");
-        }
-        let row = NoticeRow { outcome: Some(outcome.to_owned()), ..notice.clone() };
-        notices::put_notice(writer.batch(), &room, event, &row);
-        Ok(())
-    }
-
-    /// What a notice is edited to say; `None` while two of its siblings live.
-    fn outcome(
-        &self,
-        room: &RoomId,
-        row: &ItemRow,
-        notice: &NoticeRow,
-        key: &ItemKey,
-    ) -> Result<Option<String>, SpaceError> {
-        let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some()).count();
-        if live >= 2 && row.item.conflict(key).is_some() {
-            return Ok(None);
-        }
-        let Some(face) = row.item.face() else { return Ok(None) };
-        let mut kept = None;
-        for (index, id) in notice.siblings.iter().enumerate() {
-            let hash = self.header_of_item_id(room, id)?.map(|header| header.value_hash());
-            if *id == face.id || hash == Some(face.value_hash) {
-                kept = Some(index);
-                break;
-            }
-        }
-        Ok(Some(match kept {
-            Some(index) => format!("Settled by {}: {} is kept.", face.author, choice::reaction(index + 1)),
-            None => format!("Settled by {}, who wrote it again.", face.author),
-        }))
     }
 
     /// The header of the change with this item id, if it is held; of several
@@ -445,6 +232,14 @@ impl SharedSpace {
         };
         Ok(entry.as_ref().and_then(stored::parts).map(|(header, _)| header))
     }
+}
+
+/// The next moment at which conflicts are told that came to light since the
+/// last one: those of one partition are told together, not one by one as their
+/// changes arrive.
+pub(super) fn together(now_ms: u64) -> u64 {
+    let step = as_ms(LOOK_AGAIN);
+    (now_ms / step + 1) * step
 }
 
 enum When {

@@ -21,11 +21,8 @@ use causeway_storage::{
 };
 use ruma::{DeviceId, RoomId, ServerName, UserId};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, lock, stored};
+use super::{ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored};
 use crate::sync;
-
-/// Notices about one item that are looked at for what a device was told.
-const NOTICES_MAX: usize = 16;
 
 /// How a device is named in local rows.
 pub fn device_name(user: &UserId, device: &DeviceId) -> String {
@@ -83,7 +80,7 @@ impl SharedSpace {
                 }
             }
         }
-        for (event_id, notice) in notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX)? {
+        for (event_id, notice) in notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX + 1)? {
             if was_given(self.stream_position(&event_id)?) {
                 notice.siblings.iter().for_each(|id| observed.give(*id));
             }
@@ -93,7 +90,7 @@ impl SharedSpace {
     }
 
     /// Where an event stands in this server's stream; `None` for history.
-    fn stream_position(&self, event_id: &ruma::EventId) -> Result<Option<u64>, StorageError> {
+    pub(super) fn stream_position(&self, event_id: &ruma::EventId) -> Result<Option<u64>, StorageError> {
         let meta = room_rows::event_meta(&self.db, event_id)?;
         Ok(meta.and_then(|meta| meta.position).and_then(|position| u64::try_from(position).ok()))
     }

@@ -13,8 +13,15 @@ use causeway_storage::shared_space::{
 };
 use ruma::{EventId, RoomId, UserId};
 
-use super::{SharedSpace, authorise, error::SpaceError, notice_text, write::Wanted};
+use super::{SharedSpace, authorise, error::SpaceError, hearing::CONFLICTS_MAX, notice_text, write::Wanted};
 use crate::rooms::RoomWriter;
+
+/// One conflict, and what was chosen in it.
+struct Chosen {
+    id: ChangeId,
+    key: ItemKey,
+    notice: NoticeRow,
+}
 
 /// What a choice comes to.
 enum Settled {
@@ -22,6 +29,15 @@ enum Settled {
     Written(ChangeId),
     /// Nothing was, and this is said to the one who chose.
     Answered(String),
+}
+
+impl Settled {
+    /// Of several outcomes the first change that was written counts, else the last answer.
+    fn or(&mut self, other: Self) {
+        if matches!(self, Self::Answered(_)) {
+            *self = other;
+        }
+    }
 }
 
 impl SharedSpace {
@@ -38,17 +54,21 @@ impl SharedSpace {
         {
             return Ok(());
         }
-        let Some(notice) = notices::notice(&self.db, room, notice)? else { return Ok(()) };
-        let Some(chosen) = notice.siblings.get(choice).copied() else { return Ok(()) };
+        let told = notices::notices_at(&self.db, room, notice, CONFLICTS_MAX)?;
         let user = event.sender();
+        let mut chosen = Vec::new();
+        for notice in told {
+            chosen.extend(self.chosen(room, notice, choice)?);
+        }
+        let Some(first) = chosen.first().map(|one| one.id) else { return Ok(()) };
         self.rooms.write(room, |writer| {
-            let settled = self.settle(writer, user, &notice, &chosen)?;
+            let settled = self.settle(writer, user, chosen)?;
             let marker = match &settled {
                 Settled::Written(id) => *id,
                 Settled::Answered(said) => {
                     self.answer(writer, event, said)?;
                     // Something, so that the choice is not answered twice.
-                    chosen
+                    first
                 }
             };
             notices::put_change_of_event(writer.batch(), room, event.event_id(), &marker);
@@ -56,49 +76,88 @@ impl SharedSpace {
         })
     }
 
+    /// What a number means for one conflict: in a notice of its own a sibling; in
+    /// a message about several an author, and of each item what he wrote.
+    fn chosen(&self, room: &RoomId, notice: NoticeRow, choice: usize) -> Result<Option<Chosen>, SpaceError> {
+        if notice.authors.is_empty() {
+            let Some(id) = notice.siblings.get(choice).copied() else { return Ok(None) };
+            let header = self.header_of_item_id(room, &id)?;
+            let key = header.map(|header| header.key().clone()).or_else(|| ItemKey::new(&notice.key).ok());
+            return Ok(key.map(|key| Chosen { id, key, notice }));
+        }
+        let Some(author) = notice.authors.get(choice) else { return Ok(None) };
+        for id in &notice.siblings {
+            if let Some(header) = self.header_of_item_id(room, id)?
+                && header.author() == author
+            {
+                return Ok(Some(Chosen { id: *id, key: header.key().clone(), notice }));
+            }
+        }
+        Ok(None)
+    }
+
     fn settle(
         &self,
         writer: &mut RoomWriter<'_>,
         user: &UserId,
-        notice: &NoticeRow,
-        chosen: &ChangeId,
+        chosen: Vec<Chosen>,
     ) -> Result<Settled, SpaceError> {
-        let key = ItemKey::new(&notice.key)?;
         let authorized_by = match authorise::local_writer(writer, user) {
             Ok(shown) => shown,
             Err(SpaceError::Forbidden(why)) => return Ok(Settled::Answered(why.to_owned())),
             Err(error) => return Err(error),
         };
-        let room = writer.room_id().to_owned();
-        let Some(body) = self.body_of(&room, chosen)? else {
-            return Ok(Settled::Answered("That value is not there any more.".to_owned()));
-        };
+        let mut settled = Settled::Answered("That value is not there any more.".to_owned());
         self.in_draft(writer, |space, draft, writer| {
-            let row = draft.item(&key)?.clone();
-            if let Some(said) = already_settled(&row, notice, user) {
-                return Ok(Settled::Answered(said));
+            for Chosen { id, key, notice } in chosen {
+                let row = draft.item(&key)?.clone();
+                let rewritten = !notice.authors.is_empty() && !self.is_listed_value(&row, &notice, writer)?;
+                if let Some(said) = already_settled(&row, &notice, user, rewritten) {
+                    settled.or(Settled::Answered(said));
+                    continue;
+                }
+                let Some(body) = self.body_of(writer.room_id(), &id)? else { continue };
+                let mut observed: Observed = notice.siblings.iter().copied().collect();
+                // He may have changed his mind.
+                row.item
+                    .siblings_by(user)
+                    .filter(|own| names_all(&own.supersedes, &notice))
+                    .for_each(|own| observed.give(own.id));
+                let wanted = Wanted {
+                    key: &key,
+                    body,
+                    observed: &observed,
+                    author: user.to_owned(),
+                    authorized_by: authorized_by.clone(),
+                    adopts: None,
+                    device: None,
+                };
+                let change = self.write_change(space, draft, writer, wanted)?;
+                self.queue_projection(writer, &key)?;
+                self.metrics.settled();
+                self.metrics.wrote(1, "settlement");
+                settled.or(Settled::Written(change.id()));
             }
-            let mut observed: Observed = notice.siblings.iter().copied().collect();
-            // He may have changed his mind.
-            row.item
-                .siblings_by(user)
-                .filter(|own| names_all(&own.supersedes, notice))
-                .for_each(|own| observed.give(own.id));
-            let wanted = Wanted {
-                key: &key,
-                body,
-                observed: &observed,
-                author: user.to_owned(),
-                authorized_by,
-                adopts: None,
-                device: None,
-            };
-            let change = self.write_change(space, draft, writer, wanted)?;
-            self.queue_projection(writer, &key)?;
-            self.metrics.settled();
-            self.metrics.wrote(1, "settlement");
-            Ok(Settled::Written(change.id()))
+            Ok(settled)
         })
+    }
+
+    /// Whether an item shows one of the values that the notice listed.
+    fn is_listed_value(
+        &self,
+        row: &ItemRow,
+        notice: &NoticeRow,
+        writer: &RoomWriter<'_>,
+    ) -> Result<bool, SpaceError> {
+        let Some(face) = row.item.face() else { return Ok(false) };
+        for id in &notice.siblings {
+            if let Some(header) = self.header_of_item_id(writer.room_id(), id)?
+                && header.value_hash() == face.value_hash
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What writing a change's value again would write.
@@ -121,8 +180,9 @@ impl SharedSpace {
     }
 }
 
-/// What to say to somebody who chose when nothing is left to choose.
-fn already_settled(row: &ItemRow, notice: &NoticeRow, user: &UserId) -> Option<String> {
+/// What to say to somebody who chose when nothing is left to choose. What he
+/// has `rewritten` himself he means to keep when he chooses for many items.
+fn already_settled(row: &ItemRow, notice: &NoticeRow, user: &UserId, rewritten: bool) -> Option<String> {
     let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some()).count();
     if live >= 2 {
         return None;
@@ -130,7 +190,7 @@ fn already_settled(row: &ItemRow, notice: &NoticeRow, user: &UserId) -> Option<S
     let face = row.item.face()?;
     // Changing one's own mind is no quarrel.
     let own = face.author == user && names_all(&face.supersedes, notice) && row.item.siblings().len() == 1;
-    (!own).then(|| format!("That conflict was already settled by {}.", face.author))
+    (rewritten || !own).then(|| format!("That conflict was already settled by {}.", face.author))
 }
 
 fn names_all(supersedes: &[ChangeId], notice: &NoticeRow) -> bool {

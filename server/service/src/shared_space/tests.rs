@@ -202,8 +202,8 @@ fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
     assert_eq!(read["siblings"].as_array().map(Vec::len), Some(1), "its own write is superseded: {read}");
 }
 
-/// Messages of a room, oldest first: sender and content.
-fn messages(fixture: &Fixture) -> Vec<(String, String, Json)> {
+/// Messages of a room, oldest first: event, sender and content.
+pub(super) fn messages(fixture: &Fixture) -> Vec<(String, String, Json)> {
     let events =
         fixture.services.rooms.timeline(&fixture.room, None, causeway_storage::Direction::Forward, 500);
     let events = events.expect("a timeline").into_iter();

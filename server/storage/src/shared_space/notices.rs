@@ -27,12 +27,17 @@ pub struct ConflictRow {
 pub struct NoticeRow {
     /// The conflict's id.
     pub conflict: String,
-    /// The item.
+    /// The item; [`unresolved_key`] while none of the siblings is held and the
+    /// message does not say.
     pub key: String,
     /// The siblings in the order of their numbers; never renumbered.
     pub siblings: Vec<ChangeId>,
     /// Who sent it.
     pub sender: OwnedUserId,
+    /// In a message that tells several conflicts: the authors in the order of
+    /// their numbers. Empty in a notice of one conflict.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authors: Vec<OwnedUserId>,
     /// What it has been edited to say, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
@@ -65,15 +70,45 @@ pub fn delete_conflict(batch: &mut Batch, room: &RoomId, key: &str) {
     batch.delete(Cf::SpaceConflicts, parts(&[room.as_str(), key]));
 }
 
-/// The notice that this event is.
-pub fn notice(db: &impl Read, room: &RoomId, event: &EventId) -> Result<Option<NoticeRow>, StorageError> {
-    codec::get(db, Cf::SpaceNotices, &parts(&[room.as_str(), event.as_str()]))
+/// What stands for the item's key in a notice of which only the conflict is
+/// known. No item's key begins with `@`.
+pub fn unresolved_key(conflict: &str) -> String {
+    format!("@{conflict}")
+}
+
+/// Up to `limit` conflicts that this event tells: one row for a notice, one for
+/// each conflict of a message that tells several.
+pub fn notices_at(
+    db: &impl Read,
+    room: &RoomId,
+    event: &EventId,
+    limit: usize,
+) -> Result<Vec<NoticeRow>, StorageError> {
+    let prefix = parts(&[room.as_str(), event.as_str()]);
+    let rows = db.scan(Cf::SpaceNotices, &prefix, None, Direction::Forward, limit)?;
+    rows.iter().map(|(_, row)| codec::decode(Cf::SpaceNotices, row)).collect()
 }
 
 /// Keeps a notice.
 pub fn put_notice(batch: &mut Batch, room: &RoomId, event: &EventId, row: &NoticeRow) {
-    codec::put(batch, Cf::SpaceNotices, parts(&[room.as_str(), event.as_str()]), row);
-    batch.put(Cf::SpaceItemNotices, parts(&[room.as_str(), &row.key, event.as_str()]), []);
+    let suffix = if row.authors.is_empty() { "" } else { &row.conflict };
+    codec::put(batch, Cf::SpaceNotices, notice_key(room, event, suffix), row);
+    batch.put(Cf::SpaceItemNotices, parts(&[room.as_str(), &row.key, event.as_str()]), suffix.as_bytes());
+}
+
+/// Forgets a notice: choices that point to it mean nothing from then on.
+pub fn delete_notice(batch: &mut Batch, room: &RoomId, event: &EventId, row: &NoticeRow) {
+    let suffix = if row.authors.is_empty() { "" } else { &row.conflict };
+    batch.delete(Cf::SpaceNotices, notice_key(room, event, suffix));
+    batch.delete(Cf::SpaceItemNotices, parts(&[room.as_str(), &row.key, event.as_str()]));
+}
+
+/// `suffix` is the conflict's id in a message that tells several, else empty.
+fn notice_key(room: &RoomId, event: &EventId, suffix: &str) -> Vec<u8> {
+    match suffix {
+        "" => parts(&[room.as_str(), event.as_str()]),
+        conflict => parts(&[room.as_str(), event.as_str(), conflict]),
+    }
 }
 
 /// Up to `limit` notices about an item.
@@ -86,9 +121,10 @@ pub fn notices_of(
     let rows =
         db.scan(Cf::SpaceItemNotices, &parts(&[room.as_str(), key]), None, Direction::Forward, limit)?;
     let mut notices = Vec::with_capacity(rows.len());
-    for (row, _) in rows {
+    for (row, suffix) in rows {
         let Ok(event) = OwnedEventId::try_from(last_text(Cf::SpaceItemNotices, &row)?) else { continue };
-        if let Some(row) = notice(db, room, &event)? {
+        let key = notice_key(room, &event, &String::from_utf8_lossy(&suffix));
+        if let Some(row) = codec::get(db, Cf::SpaceNotices, &key)? {
             notices.push((event, row));
         }
     }
