@@ -163,7 +163,8 @@ catalogue! {
     SpaceItems = "space_items";
     /// room id | item key | named id | change id -> (): an effective change names another, held or not.
     SpaceSuccessors = "space_successors";
-    /// room id | item id | change id -> (): the entries that adopt one event.
+    /// room id | item id | change id -> JSON list of the ids that it ends, or () of old for all that
+    /// its header names: the entries that adopt one event.
     SpaceAdoptions = "space_adoptions";
     /// room id | item key | ms u64 | change id -> (): all changes of an item by arrival.
     SpaceHistory = "space_history";

@@ -8,16 +8,16 @@
 //! joining it to its item and noting the conflict is the same for a local write,
 //! a change from a peer and an adopted event.
 
+mod facts;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
     time::Duration,
 };
 
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, ForkProof, Header, ItemFacts, ItemKey, Kind, Overlay, ReplicaId, Sibling,
-    Standing,
+    Change, ChangeId, ChangeLog, ForkProof, Header, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
     change_log::{Link, PlaceError},
-    item::MAX_SIBLINGS,
 };
 use causeway_storage::{
     Batch, Database, StorageError,
@@ -31,15 +31,15 @@ use causeway_storage::{
 use ruma::{RoomId, ServerName};
 use serde_json::value::RawValue;
 
+use self::facts::Facts;
 use super::{
     error::SpaceError,
     notices::together,
     stored::{self, StoredEntries},
+    verdict::Verdict,
     wanted_media,
 };
 
-/// Successors of one change that are looked at: one is enough to end it.
-const SUCCESSORS_MAX: usize = MAX_SIBLINGS;
 /// Adoptions of one event that are united; each capable server makes at most one.
 const ADOPTIONS_MAX: usize = 32;
 /// Superseded changes that an item remembers for what devices were given.
@@ -163,9 +163,10 @@ impl<'a> Draft<'a> {
         &mut self,
         batch: &mut Batch,
         change: &Change,
-        standing: Standing,
+        verdict: &Verdict,
         device: Option<String>,
     ) -> Result<Placement, SpaceError> {
+        let standing = verdict.standing;
         let (header, id) = (change.header(), change.id());
         let placed = match self.log.place(header, &self.overlay) {
             Ok(Some(placed)) => placed,
@@ -200,7 +201,7 @@ impl<'a> Draft<'a> {
             }
         }
         self.changes.insert(id, change.clone());
-        if standing == Standing::Unproven {
+        if verdict.open {
             entries::put_unproven(batch, self.room, &id);
         }
         for other in placed.forks {
@@ -208,32 +209,31 @@ impl<'a> Draft<'a> {
         }
         items::put_history(batch, self.room, header.key().as_str(), self.now_ms, &id);
         if standing.is_effective() {
-            self.join_item(batch, change, device)?;
+            self.join_item(batch, change, verdict.ends.as_deref(), device)?;
         }
         Ok(Placement::New)
     }
 
-    /// An entry that is held has been judged: it takes part in its item now.
-    pub fn judge(
-        &mut self,
-        batch: &mut Batch,
-        change: &Change,
-        standing: Standing,
-    ) -> Result<(), SpaceError> {
+    /// An entry that is held has been judged: it takes part in its item now, or
+    /// ends more of it than it did.
+    pub fn judge(&mut self, batch: &mut Batch, change: &Change, verdict: &Verdict) -> Result<(), SpaceError> {
         let id = change.id();
         let link = entries::link(self.db, self.room, &id)?;
         let (Some(mut link), Some(mut row)) = (link, entries::entry(self.db, self.room, &id)?) else {
             return Ok(());
         };
-        if row.standing == standing {
+        if !verdict.open {
+            entries::delete_unproven(batch, self.room, &id);
+        }
+        let ended = items::adoption_ends(self.db, self.room, &change.header().item_id(), &id)?;
+        if row.standing == verdict.standing && ended == verdict.ends {
             return Ok(());
         }
-        row.standing = standing;
-        link.effective = standing.is_effective();
+        row.standing = verdict.standing;
+        link.effective = verdict.standing.is_effective();
         entries::put_entry(batch, self.room, &id, &link, &row);
-        entries::delete_unproven(batch, self.room, &id);
         if link.effective {
-            self.join_item(batch, change, None)?;
+            self.join_item(batch, change, verdict.ends.as_deref(), None)?;
         }
         Ok(())
     }
@@ -271,15 +271,16 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Joins an effective change to its item.
+    /// Joins an effective change to its item; of what it names, only `ends` if given.
     fn join_item(
         &mut self,
         batch: &mut Batch,
         change: &Change,
+        ends: Option<&[ChangeId]>,
         device: Option<String>,
     ) -> Result<(), SpaceError> {
         let (header, room) = (change.header(), self.room);
-        let Some(sibling) = Sibling::of(header) else {
+        let Some(mut sibling) = Sibling::of(header) else {
             for id in header.redacts() {
                 entries::erase_value(batch, room, id);
                 self.erased.insert(*id);
@@ -290,6 +291,9 @@ impl<'a> Draft<'a> {
             return Ok(());
         };
         debug_assert!(header.kind() != Kind::Redact, "a redaction is no sibling");
+        if let Some(ends) = ends {
+            sibling.supersedes = ends.to_vec();
+        }
         let key = header.key();
         self.item(key)?;
         let Some(touched) = self.items.get_mut(key) else { return Ok(()) };
@@ -318,7 +322,7 @@ impl<'a> Draft<'a> {
             touched.row.missing_since = None;
         }
         if sibling.is_adoption() {
-            items::put_adoption(batch, room, &sibling.id, &sibling.entry);
+            items::put_adoption(batch, room, &sibling.id, &sibling.entry, &sibling.supersedes);
             self.facts.adoptions.entry(sibling.id).or_default().push(sibling.clone());
         }
         if let Some(event_id) = header.adopts() {
@@ -388,57 +392,4 @@ fn pass(row: &mut ItemRow, gone: ChangeId, device: Option<&str>) {
 /// A duration in milliseconds.
 pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What is known of a room's effective changes, committed and drafted.
-struct Facts<'a> {
-    db: &'a Database,
-    room: &'a RoomId,
-    successors: HashMap<(ItemKey, ChangeId), Vec<ChangeId>>,
-    effective: HashSet<ChangeId>,
-    adoptions: HashMap<ChangeId, Vec<Sibling>>,
-}
-
-impl Facts<'_> {
-    fn of<'f>(&'f self, key: &'f ItemKey) -> FactsOfItem<'f> {
-        FactsOfItem { facts: self, key }
-    }
-}
-
-/// The same for one item: a name has effect within its item only, so that the
-/// order in which changes of different items arrive can't matter.
-struct FactsOfItem<'f> {
-    facts: &'f Facts<'f>,
-    key: &'f ItemKey,
-}
-
-impl ItemFacts for FactsOfItem<'_> {
-    type Error = StorageError;
-
-    fn successors(&self, id: &ChangeId) -> Result<Vec<ChangeId>, StorageError> {
-        let Facts { db, room, successors, .. } = self.facts;
-        let mut found = items::successors(*db, room, self.key.as_str(), id, SUCCESSORS_MAX)?;
-        found.extend(successors.get(&(self.key.clone(), *id)).into_iter().flatten());
-        Ok(found)
-    }
-
-    fn is_known(&self, id: &ChangeId) -> Result<bool, StorageError> {
-        let Facts { db, room, effective, .. } = self.facts;
-        Ok(effective.contains(id)
-            || entries::link(*db, room, id)?.is_some_and(|link| link.effective)
-            || !items::adoptions(*db, room, id, 1)?.is_empty())
-    }
-
-    fn adoptions(&self, id: &ChangeId) -> Result<Vec<Sibling>, StorageError> {
-        let Facts { db, room, adoptions, .. } = self.facts;
-        let mut found = adoptions.get(id).cloned().unwrap_or_default();
-        for entry in items::adoptions(*db, room, id, ADOPTIONS_MAX)? {
-            if let Some(row) = entries::entry(*db, room, &entry)?
-                && let Some((header, _)) = stored::parts(&row)
-            {
-                found.extend(Sibling::of(&header));
-            }
-        }
-        Ok(found)
-    }
 }

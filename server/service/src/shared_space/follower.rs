@@ -90,15 +90,17 @@ impl SharedSpace {
             return Ok(());
         }
         match self.read_stamp(room, &key, event) {
-            Ok(Some(stamp)) => self.join_stamped(room, &key, event, stamp),
-            Ok(None) => self.queue_adoption(room, event),
+            Ok(Some(stamp)) => return self.join_stamped(room, &key, event, stamp),
+            Ok(None) => {}
             Err(error) => {
                 self.metrics.refused("stamp");
                 let error = crate::error::Chain(&error);
                 tracing::info!(event = %event.event_id(), %error, "a stamp says nothing; the event is adopted");
-                self.queue_adoption(room, event)
             }
         }
+        // Perhaps another server's adoption of it was here before it.
+        self.judge_again(room)?;
+        self.queue_adoption(room, event)
     }
 
     /// The same for an event that waits for adoption: its stamp may be proven by now.
@@ -161,7 +163,7 @@ impl SharedSpace {
         }
         // A reaction that settled something is known as a change too: taking it
         // back takes nobody's value away.
-        if !self.rooms.held(target)?.is_some_and(|held| held.pdu.kind_text() == ITEM_TYPE) {
+        if self.rooms.held(target)?.is_none_or(|held| held.pdu.kind_text() != ITEM_TYPE) {
             return Ok(());
         }
         match notices::change_of_event(&self.db, room, target)? {

@@ -8,12 +8,12 @@
 use std::{sync::Arc, thread};
 
 use causeway_replication::Outcome;
-use causeway_shared_space::{Change, Kind, Standing, VoidReason};
-use causeway_storage::shared_space::{entries, items};
+use causeway_shared_space::{Change, Standing};
+use causeway_storage::shared_space::entries;
 use ruma::{RoomId, ServerName};
 
 use super::{
-    SharedSpace, authorise,
+    SharedSpace,
     draft::{Draft, Placement},
     error::SpaceError,
     stored,
@@ -70,8 +70,8 @@ impl SharedSpace {
         change: &Change,
         outcome: &mut Outcome,
     ) -> Result<Placement, SpaceError> {
-        let standing = self.standing(writer, change)?;
-        let placement = draft.place(writer.batch(), change, standing, None)?;
+        let verdict = self.judge(writer, draft, change)?;
+        let placement = draft.place(writer.batch(), change, &verdict, None)?;
         match placement {
             Placement::Known => {
                 outcome.known += 1;
@@ -80,42 +80,12 @@ impl SharedSpace {
             Placement::Deferred => self.refuse(outcome, change.server(), change, "too_many_tips"),
             Placement::New => {
                 outcome.new += 1;
-                if let Standing::Void(reason) = standing {
+                if let Standing::Void(reason) = verdict.standing {
                     tracing::warn!(change = %change.id(), ?reason, "a change of another server has no effect");
                 }
             }
         }
         Ok(placement)
-    }
-
-    /// What a verified entry counts for, as far as can be told now.
-    fn standing(&self, writer: &RoomWriter<'_>, change: &Change) -> Result<Standing, SpaceError> {
-        let header = change.header();
-        let standing = authorise::standing(writer, header)?;
-        if standing == Standing::Effective
-            && let Some(event_id) = header.adopts()
-            && let Some(held) = writer.event(event_id)?
-            && self.read_stamp(writer.room_id(), header.key(), &held.pdu).is_ok_and(|stamp| stamp.is_some())
-        {
-            // The event carries a change of its own. To adopt it would bring an
-            // old value back in its author's name.
-            return Ok(Standing::Void(VoidReason::AdoptionMismatch));
-        }
-        if header.kind() != Kind::Redact || standing != Standing::Effective {
-            return Ok(standing);
-        }
-        let mut judged = Standing::Effective;
-        for id in header.redacts() {
-            let entry = items::adoptions(&self.db, writer.room_id(), id, 1)?.pop().unwrap_or(*id);
-            let author = stored::change(&self.db, writer.room_id(), &entry)?;
-            match author.map(|redacted| redacted.header().author() == header.author()) {
-                Some(true) => {}
-                Some(false) if authorise::may_redact(writer, header)? => {}
-                Some(false) => return Ok(Standing::Void(VoidReason::RedactionNotAllowed)),
-                None => judged = Standing::Unproven,
-            }
-        }
-        Ok(judged)
     }
 
     /// The value of an entry that was held as a header only.
@@ -133,19 +103,17 @@ impl SharedSpace {
     ///
     /// Returns how many entries have effect now.
     pub fn judge_again(&self, room: &RoomId) -> Result<usize, SpaceError> {
-        if entries::unproven(&self.db, room, 1)?.is_empty() {
+        if entries::unproven(&self.db, room, None, 1)?.is_empty() {
             return Ok(0);
         }
         self.rooms.write(room, |writer| {
             self.in_draft(writer, |_, draft, writer| {
                 let mut effective = 0;
-                for id in entries::unproven(&self.db, room, REJUDGED_MAX)? {
+                for id in entries::unproven(&self.db, room, None, REJUDGED_MAX)? {
                     let Some(change) = stored::change(&self.db, room, &id)? else { continue };
-                    let standing = self.standing(writer, &change)?;
-                    if standing != Standing::Unproven {
-                        draft.judge(writer.batch(), &change, standing)?;
-                        effective += usize::from(standing.is_effective());
-                    }
+                    let verdict = self.judge(writer, draft, &change)?;
+                    draft.judge(writer.batch(), &change, &verdict)?;
+                    effective += usize::from(verdict.standing.is_effective());
                 }
                 Ok(effective)
             })

@@ -3,6 +3,7 @@
 //!
 //! - [`write`](self::write): through the API and by ordinary state events;
 //! - [`join`](self::join): what other servers wrote;
+//! - [`judgement`]: what an entry counts for;
 //! - [`read`](self::read): items, history, changes since a vector, status;
 //! - [`draft`]: the one way in which changes get into logs and items;
 //! - [`follower`]: what room events mean for the space;
@@ -28,6 +29,7 @@ pub mod error;
 mod follower;
 mod hearing;
 pub mod join;
+pub mod judgement;
 pub mod keys;
 pub mod metrics;
 pub mod notice_text;
@@ -42,14 +44,19 @@ pub mod state_event;
 pub mod stored;
 mod telling;
 pub mod token;
+pub mod verdict;
 pub mod wanted_media;
 pub mod worker;
 pub mod write;
 
 #[cfg(test)]
+mod adoption_tests;
+#[cfg(test)]
 mod background_tests;
 #[cfg(test)]
 mod notice_tests;
+#[cfg(test)]
+mod pair;
 #[cfg(test)]
 mod tests;
 

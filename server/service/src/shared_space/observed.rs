@@ -162,6 +162,8 @@ impl ObservedFacts for Facts<'_> {
             },
         };
         let Some((header, _)) = entry.as_ref().and_then(stored::parts) else { return Ok(None) };
-        Ok(Some((header.supersedes().to_vec(), self.is_replicated(header.dot()))))
+        let ends = items::adoption_ends(self.db, self.room, &header.item_id(), &header.id())?;
+        let named = ends.unwrap_or_else(|| header.supersedes().to_vec());
+        Ok(Some((named, self.is_replicated(header.dot()))))
     }
 }

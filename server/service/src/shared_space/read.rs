@@ -186,7 +186,7 @@ impl SharedSpace {
             "islands": islands,
             "forks": forks,
             "conflicts": conflicts.iter().map(|(key, _)| key).collect::<Vec<_>>(),
-            "unproven": entries::unproven(&self.db, room, STATUS_MAX)?.len(),
+            "unproven": entries::unproven(&self.db, room, None, STATUS_MAX)?.len(),
         }))
     }
 

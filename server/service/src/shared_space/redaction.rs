@@ -22,13 +22,8 @@ impl SharedSpace {
             return Ok(());
         }
         let Some(header) = self.header_of_item_id(room, entry)? else { return Ok(()) };
-        self.rooms.write(room, |writer| {
-            let authorized_by = match authorise::local_writer(writer, user) {
-                Ok(shown) => shown,
-                // He may redact, but not write: the event has to do.
-                Err(SpaceError::Forbidden(_)) => return Ok(()),
-                Err(error) => return Err(error),
-            };
+        let written = self.rooms.write(room, |writer| {
+            let authorized_by = authorise::local_writer(writer, user)?;
             self.in_draft(writer, |space, draft, writer| {
                 let wanted = Wanted {
                     key: header.key(),
@@ -43,6 +38,11 @@ impl SharedSpace {
                 notices::put_change_of_event(writer.batch(), room, event.event_id(), &change.id());
                 Ok(())
             })
-        })
+        });
+        match written {
+            // He may redact the event, but not write, or not over others: the event has to do.
+            Err(SpaceError::Forbidden(_)) => Ok(()),
+            written => written,
+        }
     }
 }

@@ -103,7 +103,7 @@ impl<R: Read> ReplicationSnapshot for SpaceSnapshot<'_, R> {
             let last = rows.last().and_then(|(counter, id, _)| Some((Counter::new(*counter)?, *id)));
             match last {
                 Some((counter, id)) if rows.len() == at_once && changes.len() < limit => {
-                    cursor = (counter, Some(id))
+                    cursor = (counter, Some(id));
                 }
                 _ => return Ok(changes),
             }

@@ -2,7 +2,7 @@
 
 use causeway_shared_space::{ItemKey, Value};
 use causeway_storage::{Database, Options};
-use ruma::{OwnedRoomId, UserId, device_id, server_name, user_id};
+use ruma::{OwnedRoomId, RoomId, ServerName, UserId, device_id, server_name, user_id};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -23,7 +23,7 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let services = open(folder.path());
+        let services = open(folder.path(), server_name!("a.example"));
         let room = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
         Self { _folder: folder, services, room }
     }
@@ -58,15 +58,23 @@ impl Fixture {
     }
 }
 
-fn open(folder: &std::path::Path) -> Services {
+pub(super) fn open(folder: &std::path::Path, name: &ServerName) -> Services {
     let database = Database::open(folder, &Options::default()).expect("a database");
-    let settings = Settings::new(server_name!("a.example").to_owned());
+    let settings = Settings::new(name.to_owned());
     let clock = Clock::manual(1_700_000_000_000);
     Services::open(database, settings, clock, RemoteHandle::channel().0).expect("services")
 }
 
 pub(super) fn item(key: &str) -> ItemKey {
     ItemKey::new(key).expect("a key")
+}
+
+/// A value that somebody writes without having seen anything.
+pub(super) fn write_at(at: &Services, user: &UserId, room: &RoomId, device: &str, key: &str, value: &Json) {
+    let value = Some(Value::parse(value.to_string().as_bytes()).expect("a value"));
+    let write = Write { key: item(key), value, token: None, on_conflict: OnConflict::Keep };
+    let writer = Writer { user, device: Some(device.into()), idempotency_key: None };
+    at.shared_space.put(writer, room, &write).expect("written");
 }
 
 pub(super) fn token(answer: &Json) -> &str {
@@ -174,7 +182,7 @@ fn a_stranger_neither_reads_nor_writes() {
 #[test]
 fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
     let folder = tempfile::tempdir().expect("a folder");
-    let services = open(folder.path());
+    let services = open(folder.path(), server_name!("a.example"));
     let room = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
     let content = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).expect("JSON");
     let first = services
@@ -187,7 +195,7 @@ fn a_state_event_carries_its_change_and_each_start_takes_a_new_incarnation() {
     let read = services.shared_space.get(*ALICE, &room, &item("plan")).expect("an item");
     assert_eq!(read["siblings"][0]["value"], json!({"n": 1}));
     drop(services);
-    let services = open(folder.path());
+    let services = open(folder.path(), server_name!("a.example"));
     services
         .shared_space
         .put_state_event(*ALICE, Some(device_id!("ONE")), &room, "plan", &content("{}"))

@@ -1,6 +1,8 @@
 //! Writing items through the API: what was seen comes as a token.
 
-use causeway_shared_space::{Change, Counter, ItemKey, NewChange, Observed, Standing, Value, change::Body};
+use causeway_shared_space::{
+    Change, Counter, ItemKey, Kind, NewChange, Observed, Standing, Value, change::Body,
+};
 use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue};
 use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value as Json, json};
@@ -254,7 +256,11 @@ impl SharedSpace {
             space.replica = Some(replica);
             at
         };
-        let supersedes = wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?;
+        let supersedes = match wanted.adopts {
+            // Others hold an adoption to what room state showed, and to nothing in turn.
+            Some(_) => wanted.observed.ids().to_vec(),
+            None => wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?,
+        };
         let depth =
             if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
         let new = NewChange {
@@ -272,7 +278,17 @@ impl SharedSpace {
             restores: None,
         };
         let change = Change::build(new, self.keys.key_pair())?;
-        draft.place(writer.batch(), &change, Standing::Effective, wanted.device)?;
+        let header = change.header();
+        let verdict = if header.adopts().is_some() || header.kind() == Kind::Redact {
+            // Others judge these by more than who may write: so does this server.
+            self.judge(writer, draft, &change)?
+        } else {
+            Standing::Effective.into()
+        };
+        if !verdict.standing.is_effective() {
+            return Err(SpaceError::Forbidden("Other servers would not let that change have an effect"));
+        }
+        draft.place(writer.batch(), &change, &verdict, wanted.device)?;
         Ok(change)
     }
 

@@ -178,9 +178,21 @@ pub fn verify_keys(db: &impl Read, server: &str, limit: usize) -> Result<Vec<Ver
     rows.iter().map(|(_, row)| codec::decode(Cf::SpaceKeys, row)).collect()
 }
 
-/// Up to `limit` entries of a room that could not be judged yet.
-pub fn unproven(db: &impl Read, room: &RoomId, limit: usize) -> Result<Vec<ChangeId>, StorageError> {
-    let rows = db.scan(Cf::SpaceUnproven, &parts(&[room.as_str()]), None, Direction::Forward, limit)?;
+/// Up to `limit` entries of a room that could not be judged yet, in the order of
+/// their ids, past `after`.
+pub fn unproven(
+    db: &impl Read,
+    room: &RoomId,
+    after: Option<&ChangeId>,
+    limit: usize,
+) -> Result<Vec<ChangeId>, StorageError> {
+    let prefix = parts(&[room.as_str()]);
+    let from = after.map(|after| {
+        let mut from = key_with_id(&[room.as_str()], after);
+        from.push(0);
+        from
+    });
+    let rows = db.scan(Cf::SpaceUnproven, &prefix, from.as_deref(), Direction::Forward, limit)?;
     Ok(rows.iter().filter_map(|(key, _)| trailing_id(key)).collect())
 }
 

@@ -145,11 +145,29 @@ pub fn adoptions(
     Ok(rows.iter().filter_map(|(key, _)| trailing_id(key)).collect())
 }
 
-/// Notes that the entry `id` adopts an event.
-pub fn put_adoption(batch: &mut Batch, room: &RoomId, item_id: &ChangeId, id: &ChangeId) {
-    let mut row = key_with_id(&[room.as_str()], item_id);
-    row.extend_from_slice(id.as_bytes());
-    batch.put(Cf::SpaceAdoptions, row, []);
+/// Of what the adoption `id` names, what it ends; `None` for one that is not
+/// known, or is of a time when all that it names counted.
+pub fn adoption_ends(
+    db: &impl Read,
+    room: &RoomId,
+    item_id: &ChangeId,
+    id: &ChangeId,
+) -> Result<Option<Vec<ChangeId>>, StorageError> {
+    match db.get(Cf::SpaceAdoptions, &adoption_key(room, item_id, id))? {
+        Some(row) if !row.is_empty() => codec::decode(Cf::SpaceAdoptions, &row).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Notes that the entry `id` adopts an event, and what it ends.
+pub fn put_adoption(batch: &mut Batch, room: &RoomId, item_id: &ChangeId, id: &ChangeId, ends: &[ChangeId]) {
+    codec::put(batch, Cf::SpaceAdoptions, adoption_key(room, item_id, id), &ends);
+}
+
+fn adoption_key(room: &RoomId, item_id: &ChangeId, id: &ChangeId) -> Vec<u8> {
+    let mut key = key_with_id(&[room.as_str()], item_id);
+    key.extend_from_slice(id.as_bytes());
+    key
 }
 
 /// Adds a change to its item's history; `at` is when it came (ms since the epoch).

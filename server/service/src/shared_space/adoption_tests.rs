@@ -1,0 +1,161 @@
+//! What another server's adoption may do, and what it may not.
+
+use causeway_shared_space::{Body, Change, ChangeId};
+use ruma::server_name;
+use serde_json::json;
+
+use super::{
+    pair::{MALLORY, Pair, of_event, put},
+    read::Pull,
+    tests::{ALICE, item, write_at},
+};
+
+/// The ids of an item's live changes at `a`, by their number.
+fn live(pair: &Pair, n: u64) -> ChangeId {
+    let read = pair.a.shared_space.get(*ALICE, &pair.room, &item("plan")).expect("an item");
+    let siblings = read["siblings"].as_array().expect("siblings");
+    let found = siblings.iter().find(|one| one["value"]["n"] == n).expect("is live");
+    found["id"].as_str().expect("an id").parse().expect("an id")
+}
+
+/// What is shown at `a` in room state.
+fn face(pair: &Pair) -> u64 {
+    let face = pair.a.rooms.state_event(&pair.room, super::ITEM_TYPE, "plan").expect("reads");
+    face.expect("a face").content_object()["n"].as_u64().expect("a number")
+}
+
+#[test]
+fn an_adoption_ends_what_room_state_showed_and_nothing_more() {
+    let pair = Pair::new();
+    for (device, n) in [("ONE", 1), ("TWO", 2), ("THREE", 3)] {
+        write_at(&pair.a, *ALICE, &pair.room, device, "plan", &json!({ "n": n }));
+    }
+    pair.a.shared_space.step().expect("shown");
+    let (shown, ids) = (face(&pair), [1, 2, 3].map(|n| live(&pair, n)));
+    let event = pair.plain(*ALICE, "plan", 4);
+    assert_eq!(pair.join(&[pair.adoption(&event, *ALICE, 4, &ids)]), 1);
+    let expected: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|n| *n != shown).collect();
+    assert_eq!(pair.values(&pair.a, "plan"), expected);
+    // Who saw the adoption does not take those for superseded either.
+    let read = pair.a.shared_space.get(*ALICE, &pair.room, &item("plan")).expect("an item");
+    let token = read["token"].as_str().expect("a token").to_owned();
+    let write = super::write::Write {
+        key: item("plan"),
+        value: None,
+        token: Some(token),
+        on_conflict: super::write::OnConflict::Keep,
+    };
+    let writer = super::write::Writer { user: *ALICE, device: None, idempotency_key: None };
+    pair.a.shared_space.put(writer, &pair.room, &write).expect("deleted");
+    let delta = pair
+        .a
+        .shared_space
+        .changes(&pair.room, &Pull { limit: 500, bytes: 1 << 20, ..Pull::default() })
+        .expect("a delta");
+    let delete = delta.changes.iter().find(|change| change.value().is_none()).expect("the delete");
+    for n in expected.iter().filter(|n| **n != 4) {
+        let id = ids[usize::try_from(n - 1).expect("small")];
+        assert!(delete.header().supersedes().contains(&id), "{n} is named, too");
+    }
+}
+
+#[test]
+fn an_adoption_ends_an_adopted_event_before_that_is_adopted_here() {
+    let pair = Pair::new();
+    let first = pair.plain(*MALLORY, "plan", 1);
+    let second = pair.plain(*MALLORY, "plan", 2);
+    pair.carry(&[&first, &second]);
+    let adoptions = [
+        pair.adoption(&first, *MALLORY, 1, &[]),
+        pair.adoption(&second, *MALLORY, 2, &[of_event(&first), ChangeId::of(b"another")]),
+    ];
+    pair.join(&adoptions[1..]);
+    pair.join(&adoptions[..1]);
+    assert_eq!(pair.values(&pair.a, "plan"), [2]);
+}
+
+#[test]
+fn an_adoption_whose_past_is_not_known_shows_its_value_and_ends_nothing_yet() {
+    let pair = Pair::new();
+    let first = pair.plain(*MALLORY, "plan", 1);
+    pair.carry(&[&first]);
+    let second = pair.plain(*MALLORY, "plan", 2);
+    // The second event is known, but not yet its place in the room.
+    pair.a.rooms.receive_outliers(&pair.room, pair.copies(&[&second])).expect("received");
+    let adoptions =
+        [pair.adoption(&first, *MALLORY, 1, &[]), pair.adoption(&second, *MALLORY, 2, &[of_event(&first)])];
+    pair.join(&adoptions);
+    assert_eq!(pair.values(&pair.a, "plan"), [1, 2]);
+    pair.carry(&[&second]);
+    let held = pair.a.rooms.held(&second).expect("reads").expect("held");
+    assert!(held.meta.state_before.is_some() && !held.meta.outlier);
+    pair.a.shared_space.step().expect("judged again");
+    assert_eq!(pair.values(&pair.a, "plan"), [2]);
+}
+
+#[test]
+fn a_newcomer_sees_the_value_of_an_event_before_his_time() {
+    let pair = Pair::apart();
+    let space = &pair.a.shared_space;
+    write_at(&pair.a, *ALICE, &pair.room, "ONE", "plan", &json!({ "n": 1 }));
+    space.step().expect("shown");
+    pair.plain(*ALICE, "plan", 2);
+    space.step().expect("adopted");
+    assert_eq!(pair.values(&pair.a, "plan"), [2]);
+    pair.meet();
+    let all = space.changes(&pair.room, &Pull { limit: 500, bytes: 1 << 20, ..Pull::default() });
+    let changes: Vec<Change> = all.expect("a delta").changes;
+    super::pair::join_at(&pair.b, &pair.room, server_name!("a.example"), &changes);
+    assert!(pair.values(&pair.b, "plan").contains(&2), "what the room shows is not hidden");
+}
+
+#[test]
+fn an_event_with_a_change_of_its_own_is_not_adopted() {
+    let pair = Pair::new();
+    let content = |n: u64| serde_json::value::RawValue::from_string(format!("{{\"n\":{n}}}")).expect("JSON");
+    let space = &pair.a.shared_space;
+    let one = Some(ruma::device_id!("ONE"));
+    let first = space.put_state_event(*ALICE, one, &pair.room, "plan", &content(1)).expect("sent");
+    space.put_state_event(*ALICE, one, &pair.room, "plan", &content(2)).expect("sent");
+    assert_eq!(pair.join(&[pair.adoption(&first, *ALICE, 1, &[])]), 1);
+    assert_eq!(pair.values(&pair.a, "plan"), [2], "no old value comes back");
+    let history = space.history(*ALICE, &pair.room, &item("plan"), None, 10).expect("a history");
+    let mut changes = history["changes"].as_array().expect("changes").iter();
+    assert!(changes.any(|one| one["standing"] == json!({ "void": "adoption_mismatch" })), "{history}");
+}
+
+#[test]
+fn a_redaction_that_others_would_not_accept_is_not_written() {
+    let pair = Pair::new();
+    let space = &pair.a.shared_space;
+    let eve = ruma::user_id!("@eve:a.example");
+    pair.a.rooms.join(&pair.room, eve, serde_json::Map::new()).expect("joined");
+    write_at(&pair.a, *ALICE, &pair.room, "ONE", "plan", &json!({ "n": 1 }));
+    space.step().expect("shown");
+    let entries = || space.status(*ALICE, &pair.room).expect("a status")["changes"].clone();
+    let before = entries();
+    // Eve may redact an event that others know as hers, but the change is Alice's.
+    let said = pair.send(eve, "m.room.message", None, json!({ "body": "redacts" }));
+    let said = pair.a.rooms.event(&said).expect("reads").expect("held");
+    space.redact(&pair.room, &live(&pair, 1), &said).expect("followed");
+    assert_eq!(entries(), before, "no change that others void");
+    assert!(pair.values(&pair.a, "plan").is_empty(), "but the event takes the value away");
+    // Alice may.
+    let said = pair.send(*ALICE, "m.room.message", None, json!({ "body": "redacts" }));
+    let said = pair.a.rooms.event(&said).expect("reads").expect("held");
+    let id = space.history(*ALICE, &pair.room, &item("plan"), None, 1).expect("a history");
+    let id: ChangeId = id["changes"][0]["id"].as_str().expect("an id").parse().expect("an id");
+    space.redact(&pair.room, &id, &said).expect("followed");
+    assert_ne!(entries(), before);
+}
+
+#[test]
+fn a_redaction_that_comes_with_what_it_erases_takes_effect_at_once() {
+    let pair = Pair::new();
+    let put = pair.change("plan", put(1), |_| {});
+    let redact = pair.change("plan", Body::Redact(vec![put.id()]), |_| {});
+    assert_eq!(pair.join(&[put, redact]), 2);
+    assert!(pair.values(&pair.a, "plan").is_empty());
+    let status = pair.a.shared_space.status(*ALICE, &pair.room).expect("a status");
+    assert_eq!(status["unproven"], 0);
+}

@@ -1,0 +1,113 @@
+//! What a verified entry counts for, as far as can be told now.
+//!
+//! [`authorise`] says who may write. Here is what hangs on more than that: what
+//! an adoption ends, and whether a redaction may take a value away. What this
+//! server writes itself is judged alike where others might judge it otherwise.
+//!
+//! Invariant: a verdict follows from the entry, from events that never change
+//! and from held entries; what can't be told yet is said to be open, and never
+//! guessed.
+
+use causeway_shared_space::{Change, Header, Kind, Stamp, Standing, VoidReason, header::adopted_item_id};
+use causeway_storage::shared_space::items;
+use ruma::EventId;
+
+use super::{ITEM_TYPE, SharedSpace, authorise, draft::Draft, error::SpaceError, stored, verdict::Verdict};
+use crate::rooms::RoomWriter;
+
+impl SharedSpace {
+    /// What a verified entry counts for, after what `draft` has placed.
+    pub(super) fn judge(
+        &self,
+        writer: &RoomWriter<'_>,
+        draft: &Draft<'_>,
+        change: &Change,
+    ) -> Result<Verdict, SpaceError> {
+        let header = change.header();
+        let standing = authorise::standing(writer, header)?;
+        if !standing.is_effective() {
+            return Ok(standing.into());
+        }
+        if let Some(event_id) = header.adopts() {
+            return self.judge_adoption(writer, header, event_id);
+        }
+        match header.kind() {
+            Kind::Redact => Ok(self.judge_redaction(writer, draft, header)?.into()),
+            Kind::Put | Kind::Delete => Ok(standing.into()),
+        }
+    }
+
+    /// An adoption that says what its event says: whether the event was one to
+    /// be adopted, and what of the adoption's names counts.
+    fn judge_adoption(
+        &self,
+        writer: &RoomWriter<'_>,
+        header: &Header,
+        event_id: &EventId,
+    ) -> Result<Verdict, SpaceError> {
+        let Some(held) = writer.event(event_id)? else { return Ok(Standing::Unproven.into()) };
+        let room = writer.room_id();
+        if self.read_stamp(room, header.key(), &held.pdu).is_ok_and(|stamp| stamp.is_some()) {
+            // The event carries a change of its own. To adopt it would bring an
+            // old value back in its author's name.
+            return Ok(Standing::Void(VoidReason::AdoptionMismatch).into());
+        }
+        let mut verdict = Verdict { standing: Standing::Effective, ends: Some(Vec::new()), open: false };
+        if header.supersedes().is_empty() {
+            return Ok(verdict);
+        }
+        let Some(root) = &held.meta.state_before else {
+            // Of an event of old the state before it will never be known.
+            verdict.open = held.meta.outlier;
+            return Ok(verdict);
+        };
+        let Some(shown) = self.rooms.state_at(root, ITEM_TYPE, header.key().as_str())? else {
+            return Ok(verdict);
+        };
+        // What the adopter names beside that was not overwritten by this event.
+        let adopted = adopted_item_id(shown.event_id());
+        let content = shown.content_raw().get().as_bytes();
+        let stamp = Stamp::read(room, header.key(), shown.sender(), content).ok().flatten();
+        let stamped = stamp.map(|stamp| stamp.change().header().item_id());
+        let mut ends = Vec::new();
+        for id in header.supersedes() {
+            if *id == adopted {
+                ends.push(*id);
+            } else if Some(*id) == stamped {
+                match self.read_stamp(room, header.key(), &shown) {
+                    Ok(Some(_)) => ends.push(*id),
+                    // Its key is not known yet.
+                    Ok(None) => verdict.open = true,
+                    Err(_) => {}
+                }
+            }
+        }
+        verdict.ends = Some(ends);
+        Ok(verdict)
+    }
+
+    /// Whether a redaction's author may erase all that it names.
+    fn judge_redaction(
+        &self,
+        writer: &RoomWriter<'_>,
+        draft: &Draft<'_>,
+        header: &Header,
+    ) -> Result<Standing, SpaceError> {
+        let room = writer.room_id();
+        let mut judged = Standing::Effective;
+        for id in header.redacts() {
+            let entry = items::adoptions(&self.db, room, id, 1)?.pop().unwrap_or(*id);
+            let redacted = match draft.drafted().get(&entry) {
+                Some(drafted) => Some(drafted.clone()),
+                None => stored::change(&self.db, room, &entry)?,
+            };
+            match redacted.map(|redacted| redacted.header().author() == header.author()) {
+                Some(true) => {}
+                Some(false) if authorise::may_redact(writer, header)? => {}
+                Some(false) => return Ok(Standing::Void(VoidReason::RedactionNotAllowed)),
+                None => judged = Standing::Unproven,
+            }
+        }
+        Ok(judged)
+    }
+}

@@ -1,0 +1,190 @@
+//! For tests: the shared spaces of two servers in one room, of which `b` may lie.
+//! Events and changes are carried by hand.
+
+use std::{cell::Cell, sync::Arc};
+
+use causeway_room::{NewEvent, Pdu, version};
+use causeway_shared_space::{
+    Body, Change, ChangeId, Counter, Dot, NewChange, ReplicaId, Value, header::adopted_item_id,
+};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, ServerName, UserId, events::room::member::MembershipState,
+    server_name, user_id,
+};
+use serde_json::{Value as Json, json};
+
+use super::{
+    ITEM_TYPE,
+    keys::VerifyKeyRow,
+    tests::{ALICE, item, open},
+};
+use crate::{
+    Services,
+    rooms::{CreateRoom, Preset, VersionRules},
+};
+
+/// A user of the server that may lie.
+pub(super) static MALLORY: std::sync::LazyLock<&UserId> =
+    std::sync::LazyLock::new(|| user_id!("@mallory:b.example"));
+
+pub(super) struct Pair {
+    pub(super) a: Services,
+    pub(super) b: Services,
+    pub(super) room: OwnedRoomId,
+    /// Where `b` is in its log.
+    place: Cell<(Counter, Option<ChangeId>)>,
+    _folders: [tempfile::TempDir; 2],
+}
+
+impl Pair {
+    /// Alice's room, which Mallory has joined.
+    pub(super) fn new() -> Self {
+        let pair = Self::apart();
+        pair.meet();
+        pair
+    }
+
+    /// The same before Mallory joins.
+    pub(super) fn apart() -> Self {
+        let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let a = open(folders[0].path(), server_name!("a.example"));
+        let b = open(folders[1].path(), server_name!("b.example"));
+        let request = CreateRoom { preset: Preset::PublicChat, ..CreateRoom::default() };
+        let room = a.rooms.create(*ALICE, &request).expect("a room").room_id;
+        for (one, other) in [(&a, &b), (&b, &a)] {
+            know_key(one, other);
+        }
+        let pair = Self { a, b, room, place: Cell::new((Counter::FIRST, None)), _folders: folders };
+        let levels = json!({ "events": { ITEM_TYPE: 0 }, "state_default": 50, "redact": 50 });
+        pair.send(*ALICE, "m.room.power_levels", Some(""), levels);
+        pair
+    }
+
+    /// Mallory joins.
+    pub(super) fn meet(&self) {
+        let (a, b, room, join) = (&self.a, &self.b, &self.room, MembershipState::Join);
+        let supported = Some(version::SUPPORTED.as_slice());
+        let (version, mut object) =
+            a.rooms.member_template(room, *MALLORY, &join, supported).expect("a template");
+        let rules = VersionRules::of(&version).expect("known");
+        ruma::signatures::add_content_hash_to_event(&mut object).expect("hashes");
+        b.rooms.sign(&rules, &mut object).expect("signs");
+        let carry = |pdu: &Pdu| Pdu::parse(&rules.rules, pdu.raw().get()).expect("made by a server");
+        let event = carry(&Pdu::from_object(&rules.rules, object).expect("an event"));
+        let given = a.rooms.accept_member(b.rooms.server_name(), room, event, &join).expect("accepted");
+        let all = |pdus: &[Arc<Pdu>]| pdus.iter().map(|pdu| carry(pdu)).collect::<Vec<_>>();
+        let (state, chain) = (all(&given.state), all(&given.auth_chain));
+        b.rooms.import_join(room, &rules, carry(&given.event), state, chain).expect("joined");
+    }
+
+    /// An event that `by` sends.
+    pub(super) fn send(&self, by: &UserId, kind: &str, key: Option<&str>, content: Json) -> OwnedEventId {
+        let at = if by == *MALLORY { &self.b } else { &self.a };
+        let event = NewEvent::new(kind, by.to_owned(), key.map(ToOwned::to_owned), content);
+        at.rooms.send(&self.room, event.expect("an event"), None).expect("sent")
+    }
+
+    /// An item event without a stamp.
+    pub(super) fn plain(&self, by: &UserId, key: &str, n: u64) -> OwnedEventId {
+        self.send(by, ITEM_TYPE, Some(key), json!({ "n": n }))
+    }
+
+    /// Events of `b` come to `a`.
+    pub(super) fn carry(&self, events: &[&EventId]) {
+        let pdus = self.copies(events);
+        self.a.rooms.receive_pdus(server_name!("b.example"), &self.room, pdus).expect("received");
+    }
+
+    /// Copies of events of `b` as they travel.
+    pub(super) fn copies(&self, events: &[&EventId]) -> Vec<Pdu> {
+        let rules = self.a.rooms.version_rules(&self.room).expect("known");
+        let held = events.iter().map(|id| self.b.rooms.event(id).expect("reads").expect("held"));
+        held.map(|pdu| Pdu::parse(&rules.rules, pdu.raw().get()).expect("an event")).collect()
+    }
+
+    /// The events that show somebody's right to write, as `a` knows them.
+    pub(super) fn shown(&self, user: &UserId) -> Vec<OwnedEventId> {
+        [("m.room.create", ""), ("m.room.member", user.as_str()), ("m.room.power_levels", "")]
+            .into_iter()
+            .filter_map(|(kind, key)| self.a.rooms.state_event(&self.room, kind, key).expect("reads"))
+            .map(|event| event.event_id().to_owned())
+            .collect()
+    }
+
+    /// The next change in the log of `b`, whatever `adjust` makes of it.
+    pub(super) fn change(&self, key: &str, body: Body, adjust: impl FnOnce(&mut NewChange)) -> Change {
+        let (counter, previous) = self.place.get();
+        let replica = ReplicaId::new(server_name!("b.example"), 7).expect("a replica");
+        let mut new = NewChange {
+            room_id: self.room.clone(),
+            key: item(key),
+            body,
+            dot: Dot { replica, counter },
+            previous,
+            supersedes: Vec::new(),
+            depth: Counter::FIRST,
+            author: (*MALLORY).to_owned(),
+            origin_server_ts: 1_700_000_000_000,
+            authorized_by: self.shown(*MALLORY),
+            adopts: None,
+            restores: None,
+        };
+        adjust(&mut new);
+        let change = Change::build(new, self.b.server_keys.key_pair()).expect("a change");
+        self.place.set((counter.next().expect("counts on"), Some(change.id())));
+        change
+    }
+
+    /// An adoption by `b` of an event of `author` with the value `{"n": n}`.
+    pub(super) fn adoption(
+        &self,
+        event: &EventId,
+        author: &UserId,
+        n: u64,
+        supersedes: &[ChangeId],
+    ) -> Change {
+        self.change("plan", put(n), |new| {
+            new.adopts = Some(event.to_owned());
+            new.author = author.to_owned();
+            new.authorized_by = self.shown(author);
+            new.supersedes = supersedes.to_vec();
+        })
+    }
+
+    /// Changes of `b` come to `a`: how many are new there.
+    pub(super) fn join(&self, changes: &[Change]) -> u64 {
+        join_at(&self.a, &self.room, server_name!("b.example"), changes)
+    }
+
+    /// The numbers of an item's live values at one of the two, ascending.
+    pub(super) fn values(&self, at: &Services, key: &str) -> Vec<u64> {
+        let reader = if at.rooms.server_name() == "a.example" { *ALICE } else { *MALLORY };
+        let read = at.shared_space.get(reader, &self.room, &item(key)).expect("an item");
+        let siblings = read["siblings"].as_array().expect("siblings").iter();
+        let mut values: Vec<u64> = siblings.filter_map(|one| one["value"]["n"].as_u64()).collect();
+        values.sort_unstable();
+        values
+    }
+}
+
+/// Changes that `from` serves to `at`: how many are new there.
+pub(super) fn join_at(at: &Services, room: &ruma::RoomId, from: &ServerName, changes: &[Change]) -> u64 {
+    at.shared_space.join(room, from, changes.to_vec()).expect("joined").new
+}
+
+/// `{"n": n}`.
+pub(super) fn put(n: u64) -> Body {
+    Body::Put(Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value"))
+}
+
+/// The id of what becomes of an event without a stamp.
+pub(super) fn of_event(event: &EventId) -> ChangeId {
+    adopted_item_id(event)
+}
+
+fn know_key(one: &Services, other: &Services) {
+    let keys = &other.server_keys;
+    let (id, key) = keys.own_public_keys().into_iter().next().expect("a key");
+    let row = VerifyKeyRow { key: key.encode(), valid_until_ts: u64::MAX, published: None, hearsay: false };
+    one.shared_space.keep_verify_key(keys.server_name(), &id, &row).expect("kept");
+}
