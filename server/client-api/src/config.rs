@@ -24,12 +24,12 @@ const FILTER: &[&str] =
 /// strings, and contents stay raw as the client wrote them.
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
-        .custom(Method::GET, GLOBAL, get_global)
-        .custom(Method::PUT, GLOBAL, set_global)
-        .custom(Method::GET, ROOM, get_room)
-        .custom(Method::PUT, ROOM, set_room)
-        .custom(Method::POST, FILTERS, create_filter)
-        .custom(Method::GET, FILTER, get_filter)
+        .custom_unlimited(Method::GET, GLOBAL, get_global)
+        .custom_unlimited(Method::PUT, GLOBAL, set_global)
+        .custom_unlimited(Method::GET, ROOM, get_room)
+        .custom_unlimited(Method::PUT, ROOM, set_room)
+        .custom_unlimited(Method::POST, FILTERS, create_filter)
+        .custom_unlimited(Method::GET, FILTER, get_filter)
 }
 
 /// The path's first part must be the user who asks.

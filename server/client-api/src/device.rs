@@ -19,11 +19,12 @@ const DELETE_SEVERAL: &[&str] = &["/_matrix/client/r0/delete_devices", "/_matrix
 const DELETED_AT_ONCE_MAX: usize = 1_000;
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint(list).endpoint(get).endpoint(update).custom(Method::DELETE, DEVICE, delete).custom(
-        Method::POST,
-        DELETE_SEVERAL,
-        delete_several,
-    )
+    Router::new()
+        .endpoint(list)
+        .endpoint(get)
+        .endpoint(update)
+        .custom_unlimited(Method::DELETE, DEVICE, delete)
+        .custom_unlimited(Method::POST, DELETE_SEVERAL, delete_several)
 }
 
 fn described(device_id: OwnedDeviceId, row: causeway_service::devices::Device) -> Device {

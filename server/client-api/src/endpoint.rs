@@ -76,13 +76,21 @@ pub trait Endpoints: Sized {
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
 
     /// A synchronous handler of paths that ruma doesn't know; needs an access
-    /// token. Parameters in `paths` are written `{name}`.
+    /// token. Parameters in `paths` are written `{name}`. Each request counts
+    /// against its user's rate limit.
     #[must_use]
     fn custom<F>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
         F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
 
-    /// The same, for a path that needs no access token.
+    /// The same without a limit: only for what the specification says is not
+    /// rate-limited.
+    #[must_use]
+    fn custom_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// As [`Self::custom`], for a path that needs no access token.
     #[must_use]
     fn open<F>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
@@ -98,6 +106,13 @@ pub trait Endpoints: Sized {
     /// As [`Self::custom`], for a handler that waits.
     #[must_use]
     fn custom_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
+
+    /// As [`Self::custom_unlimited`], for a handler that waits.
+    #[must_use]
+    fn custom_async_unlimited<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
@@ -162,13 +177,14 @@ impl Endpoints for Router<ClientState> {
     where
         F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
-            let handler = handler.clone();
-            blocking(move || {
-                let request = arrived.custom(&state)?;
-                handler(&state, request)
-            })
-        })
+        add_custom(self, &method, paths, Arrived::counted, handler)
+    }
+
+    fn custom_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add_custom(self, &method, paths, Arrived::custom, handler)
     }
 
     fn open<F>(self, method: Method, paths: &[&str], handler: F) -> Self
@@ -200,15 +216,59 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
-            let handler = handler.clone();
-            async move {
-                let admitting = state.clone();
-                let request = blocking(move || arrived.custom(&admitting)).await?;
-                handler(state, request).await
-            }
-        })
+        add_custom_async(self, &method, paths, Arrived::counted, handler)
     }
+
+    fn custom_async_unlimited<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+    {
+        add_custom_async(self, &method, paths, Arrived::custom, handler)
+    }
+}
+
+/// From what arrived to what a custom handler takes.
+type Admit = fn(Arrived, &ClientState) -> Result<Custom, MatrixError>;
+
+fn add_custom<F>(
+    router: Router<ClientState>,
+    method: &Method,
+    paths: &[&str],
+    admit: Admit,
+    handler: F,
+) -> Router<ClientState>
+where
+    F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+{
+    add(router, method, paths.iter().copied(), move |state: ClientState, arrived| {
+        let handler = handler.clone();
+        blocking(move || {
+            let request = admit(arrived, &state)?;
+            handler(&state, request)
+        })
+    })
+}
+
+fn add_custom_async<F, A>(
+    router: Router<ClientState>,
+    method: &Method,
+    paths: &[&str],
+    admit: Admit,
+    handler: F,
+) -> Router<ClientState>
+where
+    F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+{
+    add(router, method, paths.iter().copied(), move |state: ClientState, arrived| {
+        let handler = handler.clone();
+        async move {
+            let admitting = state.clone();
+            let request = blocking(move || admit(arrived, &admitting)).await?;
+            handler(state, request).await
+        }
+    })
 }
 
 /// Runs synchronous work on a blocking thread; a panic in it is a 500.

@@ -33,13 +33,13 @@ const ASKED_MAX: usize = 1_000;
 /// Not ruma's types: keys stay as they were signed, unknown algorithms included.
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
-        .custom(Method::POST, UPLOAD, upload)
-        .custom(Method::POST, QUERY, query)
-        .custom(Method::POST, CLAIM, claim)
-        .custom(Method::GET, CHANGES, changes)
-        .custom(Method::POST, CROSS_SIGNING, set_cross_signing)
-        .custom(Method::POST, SIGNATURES, add_signatures)
-        .custom(Method::PUT, TO_DEVICE, send_to_device)
+        .custom_unlimited(Method::POST, UPLOAD, upload)
+        .custom_unlimited(Method::POST, QUERY, query)
+        .custom_unlimited(Method::POST, CLAIM, claim)
+        .custom_unlimited(Method::GET, CHANGES, changes)
+        .custom_unlimited(Method::POST, CROSS_SIGNING, set_cross_signing)
+        .custom_unlimited(Method::POST, SIGNATURES, add_signatures)
+        .custom_unlimited(Method::PUT, TO_DEVICE, send_to_device)
 }
 
 fn empty() -> Response {

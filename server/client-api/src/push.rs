@@ -30,7 +30,7 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint(get_actions)
         .endpoint(set_actions)
         .endpoint(notifications)
-        .custom(Method::GET, PUSHERS, pushers)
+        .custom_unlimited(Method::GET, PUSHERS, pushers)
         .custom(Method::POST, SET_PUSHER, set_pusher)
 }
 

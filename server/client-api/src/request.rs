@@ -122,6 +122,14 @@ impl Arrived {
         Ok(Ruma { body, auth, raw: self.raw, address: self.address })
     }
 
+    /// Authenticated and counted against the user's rate limit.
+    pub(crate) fn counted(self, state: &ClientState) -> Result<Custom, MatrixError> {
+        let request = self.custom(state)?;
+        state.rate_limits.admit(Class::Request, request.auth.user_id.as_str())?;
+        Ok(request)
+    }
+
+    /// Authenticated only.
     pub(crate) fn custom(self, state: &ClientState) -> Result<Custom, MatrixError> {
         let request = http::Request::from_parts(self.head, &*self.raw);
         let auth = auth::identify::<ruma::api::auth_scheme::AccessToken>(state, &request)?;

@@ -35,7 +35,11 @@ const PATHS: &[&str] = &[
 ];
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint_raw(all).custom(Method::GET, PATHS, get).custom(Method::PUT, PATHS, put)
+    Router::new().endpoint_raw(all).custom_unlimited(Method::GET, PATHS, get).custom_unlimited(
+        Method::PUT,
+        PATHS,
+        put,
+    )
 }
 
 /// Who asks, as the history wants to know it.

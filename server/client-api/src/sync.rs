@@ -23,7 +23,7 @@ const FILTER_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) fn routes() -> Router<ClientState> {
     let paths = &["/_matrix/client/r0/sync", "/_matrix/client/v3/sync"];
-    Router::new().custom_async(Method::GET, paths, sync)
+    Router::new().custom_async_unlimited(Method::GET, paths, sync)
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -357,6 +357,25 @@ async fn messages_are_limited_per_user() {
 }
 
 #[tokio::test]
+async fn requests_that_ruma_has_no_type_for_are_limited_too() {
+    let server = server_with(|settings| {
+        settings.rate_limits.enabled = true;
+        settings.rate_limits.request.burst = 2;
+    });
+    let alice = server.register("alice").await;
+    let room = format!("{}/rooms/!none:example.org", V3.replace("v3", "unstable/org.causeway"));
+    for path in ["items", "status"] {
+        let answer = server.get(&format!("{room}/{path}"), &alice).await;
+        assert_ne!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    server.get(&format!("{room}/items/a"), &alice).await.is_error(429, "M_LIMIT_EXCEEDED");
+    server.post(&format!("{room}/changes"), &alice, json!({})).await.is_error(429, "M_LIMIT_EXCEEDED");
+    server.get(&format!("{V3}/capabilities"), &alice).await.is_error(429, "M_LIMIT_EXCEEDED");
+    // The specification has no limit here: a client that can't sync can't recover.
+    server.get(&format!("{V3}/sync"), &alice).await.ok();
+}
+
+#[tokio::test]
 async fn attempts_to_log_in_are_limited() {
     let server = server_with(|settings| settings.rate_limits.enabled = true);
     server.register("alice").await;
