@@ -40,6 +40,8 @@ release: packages ## Build the server optimised (target/release/causeway)
 
 # After `packages`, in a make of its own, so that a ccache just installed is seen.
 .PHONY: .build .release .test .demo .bench
+# Through the environment, so that no character of a path means anything to make or a shell.
+export FOLDER
 .build:
 	$(CARGO) build --locked --workspace --bins
 .release:
@@ -57,11 +59,11 @@ demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=â
 .demo:
 	@test -x $(TARGET)/debug/demo || echo "Building; the first time this compiles RocksDB: about 20 minutes on two cores."
 	@$(CARGO) build --locked --workspace --bins
-	@TESTED_SERVER=$(TARGET)/debug/causeway $(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$(FOLDER)")
+	@TESTED_SERVER=$(TARGET)/debug/causeway $(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$$FOLDER")
 
 run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). SERVER_NAME=â€¦
 	@$(MAKE) --no-print-directory .release
-	@scripts/run.sh $(TARGET)/release/causeway "$(or $(SERVER_NAME),localhost)"
+	@scripts/run.sh $(TARGET)/release/causeway $(SERVER_NAME)
 
 bench: packages ## Measure; a table and target/bench.json
 	@$(MAKE) --no-print-directory .bench

@@ -12,4 +12,5 @@ mod many;
 mod origin_gone;
 mod pair;
 mod restore;
+mod scripts;
 mod telemetry;

@@ -22,6 +22,7 @@ use causeway_tests::{
 use clap::Parser;
 use show::Show;
 use story::Story;
+use tree::Tree;
 
 /// Where the servers of the demonstration live, in the checkout.
 const FOLDER: &str = "demo-data";
@@ -36,68 +37,97 @@ struct Arguments {
     #[arg(long)]
     once: bool,
     /// The folder to share; the project's own documentation and sources by default.
-    #[arg(long)]
+    /// A leading `~/` is the home folder: not every shell expands it in `FOLDER=~/…`.
+    #[arg(long, value_parser = expanded)]
     folder: Option<PathBuf>,
+    /// Where the servers live; what is there is deleted first.
+    #[arg(long, default_value = FOLDER)]
+    home: PathBuf,
     /// Show the servers' logs.
     #[arg(long)]
     verbose: bool,
 }
 
+/// A path as a person types it.
+fn expanded(path: &str) -> std::result::Result<PathBuf, std::convert::Infallible> {
+    Ok(below_home(path, std::env::home_dir()))
+}
+
+fn below_home(path: &str, home: Option<PathBuf>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    };
-    match ended {
+    match run(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let home = arguments.home.display();
             eprintln!("\nThis did not hold: {error}");
-            eprintln!("The servers' logs are in {FOLDER}/server-0/log and {FOLDER}/server-1/log");
+            eprintln!("The servers' logs are in {home}/server-0/log and {home}/server-1/log");
             ExitCode::FAILURE
         }
     }
 }
 
+/// Ctrl-C ends the story wherever it is, and the servers are stopped in any case.
 async fn run(arguments: &Arguments) -> Result<()> {
     let mut show = Show::default();
     show.title("Causeway: two Matrix homeservers share a space");
-    let home = program::checkout().join(FOLDER);
+    let home = program::checkout().join(&arguments.home);
     if home.exists() {
         std::fs::remove_dir_all(&home).doing("clearing the last demonstration")?;
     }
     let files = tree::read(arguments.folder.as_deref(), program::checkout())?;
-
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     show.step("Two servers that trust one local certificate authority");
     let tuning =
         Tuning { names: NAMES.map(str::to_owned).to_vec(), show_log: arguments.verbose, ..Tuning::default() };
-    let cluster = Cluster::start_at(&home, 2, &tuning).await?;
-    for server in [&cluster[0], &cluster[1]] {
-        show.line(&format!("{}  for clients at {}", server.name, server.client().base()));
-    }
-    show.done("both answer; they reach each other over TLS only");
-
-    let story = Story::begin(&mut show, &cluster, &files).await?;
-    story.fill(&mut show, &files).await?;
-    story.edit_connected(&mut show).await?;
-    story.cut_edit_heal(&mut show, &cluster).await?;
-    show.title("Everything that was shown held.");
-    if !arguments.once {
-        stay(&show, &cluster, &home).await?;
-    }
-    cluster.finish().await?;
+    let cluster = tokio::select! {
+        // Servers that are half started die with the cluster.
+        cluster = Cluster::start_at(&home, 2, &tuning) => cluster?,
+        pressed = &mut interrupted => return Ok(pressed?),
+    };
+    let told = tokio::select! {
+        // The terminal interrupts the servers as well, and the story fails without them.
+        biased;
+        pressed = &mut interrupted => Ok(pressed?),
+        told = tell(&mut show, &cluster, &files, arguments.once, &home) => told,
+    };
+    let stopped = cluster.finish().await;
+    told.and(stopped)?;
     show.title("Both servers have stopped cleanly.");
     Ok(())
 }
 
-async fn stay(show: &Show, cluster: &Cluster, home: &Path) -> Result<()> {
+async fn tell(show: &mut Show, cluster: &Cluster, files: &Tree, once: bool, home: &Path) -> Result<()> {
+    for server in [&cluster[0], &cluster[1]] {
+        show.line(&format!("{}  for clients at {}", server.name, server.client().base()));
+    }
+    show.done("both answer; they reach each other over TLS only");
+    let story = Story::begin(show, cluster, files).await?;
+    story.fill(show, files).await?;
+    story.edit_connected(show).await?;
+    story.cut_edit_heal(show, cluster).await?;
+    show.title("Everything that was shown held.");
+    if !once {
+        stay(show, cluster, home).await;
+    }
+    Ok(())
+}
+
+/// For ever: Ctrl-C ends whatever the story is at.
+async fn stay(show: &Show, cluster: &Cluster, home: &Path) {
     show.line("Both servers stay up. Log in with any Matrix client:");
     for (index, name) in ["alice", "bob"].iter().enumerate() {
         let base = cluster[index].client().base();
         show.line(&format!("  homeserver {base}   user {name}   password \"{}\"", password(name)));
     }
     show.line(&format!("Their data and logs are in {}. Ctrl-C ends.", home.display()));
-    tokio::signal::ctrl_c().await?;
-    Ok(())
+    std::future::pending().await
 }

@@ -1,0 +1,137 @@
+//! What a person starts by hand: the demonstration and `make run`'s script,
+//! as processes of their own, up to their clean end.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use causeway_tests::{
+    program,
+    result::{Failure, Result, ensure},
+    wait,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
+    process::{Child, Command},
+};
+
+/// Reads lines until one contains `text`; all that was read.
+async fn until_line(lines: &mut Lines<BufReader<impl AsyncRead + Unpin>>, text: &str) -> Result<String> {
+    let mut read = String::new();
+    let found = async {
+        while let Some(line) = lines.next_line().await? {
+            read.push_str(&line);
+            read.push('\n');
+            if line.contains(text) {
+                return Ok(());
+            }
+        }
+        Err(Failure::new("the output ended"))
+    };
+    let found = tokio::time::timeout(wait::PATIENCE, found).await;
+    match found.map_err(|_| Failure::new("nothing more came")).and_then(|found| found) {
+        Ok(()) => Ok(read),
+        Err(error) => Err(Failure::new(format!("no line with {text:?}: {error}; but\n{read}"))),
+    }
+}
+
+async fn signal(child: &Child, name: &str) -> Result<()> {
+    let pid = child.id().ok_or_else(|| Failure::new("it has ended"))?;
+    let sent =
+        Command::new("sh").args(["-c", "kill -$1 $0", &pid.to_string(), name]).status().await?.success();
+    ensure(sent, || format!("no process {pid}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let home = folder.path().join("servers");
+    // A shell that does not expand it passes the tilde on.
+    let share = folder.path().join("share");
+    fs::create_dir_all(&share)?;
+    fs::write(share.join("note.md"), "a note")?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .env("TESTED_SERVER", program::server()?)
+        .env("HOME", folder.path())
+        .arg("--home")
+        .arg(&home)
+        .args(["--folder", "~/share"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = demo.stdout.take().ok_or_else(|| Failure::new("no output"))?;
+    let mut lines = BufReader::new(output).lines();
+    until_line(&mut lines, "both answer").await?;
+    signal(&demo, "INT").await?;
+    until_line(&mut lines, "Both servers have stopped cleanly.").await?;
+    ensure(demo.wait().await?.success(), || "the demonstration failed".to_owned())?;
+    for server in ["server-0", "server-1"] {
+        let log = fs::read_to_string(home.join(server).join("log"))?;
+        ensure(log.contains("stopped"), || format!("{server} was not stopped cleanly:\n{log}"))?;
+    }
+    Ok(())
+}
+
+/// A checkout with nothing but the script, and a server that takes any free port.
+async fn checkout(folder: &Path, name: &str, address: &str) -> Result<PathBuf> {
+    let script = folder.join("scripts/run.sh");
+    fs::create_dir_all(folder.join("scripts"))?;
+    fs::create_dir_all(folder.join("data"))?;
+    fs::copy(program::checkout().join("scripts/run.sh"), &script)?;
+    let generated = Command::new(program::server()?)
+        .args(["generate-config", "--server-name", name, "--data-folder", "store", "--address", address])
+        .arg("--registration-token")
+        .output()
+        .await?;
+    fs::write(folder.join("data/causeway.toml"), generated.stdout)?;
+    Ok(script)
+}
+
+async fn run_to_the_end(script: &Path, arguments: &[&str]) -> Result<Output> {
+    let run = Command::new(script).arg(program::server()?).args(arguments).stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(wait::PATIENCE, run).await;
+    Ok(output.map_err(|_| Failure::new("the script did not end"))??)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_tells_the_address_when_the_server_has_it() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let script = checkout(folder.path(), "run.example", "127.0.0.1:0").await?;
+    let mut server = Command::new(&script)
+        .arg(program::server()?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = server.stdout.take().ok_or_else(|| Failure::new("no output"))?;
+    let told = until_line(&mut BufReader::new(output).lines(), "The registration token is ").await?;
+    let listeners = fs::read_to_string(folder.path().join("data/store/listeners.json"))?;
+    let listeners: serde_json::Value = serde_json::from_str(&listeners)?;
+    let url = listeners["listeners"][0]["url"].as_str().unwrap_or("no address");
+    ensure(told.contains(&format!("client at {url}\n")), || format!("{url} is not told:\n{told}"))?;
+
+    // A second one finds the address taken: it promises nothing.
+    let other = TempDir::with_prefix("causeway-test-")?;
+    let taken = url.trim_start_matches("http://");
+    let refused = run_to_the_end(&checkout(other.path(), "run.example", taken).await?, &[]).await?;
+    ensure(!refused.status.success() && refused.stdout.is_empty(), || format!("{refused:?}"))?;
+
+    signal(&server, "TERM").await?;
+    ensure(server.wait().await?.success(), || "the server did not end cleanly".to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_refuses_another_name_for_a_server_that_has_one() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let script = checkout(folder.path(), "first.example", "127.0.0.1:0").await?;
+    let refused = run_to_the_end(&script, &["second.example"]).await?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure(!refused.status.success(), || "another name was accepted".to_owned())?;
+    ensure(told.contains("first.example") && told.contains("second.example"), || told.clone())?;
+    ensure(!folder.path().join("data/store").exists(), || "something was stored".to_owned())
+}
