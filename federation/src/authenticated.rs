@@ -7,23 +7,21 @@
 //! and the body was checked; one origin is served at most
 //! `Settings::requests_per_origin` requests at once.
 
-use axum::{
-    body::{Body, to_bytes},
-    extract::{FromRequest, OriginalUri, Request},
-};
+use axum::extract::{FromRequest, OriginalUri, Request};
 use bytes::Bytes;
 use causeway_service::error::MatrixError;
-use http::header;
+use http::{Uri, header};
 use ruma::OwnedServerName;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    body::{REQUEST_BODY_TIMEOUT, read_request},
     error::{Refusal, unauthorized},
     keys::Purpose,
+    params,
     signing::{self, Authorization, SignedRequest, SigningError},
     state::FederationState,
-    trace_context,
 };
 
 /// Largest body of a request, in bytes: fifty events and a hundred ephemeral
@@ -38,10 +36,19 @@ pub struct Signed {
     pub origin: OwnedServerName,
     /// The raw body; empty for none.
     pub body: Bytes,
+    uri: Uri,
     _turn: OwnedSemaphorePermit,
 }
 
 impl Signed {
+    /// The query as some type.
+    ///
+    /// # Errors
+    /// `M_MISSING_PARAM` or `M_INVALID_PARAM`.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T, MatrixError> {
+        params::query(&self.uri)
+    }
+
     /// The body, an object, as some type.
     ///
     /// # Errors
@@ -73,7 +80,7 @@ impl FromRequest<FederationState> for Signed {
         let authorization = Authorization::parse(authorization.as_bytes()).map_err(refused)?;
         let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
         let uri = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        let body = read(body).await?;
+        let body = read_request(body, BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT).await?;
         let signed = SignedRequest {
             method: parts.method.as_str(),
             uri: &uri,
@@ -84,15 +91,8 @@ impl FromRequest<FederationState> for Signed {
         verify(state, &signed, &authorization).await?;
         let turn = state.turn_of(&authorization.origin).await;
         state.heard_from(&authorization.origin);
-        if uri.starts_with(trace_context::OWN_ENDPOINTS) {
-            trace_context::adopt(&tracing::Span::current(), &parts.headers);
-        }
-        Ok(Self { origin: authorization.origin, body, _turn: turn })
+        Ok(Self { origin: authorization.origin, body, uri: parts.uri, _turn: turn })
     }
-}
-
-async fn read(body: Body) -> Result<Bytes, MatrixError> {
-    to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| MatrixError::too_large("The body is too large"))
 }
 
 async fn verify(

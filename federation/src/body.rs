@@ -1,6 +1,14 @@
-//! Reading answers of other servers without taking more than was asked for.
+//! Reading what other servers send without taking more than was asked for, and
+//! without waiting for ever.
 
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
 use bytes::Bytes;
+use causeway_service::error::MatrixError;
+
+/// How long the body of a request may take to arrive.
+pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why a body was not read to its end.
 #[derive(Debug)]
@@ -25,4 +33,43 @@ pub async fn read_bounded(mut response: reqwest::Response, bytes_max: usize) -> 
         body.extend_from_slice(&chunk);
     }
     Ok(body.into())
+}
+
+/// The body of a request: at most `bytes_max`, all of it within `patience`.
+///
+/// # Errors
+/// `M_TOO_LARGE`, or 408 `M_UNKNOWN`.
+pub async fn read_request(body: Body, bytes_max: usize, patience: Duration) -> Result<Bytes, MatrixError> {
+    let read = tokio::time::timeout(patience, to_bytes(body, bytes_max)).await;
+    let read = read.map_err(|_| MatrixError::new(408, "M_UNKNOWN", "The body did not arrive in time"))?;
+    read.map_err(|_| MatrixError::too_large("The body is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    fn begun() -> Body {
+        let begin = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"{"))]);
+        Body::from_stream(begin.chain(stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_not_waited_for() {
+        let refused = read_request(begun(), 10, Duration::from_millis(1)).await.expect_err("it never ends");
+        assert_eq!((refused.status, refused.errcode), (408, "M_UNKNOWN"));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_bound() {
+        let read = read_request(Body::from("12345"), 5, REQUEST_BODY_TIMEOUT).await.expect("fits");
+        assert_eq!(read, "12345");
+        let refused =
+            read_request(Body::from("123456"), 5, REQUEST_BODY_TIMEOUT).await.expect_err("does not");
+        assert_eq!((refused.status, refused.errcode), (413, "M_TOO_LARGE"));
+    }
 }

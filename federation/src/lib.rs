@@ -34,6 +34,7 @@ pub mod keys;
 pub mod metrics;
 pub mod multipart;
 pub mod outbound;
+mod params;
 pub mod peers;
 pub mod remote_driver;
 pub mod replication_driver;

@@ -186,7 +186,8 @@ impl Driver {
                         self.interested(room, origin);
                     }
                     Err(error) => {
-                        tracing::debug!(%origin, error = %Chain(&error), "an advertisement is skipped")
+                        self.state.services().shared_space.metrics().refused("advertisement");
+                        tracing::debug!(%origin, error = %Chain(&error), "an advertisement is skipped");
                     }
                 }
             }

@@ -3,7 +3,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     routing::{get, post},
 };
 use causeway_service::error::MatrixError;
@@ -16,6 +16,7 @@ use crate::{
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
 };
 

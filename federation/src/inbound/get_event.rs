@@ -1,10 +1,6 @@
 //! `GET …/event/{eventId}` and `GET …/event_auth/{roomId}/{eventId}`.
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json};
 
@@ -12,6 +8,7 @@ use crate::{
     access,
     authenticated::Signed,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
 };
 

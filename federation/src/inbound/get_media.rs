@@ -9,7 +9,7 @@
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,6 +23,7 @@ use crate::{
     client::escape,
     error::{Refusal, blocking},
     multipart::{self, Part},
+    params::Path,
     state::FederationState,
 };
 

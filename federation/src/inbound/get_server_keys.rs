@@ -5,17 +5,23 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{Path, Query, State},
+    body::Body,
+    extract::State,
     routing::{get, post},
 };
 use causeway_service::error::MatrixError;
 use futures_util::{StreamExt, stream};
+use http::Uri;
 use ruma::{CanonicalJsonObject, OwnedServerName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{error::Refusal, state::FederationState};
+use crate::{
+    body::{REQUEST_BODY_TIMEOUT, read_request},
+    error::Refusal,
+    params::{self, Path},
+    state::FederationState,
+};
 
 /// Servers whose keys may be asked for at once.
 const SERVERS_MAX: usize = 100;
@@ -47,8 +53,9 @@ struct Criteria {
 async fn query_one(
     State(state): State<FederationState>,
     Path(server): Path<String>,
-    Query(criteria): Query<Criteria>,
+    uri: Uri,
 ) -> Result<Json<Value>, Refusal> {
+    let criteria: Criteria = params::query(&uri)?;
     let server = OwnedServerName::try_from(server)
         .map_err(|_| MatrixError::invalid_param("That is not a server name"))?;
     let found = lookup(&state, server, criteria.minimum_valid_until_ts).await;
@@ -59,21 +66,19 @@ async fn query_one(
 async fn query_one_key(
     state: State<FederationState>,
     Path((server, _key_id)): Path<(String, String)>,
-    criteria: Query<Criteria>,
+    uri: Uri,
 ) -> Result<Json<Value>, Refusal> {
-    query_one(state, Path(server), criteria).await
+    query_one(state, Path(server), uri).await
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct Wanted {
     server_keys: BTreeMap<OwnedServerName, BTreeMap<String, Criteria>>,
 }
 
-async fn query_many(State(state): State<FederationState>, body: Bytes) -> Result<Json<Value>, Refusal> {
-    if body.len() > QUERY_BYTES_MAX {
-        return Err(MatrixError::too_large("The body is too large").into());
-    }
-    let body: Body = serde_json::from_slice(&body)
+async fn query_many(State(state): State<FederationState>, body: Body) -> Result<Json<Value>, Refusal> {
+    let body = read_request(body, QUERY_BYTES_MAX, REQUEST_BODY_TIMEOUT).await?;
+    let body: Wanted = serde_json::from_slice(&body)
         .map_err(|_| MatrixError::bad_json("The body is not what is asked for"))?;
     if body.server_keys.len() > SERVERS_MAX {
         return Err(MatrixError::too_large("Too many servers are asked for").into());

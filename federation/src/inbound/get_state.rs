@@ -1,11 +1,7 @@
 //! `GET …/state/{roomId}` and `GET …/state_ids/{roomId}`: a room's state before
 //! an event, and what authorises it.
 
-use axum::{
-    Json, Router,
-    extract::{Path, Query, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::{Services, error::MatrixError, rooms::StateForServer};
 use ruma::{OwnedEventId, ServerName};
 use serde::Deserialize;
@@ -15,6 +11,7 @@ use crate::{
     access,
     authenticated::Signed,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
 };
 
@@ -32,9 +29,9 @@ struct At {
 async fn state(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
-    Query(at): Query<At>,
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
+    let at: At = signed.query()?;
     let services = state.services().clone();
     let answer = blocking(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
@@ -50,9 +47,9 @@ async fn state(
 async fn state_ids(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
-    Query(at): Query<At>,
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
+    let at: At = signed.query()?;
     let services = state.services().clone();
     let answer = blocking(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;

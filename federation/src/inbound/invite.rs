@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::put,
-};
+use axum::{Json, Router, extract::State, routing::put};
 use causeway_room::Pdu;
 use causeway_service::{Services, error::MatrixError, rooms::VersionRules};
 use ruma::{RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
@@ -21,6 +17,7 @@ use crate::{
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
     verification::verify_from,
 };

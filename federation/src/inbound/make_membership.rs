@@ -3,7 +3,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     routing::get,
 };
 use causeway_service::error::MatrixError;
@@ -14,6 +14,7 @@ use crate::{
     access,
     authenticated::Signed,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
 };
 

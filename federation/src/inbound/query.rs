@@ -1,11 +1,7 @@
 //! What only this server knows of its users, aliases and public rooms:
 //! `GET …/query/profile`, `GET …/query/directory`, `GET` and `POST …/publicRooms`.
 
-use axum::{
-    Json, Router,
-    extract::{Query, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::{Services, error::MatrixError};
 use ruma::{OwnedRoomAliasId, RoomId};
 use serde::Deserialize;
@@ -46,11 +42,8 @@ struct Profile {
     field: Option<String>,
 }
 
-async fn profile(
-    State(state): State<FederationState>,
-    Query(query): Query<Profile>,
-    signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+async fn profile(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
+    let query: Profile = signed.query()?;
     let work = move |services: &Services| {
         let user_id = access::user_id(&query.user_id)?;
         let local = user_id.server_name() == services.rooms.server_name();
@@ -71,11 +64,8 @@ struct Directory {
     room_alias: String,
 }
 
-async fn directory(
-    State(state): State<FederationState>,
-    Query(query): Query<Directory>,
-    signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+async fn directory(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
+    let query: Directory = signed.query()?;
     let work = move |services: &Services| {
         let alias = OwnedRoomAliasId::try_from(query.room_alias)
             .map_err(|_| MatrixError::invalid_param("That is not a room alias"))?;
@@ -100,11 +90,8 @@ struct Page {
     filter: Option<Filter>,
 }
 
-async fn public_rooms(
-    State(state): State<FederationState>,
-    Query(page): Query<Page>,
-    signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+async fn public_rooms(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
+    let page: Page = signed.query()?;
     answer(&state, signed, move |services| list(services, page)).await
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{FromRequestParts, Path, State},
+    extract::{FromRequestParts, State},
     response::Response,
     routing::{get, post, put},
 };
@@ -30,6 +30,7 @@ use crate::{
     authenticated::Signed,
     bounded::BoundedList,
     error::{Refusal, blocking},
+    params::Path,
     replication_driver::VERSIONS_PATH,
     state::{FederationState, ReplicationMessage},
 };

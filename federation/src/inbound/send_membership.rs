@@ -3,11 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::put,
-};
+use axum::{Json, Router, extract::State, routing::put};
 use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
@@ -20,6 +16,7 @@ use crate::{
     access,
     authenticated::Signed,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
     verification::verify_from,
 };

@@ -8,16 +8,14 @@
 
 mod ephemeral;
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::put,
-};
+use axum::{Json, Router, extract::State, routing::put};
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json, value::RawValue};
 
 pub(crate) use self::ephemeral::receive as receive_edu;
-use crate::{authenticated::Signed, bounded::BoundedList, error::Refusal, state::FederationState};
+use crate::{
+    authenticated::Signed, bounded::BoundedList, error::Refusal, params::Path, state::FederationState,
+};
 
 /// Events in one transaction.
 pub const PDUS_MAX: usize = 50;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::State,
     routing::{get, post},
 };
 use causeway_service::{Services, error::MatrixError, keys::CrossSigningKind};
@@ -17,6 +17,7 @@ use crate::{
     access,
     authenticated::Signed,
     error::{Refusal, blocking},
+    params::Path,
     state::FederationState,
 };
 

@@ -44,6 +44,7 @@ pub async fn pull(
     };
     let body = decompressed(&response).ok_or(Down::Unreachable)?;
     Delta::from_body(&body).map_err(|error| {
+        state.services().shared_space.metrics().refused("delta");
         tracing::warn!(%to, error = %Chain(&error), "a delta can't be read");
         Down::Unreachable
     })
@@ -89,6 +90,7 @@ pub async fn apply(
     broken: &[String],
 ) -> Outcome {
     for reason in broken {
+        state.services().shared_space.metrics().refused("malformed");
         tracing::warn!(%from, reason, "a change that is not well-formed was refused");
     }
     match try_apply(state, room, from, served).await {

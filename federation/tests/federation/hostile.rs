@@ -46,6 +46,27 @@ impl Pair {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_lack_or_are_wrong_get_the_errors_of_the_specification() {
+    let pair = pair();
+    for (path, errcode) in [
+        ("v1/state/!none:a.test", "M_MISSING_PARAM"),
+        ("v1/state_ids/!none:a.test?event=$x", "M_MISSING_PARAM"),
+        ("v1/query/profile", "M_MISSING_PARAM"),
+        ("v1/query/directory?alias=x", "M_MISSING_PARAM"),
+        ("v1/publicRooms?limit=many", "M_INVALID_PARAM"),
+        ("v1/event/%FF", "M_INVALID_PARAM"),
+        ("v1/make_join/%FF/%FF", "M_INVALID_PARAM"),
+    ] {
+        let (status, body) = pair.ask(Method::GET, &format!("/_matrix/federation/{path}"), None).await;
+        assert_eq!((status, &body["errcode"]), (StatusCode::BAD_REQUEST, &json!(errcode)), "{path}: {body}");
+    }
+    let path = "/_matrix/key/v2/query/m.test?minimum_valid_until_ts=soon";
+    let (status, body) = pair.ask(Method::GET, path, None).await;
+    assert_eq!((status, &body["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")), "{body}");
+    pair.stop().await;
+}
+
 /// An event made and signed by `server`, whoever is said to send it.
 async fn forge(server: &Server, room_id: &RoomId, sender: &UserId, body: &str) -> Pdu {
     let (room_id, sender, body) = (room_id.to_owned(), sender.to_owned(), body.to_owned());

@@ -27,7 +27,7 @@ impl Metrics {
             joined: counter("causeway.space.joined", "Changes of other servers that became held"),
             refused: counter(
                 "causeway.space.refused",
-                "Changes of other servers that were refused, by reason",
+                "Changes of other servers that were refused, and messages that can't be read, by reason",
             ),
             conflicts: counter("causeway.space.conflicts", "Conflicts that were told in a room"),
             settlements: counter("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),

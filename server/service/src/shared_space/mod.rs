@@ -184,6 +184,11 @@ impl SharedSpace {
         self.keys.server_name()
     }
 
+    /// What is counted, for the doors to count on.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// The user in whose name the server speaks in rooms.
     ///
     /// # Panics
