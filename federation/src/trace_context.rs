@@ -41,10 +41,14 @@ pub fn inject(headers: &mut HeaderMap) {
     });
 }
 
-/// Makes the context of an authenticated request the parent of `span`.
+/// Makes the context that came with a request the parent of `span`, which must
+/// not have been entered yet.
+///
+/// The request is not authenticated at that point: whoever sends it can at most
+/// name the trace that the span of this very request belongs to.
 pub fn adopt(span: &tracing::Span, headers: &HeaderMap) {
     let context =
         opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Reader(headers)));
-    // A span that has no tracer, or has begun already, keeps the parent it has.
+    // Without a tracer there is nothing to set.
     let _kept = span.set_parent(context);
 }

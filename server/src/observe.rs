@@ -8,6 +8,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
+use causeway_federation::trace_context;
 use causeway_service::clock::Clock;
 use opentelemetry::{KeyValue, global, metrics::Histogram};
 use tracing::{Instrument, field::Empty};
@@ -57,9 +58,12 @@ async fn observed(request: Request, next: Next, duration: Histogram<f64>, clock:
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         http.request.method = method,
-        http.route = route,
+        http.route = &*route,
         http.response.status_code = Empty,
     );
+    if route.starts_with(trace_context::OWN_ENDPOINTS) {
+        trace_context::adopt(&span, request.headers());
+    }
     let begin = clock.instant();
     let response = next.run(request).instrument(span.clone()).await;
     let status = i64::from(response.status().as_u16());

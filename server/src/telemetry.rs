@@ -139,7 +139,9 @@ fn traces(settings: &Settings, resource: &Resource) -> Result<Option<SdkTracerPr
         .with_endpoint(signal_endpoint(settings, "traces"))
         .build()
         .map_err(|source| TelemetryError::Otlp { endpoint: settings.otlp_endpoint.clone(), source })?;
-    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_ratio)));
+    // By the trace's id alone: all servers of a trace decide the same, and a request
+    // can't have itself traced by saying that its trace is.
+    let sampler = Sampler::TraceIdRatioBased(settings.trace_ratio);
     Ok(Some(
         SdkTracerProvider::builder()
             .with_batch_exporter(exporter)

@@ -1,19 +1,27 @@
-//! Traces and metrics arrive at a collector, and nothing is sent without one.
+//! Traces and metrics arrive at a collector, an exchange between two servers is
+//! one trace, and nothing is sent without a collector.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use causeway_tests::{cluster::Cluster, result::Result, server::Tuning, user::User, wait};
+use causeway_tests::{
+    cluster::Cluster,
+    result::{Result, ensure},
+    server::Tuning,
+    user::User,
+    wait,
+};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 
-/// Paths that were posted to, with whether their body named the service.
-type Seen = Arc<Mutex<BTreeSet<(String, bool)>>>;
+/// What was posted: paths and bodies.
+type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// Answers every POST with an empty success, as an OTLP collector does.
 async fn collect(listener: TcpListener, seen: Seen) {
@@ -43,29 +51,108 @@ async fn connection(stream: TcpStream, seen: Seen) -> std::io::Result<()> {
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        let named = body.windows(8).any(|part| part == b"causeway");
-        seen.lock().unwrap_or_else(PoisonError::into_inner).insert((path, named));
+        seen.lock().unwrap_or_else(PoisonError::into_inner).push((path, body));
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn traces_and_metrics_arrive_at_a_collector() -> Result<()> {
+/// A collector: where it listens, and what it has seen.
+async fn collector(tasks: &mut JoinSet<()>) -> Result<(String, Seen)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     let seen = Seen::default();
-    let mut tasks = JoinSet::new();
     tasks.spawn(collect(listener, Arc::clone(&seen)));
+    Ok((endpoint, seen))
+}
+
+/// Environment variables that make a server send everything to `endpoint` soon.
+fn sending_to(endpoint: &str) -> Vec<(String, String)> {
     let variable = |name: &str, value: &str| (format!("CAUSEWAY_TELEMETRY__{name}"), value.to_owned());
-    let variables = vec![variable("OTLP_ENDPOINT", &endpoint), variable("METRICS_INTERVAL_MS", "200")];
-    let cluster = Cluster::start_tuned(1, &Tuning { variables, ..Tuning::default() }).await?;
+    vec![
+        variable("OTLP_ENDPOINT", endpoint),
+        variable("METRICS_INTERVAL_MS", "200"),
+        variable("TRACE_RATIO", "1.0"),
+        ("OTEL_BSP_SCHEDULE_DELAY".to_owned(), "200".to_owned()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_and_metrics_arrive_at_a_collector() -> Result<()> {
+    let mut tasks = JoinSet::new();
+    let (endpoint, seen) = collector(&mut tasks).await?;
+    let tuning = Tuning { variables: sending_to(&endpoint), ..Tuning::default() };
+    let cluster = Cluster::start_tuned(1, &tuning).await?;
     let alice = User::register(&cluster[0], "alice").await?;
     alice.create_room("Watched").await?;
     wait::until("traces and metrics", async || {
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let arrived = |path: &str| seen.contains(&(path.to_owned(), true));
+        let arrived =
+            |wanted: &str| seen.iter().any(|(path, body)| path == wanted && contains(body, b"causeway"));
         Ok((arrived("/v1/traces") && arrived("/v1/metrics")).then_some(()))
     })
     .await?;
     cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_without_a_collector_in_the_configuration() -> Result<()> {
+    let mut tasks = JoinSet::new();
+    let (endpoint, seen) = collector(&mut tasks).await?;
+    // Where exporters look for one by themselves.
+    let variables = ["", "TRACES_", "METRICS_", "LOGS_"]
+        .map(|signal| (format!("OTEL_EXPORTER_OTLP_{signal}ENDPOINT"), endpoint.clone()));
+    let tuning = Tuning { variables: variables.to_vec(), ..Tuning::default() };
+    let cluster = Cluster::start_tuned(1, &tuning).await?;
+    let alice = User::register(&cluster[0], "alice").await?;
+    alice.create_room("Unwatched").await?;
+    // A server that collected anything would send the rest of it when it stops.
+    cluster.finish().await?;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).len();
+    ensure(seen == 0, || format!("{seen} requests arrived"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_is_one_trace_on_both_servers() -> Result<()> {
+    let mut tasks = JoinSet::new();
+    let (endpoint, seen) = collector(&mut tasks).await?;
+    let tuning = Tuning { variables: sending_to(&endpoint), ..Tuning::default() };
+    let cluster = Cluster::start_tuned(2, &tuning).await?;
+    let alice = User::register(&cluster[0], "alice").await?;
+    let bob = User::register(&cluster[1], "bob").await?;
+    let room = alice.create_room("Watched").await?;
+    bob.join(&room, &cluster[0].name).await?;
+    alice.put_item(&room, "a", &json!({ "text": "a" })).await?;
+    wait::until("one trace of both servers", async || {
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let traces_of = |name: &str| -> BTreeSet<[u8; 16]> {
+            let own = instance(name);
+            let bodies = seen.iter().filter(|(path, body)| path == "/v1/traces" && contains(body, &own));
+            bodies.flat_map(|(_, body)| trace_ids(body)).collect()
+        };
+        let (a, b) = (traces_of(&cluster[0].name), traces_of(&cluster[1].name));
+        Ok((!a.is_disjoint(&b)).then_some(()))
+    })
+    .await?;
+    cluster.finish().await
+}
+
+fn contains(body: &[u8], part: &[u8]) -> bool {
+    body.windows(part.len()).any(|window| window == part)
+}
+
+/// The resource attribute by which a server names itself, as protobuf has it.
+fn instance(name: &str) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    let value = [&[0x12, length + 2, 0x0a, length][..], name.as_bytes()].concat();
+    [b"service.instance.id", &value[..]].concat()
+}
+
+/// The ids of the traces whose spans are in an OTLP request: field 1 of a span,
+/// 16 bytes, before field 2, its own id, 8 bytes. Text is no id.
+fn trace_ids(body: &[u8]) -> impl Iterator<Item = [u8; 16]> {
+    body.windows(20).filter_map(|window| {
+        let id: [u8; 16] = window.get(2..18)?.try_into().ok()?;
+        let framed = window.starts_with(&[0x0a, 16]) && window.ends_with(&[0x12, 8]);
+        (framed && !id.is_ascii()).then_some(id)
+    })
 }
