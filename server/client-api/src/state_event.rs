@@ -12,7 +12,7 @@ use causeway_service::{
     shared_space::{DECLARATION_TYPE, declaration::Declaration},
 };
 use http::{Method, StatusCode};
-use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_events};
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_events};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The state events that carry items.
-const ITEM: &str = "org.causeway.item";
+pub(crate) const ITEM: &str = "org.causeway.item";
 
 /// With and without state key; a missing one is the empty one, with or without
 /// a slash at the end.
@@ -48,8 +48,14 @@ pub(crate) fn reader(session: &causeway_service::devices::Session) -> Reader<'_>
 }
 
 fn all(state: &ClientState, request: Ruma<get_state_events::v3::Request>) -> Result<Response, MatrixError> {
-    let events = state.history.state(reader(&request.auth), &request.body.room_id)?;
+    let room_id = &request.body.room_id;
+    let root = state.rooms.state_root(room_id);
+    let events = state.history.state(reader(&request.auth), room_id)?;
     state.rooms.barrier()?;
+    if let Ok(root) = root {
+        let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
+        state.shared_space.note_state_read(user_id, device_id, room_id, &root)?;
+    }
     serialized_response(StatusCode::OK, &events)
 }
 
@@ -63,16 +69,21 @@ fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Event {
         content: Box<RawValue>,
+        event_id: OwnedEventId,
     }
     let (room_id, kind, key) = path(&request)?;
     let query: Query = request.query()?;
     let event = state.history.state_event(reader(&request.auth), &room_id, kind, key)?;
     state.rooms.barrier()?;
+    let parsed: Event = serde_json::from_str(event.get()).map_err(|error| MatrixError::internal(&error))?;
+    if kind == ITEM {
+        let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
+        state.shared_space.note_item_read(user_id, device_id, &room_id, key, &parsed.event_id)?;
+    }
     if query.format == "event" {
         return serialized_response(StatusCode::OK, &event);
     }
-    let event: Event = serde_json::from_str(event.get()).map_err(|error| MatrixError::internal(&error))?;
-    serialized_response(StatusCode::OK, &event.content)
+    serialized_response(StatusCode::OK, &parsed.content)
 }
 
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {

@@ -12,6 +12,7 @@ pub use causeway_storage::devices::Device;
 use causeway_storage::{
     Database,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
+    sync_progress,
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
@@ -211,6 +212,8 @@ impl Devices {
         for device_id in device_ids {
             if let Some(device) = rows::device(&self.database, user_id, device_id)? {
                 rows::delete_device(&mut batch, user_id, device_id, &device);
+                // Who logs in under its name later has been given nothing.
+                sync_progress::forget_device(&mut batch, user_id, device_id);
                 had_keys |= keys::delete_device(&self.database, &mut batch, user_id, device_id)?;
             }
         }

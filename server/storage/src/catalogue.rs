@@ -122,6 +122,8 @@ catalogue! {
     SyncProgress = "sync_progress";
     /// user id | device id | room id -> JSON `sync_progress::GivenRoom`.
     SyncGiven = "sync_given";
+    /// user id | device id | room id -> JSON `sync_progress::StateRead`.
+    SyncRead = "sync_read";
 
     /// event id -> JSON `transactions::Origin`, for events that a client sent with a transaction id.
     EventOrigins = "event_origins";

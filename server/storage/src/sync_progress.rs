@@ -1,11 +1,12 @@
-//! How far each device has come with /sync, and what it was given of a room.
+//! How far each device has come with /sync, what it was given of a room, and
+//! what it read of a room's state besides.
 //!
 //! Only rows; the rules of what counts as given are in
 //! `causeway_service::sync::progress`. A room gets a row only when something
 //! happens that a position alone can't tell: the room is new to the device, a
 //! gap, a filter.
 
-use ruma::{DeviceId, OwnedRoomId, RoomId, UserId};
+use ruma::{DeviceId, OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -53,6 +54,17 @@ pub struct Progress {
     /// Answers of new generations that it has not acknowledged, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingAnswer>,
+}
+
+/// What a device read of a room's state by asking for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRead {
+    /// Hexadecimal root of the state that it read whole last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// State keys of items, each with the event that was read last, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<(String, OwnedEventId)>,
 }
 
 /// The progress of a device; `None` before its first /sync.
@@ -114,10 +126,32 @@ pub fn put_given_room(
     }
 }
 
+/// What the device read of a room's state.
+pub fn state_read(
+    read: &(impl Read + ?Sized),
+    user_id: &UserId,
+    device_id: &DeviceId,
+    room_id: &RoomId,
+) -> Result<Option<StateRead>, StorageError> {
+    codec::get(read, Cf::SyncRead, device(user_id, device_id).str(room_id).as_ref())
+}
+
+/// Writes what the device read of a room's state.
+pub fn put_state_read(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    room_id: &RoomId,
+    row: &StateRead,
+) {
+    codec::put(batch, Cf::SyncRead, device(user_id, device_id).str(room_id), row);
+}
+
 /// Forgets a device, or all that it was given.
 pub fn forget_device(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
     batch.delete(Cf::SyncProgress, device(user_id, device_id));
     batch.delete_prefix(Cf::SyncGiven, device(user_id, device_id));
+    batch.delete_prefix(Cf::SyncRead, device(user_id, device_id));
 }
 
 fn device(user_id: &UserId, device_id: &DeviceId) -> codec::Key {

@@ -196,10 +196,53 @@ fn writes_of_one_batch_see_each_other() {
     let seen = token(&fixture.get("plan")).to_owned();
     let writer =
         super::write::Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
-    let writes = [write(1, Some(seen)), write(2, None)];
+    let writes = [Ok(write(1, Some(seen))), Ok(write(2, None))];
     fixture.services.shared_space.put_batch(writer, &fixture.room, &writes).expect("written");
     // No other server holds the first of the two: what it named is named again.
     let mut expected = [change(&fixture, 0).id(), change(&fixture, 1).id()];
     expected.sort_unstable();
     assert_eq!(change(&fixture, 2).header().supersedes(), expected);
+}
+
+#[test]
+fn a_device_names_what_it_read() {
+    let fixture = Fixture::new();
+    let content = |n: u64| serde_json::value::RawValue::from_string(format!("{{\"n\":{n}}}")).expect("JSON");
+    let space = &fixture.services.shared_space;
+    let (one, two, three) = (device_id!("ONE"), device_id!("TWO"), device_id!("THREE"));
+    let put = |device: &DeviceId, key: &str, n: u64| {
+        space.put_state_event(*ALICE, Some(device), &fixture.room, key, &content(n)).expect("sent")
+    };
+    let siblings = |key: &str| fixture.get(key)["siblings"].as_array().map_or(0, Vec::len);
+    let first = put(one, "plan", 1);
+    space.note_item_read(*ALICE, two, &fixture.room, "plan", &first).expect("noted");
+    let second = put(two, "plan", 2);
+    assert_eq!((siblings("plan"), second == first), (1, false), "it had read the first");
+    let root = fixture.services.rooms.state_root(&fixture.room).expect("a state");
+    space.note_state_read(*ALICE, three, &fixture.room, &root).expect("noted");
+    put(three, "plan", 3);
+    assert_eq!(siblings("plan"), 1, "it had read all state");
+    // What was read is a value, not the item: what came since was not read.
+    put(one, "other", 1);
+    space.note_state_read(*ALICE, two, &fixture.room, &root).expect("noted");
+    put(two, "other", 2);
+    assert_eq!(siblings("other"), 2);
+}
+
+#[test]
+fn a_state_event_beyond_the_bound_of_siblings_is_refused() {
+    let fixture = Fixture::new();
+    let content = serde_json::value::RawValue::from_string("{\"n\":1}".to_owned()).expect("JSON");
+    let put = |n: usize| {
+        let device = ruma::OwnedDeviceId::from(format!("D{n}"));
+        let space = &fixture.services.shared_space;
+        space.put_state_event(*ALICE, Some(&device), &fixture.room, "plan", &content)
+    };
+    for n in 0..causeway_shared_space::item::MAX_SIBLINGS {
+        put(n).expect("written");
+    }
+    let refused = put(99);
+    let Err(super::error::SpaceError::Conflict { item }) = refused else { panic!("must be refused") };
+    assert_eq!(item["siblings"].as_array().map(Vec::len), Some(causeway_shared_space::item::MAX_SIBLINGS));
+    put(3).expect("it had seen its own");
 }

@@ -41,6 +41,7 @@ mod redaction;
 mod service_user;
 mod settlement;
 pub mod state_event;
+mod state_read;
 pub mod stored;
 mod telling;
 pub mod token;

@@ -2,8 +2,7 @@
 //!
 //! An API caller shows a token. An ordinary client shows nothing: what its
 //! device was given follows from the syncs that it acknowledged
-//! ([`crate::sync::given`]),
-//! and from what it wrote itself.
+//! ([`crate::sync::given`]), from the state that it read, and from what it wrote itself.
 
 use std::collections::HashMap;
 
@@ -39,7 +38,7 @@ pub fn own_writes(row: &ItemRow, device: Option<&str>) -> Observed {
 }
 
 impl SharedSpace {
-    /// Changes of an item that a device was given by /sync, or wrote.
+    /// Changes of an item that a device was given by /sync, read, or wrote.
     pub(super) fn observed_by_device(
         &self,
         room: &RoomId,
@@ -49,22 +48,24 @@ impl SharedSpace {
         device: &DeviceId,
     ) -> Result<Observed, SpaceError> {
         let own = own_writes(row, Some(&device_name(user, device)));
-        let Some(given) = sync::given(&self.db, user, device, room)? else { return Ok(own) };
-        let mut observed = Observed::new();
-        let in_state = match given.state.as_deref().and_then(parse_root) {
-            Some(root) => self.rooms.state_at(&root, ITEM_TYPE, key.as_str())?,
-            None => None,
-        };
-        let in_state = in_state.as_ref().map(|event| event.event_id());
-        if let Some(event_id) = in_state
-            && let Some(id) = notices::change_of_event(&self.db, room, event_id)?
-            && let Some(change) = stored::change(&self.db, room, &id)?
-            && change.header().key() == key
+        let mut shown = self.read_by_device(room, key.as_str(), user, device)?;
+        let given = sync::given(&self.db, user, device, room)?;
+        if let Some(root) = given.as_ref().and_then(|given| given.state.as_deref()).and_then(parse_root)
+            && let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())?
         {
-            observed.give(change.header().item_id());
+            shown.push(event.event_id().to_owned());
+        }
+        let mut observed = Observed::new();
+        for event_id in &shown {
+            if let Some(id) = notices::change_of_event(&self.db, room, event_id)?
+                && let Some(change) = stored::change(&self.db, room, &id)?
+                && change.header().key() == key
+            {
+                observed.give(change.header().item_id());
+            }
         }
         let was_given = |position: Option<u64>| {
-            position.is_some_and(|position| given.after < position && position <= given.up_to)
+            given.as_ref().zip(position).is_some_and(|(given, at)| given.after < at && at <= given.up_to)
         };
         // What has been superseded in the meantime is named, too: elsewhere that
         // may not be known yet, and it would look like a conflict.
@@ -75,7 +76,7 @@ impl SharedSpace {
         });
         for (id, faces) in past.chain(live) {
             for face in faces {
-                if in_state == Some(&*face.event_id) || was_given(self.stream_position(&face.event_id)?) {
+                if shown.contains(&face.event_id) || was_given(self.stream_position(&face.event_id)?) {
                     observed.give(id);
                 }
             }
@@ -107,7 +108,7 @@ impl SharedSpace {
 }
 
 /// A state's root as the progress of a device names it.
-fn parse_root(text: &str) -> Option<NodeId> {
+pub(super) fn parse_root(text: &str) -> Option<NodeId> {
     let mut root = [0; 32];
     hex::decode_to_slice(text, &mut root).ok().map(|()| NodeId(root))
 }
