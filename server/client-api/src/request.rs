@@ -66,7 +66,7 @@ impl<A> Custom<A> {
     /// The body as `D`; an empty body counts as `{}`.
     pub fn json<D: DeserializeOwned>(&self) -> Result<D, MatrixError> {
         let bytes: &[u8] = if self.raw.is_empty() { b"{}" } else { &self.raw };
-        serde_json::from_slice(bytes).map_err(|error| json_error(&error))
+        object(bytes)
     }
 
     /// The query as `D`.
@@ -109,6 +109,7 @@ impl Arrived {
         // Clients leave out bodies in which every field is optional.
         let takes_body = matches!(self.head.method, http::Method::POST | http::Method::PUT);
         let bytes: &[u8] = if takes_body && self.raw.is_empty() { b"{}" } else { &self.raw };
+        let is_list = takes_body && is_list(bytes);
         let request = http::Request::from_parts(self.head, bytes);
         let auth = auth::identify::<T::Authentication>(state, &request)?;
         if T::RATE_LIMITED {
@@ -116,6 +117,9 @@ impl Arrived {
                 Some(user_id) => state.rate_limits.admit(Class::Request, user_id.as_str())?,
                 None => state.rate_limits.admit_address(Class::Anonymous, self.address)?,
             }
+        }
+        if is_list {
+            return Err(not_an_object());
         }
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let body = T::try_from_http_request(request, &path).map_err(|error| parse_error(&error))?;
@@ -186,6 +190,23 @@ pub(crate) fn json_error(error: &serde_json::Error) -> MatrixError {
     } else {
         MatrixError::new(400, "M_NOT_JSON", error.to_string())
     }
+}
+
+/// A JSON object as `D`.
+pub(crate) fn object<D: DeserializeOwned>(bytes: &[u8]) -> Result<D, MatrixError> {
+    if is_list(bytes) {
+        return Err(not_an_object());
+    }
+    serde_json::from_slice(bytes).map_err(|error| json_error(&error))
+}
+
+/// A list would pass for a struct, field by field.
+fn is_list(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'[')
+}
+
+fn not_an_object() -> MatrixError {
+    MatrixError::bad_json("The body is not a JSON object")
 }
 
 /// Any JSON object; an empty body counts as `{}`.

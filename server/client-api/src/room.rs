@@ -13,7 +13,9 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use crate::{
-    ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration,
+    ClientState, Endpoints, Ruma, blocking, membership,
+    request::json_error,
+    state_event::{ITEM, declaration},
 };
 
 /// Aliases of one room that are listed.
@@ -66,7 +68,14 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         alias.try_into().map_err(|_| MatrixError::invalid_param("The alias is not valid"))
     });
     let published = body.visibility == Visibility::Public;
-    let initial_state: Result<_, MatrixError> = body.initial_state.iter().map(initial).collect();
+    let initial_state: Result<Vec<_>, MatrixError> = body.initial_state.iter().map(initial).collect();
+    let initial_state = initial_state?;
+    if initial_state.iter().any(|state| state.kind == ITEM) {
+        // An item's event carries a change, and a change needs a room to be in.
+        return Err(MatrixError::invalid_param(
+            "Items can't be initial state: write them when the room exists",
+        ));
+    }
     // Raw: the fields that ruma doesn't know are the client's all the same.
     let raw: Map<String, Value> = if request.raw.is_empty() {
         Map::new()
@@ -88,7 +97,7 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
             None if published => Preset::PublicChat,
             None => Preset::PrivateChat,
         },
-        initial_state: initial_state?,
+        initial_state,
         power_level_content_override: object("power_level_content_override")?,
         invite: body.invite.clone(),
         is_direct: body.is_direct,

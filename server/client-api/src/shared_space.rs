@@ -18,13 +18,16 @@ use causeway_service::{
     shared_space::{
         error::SpaceError,
         read::Pull,
-        write::{OnConflict, Write, Writer},
+        write::{BATCH_MAX, OnConflict, Write, Writer},
     },
 };
 use causeway_shared_space::{ItemKey, Value};
 use http::{Method, StatusCode, header::CONTENT_TYPE};
 use ruma::{OwnedRoomId, RoomId};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::{Value as Json, value::RawValue};
 
 use crate::{ClientState, Custom, Endpoints, blocking, json_response};
@@ -135,7 +138,45 @@ fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
 
 #[derive(Deserialize)]
 struct BatchBody {
-    writes: Vec<BatchWrite>,
+    writes: Writes,
+}
+
+/// The writes of a batch. What is beyond the bound is passed over unread: no
+/// memory is taken for it.
+enum Writes {
+    All(Vec<Box<RawValue>>),
+    TooMany,
+}
+
+impl<'de> Deserialize<'de> for Writes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = Writes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of writes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Writes, A::Error> {
+                let mut writes = Vec::new();
+                while writes.len() < BATCH_MAX {
+                    match elements.next_element()? {
+                        Some(write) => writes.push(write),
+                        None => return Ok(Writes::All(writes)),
+                    }
+                }
+                let mut more = false;
+                while elements.next_element::<IgnoredAny>()?.is_some() {
+                    more = true;
+                }
+                Ok(if more { Writes::TooMany } else { Writes::All(writes) })
+            }
+        }
+
+        deserializer.deserialize_seq(List)
+    }
 }
 
 #[derive(Deserialize)]
@@ -151,18 +192,23 @@ struct BatchWrite {
 
 fn put_batch(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
-    let body: BatchBody = request.json()?;
-    let mut writes = Vec::with_capacity(body.writes.len());
-    for write in body.writes {
-        let value = match (write.value, write.delete) {
-            (Some(value), false) => Some(Value::parse(value.get().as_bytes()).map_err(SpaceError::from)?),
-            (None, true) => None,
-            _ => return Err(MatrixError::bad_json("A write has either a value or \"delete\": true")),
-        };
-        let key = ItemKey::new(&write.key).map_err(SpaceError::from)?;
-        writes.push(Write { key, value, token: write.token, on_conflict: on_conflict(write.on_conflict) });
-    }
+    let Writes::All(writes) = request.json::<BatchBody>()?.writes else {
+        return Err(SpaceError::TooMany("more than 500 writes in one request").into());
+    };
+    let writes: Vec<_> = writes.iter().map(|write| one_of_batch(write)).collect();
     answer(state.shared_space.put_batch(writer(&request)?, &room(&request)?, &writes))
+}
+
+/// One write of a batch. What is wrong with it is its own matter.
+fn one_of_batch(write: &RawValue) -> Result<Write, MatrixError> {
+    let write: BatchWrite = crate::request::object(write.get().as_bytes())?;
+    let value = match (write.value, write.delete) {
+        (Some(value), false) => Some(Value::parse(value.get().as_bytes()).map_err(SpaceError::from)?),
+        (None, true) => None,
+        _ => return Err(MatrixError::bad_json("A write has either a value or \"delete\": true")),
+    };
+    let key = ItemKey::new(&write.key).map_err(SpaceError::from)?;
+    Ok(Write { key, value, token: write.token, on_conflict: on_conflict(write.on_conflict) })
 }
 
 #[derive(Deserialize)]

@@ -24,7 +24,8 @@ impl SharedSpace {
     /// `content` is the client's; a stamp in it is taken out. `{}` deletes.
     ///
     /// # Errors
-    /// The caller's mistakes: key, value, room, power.
+    /// The caller's mistakes: key, value, room, power; [`SpaceError::Conflict`]
+    /// when the item has as many siblings as it may have.
     pub fn put_state_event(
         &self,
         user: &UserId,
@@ -46,6 +47,7 @@ impl SharedSpace {
                     Some(device) => self.observed_by_device(room, &key, &row, user, device)?,
                     None => causeway_shared_space::Observed::new(),
                 };
+                self.refuse_full(room, &key, &row, &observed)?;
                 let change = self.write_change(
                     space,
                     draft,

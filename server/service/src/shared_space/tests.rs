@@ -141,11 +141,13 @@ fn a_retry_is_answered_with_the_first_outcome() {
 fn lists_page_by_prefix_in_order_and_skip_the_deleted() {
     let fixture = Fixture::new();
     let writes: Vec<_> = (0..25)
-        .map(|n| Write {
-            key: item(&format!("a/{n:02}")),
-            value: Some(Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value")),
-            token: None,
-            on_conflict: OnConflict::Keep,
+        .map(|n| {
+            Ok(Write {
+                key: item(&format!("a/{n:02}")),
+                value: Some(Value::parse(format!("{{\"n\":{n}}}").as_bytes()).expect("a value")),
+                token: None,
+                on_conflict: OnConflict::Keep,
+            })
         })
         .collect();
     let writer = Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };

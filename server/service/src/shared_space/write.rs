@@ -3,7 +3,10 @@
 use causeway_shared_space::{
     Change, Counter, ItemKey, Kind, NewChange, Observed, Standing, Value, change::Body,
 };
-use causeway_storage::shared_space::queues::{self, OutcomeRow, Queue};
+use causeway_storage::shared_space::{
+    items::ItemRow,
+    queues::{self, OutcomeRow, Queue},
+};
 use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +19,7 @@ use super::{
     observed::{device_name, own_writes},
     stored::StoredEntries,
 };
-use crate::{notify::Topic, rooms::RoomWriter};
+use crate::{error::MatrixError, notify::Topic, rooms::RoomWriter};
 
 /// Writes in one batch request.
 pub const BATCH_MAX: usize = 500;
@@ -74,27 +77,39 @@ impl SharedSpace {
     /// # Errors
     /// [`SpaceError::Conflict`] when asked to reject; the caller's mistakes.
     pub fn put(&self, writer: Writer<'_>, room: &RoomId, write: &Write) -> Result<Json, SpaceError> {
-        let request = fingerprint(room, std::slice::from_ref(write));
+        let request = fingerprint(room, std::iter::once(Ok(write)));
         self.once(writer, room, &request, |space, draft, by, room_writer| {
             self.write_one(space, draft, by, room_writer, write)
         })
     }
 
     /// Writes several items in one durable batch. Each result is what
-    /// [`SharedSpace::put`] answers, or an error object; one that is refused
-    /// does not keep the others from being written.
-    pub fn put_batch(&self, writer: Writer<'_>, room: &RoomId, writes: &[Write]) -> Result<Json, SpaceError> {
+    /// [`SharedSpace::put`] answers, or an error object; one that is refused, or
+    /// could not even be read, does not keep the others from being written.
+    pub fn put_batch(
+        &self,
+        writer: Writer<'_>,
+        room: &RoomId,
+        writes: &[Result<Write, MatrixError>],
+    ) -> Result<Json, SpaceError> {
         if writes.len() > BATCH_MAX {
             return Err(SpaceError::TooMany("more than 500 writes in one request"));
         }
-        let request = fingerprint(room, writes);
+        let request = fingerprint(room, writes.iter().map(Result::as_ref));
         self.once(writer, room, &request, |space, draft, by, room_writer| {
             let mut results = Vec::with_capacity(writes.len());
             for write in writes {
+                let write = match write {
+                    Ok(write) => write,
+                    Err(error) => {
+                        results.push(error.body());
+                        continue;
+                    }
+                };
                 results.push(match self.write_one(space, draft, by, room_writer, write) {
                     Ok(written) => written,
                     Err(error @ (SpaceError::Conflict { .. } | SpaceError::Token(_))) => {
-                        crate::error::MatrixError::from(error).body()
+                        MatrixError::from(error).body()
                     }
                     Err(error) => return Err(error),
                 });
@@ -192,9 +207,7 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let row = draft.item(&write.key)?;
         let mut observed = own_writes(row, author.device.as_deref());
-        let unseen = |observed: &Observed| {
-            row.item.siblings().iter().filter(|sibling| !observed.ids().contains(&sibling.id)).count()
-        };
+        let unseen = |observed: &Observed| unseen(row, observed);
         let mut swap = write.on_conflict == OnConflict::Reject;
         if let Some(token) = &write.token {
             let given: Observed = self.tokens.open(&room, write.key.as_str(), token)?.into_iter().collect();
@@ -205,11 +218,10 @@ impl SharedSpace {
         } else {
             swap &= unseen(&observed) > 0;
         }
-        let full = unseen(&observed) >= causeway_shared_space::item::MAX_SIBLINGS;
-        if full || swap {
-            let row = row.clone();
-            return Err(SpaceError::Conflict { item: Box::new(self.view(&room, &write.key, &row)?) });
+        if swap {
+            return Err(SpaceError::Conflict { item: Box::new(self.view(&room, &write.key, row)?) });
         }
+        self.refuse_full(&room, &write.key, row, &observed)?;
         let body = write.value.clone().map_or(Body::Delete, Body::Put);
         let change = self.write_change(
             space,
@@ -236,6 +248,20 @@ impl SharedSpace {
             "conflict": draft.item(&write.key)?.item.conflict(&write.key).is_some(),
             "token": self.tokens.issue(&room, write.key.as_str(), given),
         }))
+    }
+
+    /// Refuses a write that would add a sibling to an item that has as many as it may have.
+    pub(super) fn refuse_full(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        row: &ItemRow,
+        observed: &Observed,
+    ) -> Result<(), SpaceError> {
+        if unseen(row, observed) < causeway_shared_space::item::MAX_SIBLINGS {
+            return Ok(());
+        }
+        Err(SpaceError::Conflict { item: Box::new(self.view(room, key, row)?) })
     }
 
     /// Gives a change its place in this server's log, signs it and places it.
@@ -310,8 +336,16 @@ struct Author<'a> {
     authorized_by: Vec<OwnedEventId>,
 }
 
+/// How many live changes an author was not given.
+fn unseen(row: &ItemRow, observed: &Observed) -> usize {
+    row.item.siblings().iter().filter(|sibling| !observed.ids().contains(&sibling.id)).count()
+}
+
 /// Tells one request from another.
-fn fingerprint(room: &RoomId, writes: &[Write]) -> String {
+fn fingerprint<'a>(
+    room: &RoomId,
+    writes: impl Iterator<Item = Result<&'a Write, &'a MatrixError>>,
+) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_be_bytes());
@@ -319,6 +353,14 @@ fn fingerprint(room: &RoomId, writes: &[Write]) -> String {
     };
     part(room.as_bytes());
     for write in writes {
+        let write = match write {
+            Ok(write) => write,
+            Err(error) => {
+                part(error.errcode.as_bytes());
+                part(error.message.as_bytes());
+                continue;
+            }
+        };
         part(write.key.as_str().as_bytes());
         part(write.value.as_ref().map_or("", Value::as_str).as_bytes());
         part(write.token.as_deref().unwrap_or_default().as_bytes());
