@@ -102,12 +102,8 @@ impl Outbox {
 
     /// Every destination that something waits for.
     pub fn destinations(&self) -> Result<BTreeSet<OwnedServerName>, StorageError> {
-        let mut found: BTreeSet<_> = self.lock().keys().cloned().collect();
-        let mut last: Option<OwnedServerName> = None;
-        while let Some(next) = rows::next_destination(&self.database, last.as_deref())? {
-            found.insert(next.clone());
-            last = Some(next);
-        }
+        let mut found = rows::destinations(&self.database)?;
+        found.extend(self.lock().keys().cloned());
         Ok(found)
     }
 
@@ -152,6 +148,9 @@ impl Outbox {
             self.acknowledged(destination, &transaction)?;
             return Ok(None);
         }
+        if empty {
+            rows::settle(&self.database, destination, self.first_row(destination))?;
+        }
         Ok((!empty).then_some(transaction))
     }
 
@@ -164,7 +163,7 @@ impl Outbox {
         rows_max: usize,
     ) -> Result<(), StorageError> {
         let mut bytes = 0;
-        let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
+        let from = self.first_row(destination);
         for row in rows::rows(&self.database, destination, from, rows_max.clamp(1, TRANSACTION_ROWS_MAX))? {
             let full = transaction.pdus.len() >= TRANSACTION_PDUS_MAX
                 || transaction.edus.len() >= TRANSACTION_EDUS_MAX;
@@ -293,7 +292,7 @@ impl Outbox {
 
     /// How much waits for `destination`, counted up to [`DEPTH_MAX`].
     pub fn depth(&self, destination: &ServerName) -> Result<usize, StorageError> {
-        let from = self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1));
+        let from = self.first_row(destination);
         let durable = rows::rows(&self.database, destination, from, DEPTH_MAX)?.len();
         Ok(durable + self.lock().get(destination).map_or(0, VecDeque::len))
     }
@@ -315,6 +314,11 @@ impl Outbox {
         rows::put_destination(&mut batch, destination, &met);
         let _unsynced = self.database.commit(batch)?;
         Ok(())
+    }
+
+    /// There is no row of a destination before this.
+    fn first_row(&self, destination: &ServerName) -> StreamPosition {
+        self.done().get(destination).map_or(StreamPosition(0), |done| StreamPosition(done.0 + 1))
     }
 
     fn done(&self) -> MutexGuard<'_, HashMap<OwnedServerName, StreamPosition>> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rocksdb::WriteBatch;
+use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::{Cf, Database, codec};
@@ -29,11 +30,20 @@ pub struct Batch {
     pub(crate) database: Database,
     pub(crate) writes: WriteBatch,
     pub(crate) positions: Vec<u64>,
+    /// Servers for which a row of the outbox is in it.
+    pub(crate) destinations: Vec<OwnedServerName>,
 }
 
 impl Batch {
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, writes: WriteBatch::default(), positions: Vec::new() }
+        Self { database, writes: WriteBatch::default(), positions: Vec::new(), destinations: Vec::new() }
+    }
+
+    /// Notes that a row of the outbox for `server` was put.
+    pub(crate) fn waits_for(&mut self, server: &ServerName) {
+        if self.destinations.iter().all(|noted| noted != server) {
+            self.destinations.push(server.to_owned());
+        }
     }
 
     /// Sets a value.

@@ -20,6 +20,7 @@ use crate::{
     flow::Flow,
     migration,
     open::{self, Rocks},
+    outbox,
 };
 
 /// Row of `Meta`: no position above this was handed out in the past.
@@ -40,6 +41,7 @@ struct Inner {
     /// The ceiling as written. Lock order: `raising`, then the flow's state.
     ceiling: AtomicU64,
     raising: Mutex<()>,
+    waiting: outbox::Waiting,
     folder: PathBuf,
     _lock: File,
 }
@@ -68,6 +70,7 @@ impl Database {
             flow,
             ceiling: AtomicU64::new(ceiling),
             raising: Mutex::new(()),
+            waiting: outbox::Waiting::default(),
             folder: path.to_owned(),
             _lock: opened.lock,
         }));
@@ -104,6 +107,7 @@ impl Database {
         } else {
             self.write(&mut batch)?;
         }
+        self.0.waiting.add(std::mem::take(&mut batch.destinations));
         let sequence = self.0.rocks.latest_sequence_number();
         self.0.flow.written(sequence, std::mem::take(&mut batch.positions));
         Ok(Commit { sequence, position })
@@ -169,6 +173,10 @@ impl Database {
 
     pub(crate) fn rocks(&self) -> &Rocks {
         &self.0.rocks
+    }
+
+    pub(crate) fn waiting(&self) -> &outbox::Waiting {
+        &self.0.waiting
     }
 
     pub(crate) fn flow(&self) -> &Flow {

@@ -4,11 +4,16 @@
 //! when its destination has acknowledged it. So nothing is lost by a crash, and
 //! what is sent twice is sent under the same transaction id.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Batch, Cf, Direction, Read, StorageError, StreamPosition, codec, codec::KeyParts};
+use crate::{Batch, Cf, Database, Direction, Read, StorageError, StreamPosition, codec, codec::KeyParts};
 
 /// Something to be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,6 +76,7 @@ pub fn push_edu(batch: &mut Batch, destination: &ServerName, position: StreamPos
 }
 
 fn push(batch: &mut Batch, destination: &ServerName, position: StreamPosition, entry: &Entry) {
+    batch.waits_for(destination);
     codec::put(batch, Cf::Outbox, codec::key().str(destination).u64(position.0), entry);
 }
 
@@ -102,8 +108,76 @@ pub fn delete(batch: &mut Batch, destination: &ServerName, position: StreamPosit
     batch.delete(Cf::Outbox, codec::key().str(destination).u64(position.0));
 }
 
+/// Every destination that has rows.
+///
+/// Deleted rows cost a scan time until they are compacted away, and this is asked
+/// at every event: so rows are looked for once, and then kept count of.
+pub fn destinations(database: &Database) -> Result<BTreeSet<OwnedServerName>, StorageError> {
+    database.waiting().all(database)
+}
+
+/// Takes a destination off [`destinations`] unless it has rows from `from` on.
+pub fn settle(
+    database: &Database,
+    destination: &ServerName,
+    from: StreamPosition,
+) -> Result<(), StorageError> {
+    database.waiting().settle(database, destination, from)
+}
+
+/// The destinations with rows, kept in memory; `None` until they are asked for.
+///
+/// Invariant: a destination with rows is in it. A commit adds to it after its
+/// rows are there, and one is taken off only under the lock and after a look.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(Mutex<Option<BTreeSet<OwnedServerName>>>);
+
+impl Waiting {
+    pub(crate) fn add(&self, destinations: Vec<OwnedServerName>) {
+        if !destinations.is_empty()
+            && let Some(known) = &mut *self.lock()
+        {
+            known.extend(destinations);
+        }
+    }
+
+    fn all(&self, database: &Database) -> Result<BTreeSet<OwnedServerName>, StorageError> {
+        let mut known = self.lock();
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        let mut found = BTreeSet::new();
+        while let Some(next) = next_destination(database, found.last().map(|last: &OwnedServerName| &**last))?
+        {
+            found.insert(next);
+        }
+        *known = Some(found.clone());
+        Ok(found)
+    }
+
+    fn settle(
+        &self,
+        database: &Database,
+        destination: &ServerName,
+        from: StreamPosition,
+    ) -> Result<(), StorageError> {
+        let mut known = self.lock();
+        if let Some(known) = &mut *known
+            && rows(database, destination, from, 1)?.is_empty()
+        {
+            known.remove(destination);
+        }
+        Ok(())
+    }
+
+    /// A set is whole between statements, so a panic elsewhere is no reason to stop.
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeSet<OwnedServerName>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The first destination after `after` (in the order of names) that has rows.
-pub fn next_destination(
+fn next_destination(
     read: &impl Read,
     after: Option<&ServerName>,
 ) -> Result<Option<OwnedServerName>, StorageError> {
