@@ -27,8 +27,10 @@ const VISIBLE_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Flow {
     visible: AtomicU64,
     state: Mutex<State>,
-    /// Signalled at every change of `synced`, `syncing`, `failed` and `visible`.
-    changed: Condvar,
+    /// Signalled once for each sync: `synced`, `syncing` and `failed` have changed.
+    synced: Condvar,
+    /// Signalled when `visible` has risen, or nothing will ever be visible again.
+    risen: Condvar,
 }
 
 struct State {
@@ -56,7 +58,12 @@ impl Flow {
             failed: None,
             pending: Vec::new(),
         };
-        Self { visible: AtomicU64::new(last), state: Mutex::new(state), changed: Condvar::new() }
+        Self {
+            visible: AtomicU64::new(last),
+            state: Mutex::new(state),
+            synced: Condvar::new(),
+            risen: Condvar::new(),
+        }
     }
 
     pub(crate) fn visible(&self) -> u64 {
@@ -114,7 +121,7 @@ impl Flow {
                 return Ok(());
             }
             if state.syncing {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.synced.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             state.syncing = true;
@@ -128,9 +135,12 @@ impl Flow {
                     state.synced = state.synced.max(covers);
                     self.release_synced(&mut state);
                 }
-                Err(reason) => state.failed = Some(reason),
+                Err(reason) => {
+                    state.failed = Some(reason);
+                    self.risen.notify_all();
+                }
             }
-            self.changed.notify_all();
+            self.synced.notify_all();
         }
     }
 
@@ -142,7 +152,7 @@ impl Flow {
         }
         let state = self.lock();
         let (_state, timeout) = self
-            .changed
+            .risen
             .wait_timeout_while(state, VISIBLE_WAIT_MAX, |state| {
                 self.visible() < position && state.failed.is_none()
             })
@@ -166,9 +176,8 @@ impl Flow {
             std::mem::take(&mut state.pending).into_iter().partition(|(at, _)| *at <= synced);
         state.pending = pending;
         let done: Vec<(u64, Vec<u64>)> = done;
-        for (_, positions) in done {
-            self.release(state, &positions);
-        }
+        let positions: Vec<u64> = done.into_iter().flat_map(|(_, positions)| positions).collect();
+        self.release(state, &positions);
     }
 
     fn release(&self, state: &mut State, positions: &[u64]) {
@@ -176,8 +185,9 @@ impl Flow {
             state.in_flight.remove(position);
         }
         let visible = state.in_flight.first().map_or(state.last, |lowest| lowest - 1);
-        self.visible.fetch_max(visible, Ordering::AcqRel);
-        self.changed.notify_all();
+        if visible > self.visible.fetch_max(visible, Ordering::AcqRel) {
+            self.risen.notify_all();
+        }
     }
 
     /// State is consistent between statements; a panic elsewhere must not stop
