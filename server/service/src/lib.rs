@@ -11,6 +11,7 @@ use causeway_storage::{Database, StorageError};
 
 pub mod account_data;
 pub mod accounts;
+mod cache;
 pub mod client_event;
 pub mod clock;
 pub mod devices;

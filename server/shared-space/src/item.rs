@@ -50,6 +50,11 @@ pub trait ItemFacts {
     fn successors(&self, id: &ChangeId) -> Result<Vec<ChangeId>, Self::Error>;
     /// True if an effective change with this item id is known.
     fn is_known(&self, id: &ChangeId) -> Result<bool, Self::Error>;
+    /// True if an effective change that is no adoption is known under this id,
+    /// and it is cheap to tell. False is always a right answer.
+    fn is_known_entry(&self, _id: &ChangeId) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
     /// The known effective entries whose item id is `id` and which are
     /// adoptions; none for an ordinary change or an unknown one.
     fn adoptions(&self, id: &ChangeId) -> Result<Vec<Sibling>, Self::Error>;
@@ -62,7 +67,8 @@ pub struct Joined {
     pub added: bool,
     /// The item ids that are siblings no more.
     pub removed: Vec<ChangeId>,
-    /// The successor rows to write, each `(named, by)`.
+    /// The successor rows to write, each `(named, by)`. Not those of a change
+    /// that is known and live no more: it has one, which is enough.
     pub successors: Vec<(ChangeId, ChangeId)>,
 }
 
@@ -92,8 +98,13 @@ impl Item {
         }
         self.missing.remove(&change.id);
         for named in change.supersedes.iter().filter(|named| **named != change.id) {
-            joined.successors.push((*named, change.id));
             let alive = self.siblings.iter().position(|sibling| sibling.id == *named);
+            if alive.is_none() && facts.is_known_entry(named)? {
+                // Superseded already, or a change of another item. A circle, for
+                // which another row would matter, is for adoptions only.
+                continue;
+            }
+            joined.successors.push((*named, change.id));
             if let Some(index) = alive {
                 let circle = adoption && self.siblings[index].supersedes.contains(&change.id);
                 if !circle {

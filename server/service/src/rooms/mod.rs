@@ -20,7 +20,6 @@
 //! - a panic in one write costs that write, not the room.
 
 mod access;
-mod cache;
 mod commit;
 mod create;
 mod error;

@@ -17,7 +17,8 @@ use causeway_storage::{
 };
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 
-use super::{cache::Cache, error::RoomError};
+use super::error::RoomError;
+use crate::cache::Cache;
 
 /// Events in a generation of the cache: about 2 KB each.
 const EVENTS_CACHED: usize = 8_192;

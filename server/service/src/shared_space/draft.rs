@@ -8,7 +8,7 @@
 //! joining it to its item and noting the conflict is the same for a local write,
 //! a change from a peer and an adopted event.
 
-mod facts;
+pub(super) mod facts;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
@@ -31,7 +31,7 @@ use causeway_storage::{
 use ruma::{RoomId, ServerName};
 use serde_json::value::RawValue;
 
-use self::facts::Facts;
+use self::facts::{EffectiveCache, Facts};
 use super::{
     error::SpaceError,
     notices::together,
@@ -98,9 +98,10 @@ pub enum Placement {
 
 impl<'a> Draft<'a> {
     /// A draft over what is committed. `stored` must outlive it.
-    pub fn new(
+    pub(super) fn new(
         stored: &'a StoredEntries<'a, Database>,
         own: &'a ServerName,
+        effective: &'a EffectiveCache,
         log: ChangeLog,
         now_ms: u64,
     ) -> Self {
@@ -122,6 +123,8 @@ impl<'a> Draft<'a> {
                 room: stored.room,
                 successors: HashMap::new(),
                 effective: HashSet::new(),
+                stored: effective,
+                written: HashSet::new(),
                 adoptions: HashMap::new(),
             },
             last: None,
@@ -139,6 +142,11 @@ impl<'a> Draft<'a> {
     /// The entries placed so far.
     pub fn drafted(&self) -> &HashMap<ChangeId, Change> {
         &self.changes
+    }
+
+    /// Says that a change is made here and now, before it is placed.
+    pub fn is_written(&mut self, id: ChangeId) {
+        self.facts.written.insert(id);
     }
 
     /// The last entry that was placed in it.

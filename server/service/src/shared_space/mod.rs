@@ -75,7 +75,10 @@ use causeway_storage::{
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
-use self::{agenda::Agenda, metrics::Metrics, projection::Pace, token::TokenKey};
+use self::{
+    agenda::Agenda, draft::facts::EffectiveCache, metrics::Metrics, observed::NamedCache, projection::Pace,
+    token::TokenKey,
+};
 use crate::{
     clock::Clock,
     notify::{Notifier, Topic},
@@ -118,6 +121,8 @@ pub struct SharedSpace {
     agenda: Agenda,
     pace: Mutex<Pace>,
     metrics: Metrics,
+    named: NamedCache,
+    effective: EffectiveCache,
     /// How long the next server waits for the one before it.
     rank_wait: Duration,
 }
@@ -168,6 +173,8 @@ impl SharedSpace {
             agenda: Agenda::default(),
             pace: Mutex::default(),
             metrics: Metrics::new(),
+            named: observed::named_cache(),
+            effective: draft::facts::effective_cache(),
             rank_wait: RANK_WAIT,
         })
     }

@@ -4,11 +4,11 @@
 //! device was given follows from the syncs that it acknowledged
 //! ([`crate::sync::given`]), from the state that it read, and from what it wrote itself.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use causeway_room::state_tree::NodeId;
 use causeway_shared_space::{
-    Change, ChangeId, Counter, Dot, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling,
+    Change, ChangeId, Counter, Dot, Header, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling,
 };
 use causeway_storage::{
     Database, StorageError, rooms as room_rows,
@@ -21,7 +21,33 @@ use causeway_storage::{
 use ruma::{DeviceId, RoomId, ServerName, UserId};
 
 use super::{ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored};
-use crate::sync;
+use crate::{cache::Cache, sync};
+
+/// Headers of which what they name is kept in memory, at most twice as many:
+/// 2 KiB each at most.
+const NAMED_MAX: usize = 2_048;
+
+/// What an entry names, and where it stands in its log.
+#[derive(Debug)]
+pub(super) struct Named {
+    supersedes: Vec<ChangeId>,
+    dot: Dot,
+}
+
+/// What entries name, by id. A writer names at each write what his last writes
+/// named as long as nobody else holds them; an entry never changes.
+pub(super) type NamedCache = Cache<ChangeId, Arc<Named>>;
+
+/// An empty [`NamedCache`].
+pub(super) fn named_cache() -> NamedCache {
+    Cache::new(NAMED_MAX)
+}
+
+impl Named {
+    pub(super) fn of(header: &Header) -> Arc<Self> {
+        Arc::new(Self { supersedes: header.supersedes().to_vec(), dot: header.dot().clone() })
+    }
+}
 
 /// How a device is named in local rows.
 pub fn device_name(user: &UserId, device: &DeviceId) -> String {
@@ -103,7 +129,7 @@ impl SharedSpace {
         drafted: &'a HashMap<ChangeId, Change>,
     ) -> Facts<'a> {
         let elsewhere = lock(&self.elsewhere).get(room).cloned().unwrap_or_default();
-        Facts { db: &self.db, room, own: self.server_name(), elsewhere, drafted }
+        Facts { db: &self.db, room, own: self.server_name(), elsewhere, drafted, named: &self.named }
     }
 }
 
@@ -120,6 +146,7 @@ pub struct Facts<'a> {
     own: &'a ServerName,
     elsewhere: HashMap<ReplicaId, Counter>,
     drafted: &'a HashMap<ChangeId, Change>,
+    named: &'a NamedCache,
 }
 
 impl Facts<'_> {
@@ -154,6 +181,10 @@ impl ObservedFacts for Facts<'_> {
         if let Some(change) = self.drafted.get(id) {
             return Ok(Some((change.header().supersedes().to_vec(), false)));
         }
+        let fact = |named: &Named| (named.supersedes.clone(), self.is_replicated(&named.dot));
+        if let Some(named) = self.named.get(id) {
+            return Ok(Some(fact(&named)));
+        }
         let entry = match entries::entry(self.db, self.room, id)? {
             Some(row) => Some(row),
             // The item id of an adopted event is no entry's id.
@@ -163,8 +194,13 @@ impl ObservedFacts for Facts<'_> {
             },
         };
         let Some((header, _)) = entry.as_ref().and_then(stored::parts) else { return Ok(None) };
-        let ends = items::adoption_ends(self.db, self.room, &header.item_id(), &header.id())?;
-        let named = ends.unwrap_or_else(|| header.supersedes().to_vec());
-        Ok(Some((named, self.is_replicated(header.dot()))))
+        if let Some(ends) = items::adoption_ends(self.db, self.room, &header.item_id(), &header.id())? {
+            return Ok(Some((ends, self.is_replicated(header.dot()))));
+        }
+        let named = Named::of(&header);
+        if header.adopts().is_none() {
+            self.named.insert(*id, Arc::clone(&named));
+        }
+        Ok(Some(fact(&named)))
     }
 }

@@ -16,7 +16,7 @@ use super::{
     draft::Draft,
     error::SpaceError,
     lock,
-    observed::{device_name, own_writes},
+    observed::{Named, device_name, own_writes},
     stored::StoredEntries,
 };
 use crate::{error::MatrixError, notify::Topic, rooms::RoomWriter};
@@ -171,7 +171,7 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let (mut space, log) = self.space(&room)?;
         let stored = StoredEntries { db: &self.db, room: &room };
-        let mut draft = Draft::new(&stored, self.server_name(), log, self.clock.now_ms());
+        let mut draft = Draft::new(&stored, self.server_name(), &self.effective, log, self.clock.now_ms());
         let result = work(&mut space, &mut draft, writer)?;
         let last = draft.last_placed();
         let placed = draft.placed > 0;
@@ -314,7 +314,11 @@ impl SharedSpace {
         if !verdict.standing.is_effective() {
             return Err(SpaceError::Forbidden("Other servers would not let that change have an effect"));
         }
+        draft.is_written(change.id());
         draft.place(writer.batch(), &change, &verdict, wanted.device)?;
+        if change.header().adopts().is_none() {
+            self.named.insert(change.id(), Named::of(change.header()));
+        }
         Ok(change)
     }
 

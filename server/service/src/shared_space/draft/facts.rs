@@ -10,9 +10,22 @@ use causeway_storage::{
 use ruma::RoomId;
 
 use super::{super::stored, ADOPTIONS_MAX};
+use crate::cache::Cache;
 
 /// Successors of one change that are looked at: one is enough to end it.
 const SUCCESSORS_MAX: usize = MAX_SIBLINGS;
+
+/// Effective changes that are remembered to be, at most twice as many.
+const EFFECTIVE_MAX: usize = 16_384;
+
+/// Ids of committed effective changes that were asked for: a change that was
+/// effective once stays it. A writer's changes name the same ids again and again.
+pub(in super::super) type EffectiveCache = Cache<ChangeId, ()>;
+
+/// An empty [`EffectiveCache`].
+pub(in super::super) fn effective_cache() -> EffectiveCache {
+    Cache::new(EFFECTIVE_MAX)
+}
 
 /// What is known of a room's effective changes, committed and drafted.
 pub(super) struct Facts<'a> {
@@ -20,6 +33,10 @@ pub(super) struct Facts<'a> {
     pub(super) room: &'a RoomId,
     pub(super) successors: HashMap<(ItemKey, ChangeId), Vec<ChangeId>>,
     pub(super) effective: HashSet<ChangeId>,
+    /// Of those that are committed, what was asked for before.
+    pub(super) stored: &'a EffectiveCache,
+    /// Changes made in this draft, which nobody can have named yet.
+    pub(super) written: HashSet<ChangeId>,
     pub(super) adoptions: HashMap<ChangeId, Vec<Sibling>>,
 }
 
@@ -41,7 +58,11 @@ impl ItemFacts for FactsOfItem<'_> {
 
     fn successors(&self, id: &ChangeId) -> Result<Vec<ChangeId>, StorageError> {
         let Facts { db, room, successors, .. } = self.facts;
-        let mut found = items::successors(*db, room, self.key.as_str(), id, SUCCESSORS_MAX)?;
+        let mut found = if self.facts.written.contains(id) {
+            Vec::new()
+        } else {
+            items::successors(*db, room, self.key.as_str(), id, SUCCESSORS_MAX)?
+        };
         found.extend(successors.get(&(self.key.clone(), *id)).into_iter().flatten());
         Ok(found)
     }
@@ -49,8 +70,20 @@ impl ItemFacts for FactsOfItem<'_> {
     fn is_known(&self, id: &ChangeId) -> Result<bool, StorageError> {
         let Facts { db, room, effective, .. } = self.facts;
         Ok(effective.contains(id)
-            || entries::link(*db, room, id)?.is_some_and(|link| link.effective)
+            || self.is_known_entry(id)?
             || !items::adoptions(*db, room, id, 1)?.is_empty())
+    }
+
+    fn is_known_entry(&self, id: &ChangeId) -> Result<bool, StorageError> {
+        let Facts { db, room, stored, .. } = self.facts;
+        if stored.get(id).is_some() {
+            return Ok(true);
+        }
+        let known = entries::link(*db, room, id)?.is_some_and(|link| link.effective);
+        if known {
+            stored.insert(*id, ());
+        }
+        Ok(known)
     }
 
     fn adoptions(&self, id: &ChangeId) -> Result<Vec<Sibling>, StorageError> {
