@@ -214,6 +214,11 @@ impl RoomTask {
         let Some(mut replicator) = self.replicator.take() else { return };
         let (services, room, now_ms) = (self.state.services().clone(), self.room.clone(), self.now_ms());
         let handled = blocking(move || {
+            let advertised = matches!(&input, Input::Received { message: Message::Advertise(_), .. });
+            // What came by room events before an advertisement needs no pull.
+            if advertised && let Err(error) = services.shared_space.follow() {
+                tracing::error!(error = %Chain(&error), "the room's events can't be followed");
+            }
             let effects =
                 services.shared_space.with_snapshot(&room, |at| replicator.handle(now_ms, input, at));
             services.shared_space.set_catching_up(&room, replicator.is_pulling());

@@ -12,13 +12,16 @@
 //! - declarations: members get the power to write;
 //! - any state: what could not be judged is judged again.
 
+use std::sync::Arc;
+
 use causeway_room::Pdu;
-use causeway_shared_space::{ItemKey, Stamp, StampError};
+use causeway_shared_space::{Change, ItemKey, Stamp, StampError};
 use causeway_storage::{
     StreamPosition,
+    rooms::Place,
     shared_space::{notices, queues},
 };
-use ruma::{EventId, RoomId};
+use ruma::{EventId, OwnedRoomId, RoomId};
 use serde_json::Value as Json;
 
 use super::{
@@ -31,6 +34,28 @@ use super::{
 
 /// Events taken in one step.
 const STEP_MAX: usize = 200;
+
+/// Changes that are joined in one batch.
+const GROUP_MAX: usize = 100;
+
+/// An item's event whose stamp is genuine.
+struct Stamped {
+    room: OwnedRoomId,
+    position: u64,
+    key: ItemKey,
+    event: Arc<Pdu>,
+    change: Change,
+}
+
+/// A broken event must not stop the stream; what storage refuses will come again.
+fn unless_broken(error: SpaceError, event: &Pdu) -> Result<(), SpaceError> {
+    if matches!(error, SpaceError::Storage(_)) {
+        return Err(error);
+    }
+    let error = crate::error::Chain(&error);
+    tracing::warn!(event = %event.event_id(), %error, "an event means nothing to the shared space");
+    Ok(())
+}
 
 impl SharedSpace {
     /// Follows the stream to its visible end.
@@ -48,20 +73,7 @@ impl SharedSpace {
             let places = self.rooms.stream(StreamPosition(at), STEP_MAX)?;
             let Some(last) = places.last() else { break };
             let last = last.position.0;
-            for place in &places {
-                if let Some(event) = self.rooms.event(&place.event_id)?
-                    && let Err(error) = self
-                        .follow_event(&place.room_id, &event)
-                        .and_then(|()| self.check_faces_after(&place.room_id, place.position.0, &event))
-                {
-                    // A broken event must not stop the stream; what storage refuses will come again.
-                    if matches!(error, SpaceError::Storage(_)) {
-                        return Err(error);
-                    }
-                    let error = crate::error::Chain(&error);
-                    tracing::warn!(event = %place.event_id, %error, "an event means nothing to the shared space");
-                }
-            }
+            self.follow_places(&places)?;
             at = last;
             let mut batch = self.db.batch();
             queues::put_meta(&mut batch, &["follower"], &at);
@@ -72,9 +84,31 @@ impl SharedSpace {
         Ok(())
     }
 
+    /// Follows some events in their order. Neighbours that only bring changes are
+    /// joined in one batch: a busy room's events come by the dozen.
+    fn follow_places(&self, places: &[Place]) -> Result<(), SpaceError> {
+        let mut group: Vec<Stamped> = Vec::new();
+        for place in places {
+            if group.last().is_some_and(|last| last.room != place.room_id) || group.len() >= GROUP_MAX {
+                self.join_group(std::mem::take(&mut group))?;
+            }
+            let Some(event) = self.rooms.event(&place.event_id)? else { continue };
+            if let Some(stamped) = self.stamped(place, &event)? {
+                group.push(stamped);
+                continue;
+            }
+            // What an event means goes by items that are as the stream has them.
+            self.join_group(std::mem::take(&mut group))?;
+            self.follow_event(&place.room_id, &event)
+                .and_then(|()| self.check_faces_after(&place.room_id, place.position.0, &event))
+                .or_else(|error| unless_broken(error, &event))?;
+        }
+        self.join_group(group)
+    }
+
     fn follow_event(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
         match (event.kind_text(), event.state_key()) {
-            (ITEM_TYPE, Some(key)) => self.follow_item(room, key, event),
+            (ITEM_TYPE, Some(key)) => self.follow_unstamped(room, key, event),
             (DECLARATION_TYPE, Some("")) => self.follow_declaration(room, event),
             ("m.reaction", None) => self.follow_reaction(room, event),
             ("m.room.message", None) => self.follow_message(room, event),
@@ -84,19 +118,36 @@ impl SharedSpace {
         }
     }
 
-    fn follow_item(&self, room: &RoomId, key: &str, event: &Pdu) -> Result<(), SpaceError> {
-        let Ok(key) = ItemKey::new(key) else { return Ok(()) };
+    /// The change that an item's event brings, if it is yet to be joined.
+    fn stamped(&self, place: &Place, event: &Arc<Pdu>) -> Result<Option<Stamped>, SpaceError> {
+        let room = &place.room_id;
+        let Some(key) = event.state_key().filter(|_| event.kind_text() == ITEM_TYPE) else { return Ok(None) };
+        let Ok(key) = ItemKey::new(key) else { return Ok(None) };
         if notices::change_of_event(&self.db, room, event.event_id())?.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         match self.read_stamp(room, &key, event) {
-            Ok(Some(stamp)) => return self.join_stamped(room, &key, event, stamp),
-            Ok(None) => {}
+            Ok(stamp) => Ok(stamp.map(|stamp| Stamped {
+                room: room.clone(),
+                position: place.position.0,
+                key,
+                event: Arc::clone(event),
+                change: stamp.into_change(),
+            })),
             Err(error) => {
                 self.metrics.refused("stamp");
                 let error = crate::error::Chain(&error);
                 tracing::info!(event = %event.event_id(), %error, "a stamp says nothing; the event is adopted");
+                Ok(None)
             }
+        }
+    }
+
+    /// An item's event that brings no change.
+    fn follow_unstamped(&self, room: &RoomId, key: &str, event: &Pdu) -> Result<(), SpaceError> {
+        if ItemKey::new(key).is_err() || notices::change_of_event(&self.db, room, event.event_id())?.is_some()
+        {
+            return Ok(());
         }
         // Perhaps another server's adoption of it was here before it.
         self.judge_again(room)?;
@@ -104,12 +155,11 @@ impl SharedSpace {
     }
 
     /// The same for an event that waits for adoption: its stamp may be proven by now.
-    pub(super) fn follow_item_again(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    pub(super) fn follow_item_again(&self, room: &RoomId, event: &Arc<Pdu>) -> Result<(), SpaceError> {
         let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { return Ok(()) };
-        match self.read_stamp(room, &key, event) {
-            Ok(Some(stamp)) => self.join_stamped(room, &key, event, stamp),
-            _ => Ok(()),
-        }
+        let Ok(Some(stamp)) = self.read_stamp(room, &key, event) else { return Ok(()) };
+        let (change, event) = (stamp.into_change(), Arc::clone(event));
+        self.join_stamped(&[Stamped { room: room.to_owned(), position: 0, key, event, change }])
     }
 
     /// The event's stamp, if it is genuine. `None` too when no key proves it:
@@ -132,26 +182,44 @@ impl SharedSpace {
         Ok(stamp.verify(find)?.then_some(stamp))
     }
 
-    fn join_stamped(
-        &self,
-        room: &RoomId,
-        key: &ItemKey,
-        event: &Pdu,
-        stamp: Stamp,
-    ) -> Result<(), SpaceError> {
-        let change = stamp.into_change();
-        let (id, item_id) = (change.id(), change.header().item_id());
+    /// Joins the changes of a group. If they can't be joined together, each is
+    /// joined by itself: one must not keep the others out.
+    fn join_group(&self, group: Vec<Stamped>) -> Result<(), SpaceError> {
+        let together = self.join_stamped(&group);
+        if together.is_err() && group.len() > 1 {
+            for stamped in group.chunks(1) {
+                self.join_stamped(stamped).or_else(|error| unless_broken(error, &stamped[0].event))?;
+            }
+        } else if let (Err(error), Some(only)) = (together, group.first()) {
+            unless_broken(error, &only.event)?;
+        }
+        for stamped in &group {
+            let Stamped { room, position, key, event, .. } = stamped;
+            let checked = self.check_face(room, key);
+            checked
+                .and_then(|()| self.check_faces_after(room, *position, event))
+                .or_else(|error| unless_broken(error, event))?;
+        }
+        Ok(())
+    }
+
+    /// Joins changes that events of one room brought, in one batch.
+    fn join_stamped(&self, group: &[Stamped]) -> Result<(), SpaceError> {
+        let Some(Stamped { room, .. }) = group.first() else { return Ok(()) };
         let mut outcome = causeway_replication::Outcome::default();
         self.rooms.write(room, |writer| {
             self.in_draft(writer, |_, draft, writer| {
-                self.join_one(draft, writer, &change, &mut outcome)?;
-                remember_face(draft, key, &item_id, event.event_id().to_owned())?;
-                notices::put_change_of_event(writer.batch(), room, event.event_id(), &id);
+                for Stamped { key, event, change, .. } in group {
+                    let (id, item_id) = (change.id(), change.header().item_id());
+                    self.join_one(draft, writer, change, &mut outcome)?;
+                    remember_face(draft, key, &item_id, event.event_id().to_owned())?;
+                    notices::put_change_of_event(writer.batch(), room, event.event_id(), &id);
+                }
                 Ok::<_, SpaceError>(())
             })
         })?;
         self.metrics.joined(outcome.new);
-        self.check_face(room, key)
+        Ok(())
     }
 
     /// Whoever may redact an item's event takes its value away, here as there.
