@@ -67,8 +67,8 @@ async fn serve(state: FederationState, request: RemoteRequest) {
             let invite = invite::Invite { room_id, event_id, event, stripped_state, user_id };
             let _gone = reply.send(invite::invite(&state, invite).await);
         }
-        RemoteRequest::Media { mxc, holders, bytes_max, reply } => {
-            let _gone = reply.send(media::media(&state, &mxc, holders, bytes_max).await);
+        RemoteRequest::Media { mxc, holders, expected, bytes_max, reply } => {
+            let _gone = reply.send(media::media(&state, &mxc, holders, &expected, bytes_max).await);
         }
         RemoteRequest::Profile { user_id, reply } => {
             let _gone = reply.send(alias::profile(&state, &user_id).await);

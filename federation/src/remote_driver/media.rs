@@ -3,7 +3,10 @@
 //! The answer is `multipart/mixed`: metadata, then the file or where it is
 //! (server-server API, "Content repository").
 
-use causeway_service::{error::MatrixError, remote::RemoteMedia};
+use causeway_service::{
+    error::MatrixError,
+    remote::{ExpectedContent, RemoteMedia},
+};
 use http::{HeaderMap, Method, header};
 use ruma::{MxcUri, OwnedServerName, ServerName};
 
@@ -13,6 +16,7 @@ use super::{
 };
 use crate::{
     client::{ClientError, Request, Response, escape},
+    error::blocking,
     multipart::{self, Part},
     state::FederationState,
 };
@@ -24,15 +28,28 @@ pub(super) async fn media(
     state: &FederationState,
     mxc: &MxcUri,
     holders: Vec<OwnedServerName>,
+    expected: &[ExpectedContent],
     bytes_max: u64,
 ) -> Result<RemoteMedia, MatrixError> {
     let (origin, media_id) =
         mxc.parts().map_err(|_| MatrixError::invalid_param("That is not the address of a file"))?;
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let origins = [origin.to_owned()];
+    // A holder could give anything in the origin's name.
+    let holders = if expected.is_empty() { Vec::new() } else { holders };
     let servers = candidates(state.server_name(), origins.into_iter().chain(holders));
     first(&servers, |server| async move {
-        download(state, &server, origin, media_id, bytes_max).await.map_err(|error| answer(&error))
+        let media = download(state, &server, origin, media_id, bytes_max).await;
+        let media = media.map_err(|error| answer(&error))?;
+        let content = media.content.clone();
+        let (expected, is_empty) = (expected.to_vec(), expected.is_empty());
+        let is_expected =
+            is_empty || blocking(move || Ok(expected.iter().any(|one| one.is(&content)))).await?;
+        if is_expected {
+            return Ok(media);
+        }
+        tracing::warn!(%server, file = %mxc, "a server gave another file than an item says");
+        Err(MatrixError::new(502, "M_UNKNOWN", "Another server gave another file than was expected"))
     })
     .await
 }

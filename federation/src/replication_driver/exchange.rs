@@ -9,10 +9,11 @@ use causeway_service::{
     server_keys::RemoteKey,
     shared_space::keys::VerifyKeyRow,
 };
-use causeway_shared_space::Change;
+use causeway_shared_space::{Change, ChangeId};
 use http::{Method, StatusCode, header::CONTENT_ENCODING};
 use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, ServerName};
-use serde_json::value::RawValue;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
 
 use crate::{
     client::{ClientError, Request, Response, escape},
@@ -96,6 +97,9 @@ pub async fn apply(
     match try_apply(state, room, from, served).await {
         Ok(mut outcome) => {
             outcome.refused += broken.len() as u64;
+            if let Err(error) = values(state, room, from).await {
+                tracing::info!(%from, %room, error = %Chain(&error), "missing values could not be had");
+            }
             outcome
         }
         Err(error) => {
@@ -103,6 +107,35 @@ pub async fn apply(
             Outcome { failed: true, ..Outcome::default() }
         }
     }
+}
+
+/// Asks for the values of live changes that are held as headers only.
+async fn values(state: &FederationState, room: &RoomId, from: &ServerName) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        values: BTreeMap<ChangeId, Box<RawValue>>,
+    }
+    let (services, of) = (state.services().clone(), room.to_owned());
+    let missing = blocking(move || Ok(services.shared_space.missing_values(&of)?)).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/_matrix/federation/unstable/org.causeway/rooms/{}/values", escape(room));
+    let mut request = Request::new(from, Method::POST, &path);
+    let body =
+        serde_json::to_vec(&json!({ "ids": missing })).map_err(|error| MatrixError::internal(&error))?;
+    request.body = Some(body);
+    request.response_bytes_max = MAX_DELTA_BODY_BYTES;
+    let failed = |why: &str| MatrixError::new(502, "M_UNKNOWN", why);
+    let response =
+        state.client().send_ok(request).await.map_err(|error| failed(&Chain(&error).to_string()))?;
+    let body = decompressed(&response).ok_or_else(|| failed("an answer that can't be read"))?;
+    let answer: Answer = serde_json::from_slice(&body).map_err(|error| failed(&error.to_string()))?;
+    // Only what was asked for.
+    let values: Vec<_> = answer.values.into_iter().filter(|(id, _)| missing.contains(id)).collect();
+    let (services, room) = (state.services().clone(), room.to_owned());
+    blocking(move || Ok(services.shared_space.keep_values(&room, &values)?)).await?;
+    Ok(())
 }
 
 async fn try_apply(
@@ -212,7 +245,7 @@ mod tests {
         server_name,
         signatures::{Ed25519KeyPair, sign_json},
     };
-    use serde_json::{json, value::to_raw_value};
+    use serde_json::value::to_raw_value;
 
     use super::*;
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use causeway_service::{
     media::Label,
-    remote::RemoteRequest,
+    remote::{ExpectedContent, RemoteMedia, RemoteRequest},
     rooms::{CreateRoom, Invite, Outcome, Preset},
 };
 use http::Method;
@@ -138,14 +138,27 @@ async fn files_profiles_and_aliases_of_other_servers() {
         .await;
     let holders = Vec::new();
     let file = (mxc.clone(), holders.clone());
-    let fetch = |reply| RemoteRequest::Media { mxc: file.0, holders: file.1, bytes_max: 1_000, reply };
+    let fetch = |reply| RemoteRequest::Media {
+        mxc: file.0,
+        holders: file.1,
+        expected: Vec::new(),
+        bytes_max: 1_000,
+        reply,
+    };
     let media = b.services.remote.request(fetch).await.expect("is there");
     assert_eq!(media.content, Bytes::from_static(b"--a\r\n\r\nfile\0"));
     assert_eq!(media.content_type.as_deref(), Some("text/plain"));
-    let fetch = |reply| RemoteRequest::Media { mxc: mxc.clone(), holders, bytes_max: 3, reply };
+    let fetch =
+        |reply| RemoteRequest::Media { mxc: mxc.clone(), holders, expected: Vec::new(), bytes_max: 3, reply };
     assert_eq!(b.services.remote.request(fetch).await.expect_err("too large").status, 413);
     let absent = format!("mxc://{}/absent", a.name).into();
-    let fetch = |reply| RemoteRequest::Media { mxc: absent, holders: Vec::new(), bytes_max: 9, reply };
+    let fetch = |reply| RemoteRequest::Media {
+        mxc: absent,
+        holders: Vec::new(),
+        expected: Vec::new(),
+        bytes_max: 9,
+        reply,
+    };
     assert_eq!(b.services.remote.request(fetch).await.expect_err("absent").status, 404);
 
     let user_id = alice.clone();
@@ -182,13 +195,46 @@ async fn a_copy_is_served_when_the_origin_is_gone() {
             services.media.finish(upload, alice, Label::default()).expect("is kept")
         })
         .await;
-    b.services.media.obtain(&mxc, Vec::new()).await.expect("from its origin");
+    b.services.media.obtain(&mxc, Vec::new(), Vec::new()).await.expect("from its origin");
     a.stop().await;
-    let held = c.services.media.obtain(&mxc, vec![b.name.clone()]).await.expect("from a holder");
+    let expected = vec![ExpectedContent::of(b"kept")];
+    let held = c.services.media.obtain(&mxc, vec![b.name.clone()], expected).await.expect("from a holder");
     let content = c.run(move |services| services.media.read(&held).expect("reads")).await;
     assert_eq!(content, b"kept");
     b.stop().await;
     c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_gives_another_file_is_not_believed() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let liar = network.start("a.test", folders[0].path());
+    let honest = network.start("b.test", folders[1].path());
+    let c = network.start("c.test", folders[2].path());
+    let mxc = ruma::mxc_uri!("mxc://gone.test/file");
+    for (server, bytes) in [(&liar, "lies"), (&honest, "kept")] {
+        let content = Bytes::from_static(bytes.as_bytes());
+        let copy = RemoteMedia { content_type: None, content_disposition: None, content };
+        server
+            .run(move |services| {
+                services.media.keep_remote(ruma::server_name!("gone.test"), "file", &copy).expect("kept")
+            })
+            .await;
+    }
+    let holders = || vec![liar.name.clone(), honest.name.clone()];
+    let nobody_says = c.services.media.obtain(mxc, holders(), Vec::new()).await;
+    assert!(nobody_says.is_err(), "only the origin could say what it is: {nobody_says:?}");
+    let held = c
+        .services
+        .media
+        .obtain(mxc, holders(), vec![ExpectedContent::of(b"kept")])
+        .await
+        .expect("from the honest one");
+    assert_eq!(c.run(move |services| services.media.read(&held).expect("reads")).await, b"kept");
+    for server in [liar, honest, c] {
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,7 +205,7 @@ async fn serve(
     let mxc = <&MxcUri>::from(mxc.as_str());
     mxc.validate().map_err(|_| MatrixError::not_found("Media not found"))?;
     let media = if ask_others {
-        state.media.obtain(mxc, Vec::new()).await?
+        state.media.obtain(mxc, Vec::new(), Vec::new()).await?
     } else {
         let (state, media_id) = (state.clone(), media_id.to_owned());
         let found = blocking(move || state.media.find(&server, &media_id)).await?;

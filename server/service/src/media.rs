@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     error::MatrixError,
     new_file,
-    remote::{RemoteHandle, RemoteMedia, RemoteRequest},
+    remote::{ExpectedContent, RemoteHandle, RemoteMedia, RemoteRequest},
     secrets,
     settings::Settings,
 };
@@ -158,7 +158,8 @@ impl MediaStore {
     }
 
     /// A file of any server: the copy here, or else from its origin or one of
-    /// `holders`, of which a copy is kept.
+    /// `holders`, of which a copy is kept. It has to be one of what is
+    /// `expected`; if nothing is, only the origin is believed.
     ///
     /// # Errors
     /// 404 `M_NOT_FOUND` for an unknown file of this server; what the other server said.
@@ -166,6 +167,7 @@ impl MediaStore {
         self: &Arc<Self>,
         mxc: &MxcUri,
         holders: Vec<OwnedServerName>,
+        expected: Vec<ExpectedContent>,
     ) -> Result<Media, MatrixError> {
         let (server, media_id) = mxc.parts().map_err(|_| MatrixError::not_found("Not a media address"))?;
         let (server, media_id) = (server.to_owned(), media_id.to_owned());
@@ -181,7 +183,8 @@ impl MediaStore {
             return Ok(media);
         }
         let bytes_max = self.bytes_max();
-        let request = |reply| RemoteRequest::Media { mxc: mxc.to_owned(), holders, bytes_max, reply };
+        let request =
+            |reply| RemoteRequest::Media { mxc: mxc.to_owned(), holders, expected, bytes_max, reply };
         let fetched = self.remote.request(request).await?;
         let store = Arc::clone(self);
         run(move || store.keep_remote(&server, &media_id, &fetched)).await

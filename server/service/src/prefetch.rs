@@ -87,7 +87,7 @@ impl Fetching {
 
 async fn fetch(services: Arc<Services>, wanted: WantedFile) -> OwnedMxcUri {
     let file = wanted.file.clone();
-    let obtained = services.media.obtain(&wanted.file, wanted.holders.clone()).await;
+    let obtained = services.media.obtain(&wanted.file, wanted.holders.clone(), wanted.expected()).await;
     let space = Arc::clone(&services.shared_space);
     let noted = tokio::task::spawn_blocking(move || match obtained {
         Ok(_) => space.file_done(&wanted),

@@ -7,7 +7,9 @@
 
 use bytes::Bytes;
 use ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::MatrixError;
@@ -49,13 +51,44 @@ pub enum RemoteRequest {
         reply: Reply<Box<RawValue>>,
     },
     /// A media file from its origin, or, when that is gone, from any of `holders`.
-    Media { mxc: OwnedMxcUri, holders: Vec<OwnedServerName>, bytes_max: u64, reply: Reply<RemoteMedia> },
+    /// If anything is `expected` it has to be one of these, whoever gives it; else
+    /// only the origin is believed.
+    Media {
+        mxc: OwnedMxcUri,
+        holders: Vec<OwnedServerName>,
+        expected: Vec<ExpectedContent>,
+        bytes_max: u64,
+        reply: Reply<RemoteMedia>,
+    },
     /// `query/profile`.
     Profile { user_id: OwnedUserId, reply: Reply<Value> },
     /// `query/directory`.
     Alias { alias: OwnedRoomAliasId, reply: Reply<(OwnedRoomId, Vec<OwnedServerName>)> },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
+}
+
+/// What an item says of the content of the file that it refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedContent {
+    /// SHA-256, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// Bytes, if the item says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl ExpectedContent {
+    /// What an item says that refers to this content.
+    pub fn of(content: &[u8]) -> Self {
+        Self { sha256: hex::encode(Sha256::digest(content)), size: Some(content.len() as u64) }
+    }
+
+    /// Whether this is what was expected.
+    pub fn is(&self, content: &[u8]) -> bool {
+        self.size.is_none_or(|size| size == content.len() as u64)
+            && self.sha256 == hex::encode(Sha256::digest(content))
+    }
 }
 
 /// A file as another server gave it.

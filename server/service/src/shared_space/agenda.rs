@@ -55,8 +55,8 @@ impl Agenda {
             Queue::Notice => &self.notice,
             Queue::Projection => &self.projection,
             Queue::Adoption => &self.adoption,
-            // Files are fetched beside the worker, which looks for itself.
-            Queue::Media => &self.media,
+            // What is fetched from others is fetched beside the worker, which looks for itself.
+            Queue::Media | Queue::Value => &self.media,
         }
     }
 

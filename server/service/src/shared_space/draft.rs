@@ -204,9 +204,14 @@ impl<'a> Draft<'a> {
         {
             entries::put_value(batch, self.room, &id, value.as_str());
             if let Some(file) = wanted_media::file_of(value.as_str(), self.own) {
-                queues::put(batch, Queue::Media, self.room, file.as_str(), &QueueRow::due(0));
+                let before = queues::queued(self.db, Queue::Media, self.room, file.url.as_str())?;
+                let row = wanted_media::row_for(&file, before.as_ref());
+                queues::put(batch, Queue::Media, self.room, file.url.as_str(), &row);
                 self.wanted_files = true;
             }
+        }
+        if change.value().is_none() && header.value_hash().is_some() && !self.is_erased(header)? {
+            queues::put(batch, Queue::Value, self.room, &id.to_string(), &QueueRow::due(self.now_ms));
         }
         self.changes.insert(id, change.clone());
         if verdict.open {

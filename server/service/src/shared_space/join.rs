@@ -9,7 +9,10 @@ use std::{sync::Arc, thread};
 
 use causeway_replication::Outcome;
 use causeway_shared_space::{Change, Standing};
-use causeway_storage::shared_space::entries;
+use causeway_storage::shared_space::{
+    entries,
+    queues::{self, Queue},
+};
 use ruma::{RoomId, ServerName};
 
 use super::{
@@ -95,6 +98,7 @@ impl SharedSpace {
             && entries::value(&self.db, &room, &change.id())?.is_none()
         {
             entries::put_value(writer.batch(), &room, &change.id(), value.as_str());
+            queues::delete(writer.batch(), Queue::Value, &room, &change.id().to_string());
         }
         Ok(())
     }

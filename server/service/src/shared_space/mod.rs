@@ -32,6 +32,7 @@ pub mod join;
 pub mod judgement;
 pub mod keys;
 pub mod metrics;
+pub mod missing_values;
 pub mod notice_text;
 mod notices;
 pub mod observed;

@@ -16,7 +16,7 @@ use causeway_storage::{
         notices,
     },
 };
-use ruma::{RoomId, UserId};
+use ruma::{RoomId, UserId, events::room::member::MembershipState};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
@@ -195,8 +195,14 @@ impl SharedSpace {
         let siblings = row.item.siblings();
         let entries: Vec<ChangeId> = siblings.iter().map(|sibling| sibling.entry).collect();
         let values = entries::values(&self.db, room, &entries)?;
-        let shown: Vec<Json> =
+        let mut shown: Vec<Json> =
             siblings.iter().zip(values).map(|(sibling, value)| show(sibling, value.as_deref())).collect();
+        for (sibling, shown) in siblings.iter().zip(&mut shown) {
+            let author = causeway_storage::rooms::member(&self.db, room, &sibling.author)?;
+            if author.is_some_and(|author| author.membership == MembershipState::Ban) {
+                shown["banned"] = true.into();
+            }
+        }
         let given = self.observed_facts(room, &HashMap::new()).shown(siblings)?;
         let mut view = json!({
             "key": key.as_str(),
@@ -225,8 +231,10 @@ fn show(sibling: &Sibling, value: Option<&[u8]>) -> Json {
     });
     match value.and_then(|text| serde_json::from_slice::<Json>(text).ok()) {
         _ if sibling.is_tombstone() => shown["deleted"] = true.into(),
-        Some(value) => shown["value"] = value,
-        None => shown["redacted"] = true.into(),
+        Some(held) => shown["value"] = held,
+        // An empty row stays of what was erased.
+        None if value.is_some() => shown["redacted"] = true.into(),
+        None => shown["missing"] = true.into(),
     }
     shown
 }

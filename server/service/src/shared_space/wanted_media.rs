@@ -4,13 +4,18 @@
 //! row into a queue, in the batch that makes the value held. The row goes when
 //! the file is here, or when nobody had it for long.
 //!
+//! The row says what content the items expect under that address, by SHA-256: a
+//! file that is another one is not taken from anybody.
+//!
 //! Not here: the fetching ([`crate::prefetch`]).
 
 use causeway_storage::shared_space::queues::{self, Queue, QueueRow};
 use ruma::{OwnedMxcUri, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
+use serde_json::{Value as Json, json};
 
 use super::{SharedSpace, error::SpaceError};
+use crate::remote::ExpectedContent;
 
 /// Bytes of the longest address that is followed.
 const ADDRESS_BYTES_MAX: usize = 512;
@@ -21,6 +26,9 @@ const PAUSE_FIRST_MS: u64 = 5_000;
 const PAUSE_LAST_MS: u64 = 6 * 3_600_000;
 /// Fetches of one file before it is given up: about a week.
 const ATTEMPTS_MAX: u32 = 40;
+
+/// Different contents that items expect under one address, those named last.
+const EXPECTED_MAX: usize = 4;
 
 /// A file to fetch.
 #[derive(Clone, Debug)]
@@ -34,11 +42,33 @@ pub struct WantedFile {
     row: QueueRow,
 }
 
+impl WantedFile {
+    /// What items say of its content; empty if none says anything.
+    pub fn expected(&self) -> Vec<ExpectedContent> {
+        expected(&self.row)
+    }
+}
+
+fn expected(row: &QueueRow) -> Vec<ExpectedContent> {
+    serde_json::from_value(row.detail.clone()).unwrap_or_default()
+}
+
+/// A file that a value refers to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Referred {
+    /// Its address.
+    pub url: OwnedMxcUri,
+    /// What the value says of its content.
+    pub content: Option<ExpectedContent>,
+}
+
 /// The file that a value refers to, if it is one of another server than `own`.
-pub(super) fn file_of(value: &str, own: &ServerName) -> Option<OwnedMxcUri> {
+pub(super) fn file_of(value: &str, own: &ServerName) -> Option<Referred> {
     #[derive(Deserialize)]
     struct File {
         url: OwnedMxcUri,
+        sha256: Option<Json>,
+        size: Option<Json>,
     }
     #[derive(Deserialize)]
     struct WithFile {
@@ -48,9 +78,28 @@ pub(super) fn file_of(value: &str, own: &ServerName) -> Option<OwnedMxcUri> {
     if !value.contains("mxc://") {
         return None;
     }
-    let url = serde_json::from_str::<WithFile>(value).ok()?.file.url;
+    let File { url, sha256, size } = serde_json::from_str::<WithFile>(value).ok()?.file;
     let (server, _) = url.parts().ok().filter(|_| url.as_str().len() <= ADDRESS_BYTES_MAX)?;
-    (server != own).then_some(url)
+    if server == own {
+        return None;
+    }
+    let sha256 = sha256.as_ref().and_then(Json::as_str).map(str::to_ascii_lowercase);
+    let sha256 = sha256.filter(|text| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let size = size.as_ref().and_then(Json::as_u64);
+    Some(Referred { url, content: sha256.map(|sha256| ExpectedContent { sha256, size }) })
+}
+
+/// The row that wants a file, `before` being the one that does so already.
+pub(super) fn row_for(file: &Referred, before: Option<&QueueRow>) -> QueueRow {
+    let mut contents = before.map(expected).unwrap_or_default();
+    if let Some(content) = &file.content {
+        contents.retain(|known| known != content);
+        contents.push(content.clone());
+        let surplus = contents.len().saturating_sub(EXPECTED_MAX);
+        contents.drain(..surplus);
+    }
+    let detail = if contents.is_empty() { Json::Null } else { json!(contents) };
+    QueueRow { detail, ..QueueRow::due(0) }
 }
 
 impl SharedSpace {
@@ -107,7 +156,12 @@ mod tests {
         let own = server_name!("a.example");
         let found = |value: &str| file_of(value, own);
         let wanted = r#"{"file":{"size":1,"url":"mxc://b.example/x"}}"#;
-        assert_eq!(found(wanted).as_deref(), Some(mxc_uri!("mxc://b.example/x")));
+        let url = mxc_uri!("mxc://b.example/x").to_owned();
+        assert_eq!(found(wanted), Some(Referred { url: url.clone(), content: None }));
+        let sha256 = "Ab".repeat(32);
+        let said = format!(r#"{{"file":{{"sha256":"{sha256}","size":7,"url":"{url}"}}}}"#);
+        let content = ExpectedContent { sha256: "ab".repeat(32), size: Some(7) };
+        assert_eq!(found(&said), Some(Referred { url, content: Some(content) }));
         for value in [
             r#"{"file":{"url":"mxc://a.example/x"}}"#,
             r#"{"file":{"url":"https://b.example/x"},"text":"mxc://b.example/x"}"#,
@@ -118,7 +172,27 @@ mod tests {
         ] {
             assert_eq!(found(value), None, "{value}");
         }
+        let broken = r#"{"file":{"sha256":"ab","size":"big","url":"mxc://b.example/x"}}"#;
+        assert_eq!(found(broken).expect("a file").content, None);
         let long = format!(r#"{{"file":{{"url":"mxc://b.example/{}"}}}}"#, "x".repeat(ADDRESS_BYTES_MAX));
         assert_eq!(found(&long), None);
+    }
+
+    #[test]
+    fn what_items_expect_is_gathered_and_bounded() {
+        let file = |n: usize| {
+            let sha256 = format!("{n:064}");
+            let value = format!(r#"{{"file":{{"sha256":"{sha256}","url":"mxc://b.example/x"}}}}"#);
+            file_of(&value, server_name!("a.example")).expect("a file")
+        };
+        let mut row = None;
+        for n in [0, 1, 2, 1, 3, 4] {
+            row = Some(row_for(&file(n), row.as_ref()));
+        }
+        let kept: Vec<_> = expected(&row.expect("a row")).into_iter().map(|one| one.sha256).collect();
+        assert_eq!(kept, [2, 1, 3, 4].map(|n| format!("{n:064}")));
+        let content = ExpectedContent::of(b"x");
+        assert!(content.is(b"x") && !content.is(b"y"));
+        assert!(!ExpectedContent { size: Some(2), ..content }.is(b"x"));
     }
 }

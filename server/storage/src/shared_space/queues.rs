@@ -22,6 +22,8 @@ pub enum Queue {
     Notice,
     /// Media that items refer to and that is not here yet.
     Media,
+    /// Changes that were held as headers only and whose value is to be asked for.
+    Value,
 }
 
 impl Queue {
@@ -31,6 +33,7 @@ impl Queue {
             Self::Adoption => "adoption",
             Self::Notice => "notice",
             Self::Media => "media",
+            Self::Value => "value",
         }
     }
 }
@@ -101,6 +104,23 @@ pub fn all(
             let mut parts = KeyParts::new(Cf::SpaceQueues, key);
             parts.str()?;
             Ok((parts.str()?.to_owned(), parts.str()?.to_owned(), codec::decode(Cf::SpaceQueues, row)?))
+        })
+        .collect()
+}
+
+/// Up to `limit` rows of a queue in one room: subject, row.
+pub fn of_room(
+    db: &impl Read,
+    queue: Queue,
+    room: &RoomId,
+    limit: usize,
+) -> Result<Vec<(String, QueueRow)>, StorageError> {
+    let rows =
+        db.scan(Cf::SpaceQueues, &parts(&[queue.name(), room.as_str()]), None, Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(key, row)| {
+            let subject = super::last_text(Cf::SpaceQueues, key)?;
+            Ok((subject, codec::decode(Cf::SpaceQueues, row)?))
         })
         .collect()
 }
