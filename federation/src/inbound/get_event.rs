@@ -55,7 +55,7 @@ async fn event_auth(
         let held = rooms.held(&event_id)?.filter(|held| *held.meta.room_id == *room_id);
         held.ok_or_else(|| MatrixError::not_found("The event is not known"))?;
         let chain = rooms.auth_chain(&room_id, &[event_id])?;
-        let pdus = rooms.pdus(chain)?;
+        let pdus = rooms.state_pdus_for_server(chain)?;
         rooms.barrier()?;
         Ok(json!({"auth_chain": pdus.iter().map(|pdu| pdu.raw()).collect::<Vec<_>>()}))
     });

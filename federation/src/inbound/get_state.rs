@@ -36,7 +36,7 @@ async fn state(
     let answer = blocking(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
         let raw = |ids: Vec<OwnedEventId>| {
-            let pdus = services.rooms.pdus(ids)?;
+            let pdus = services.rooms.state_pdus_for_server(ids)?;
             Ok::<_, MatrixError>(pdus.iter().map(|pdu| pdu.raw().to_owned()).collect::<Vec<_>>())
         };
         Ok(json!({"pdus": raw(found.state)?, "auth_chain": raw(found.auth_chain)?}))

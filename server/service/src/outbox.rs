@@ -15,13 +15,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use causeway_room::Pdu;
 use causeway_storage::{
     Batch, Database, StreamPosition,
     outbox::{self as rows, Entry, InFlight},
     rooms,
 };
 pub use causeway_storage::{StorageError, outbox::Destination};
-use ruma::{OwnedEventId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
 use crate::notify::{Notifier, Topic};
@@ -172,7 +173,7 @@ impl Outbox {
             }
             match row.entry {
                 Entry::Pdu(event_id) => {
-                    if let Some(pdu) = rooms::pdu_raw(&self.database, &event_id)? {
+                    if let Some(pdu) = self.pdu(&event_id)? {
                         bytes += pdu.get().len();
                         transaction.pdus.push(pdu);
                         transaction.events.push(event_id);
@@ -186,6 +187,20 @@ impl Outbox {
             transaction.positions.push(row.position);
         }
         Ok(())
+    }
+
+    /// An event as it goes out: without what was redacted of it meanwhile.
+    fn pdu(&self, event_id: &EventId) -> Result<Option<Box<RawValue>>, StorageError> {
+        let Some(raw) = rooms::pdu_raw(&self.database, event_id)? else { return Ok(None) };
+        if rooms::redaction_of(&self.database, event_id)?.is_none() {
+            return Ok(Some(raw));
+        }
+        let meta = rooms::event_meta(&self.database, event_id)?;
+        let room = meta.map(|meta| rooms::room(&self.database, &meta.room_id)).transpose()?.flatten();
+        let rules = room.and_then(|room| causeway_room::version::rules(&room.version));
+        let redacted = rules.and_then(|rules| Pdu::parse(&rules, raw.get()).ok()?.redacted(&rules).ok());
+        // What can't be redacted is better not told.
+        Ok(redacted.map(|pdu| pdu.raw().to_owned()))
     }
 
     fn take_ephemeral(&self, transaction: &mut Transaction, destination: &ServerName) {

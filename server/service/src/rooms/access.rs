@@ -10,7 +10,7 @@ use std::sync::Arc;
 use causeway_room::{Pdu, Root, visibility::visibility_of};
 use causeway_storage::{Direction, rooms as rows};
 use ruma::{
-    EventId, ServerName, UserId,
+    EventId, OwnedEventId, ServerName, UserId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
 };
 
@@ -55,11 +55,34 @@ impl Rooms {
             let rules = self.version_rules(&held.meta.room_id)?;
             return Ok(Arc::new(held.pdu.redacted(&rules.rules)?));
         }
-        if self.redaction_of(held.pdu.event_id())?.is_some() {
-            let rules = self.version_rules(&held.meta.room_id)?;
-            return Ok(Arc::new(held.pdu.redacted(&rules.rules)?));
+        self.without_redacted(held)
+    }
+
+    /// An event without what was redacted of it.
+    fn without_redacted(&self, held: &Held) -> Result<Arc<Pdu>, RoomError> {
+        if self.redaction_of(held.pdu.event_id())?.is_none() {
+            return Ok(Arc::clone(&held.pdu));
         }
-        Ok(Arc::clone(&held.pdu))
+        let rules = self.version_rules(&held.meta.room_id)?;
+        Ok(Arc::new(held.pdu.redacted(&rules.rules)?))
+    }
+
+    /// The events of these ids that are held, in order, as a server in the room
+    /// may have the state and what authorises it: without what was redacted.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn state_pdus_for_server(
+        &self,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let mut pdus = Vec::new();
+        for event_id in ids {
+            if let Some(held) = self.held(&event_id)? {
+                pdus.push(self.without_redacted(&held)?);
+            }
+        }
+        Ok(pdus)
     }
 
     /// Whether any user of a server (which is in the room) may see the event.
