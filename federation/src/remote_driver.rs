@@ -63,8 +63,8 @@ async fn serve(state: FederationState, request: RemoteRequest) {
         RemoteRequest::Leave { room_id, user_id, via, content, reply } => {
             let _gone = reply.send(leave::leave(&state, &room_id, &user_id, via, content).await);
         }
-        RemoteRequest::Invite { room_id, event_id, event, stripped_state, user_id, reply } => {
-            let invite = invite::Invite { room_id, event_id, event, stripped_state, user_id };
+        RemoteRequest::Invite { room_id, event_id, event, room_state, user_id, reply } => {
+            let invite = invite::Invite { room_id, event_id, event, room_state, user_id };
             let _gone = reply.send(invite::invite(&state, invite).await);
         }
         RemoteRequest::Media { mxc, holders, expected, bytes_max, reply } => {

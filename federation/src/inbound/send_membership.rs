@@ -79,7 +79,7 @@ async fn send_knock(
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
     let accepted = send(&state, ids, signed, MembershipState::Knock).await?;
-    Ok(Json(json!({"knock_room_state": accepted.stripped_state})))
+    Ok(Json(json!({"knock_room_state": accepted.room_state})))
 }
 
 fn joined(state: &FederationState, accepted: &Accepted) -> Value {

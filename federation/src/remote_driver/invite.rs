@@ -28,7 +28,7 @@ pub(super) struct Invite {
     pub(super) room_id: OwnedRoomId,
     pub(super) event_id: OwnedEventId,
     pub(super) event: Box<RawValue>,
-    pub(super) stripped_state: Vec<Box<RawValue>>,
+    pub(super) room_state: Vec<Box<RawValue>>,
     pub(super) user_id: OwnedUserId,
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn invite(state: &FederationState, invite: Invite) -> Result<Bo
         blocking(move || Ok(services.rooms.version(&room_id)?)).await?
     };
     let body = json!({
-        "room_version": version, "event": invite.event, "invite_room_state": invite.stripped_state,
+        "room_version": version, "event": invite.event, "invite_room_state": invite.room_state,
     });
     let signed = match put(state, &invite, "v2", &body).await {
         Err(ClientError::Status {

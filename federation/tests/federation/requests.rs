@@ -41,8 +41,8 @@ async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target: &U
     let Invite::Remote(prepared) = prepared else { panic!("the user is on another server") };
     let (room_id, event_id) = (room.clone(), prepared.event.event_id().to_owned());
     let event = prepared.event.raw().to_owned();
-    let stripped_state = prepared.stripped_state;
-    let request = |reply| RemoteRequest::Invite { room_id, event_id, event, stripped_state, user_id, reply };
+    let room_state = prepared.room_state;
+    let request = |reply| RemoteRequest::Invite { room_id, event_id, event, room_state, user_id, reply };
     let signed = server.services.remote.request(request).await.expect("is signed");
     let room_id = room.clone();
     server.run(move |services| services.rooms.commit_invite(&room_id, &signed).expect("is allowed")).await;
@@ -84,7 +84,7 @@ async fn invites_are_signed_accepted_and_turned_down() {
     let prepared = a.run(move |services| services.rooms.invite(&room_id, &alice, &target, Map::new())).await;
     let Ok(Invite::Remote(prepared)) = prepared else { panic!("prepared") };
     let body = json!({
-        "room_version": "12", "event": prepared.event.raw(), "invite_room_state": prepared.stripped_state,
+        "room_version": "12", "event": prepared.event.raw(), "invite_room_state": prepared.room_state,
     });
     let path = format!("/_matrix/federation/v2/invite/{third}/{}", prepared.event.event_id());
     let (status, _) =

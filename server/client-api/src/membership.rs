@@ -180,7 +180,7 @@ pub(crate) async fn invite_user(
             room_id,
             event_id: prepared.event.event_id().to_owned(),
             event: prepared.event.raw().to_owned(),
-            stripped_state: prepared.stripped_state,
+            room_state: prepared.room_state,
             user_id,
             reply,
         })

@@ -46,7 +46,7 @@ pub enum RemoteRequest {
         room_id: OwnedRoomId,
         event_id: OwnedEventId,
         event: Box<RawValue>,
-        stripped_state: Vec<Box<RawValue>>,
+        room_state: Vec<Box<RawValue>>,
         user_id: OwnedUserId,
         reply: Reply<Box<RawValue>>,
     },

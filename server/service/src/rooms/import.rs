@@ -14,8 +14,9 @@ use causeway_storage::{
     StreamPosition,
     rooms::{self as rows, EventMeta, Member, Room, TimelineRow},
 };
-use ruma::{OwnedEventId, RoomId, UserId, events::room::member::MembershipState};
-use serde_json::value::RawValue;
+use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Rooms,
@@ -98,11 +99,12 @@ impl Rooms {
 
     /// Keeps an invite to a room that this server is not in; the event bears
     /// this server's signature already. In a room that it is in, the event
-    /// comes the ordinary way, and this only tells the user early.
+    /// comes the ordinary way, and this only tells the user early. `told` is
+    /// what the inviting server says of the room, as whole events or stripped.
     ///
     /// # Errors
     /// [`RoomError::Invalid`] when it is no invite of a local user.
-    pub fn receive_invite(&self, event: &Pdu, stripped: &[Box<RawValue>]) -> Result<(), RoomError> {
+    pub fn receive_invite(&self, event: &Pdu, told: &[Box<RawValue>]) -> Result<(), RoomError> {
         let target = event.state_key().and_then(|key| UserId::parse(key).ok());
         let target = target.filter(|_| event.membership() == Some(MembershipState::Invite));
         let target = target.filter(|target| target.server_name() == self.server_name);
@@ -112,7 +114,7 @@ impl Rooms {
         if self.is_joined(room_id, &target)? {
             return Err(RoomError::Invalid("the user is in the room".to_owned()));
         }
-        let mut shown: Vec<Box<RawValue>> = stripped.to_vec();
+        let mut shown = stripped_of(told);
         shown.push(event.stripped());
         let mut batch = self.store.database.batch();
         rows::put_invite_state(&mut batch, &target, room_id, &shown);
@@ -156,16 +158,30 @@ impl Rooms {
     ///
     /// # Errors
     /// Storage only.
-    pub fn knock_outside(&self, knock: &Pdu, stripped: &[Box<RawValue>]) -> Result<(), RoomError> {
+    pub fn knock_outside(&self, knock: &Pdu, told: &[Box<RawValue>]) -> Result<(), RoomError> {
         let room_id = knock.room_id();
         let mut batch = self.store.database.batch();
-        rows::put_invite_state(&mut batch, knock.sender(), room_id, stripped);
+        rows::put_invite_state(&mut batch, knock.sender(), room_id, &stripped_of(told));
         let position: StreamPosition = batch.position();
         rows::put_membership(&mut batch, knock.sender(), room_id, &member_row(knock, position));
         let _commit = self.store.database.commit_durable(batch)?;
         self.notifier.notify(&[Topic::User(knock.sender().to_owned())]);
         Ok(())
     }
+}
+
+/// What clients get of a room's state that another server tells: of each event
+/// the four fields of stripped state. What has them not is left out.
+fn stripped_of(told: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+    #[derive(Deserialize, Serialize)]
+    struct Stripped {
+        r#type: String,
+        state_key: String,
+        sender: OwnedUserId,
+        content: Box<RawValue>,
+    }
+    let strip = |raw: &Box<RawValue>| serde_json::from_str::<Stripped>(raw.get()).ok();
+    told.iter().filter_map(|raw| to_raw_value(&strip(raw)?).ok()).collect()
 }
 
 impl RoomWriter<'_> {

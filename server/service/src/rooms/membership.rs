@@ -45,7 +45,7 @@ pub struct PreparedInvite {
     /// The room's version.
     pub version: Arc<VersionRules>,
     /// What the invited user's server is told of the room.
-    pub stripped_state: Vec<Box<RawValue>>,
+    pub room_state: Vec<Box<RawValue>>,
 }
 
 /// What came of an invitation.
@@ -150,9 +150,10 @@ impl Rooms {
                 return Ok(Invite::Done(pdu.event_id().to_owned()));
             }
             let (pdu, _) = writer.prepare(&membership_event(sender, target, "invite", content)?)?;
-            let stripped_state = writer.stripped_state(&pdu)?;
+            let shown = writer.shown_outside(&pdu)?;
+            let room_state = shown.iter().map(|pdu| pdu.raw().to_owned()).collect();
             let version = Arc::clone(writer.rules());
-            Ok(Invite::Remote(PreparedInvite { event: Arc::new(pdu), version, stripped_state }))
+            Ok(Invite::Remote(PreparedInvite { event: Arc::new(pdu), version, room_state }))
         })
     }
 
@@ -296,16 +297,21 @@ impl RoomWriter<'_> {
         self.set_membership(sender, target, "invite", content)
     }
 
-    /// What somebody outside is told of the room, with the event about him.
-    pub(crate) fn stripped_state(&mut self, about: &Pdu) -> Result<Vec<Box<RawValue>>, RoomError> {
-        let mut stripped = Vec::with_capacity(STRIPPED_TYPES.len() + 2);
+    /// The state that somebody outside is told of the room, besides the event about him.
+    pub(crate) fn shown_outside(&mut self, about: &Pdu) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let mut shown = Vec::with_capacity(STRIPPED_TYPES.len() + 1);
         for kind in STRIPPED_TYPES {
-            stripped.extend(self.state(kind, "")?.map(|event| event.stripped()));
+            shown.extend(self.state(kind, "")?);
         }
         if about.state_key() != Some(about.sender().as_str()) {
-            stripped
-                .extend(self.state("m.room.member", about.sender().as_str())?.map(|event| event.stripped()));
+            shown.extend(self.state("m.room.member", about.sender().as_str())?);
         }
+        Ok(shown)
+    }
+
+    /// The same as a client of this server gets it, with the event about its user.
+    pub(crate) fn stripped_state(&mut self, about: &Pdu) -> Result<Vec<Box<RawValue>>, RoomError> {
+        let mut stripped: Vec<_> = self.shown_outside(about)?.iter().map(|event| event.stripped()).collect();
         stripped.push(about.stripped());
         Ok(stripped)
     }

@@ -27,8 +27,8 @@ pub struct Accepted {
     pub auth_chain: Vec<Arc<Pdu>>,
     /// The servers in the room before.
     pub servers: Vec<OwnedServerName>,
-    /// What somebody outside is told of the room: the answer to a knock.
-    pub stripped_state: Vec<Box<RawValue>>,
+    /// What somebody outside is told of the room, as whole events: the answer to a knock.
+    pub room_state: Vec<Box<RawValue>>,
 }
 
 impl Rooms {
@@ -91,7 +91,7 @@ impl Rooms {
         if pdu.sender().server_name() != origin {
             return Err(forbidden("its sender is a user of another server"));
         }
-        let (event, servers, stripped_state) = self.write(room_id, |writer| {
+        let (event, servers, room_state) = self.write(room_id, |writer| {
             if !writer.is_joined_here() {
                 return Err(RoomError::UnknownRoom);
             }
@@ -107,8 +107,8 @@ impl Rooms {
                     return Err(forbidden("it follows events that are not known here"));
                 }
             }
-            let stripped = writer.stripped_state(&event)?;
-            Ok(Ok((event, servers, stripped)))
+            let shown = writer.shown_outside(&event)?;
+            Ok(Ok((event, servers, shown.iter().map(|pdu| pdu.raw().to_owned()).collect())))
         })??;
         let given = self.state_for_server(room_id, event.event_id())?;
         let mut chain = given.auth_chain;
@@ -120,10 +120,10 @@ impl Rooms {
         );
         Ok(Accepted {
             event,
-            state: self.pdus(given.state)?,
-            auth_chain: self.pdus(chain)?,
+            state: self.state_pdus_for_server(given.state)?,
+            auth_chain: self.state_pdus_for_server(chain)?,
             servers,
-            stripped_state,
+            room_state,
         })
     }
 

@@ -363,9 +363,14 @@ fn an_invite_across_servers_is_prepared_signed_and_committed() {
     b.rooms.sign(&prepared.version, &mut object).unwrap();
     let signed = Pdu::from_object(&prepared.version.rules, object).unwrap();
     assert_eq!(signed.event_id(), prepared.event.event_id());
-    b.rooms.receive_invite(&signed, &prepared.stripped_state).unwrap();
+    b.rooms.receive_invite(&signed, &prepared.room_state).unwrap();
     assert_eq!(b.membership(&room_id, &bob).as_deref(), Some("invite"));
-    assert!(b.rooms.invite_state(&room_id, &bob).unwrap().len() > 2);
+    // Servers are told whole events, by which they can check them; clients are not.
+    assert!(prepared.room_state.iter().all(|event| event.get().contains("\"hashes\"")));
+    assert!(prepared.room_state.iter().any(|event| event.get().contains("m.room.create")));
+    let shown = b.rooms.invite_state(&room_id, &bob).unwrap();
+    assert!(shown.len() > 2);
+    assert!(!shown.iter().any(|event| event.get().contains("\"hashes\"")), "{shown:?}");
     // Meanwhile the room goes on.
     a.send(&room_id, message(&alice, "meanwhile"));
     a.rooms.commit_invite(&room_id, signed.raw()).unwrap();
