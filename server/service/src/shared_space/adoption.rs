@@ -58,7 +58,7 @@ impl SharedSpace {
     }
 
     /// Servers in the room that have written changes: they take part.
-    fn writing_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
+    pub(super) fn writing_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
         let log = super::stored::load_log(&self.db, room)?;
         let mut writing: Vec<OwnedServerName> =
             log.rows().map(|(replica, _)| replica.server().to_owned()).collect();

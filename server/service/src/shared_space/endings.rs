@@ -47,7 +47,7 @@ impl SharedSpace {
     }
 
     /// A message that tells several conflicts is edited when the last of them has ended.
-    fn edit(
+    pub(super) fn edit(
         &self,
         writer: &mut RoomWriter<'_>,
         event: &EventId,

@@ -2,7 +2,9 @@
 //!
 //! It means the list in the very event that it points to, and acts only while
 //! two of those changes live. The home server of the one who chose writes the
-//! change; it supersedes all that the notice listed.
+//! change; it supersedes all that the notice listed. Where that server has no
+//! part in shared spaces, the server that told the conflict writes it, by its
+//! service user, if the one who chose may write items.
 
 use causeway_room::{NewEvent, Pdu};
 use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body};
@@ -13,7 +15,9 @@ use causeway_storage::shared_space::{
 };
 use ruma::{EventId, RoomId, UserId};
 
-use super::{SharedSpace, authorise, error::SpaceError, hearing::CONFLICTS_MAX, notice_text, write::Wanted};
+use super::{
+    SharedSpace, authorise, choice, error::SpaceError, hearing::CONFLICTS_MAX, notice_text, write::Wanted,
+};
 use crate::rooms::RoomWriter;
 
 /// One conflict, and what was chosen in it.
@@ -21,6 +25,13 @@ struct Chosen {
     id: ChangeId,
     key: ItemKey,
     notice: NoticeRow,
+}
+
+/// Who chose, and who writes what he chose.
+struct Chooser<'a> {
+    user: &'a UserId,
+    /// Another than the user where that one's server has no part in shared spaces.
+    author: &'a UserId,
 }
 
 /// What a choice comes to.
@@ -47,22 +58,34 @@ impl SharedSpace {
         room: &RoomId,
         event: &Pdu,
         notice: &EventId,
-        choice: usize,
+        number: usize,
     ) -> Result<(), SpaceError> {
-        if event.sender().server_name() != self.server_name()
-            || notices::change_of_event(&self.db, room, event.event_id())?.is_some()
-        {
+        if notices::change_of_event(&self.db, room, event.event_id())?.is_some() {
             return Ok(());
         }
         let told = notices::notices_at(&self.db, room, notice, CONFLICTS_MAX)?;
         let user = event.sender();
+        let local = user.server_name() == self.server_name();
+        if !local && !self.stands_in_for(room, user, &told)? {
+            return Ok(());
+        }
         let mut chosen = Vec::new();
         for notice in told {
-            chosen.extend(self.chosen(room, notice, choice)?);
+            chosen.extend(self.chosen(room, notice, number)?);
         }
         let Some(first) = chosen.first().map(|one| one.id) else { return Ok(()) };
         self.rooms.write(room, |writer| {
-            let settled = self.settle(writer, user, chosen)?;
+            let author = if local { Some(user.to_owned()) } else { self.speaker(writer, user)? };
+            let Some(author) = author else { return Ok(()) };
+            let told = chosen.first().map(|one| one.notice.clone());
+            let settled = self.settle(writer, &Chooser { user, author: &author }, chosen)?;
+            if let (Settled::Written(_), false, Some(told)) = (&settled, local, told)
+                && told.authors.is_empty()
+            {
+                // By the change alone it would seem that the service user decided.
+                let said = format!("Settled by {user}: {} is kept.", choice::reaction(number + 1));
+                self.edit(writer, notice, &told, &said)?;
+            }
             let marker = match &settled {
                 Settled::Written(id) => *id,
                 Settled::Answered(said) => {
@@ -74,6 +97,13 @@ impl SharedSpace {
             notices::put_change_of_event(writer.batch(), room, event.event_id(), &marker);
             Ok::<_, SpaceError>(())
         })
+    }
+
+    /// Whether this server writes what `user` of another server chooses: it told
+    /// the conflict, and that server is not known to take part.
+    fn stands_in_for(&self, room: &RoomId, user: &UserId, told: &[NoticeRow]) -> Result<bool, SpaceError> {
+        let own = told.first().is_some_and(|notice| notice.sender.server_name() == self.server_name());
+        Ok(own && !self.writing_servers(room)?.iter().any(|server| server == user.server_name()))
     }
 
     /// What a number means for one conflict: in a notice of its own a sibling; in
@@ -99,20 +129,24 @@ impl SharedSpace {
     fn settle(
         &self,
         writer: &mut RoomWriter<'_>,
-        user: &UserId,
+        chooser: &Chooser<'_>,
         chosen: Vec<Chosen>,
     ) -> Result<Settled, SpaceError> {
-        let authorized_by = match authorise::local_writer(writer, user) {
-            Ok(shown) => shown,
-            Err(SpaceError::Forbidden(why)) => return Ok(Settled::Answered(why.to_owned())),
-            Err(error) => return Err(error),
-        };
+        let Chooser { user, author } = *chooser;
+        let mut authorized_by = Vec::new();
+        for writes in [user, author] {
+            authorized_by = match authorise::local_writer(writer, writes) {
+                Ok(shown) => shown,
+                Err(SpaceError::Forbidden(why)) => return Ok(Settled::Answered(why.to_owned())),
+                Err(error) => return Err(error),
+            };
+        }
         let mut settled = Settled::Answered("That value is not there any more.".to_owned());
         self.in_draft(writer, |space, draft, writer| {
             for Chosen { id, key, notice } in chosen {
                 let row = draft.item(&key)?.clone();
                 let rewritten = !notice.authors.is_empty() && !self.is_listed_value(&row, &notice, writer)?;
-                if let Some(said) = already_settled(&row, &notice, user, rewritten) {
+                if let Some(said) = already_settled(&row, &notice, chooser, rewritten) {
                     settled.or(Settled::Answered(said));
                     continue;
                 }
@@ -120,14 +154,14 @@ impl SharedSpace {
                 let mut observed: Observed = notice.siblings.iter().copied().collect();
                 // He may have changed his mind.
                 row.item
-                    .siblings_by(user)
+                    .siblings_by(author)
                     .filter(|own| names_all(&own.supersedes, &notice))
                     .for_each(|own| observed.give(own.id));
                 let wanted = Wanted {
                     key: &key,
                     body,
                     observed: &observed,
-                    author: user.to_owned(),
+                    author: author.to_owned(),
                     authorized_by: authorized_by.clone(),
                     adopts: None,
                     device: None,
@@ -182,14 +216,20 @@ impl SharedSpace {
 
 /// What to say to somebody who chose when nothing is left to choose. What he
 /// has `rewritten` himself he means to keep when he chooses for many items.
-fn already_settled(row: &ItemRow, notice: &NoticeRow, user: &UserId, rewritten: bool) -> Option<String> {
+fn already_settled(
+    row: &ItemRow,
+    notice: &NoticeRow,
+    chooser: &Chooser<'_>,
+    rewritten: bool,
+) -> Option<String> {
     let live = notice.siblings.iter().filter(|id| row.item.sibling(id).is_some()).count();
     if live >= 2 {
         return None;
     }
     let face = row.item.face()?;
     // Changing one's own mind is no quarrel.
-    let own = face.author == user && names_all(&face.supersedes, notice) && row.item.siblings().len() == 1;
+    let decided = face.author == chooser.user && chooser.user == chooser.author;
+    let own = decided && names_all(&face.supersedes, notice) && row.item.siblings().len() == 1;
     (rewritten || !own).then(|| format!("That conflict was already settled by {}.", face.author))
 }
 
