@@ -1,6 +1,7 @@
 #!/bin/bash
-# Makes the Python environment of the interop tests (matrix-nio, unmodified,
-# from PyPI) in FOLDER, unless it is there already in the wanted versions.
+# Makes the Python environment of the interop tests (matrix-nio and Synapse,
+# unmodified, from PyPI, as wheels: nothing is compiled) in FOLDER, unless it is
+# there already in the wanted versions. Ends after ten minutes at the latest.
 # Usage: scripts/interop-venv.sh FOLDER
 set -euo pipefail
 
@@ -8,14 +9,20 @@ folder=${1:?usage: interop-venv.sh FOLDER}
 wanted=$(dirname "$(readlink -f "$0")")/../tests/interop/requirements.txt
 stamp=$folder/requirements.txt
 
-if [ -f "$stamp" ] && cmp -s "$stamp" "$wanted" && "$folder/bin/python" -c 'import nio' 2>/dev/null; then
+# Tests that run at the same time may all want it.
+mkdir -p "$(dirname "$folder")"
+exec 9>"$folder.lock"
+flock 9
+if [ -f "$stamp" ] && cmp -s "$stamp" "$wanted" && "$folder/bin/python" -c 'import nio, synapse' 2>/dev/null; then
     exit 0
 fi
-echo "causeway: installing matrix-nio into $folder"
+versions=$(tr '\n' ' ' <"$wanted")
+echo "causeway: installing ${versions}into $folder"
 rm -rf "$folder"
 python3 -m venv "$folder"
-if ! "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"; then
-    echo "causeway: could not install $(tr '\n' ' ' <"$wanted")from PyPI" >&2
+if ! timeout 600 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-compile --only-binary :all: \
+    -r "$wanted"; then
+    echo "causeway: could not install ${versions}from PyPI" >&2
     exit 1
 fi
 cp "$wanted" "$stamp"

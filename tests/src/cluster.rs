@@ -16,6 +16,7 @@ use crate::{
     network::{Network, Place},
     result::Result,
     server::{Server, Tuning},
+    synapse::Synapse,
 };
 
 /// The servers, by number.
@@ -23,6 +24,7 @@ pub struct Cluster {
     servers: Vec<Server>,
     // After the servers: they die before their network.
     network: Network,
+    authority: Authority,
     folder: Folder,
 }
 
@@ -62,7 +64,7 @@ impl Cluster {
 
     async fn start_in(folder: Folder, network: Network, count: usize, tuning: &Tuning) -> Result<Self> {
         let authority = Authority::create(&folder.path().join("authority"))?;
-        let mut cluster = Self { servers: Vec::new(), network, folder };
+        let mut cluster = Self { servers: Vec::new(), network, authority, folder };
         let mut places = Vec::new();
         for index in 0..count {
             places.push(cluster.network.place(index).await?);
@@ -71,11 +73,25 @@ impl Cluster {
         for (index, place) in places.into_iter().enumerate() {
             let own = cluster.folder.path().join(format!("server-{index}"));
             let network = cluster.network.clone();
-            let mut server = Server::prepare(index, (place, network), own, &authority, &known, tuning)?;
+            let mut server =
+                Server::prepare(index, (place, network), own, &cluster.authority, &known, tuning)?;
             server.start().await?;
             cluster.servers.push(server);
         }
         Ok(cluster)
+    }
+
+    /// Starts a Synapse, by the Python that it is installed for, as the server
+    /// after the others: its links can be cut like theirs.
+    pub async fn add_synapse(&self, python: &Path) -> Result<Synapse> {
+        let index = self.servers.len();
+        let place = self.network.place(index).await?;
+        let folder = self.folder.path().join("synapse");
+        let synapse = Synapse::start(python, folder, place, &self.authority).await?;
+        if let Some(pid) = synapse.pid() {
+            self.network.is_running(index, pid);
+        }
+        Ok(synapse)
     }
 
     /// Cuts the link between two servers.

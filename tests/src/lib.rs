@@ -17,6 +17,7 @@ pub mod result;
 pub mod server;
 pub mod simulation;
 pub mod space;
+pub mod synapse;
 pub mod user;
 pub mod wait;
 

@@ -1,7 +1,11 @@
-//! Whose connection is it? The kernel knows: a local port leads to a socket,
-//! and the socket to the process that holds it.
+//! Whose connection is it, and where does a process listen? The kernel knows: a
+//! local port leads to a socket, and the socket to the process that holds it.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// The one of `pids` that holds the client end of the connection from `peer`
 /// to `listener` (IPv4, both on this machine); none when it can't be told.
@@ -15,6 +19,25 @@ pub fn of_connection(peer: SocketAddr, listener: SocketAddr, pids: impl Iterator
     })?;
     let link = PathBuf::from(format!("socket:[{inode}]"));
     pids.into_iter().find(|pid| holds(*pid, &link))
+}
+
+/// Where a process listens (IPv4).
+pub fn listeners(pid: u32) -> Vec<SocketAddr> {
+    const LISTENING: &str = "0A";
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let own = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let link = PathBuf::from(format!("socket:[{}]", fields.get(9)?));
+        let listens = *fields.get(3)? == LISTENING && holds(pid, &link);
+        listens.then(|| address_of(fields.get(1)?))?
+    });
+    own.collect()
+}
+
+/// `127.0.0.1:8080` of `0100007F:1F90`: the address has the machine's byte order.
+fn address_of(field: &str) -> Option<SocketAddr> {
+    let address = u32::from_str_radix(field.split_once(':')?.0, 16).ok()?;
+    Some((Ipv4Addr::from(address.to_ne_bytes()), port_of(field)?).into())
 }
 
 /// The port of `0100007F:1F90`.

@@ -37,7 +37,11 @@ pub struct User {
 impl User {
     /// Makes an account (open registration, dummy stage) and logs in.
     pub async fn register(server: &Server, name: &str) -> Result<Self> {
-        let client = server.client();
+        Self::register_with(server.client(), name).await
+    }
+
+    /// The same at any homeserver.
+    pub async fn register_with(client: &Client, name: &str) -> Result<Self> {
         let mut body = json!({ "username": name, "password": password(name) });
         let path = "/_matrix/client/v3/register";
         let first = client.call(Method::POST, path, None, Some(&body)).await?;

@@ -16,8 +16,8 @@ use tokio::{
     process::Command,
 };
 
-/// The Python environment with matrix-nio, made on first use.
-async fn python() -> Result<std::path::PathBuf> {
+/// The Python of the environment with matrix-nio and Synapse, made on first use.
+pub async fn python() -> Result<std::path::PathBuf> {
     let folder = program::target()?.join("interop-venv");
     let script = program::checkout().join("scripts/interop-venv.sh");
     let made = Command::new(script).arg(&folder).status().await?;

@@ -13,4 +13,5 @@ mod origin_gone;
 mod pair;
 mod restore;
 mod scripts;
+mod synapse;
 mod telemetry;
