@@ -151,6 +151,7 @@ pub enum ServicesError {
 impl Services {
     /// Builds the services over an open data folder. `remote` is served by the
     /// federation door; see [`RemoteHandle::channel`].
+    #[expect(clippy::needless_pass_by_value, reason = "whoever builds the services hands these over")]
     pub fn open(
         database: Database,
         settings: Settings,

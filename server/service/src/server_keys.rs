@@ -65,6 +65,9 @@ struct OldKey {
 
 impl ServerKeys {
     /// Loads the signing key of `server_name`, or makes one.
+    ///
+    /// # Panics
+    /// Never: a key without expiry was found or is made.
     pub fn open(
         database: Database,
         server_name: OwnedServerName,
@@ -127,6 +130,9 @@ impl ServerKeys {
     }
 
     /// The document that `GET /_matrix/key/v2/server` answers with, signed.
+    ///
+    /// # Panics
+    /// Never: the document is just made, so it has no signatures of a wrong shape.
     pub fn published(&self, now_ms: u64) -> CanonicalJsonObject {
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
         let time = |ms: u64| {

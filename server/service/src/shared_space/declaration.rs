@@ -85,6 +85,7 @@ impl Declaration {
 
 impl SharedSpace {
     /// What the room declares now.
+    #[expect(clippy::unused_self, reason = "asked like everything else of the space")]
     pub(super) fn declaration(&self, writer: &mut RoomWriter<'_>) -> Result<Declaration, SpaceError> {
         Ok(Declaration::of(writer.state(DECLARATION_TYPE, "")?.as_deref()))
     }
