@@ -18,6 +18,8 @@ pub struct Metrics {
     transactions_sent: Counter<u64>,
     requests_refused: Counter<u64>,
     queue_depth: Gauge<u64>,
+    inputs_waiting: Gauge<u64>,
+    inputs_dropped: Counter<u64>,
 }
 
 impl Default for Metrics {
@@ -46,6 +48,16 @@ impl Default for Metrics {
                 "causeway.federation.requests.refused",
                 "{request}",
                 "Requests of other servers that were not authenticated, by reason",
+            ),
+            inputs_waiting: meter
+                .u64_gauge("causeway.replication.inputs.waiting")
+                .with_description("What waited to be handled in the room that was last told something")
+                .with_unit("{message}")
+                .build(),
+            inputs_dropped: counter(
+                "causeway.replication.inputs.dropped",
+                "{message}",
+                "Messages that a room's replication had no place for; anti-entropy makes up for them",
             ),
             queue_depth: meter
                 .u64_gauge("causeway.federation.queue.depth")
@@ -90,6 +102,12 @@ impl Metrics {
     /// A request was not authenticated.
     pub fn refused(&self, reason: &'static str) {
         self.requests_refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// `waiting` messages are before a room's replication; whether the last of them found a place.
+    pub fn room_input(&self, waiting: usize, taken: bool) {
+        self.inputs_waiting.record(waiting as u64, &[]);
+        self.inputs_dropped.add(u64::from(!taken), &[]);
     }
 
     /// `depth` things wait for `server`.

@@ -4,6 +4,7 @@
 //! - [`servers`]: which servers take part and can be reached;
 //! - [`room`]: one task for each room, which feeds its replicator and does what
 //!   that decides;
+//! - [`signals`]: what a room's task must not miss;
 //! - [`exchange`]: the requests to other servers, and what their answers need
 //!   before they can be joined.
 //!
@@ -17,6 +18,7 @@
 mod exchange;
 mod room;
 mod servers;
+mod signals;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,13 +33,17 @@ use causeway_service::{
 };
 use ruma::{OwnedRoomId, OwnedServerName, RoomId};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::servers::VERSIONS_PATH;
-use self::{room::RoomTask, servers::Servers};
+use self::{
+    room::RoomTask,
+    servers::Servers,
+    signals::{Signals, Standing},
+};
 use crate::{
     error::blocking,
     peers::PeerEvent,
@@ -59,12 +65,6 @@ enum RoomInput {
     Advertised { from: OwnedServerName, message: Box<Advertise> },
     /// A peer asked for what it lacks.
     Asked { from: OwnedServerName, pull: Box<Pull>, reply: oneshot::Sender<Result<Delta, MatrixError>> },
-    /// A server in the room takes part and can be reached.
-    Up(OwnedServerName),
-    /// A server in the room can't be reached.
-    Down(OwnedServerName),
-    /// A server in the room does not take part.
-    Incapable(OwnedServerName),
 }
 
 /// What a room's task tells the driver.
@@ -78,8 +78,7 @@ enum News {
 /// A room's task as the driver sees it.
 struct RoomHandle {
     inputs: mpsc::Sender<RoomInput>,
-    /// Something was written here; a flag, so that it can't be lost.
-    written: Arc<Notify>,
+    signals: Arc<Signals>,
 }
 
 /// Everything of the driver that outlives one message.
@@ -122,7 +121,7 @@ pub async fn run(
                 Err(_) => {}
             },
             Some(news) = driver.news.1.recv() => match news {
-                News::Interested(room, server) => driver.interested(room, server),
+                News::Interested(room, server) => driver.seen(&room, &server),
                 News::Unreachable(server) => driver.went_down(&server),
             },
             Some((server, capable)) = driver.servers.probed() => driver.probed(&server, capable),
@@ -164,11 +163,11 @@ impl Driver {
                 return None;
             }
             let (inputs, received) = mpsc::channel(ROOM_INPUTS_MAX);
-            let written = Arc::new(Notify::new());
+            let signals = Arc::new(Signals::default());
             let news = self.news.0.clone();
             let task = RoomTask::new(self.state.clone(), room.to_owned(), news);
-            self.tasks.spawn(task.run(received, Arc::clone(&written), self.stop.clone()));
-            self.rooms.insert(room.to_owned(), RoomHandle { inputs, written });
+            self.tasks.spawn(task.run(received, Arc::clone(&signals), self.stop.clone()));
+            self.rooms.insert(room.to_owned(), RoomHandle { inputs, signals });
         }
         self.rooms.get(room)
     }
@@ -183,7 +182,7 @@ impl Driver {
                         let input =
                             RoomInput::Advertised { from: origin.clone(), message: Box::new(message) };
                         self.give(&room, input);
-                        self.interested(room, origin);
+                        self.interested(&room, &origin);
                     }
                     Err(error) => {
                         self.state.services().shared_space.metrics().refused("advertisement");
@@ -194,15 +193,17 @@ impl Driver {
             ReplicationMessage::Asked { origin, room, pull, reply } => {
                 self.heard(&origin);
                 self.give(&room, RoomInput::Asked { from: origin.clone(), pull, reply });
-                self.interested(room, origin);
+                self.interested(&room, &origin);
             }
         }
     }
 
     fn give(&mut self, room: &RoomId, input: RoomInput) {
-        if let Some(handle) = self.room(room)
-            && handle.inputs.try_send(input).is_err()
-        {
+        let Some(handle) = self.room(room) else { return };
+        let taken = handle.inputs.try_send(input).is_ok();
+        let waiting = handle.inputs.max_capacity() - handle.inputs.capacity();
+        self.state.metrics().room_input(waiting, taken);
+        if !taken {
             tracing::debug!(%room, "a replication message is dropped: the room is behind");
         }
     }
@@ -210,7 +211,7 @@ impl Driver {
     fn tell_written(&mut self) {
         for room in self.state.services().shared_space.take_written() {
             if let Some(handle) = self.room(&room) {
-                handle.written.notify_one();
+                handle.signals.written.notify_one();
             }
         }
     }
@@ -218,33 +219,47 @@ impl Driver {
     /// A server speaks the protocol, so it takes part.
     fn heard(&mut self, server: &OwnedServerName) {
         if self.servers.heard(server) {
-            self.tell_rooms(server, RoomInput::Up);
+            self.tell_rooms(server, Standing::Up);
         }
     }
 
-    fn interested(&mut self, room: OwnedRoomId, server: OwnedServerName) {
-        if self.servers.interested(&room, &server) {
-            self.give(&room, RoomInput::Up(server));
+    /// A server spoke of a room.
+    fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) {
+        if self.servers.interested(room, server) {
+            self.tell_room(room, server, Standing::Up);
+        }
+    }
+
+    /// A room's task saw a server in the room, and wants to know whether it takes part.
+    fn seen(&mut self, room: &OwnedRoomId, server: &OwnedServerName) {
+        if self.servers.interested(room, server) || self.servers.is_capable(server) {
+            self.tell_room(room, server, Standing::Up);
         }
     }
 
     fn went_down(&mut self, server: &OwnedServerName) {
         if self.servers.went_down(server) {
-            self.tell_rooms(server, RoomInput::Down);
+            self.tell_rooms(server, Standing::Down);
         }
     }
 
     fn probed(&mut self, server: &OwnedServerName, capable: servers::Probed) {
         match self.servers.note(server, capable) {
-            Some(true) => self.tell_rooms(server, RoomInput::Up),
-            Some(false) => self.tell_rooms(server, RoomInput::Incapable),
+            Some(true) => self.tell_rooms(server, Standing::Up),
+            Some(false) => self.tell_rooms(server, Standing::Incapable),
             None => {}
         }
     }
 
-    fn tell_rooms(&mut self, server: &OwnedServerName, input: impl Fn(OwnedServerName) -> RoomInput) {
+    fn tell_rooms(&mut self, server: &OwnedServerName, standing: Standing) {
         for room in self.servers.rooms_of(server) {
-            self.give(&room, input(server.clone()));
+            self.tell_room(&room, server, standing);
+        }
+    }
+
+    fn tell_room(&mut self, room: &RoomId, server: &OwnedServerName, standing: Standing) {
+        if let Some(handle) = self.room(room) {
+            handle.signals.tell(server, standing);
         }
     }
 

@@ -4,7 +4,7 @@
 //! use-cases, start the drivers, and only then let connections in. The reverse
 //! when stopping. Nothing on disk is touched before every address is taken.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
@@ -73,7 +73,12 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     let routes = doors(&services, federation, requests, &mut supervisor)?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 
-    let router = if telemetry.collects() { observe::requests(router, &services.clock) } else { router };
+    let router = if telemetry.collects() {
+        causeway_service::shared_space::gauges::observe(&services.shared_space);
+        observe::requests(router, &services.clock)
+    } else {
+        router
+    };
     let registry = telemetry.registry();
 
     let shutdown = shutdown_signal()?;
@@ -138,7 +143,9 @@ fn metrics_route(registry: Registry) -> Router {
     Router::new().route(
         "/metrics",
         get(move || async move {
-            match telemetry::prometheus_text(&registry) {
+            // Some gauges are read from the database when they are asked for.
+            let text = tokio::task::spawn_blocking(move || telemetry::prometheus_text(&registry));
+            match text.await.map_err(io::Error::other).and_then(|text| text.map_err(io::Error::other)) {
                 Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
                 Err(error) => {
                     tracing::error!(%error, "metrics can't be written");

@@ -31,8 +31,9 @@ pub enum Input {
         /// What became of them.
         outcome: Outcome,
     },
-    /// An advertisement left: the peer answered 200, or it was given up. It says
-    /// nothing about what the peer holds; it only lets the next one go.
+    /// An advertisement is on its way: it left, or it waits where the next one
+    /// to the same peer would replace it. It says nothing about what the peer
+    /// holds; it only lets the next one go.
     Delivered {
         /// Whom it was for.
         to: ServerName,

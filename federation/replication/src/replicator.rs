@@ -139,11 +139,16 @@ impl Replicator {
         earliest
     }
 
-    /// What a peer says it holds, as far as it said; for the status page, the lag
+    /// What a peer says it holds, if it said anything; for the status page, the lag
     /// metric and [`causeway_shared_space::ObservedFacts`]. Its points need not be
     /// held here.
     pub fn peer_vector(&self, peer: &str) -> Option<&VersionVector> {
-        self.peers.get(peer).map(|peer| &peer.vector)
+        self.peers.get(peer).filter(|peer| peer.digest.is_some()).map(|peer| &peer.vector)
+    }
+
+    /// Whether a peer can be reached; `None`: it is no peer.
+    pub fn is_up(&self, peer: &str) -> Option<bool> {
+        self.peers.get(peer).map(|peer| peer.up)
     }
 
     /// Whether a pull is under way: what is held is about to change.

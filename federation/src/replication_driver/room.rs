@@ -9,11 +9,12 @@ use causeway_replication::{Delta, Down, Effect, Input, Message, Outcome, Replica
 use causeway_service::{
     error::{Chain, MatrixError},
     notify::Topic,
+    shared_space::peers::Peer,
 };
 use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde_json::value::to_raw_value;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     GATHER, Names, News, RoomInput, changed,
     exchange::{self, Served},
+    signals::{Signals, Standing},
 };
 use crate::{
     error::blocking,
@@ -70,7 +72,7 @@ impl RoomTask {
     pub async fn run(
         mut self,
         mut inputs: mpsc::Receiver<RoomInput>,
-        written: Arc<Notify>,
+        signals: Arc<Signals>,
         stop: CancellationToken,
     ) -> OwnedRoomId {
         let changes = self.state.services().notifier.subscribe([Topic::Room(self.room.clone())]);
@@ -80,7 +82,12 @@ impl RoomTask {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(input) = inputs.recv() => self.take(input).await,
-                () = written.notified() => {
+                standings = signals.standings() => {
+                    for (server, standing) in standings {
+                        self.stands(&server, standing).await;
+                    }
+                }
+                () = signals.written.notified() => {
                     tokio::time::sleep(GATHER).await;
                     self.handle(Input::LocalChange, None).await;
                 }
@@ -90,6 +97,7 @@ impl RoomTask {
             }
         }
         self.state.services().shared_space.set_catching_up(&self.room, false);
+        self.state.services().shared_space.forget_peers(&self.room);
         self.room
     }
 
@@ -144,25 +152,19 @@ impl RoomTask {
             }
         }
         for server in gone {
-            self.handle(Input::PeerDown { peer: server.to_string(), why: Down::Gone }, None).await;
+            self.peer_down(&server, Down::Gone).await;
         }
         true
     }
 
     async fn take(&mut self, input: RoomInput) {
         match input {
-            RoomInput::Up(server) if self.present.contains(&server) => {
-                self.handle(Input::PeerUp { peer: server.to_string() }, None).await;
-            }
-            RoomInput::Up(_) => {}
-            RoomInput::Down(server) => self.peer_down(&server, Down::Unreachable).await,
-            RoomInput::Incapable(server) => self.peer_down(&server, Down::Gone).await,
             RoomInput::Advertised { from, message } => {
                 if self.present.contains(&from) {
                     let input =
                         Input::Received { from: from.to_string(), message: Message::Advertise(*message) };
                     self.handle(input, None).await;
-                    self.note_holdings(&from);
+                    self.note_peer(&from);
                 } else {
                     tracing::debug!(%from, room = %self.room, "an advertisement from a server that is not in the room");
                 }
@@ -171,13 +173,27 @@ impl RoomTask {
             RoomInput::Asked { from, pull, reply } => {
                 let input = Input::Received { from: from.to_string(), message: Message::Pull(*pull) };
                 self.handle(input, Some(reply)).await;
-                self.note_holdings(&from);
+                self.note_peer(&from);
             }
+        }
+    }
+
+    async fn stands(&mut self, server: &ServerName, standing: Standing) {
+        match standing {
+            Standing::Up if self.present.contains(server) => {
+                self.handle(Input::PeerUp { peer: server.to_string() }, None).await;
+                self.note_peer(server);
+            }
+            // When it is seen in the room, the driver is asked for it.
+            Standing::Up => {}
+            Standing::Down => self.peer_down(server, Down::Unreachable).await,
+            Standing::Incapable => self.peer_down(server, Down::Gone).await,
         }
     }
 
     async fn peer_down(&mut self, server: &ServerName, why: Down) {
         self.handle(Input::PeerDown { peer: server.to_string(), why }, None).await;
+        self.note_peer(server);
     }
 
     async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -185,7 +201,7 @@ impl RoomTask {
             Ok(Done::Delta { from, delta }) => {
                 let input = Input::Received { from: from.to_string(), message: Message::Delta(*delta) };
                 self.handle(input, None).await;
-                self.note_holdings(&from);
+                self.note_peer(&from);
             }
             Ok(Done::Failed { from, why }) => {
                 if why == Down::Unreachable && self.news.try_send(News::Unreachable(from.clone())).is_err() {
@@ -202,11 +218,16 @@ impl RoomTask {
         }
     }
 
-    /// What a peer is known to hold could survive a restore of this server.
-    fn note_holdings(&self, peer: &ServerName) {
-        if let Some(vector) = self.replicator.as_ref().and_then(|known| known.peer_vector(peer.as_str())) {
-            self.state.services().shared_space.held_elsewhere(&self.room, vector);
+    /// Tells what a peer is known to hold: it would survive a restore of this
+    /// server, and shows how far the peer is behind.
+    fn note_peer(&self, peer: &ServerName) {
+        let Some(replicator) = &self.replicator else { return };
+        let (space, vector) = (&self.state.services().shared_space, replicator.peer_vector(peer.as_str()));
+        if let Some(vector) = vector {
+            space.held_elsewhere(&self.room, vector);
         }
+        let known = replicator.is_up(peer.as_str()).map(|up| Peer { up, vector: vector.cloned() });
+        space.note_peer(&self.room, peer, known);
     }
 
     /// Lets the replicator decide, and does what it decided.

@@ -98,6 +98,11 @@ impl Servers {
         false
     }
 
+    /// It takes part and can be reached, as far as is known.
+    pub fn is_capable(&self, server: &OwnedServerName) -> bool {
+        self.known.get(server).is_some_and(|known| known.status == Status::Capable)
+    }
+
     /// It spoke the protocol. True if that is news.
     pub fn heard(&mut self, server: &OwnedServerName) -> bool {
         let known = self.known.entry(server.clone()).or_default();

@@ -8,6 +8,7 @@ use std::{
 
 use causeway_tests::{
     cluster::Cluster,
+    link::Cut,
     result::{Result, ensure},
     server::Tuning,
     user::User,
@@ -19,6 +20,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+
+use crate::pair::Pair;
 
 /// What was posted: paths and bodies.
 type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
@@ -133,6 +136,54 @@ async fn a_pull_is_one_trace_on_both_servers() -> Result<()> {
         Ok((!a.is_disjoint(&b)).then_some(()))
     })
     .await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_off_server_is_seen_to_fall_behind_and_to_catch_up() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let Pair { alice, bob, room } = Pair::meet(&cluster).await?;
+    alice.put_item(&room, "first", &json!({ "text": "a" })).await?;
+    let lag_of = async |user: &User, server: &str| -> Result<Option<u64>> {
+        let status = user.space_status(&room).await?;
+        let peers = status["peers"].as_array().cloned().unwrap_or_default();
+        let peer = peers.into_iter().find(|peer| peer["server"] == server);
+        Ok(peer.and_then(|peer| peer["lag"]["changes"].as_u64()))
+    };
+    let comes_to = async |wanted: u64| {
+        wait::until(&format!("a lag of {wanted}"), async || {
+            Ok((lag_of(&alice, &cluster[1].name).await? == Some(wanted)).then_some(()))
+        })
+        .await
+    };
+    comes_to(0).await?;
+    cluster.cut(0, 1, Cut::Refused)?;
+    for key in ["a", "b", "c"] {
+        alice.put_item(&room, key, &json!({ "text": key })).await?;
+    }
+    comes_to(3).await?;
+    let metrics = async || -> Result<String> {
+        let (status, text) = cluster[0].client().download("/metrics", None).await?;
+        ensure(status == 200, || format!("/metrics answered {status}"))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let lag = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("causeway_space_lag{") && line.contains(&room));
+        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    };
+    wait::until("the lag in the metrics", async || {
+        let text = metrics().await?;
+        ensure(text.contains("causeway_space_queue_depth{"), || format!("no depth of queues:\n{text}"))?;
+        Ok((lag(&text).as_deref() == Some("3")).then_some(()))
+    })
+    .await?;
+    cluster.heal(0, 1)?;
+    comes_to(0).await?;
+    wait::until("no lag in the metrics", async || {
+        Ok((lag(&metrics().await?).as_deref() == Some("0")).then_some(()))
+    })
+    .await?;
+    ensure(lag_of(&bob, &cluster[0].name).await? == Some(0), || "bob's server sees a lag".to_owned())?;
     cluster.finish().await
 }
 

@@ -356,18 +356,19 @@ impl<'a> Draft<'a> {
     ///
     /// Returns the shape that is true once the batch is committed, the keys of
     /// the items that changed, and those that are or were in conflict, each with
-    /// the time at which that may be told.
-    pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>, Vec<(ItemKey, u64)>) {
+    /// the time at which that may be told; and how many came to be in conflict.
+    pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>, Vec<(ItemKey, u64)>, u64) {
         for replica in &self.touched_logs {
             if let Some(row) = self.log.row(replica) {
                 entries::put_log(batch, self.room, replica, row);
             }
         }
-        let (mut keys, mut told) = (Vec::with_capacity(self.items.len()), Vec::new());
+        let (mut keys, mut told, mut arisen) = (Vec::with_capacity(self.items.len()), Vec::new(), 0);
         for (key, touched) in self.items {
             items::put_item(batch, self.room, key.as_str(), &touched.row);
-            let in_conflict = touched.was_in_conflict || touched.row.item.conflict(&key).is_some();
-            if touched.joined && in_conflict {
+            let is_in_conflict = touched.row.item.conflict(&key).is_some();
+            arisen += u64::from(is_in_conflict && !touched.was_in_conflict);
+            if touched.joined && (touched.was_in_conflict || is_in_conflict) {
                 let wait = touched.row.missing_since.map(|since| since + as_ms(INCOMPLETE_WAIT));
                 // What arrives seldom comes alone.
                 let soon = if touched.arrived { together(self.now_ms) } else { self.now_ms };
@@ -377,7 +378,7 @@ impl<'a> Draft<'a> {
             }
             keys.push(key);
         }
-        (self.log, keys, told)
+        (self.log, keys, told, arisen)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is counted in shared spaces.
 //!
 //! The instruments belong to the global meter; without an exporter they cost
-//! nothing. No room, user or key is an attribute: only kinds and reasons.
+//! nothing. No room, user or key is an attribute: only kinds and reasons. What is
+//! measured by room and peer is in [`super::gauges`].
 
 use opentelemetry::{KeyValue, global, metrics::Counter};
 
@@ -12,6 +13,7 @@ pub struct Metrics {
     joined: Counter<u64>,
     refused: Counter<u64>,
     conflicts: Counter<u64>,
+    told: Counter<u64>,
     settlements: Counter<u64>,
 }
 
@@ -29,7 +31,11 @@ impl Metrics {
                 "causeway.space.refused",
                 "Changes of other servers that were refused, and messages that can't be read, by reason",
             ),
-            conflicts: counter("causeway.space.conflicts", "Conflicts that were told in a room"),
+            conflicts: counter("causeway.space.conflicts", "Items that came to be in conflict"),
+            told: counter(
+                "causeway.space.conflicts.told",
+                "Conflicts that were told in a room by this server",
+            ),
             settlements: counter("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),
         }
     }
@@ -49,9 +55,14 @@ impl Metrics {
         self.refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
+    /// Items came to be in conflict.
+    pub fn conflicts(&self, count: u64) {
+        self.conflicts.add(count, &[]);
+    }
+
     /// A conflict was told.
     pub fn told(&self) {
-        self.conflicts.add(1, &[]);
+        self.told.add(1, &[]);
     }
 
     /// A conflict was settled from a room.

@@ -27,6 +27,7 @@ pub mod draft;
 mod endings;
 pub mod error;
 mod follower;
+pub mod gauges;
 mod hearing;
 pub mod join;
 pub mod judgement;
@@ -36,6 +37,7 @@ pub mod missing_values;
 pub mod notice_text;
 mod notices;
 pub mod observed;
+pub mod peers;
 mod projection;
 pub mod read;
 mod redaction;
@@ -113,6 +115,8 @@ pub struct SharedSpace {
     elsewhere: Mutex<HashMap<OwnedRoomId, HashMap<ReplicaId, Counter>>>,
     /// Rooms with changes written here since the replication driver last asked.
     written: Mutex<BTreeSet<OwnedRoomId>>,
+    /// The other servers of each room, as the replication driver knows them.
+    peers: Mutex<peers::Peers>,
     /// Rooms in which a pull is under way.
     catching_up: Mutex<BTreeSet<OwnedRoomId>>,
     /// How many items each room's state shows or is about to show, where that was counted.
@@ -168,6 +172,7 @@ impl SharedSpace {
             spaces: Mutex::default(),
             elsewhere: Mutex::default(),
             written: Mutex::default(),
+            peers: Mutex::default(),
             catching_up: Mutex::default(),
             shown: Mutex::default(),
             cursor: Mutex::default(),

@@ -168,8 +168,8 @@ impl SharedSpace {
         Ok(stored::load_log(&self.db, room)?.vector())
     }
 
-    /// How the space stands: what is held, forks, conflicts. Peers and their lag
-    /// are added by the door that knows them.
+    /// How the space stands: what is held, forks, conflicts, and how far each
+    /// peer is behind.
     pub fn status(&self, user: &UserId, room: &RoomId) -> Result<Json, SpaceError> {
         self.check_reader(room, user)?;
         self.db.barrier()?;
@@ -181,6 +181,7 @@ impl SharedSpace {
         let conflicts = notices::conflicts(&self.db, room, STATUS_MAX)?;
         Ok(json!({
             "vector": log.vector(),
+            "peers": self.peers(room)?,
             "changes": log.entries(),
             "replicas": log.rows().count(),
             "islands": islands,

@@ -178,7 +178,8 @@ impl SharedSpace {
         if draft.wanted_files {
             writer.notify(Topic::WantedFiles);
         }
-        let (log, keys, told) = draft.finish(writer.batch());
+        let (log, keys, told, arisen) = draft.finish(writer.batch());
+        self.metrics.conflicts(arisen);
         for (key, due) in told {
             self.agenda.note(Queue::Notice, due);
             self.queue_projection(writer, &key)?;

@@ -125,6 +125,11 @@ pub fn of_room(
         .collect()
 }
 
+/// How many rows a queue has, counted up to `most`.
+pub fn depth(db: &impl Read, queue: Queue, most: usize) -> Result<usize, StorageError> {
+    Ok(db.scan(Cf::SpaceQueues, &parts(&[queue.name()]), None, Direction::Forward, most)?.len())
+}
+
 /// The remembered outcome of a request.
 pub fn outcome(db: &impl Read, scope: &str, request_id: &str) -> Result<Option<OutcomeRow>, StorageError> {
     codec::get(db, Cf::SpaceOutcomes, &parts(&[scope, request_id]))
