@@ -3,7 +3,7 @@
 
 use axum::{Router, response::Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use causeway_service::error::MatrixError;
+use causeway_service::{error::MatrixError, rooms};
 use http::{Method, StatusCode};
 use ruma::api::client::{
     discovery::get_supported_versions, thirdparty::get_protocols, voip::get_turn_server_info,
@@ -17,9 +17,6 @@ const VERSIONS: &[&str] = &[
     "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9",
     "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 ];
-
-/// Room versions that rooms can be created with.
-const ROOM_VERSIONS: &[&str] = &["10", "11", "12"];
 
 const CAPABILITIES: &[&str] = &["/_matrix/client/r0/capabilities", "/_matrix/client/v3/capabilities"];
 
@@ -48,7 +45,7 @@ fn versions(
 
 fn capabilities(state: &ClientState, _request: Custom) -> Result<Response, MatrixError> {
     let available: serde_json::Map<_, _> =
-        ROOM_VERSIONS.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
+        rooms::VERSIONS.iter().map(|version| (version.to_string(), "stable".into())).collect();
     let body = json!({ "capabilities": {
         "m.change_password": { "enabled": true },
         "m.room_versions": { "default": state.settings.default_room_version, "available": available },

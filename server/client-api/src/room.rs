@@ -4,7 +4,7 @@ use axum::Router;
 use causeway_service::{
     error::MatrixError,
     rooms::{CreateRoom, InitialState, Preset},
-    shared_space::DECLARATION_TYPE,
+    shared_space::{DECLARATION_TYPE, ITEM_TYPE},
 };
 use ruma::{
     api::client::room::{Visibility, aliases, create_room, upgrade_room},
@@ -111,9 +111,14 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
 
 fn initial<T>(event: &Raw<T>) -> Result<InitialState, MatrixError> {
     let field = |name: &str| event.get_field::<Value>(name).map_err(|error| json_error(&error));
+    let kind = text(field("type")?)
+        .ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without type"))?;
+    if kind == ITEM_TYPE {
+        // An item's event carries the change that it is, and there is no log to put it in yet.
+        return Err(MatrixError::invalid_param("Items can't be initial state: write them to the room"));
+    }
     Ok(InitialState {
-        kind: text(field("type")?)
-            .ok_or_else(|| MatrixError::bad_json("`initial_state` has an event without type"))?,
+        kind,
         state_key: text(field("state_key")?).unwrap_or_default(),
         content: field("content")?
             .filter(Value::is_object)

@@ -319,7 +319,11 @@ async fn discovery_says_what_is_there() {
     assert!(versions.contains(&json!("v1.1")) && versions.contains(&json!("v1.16")));
     let alice = server.register("alice").await;
     let capabilities = server.get(&format!("{V3}/capabilities"), &alice).await.ok();
-    assert_eq!(capabilities["capabilities"]["m.room_versions"]["default"], "12");
+    let versions = &capabilities["capabilities"]["m.room_versions"];
+    assert_eq!(versions["default"], "12");
+    let available: Vec<&str> =
+        versions["available"].as_object().expect("versions").keys().map(String::as_str).collect();
+    assert_eq!(available, ["10", "11", "12", "6", "7", "8", "9"]);
     let well_known = server.ask("GET", "/.well-known/matrix/client", None, None).await.ok();
     assert_eq!(well_known["m.homeserver"]["base_url"], "https://matrix.example.org");
     assert_eq!(server.get(&format!("{V3}/voip/turnServer"), &alice).await.ok(), json!({}));

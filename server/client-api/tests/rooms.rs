@@ -60,6 +60,17 @@ async fn a_room_is_made_as_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn items_are_no_initial_state() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let item = json!({ "type": "org.causeway.item", "state_key": "a", "content": { "text": "a" } });
+    let body = json!({ "initial_state": [item] });
+    server.post(&format!("{V3}/createRoom"), &alice, body).await.is_error(400, "M_INVALID_PARAM");
+    let joined = server.get(&format!("{V3}/joined_rooms"), &alice).await.ok();
+    assert_eq!(joined["joined_rooms"], json!([]));
+}
+
+#[tokio::test]
 async fn members_come_and_go() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

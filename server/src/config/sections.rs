@@ -6,6 +6,7 @@ mod listener;
 mod rate_limits;
 mod telemetry;
 
+use causeway_service::rooms::VERSIONS;
 use ruma::RoomVersionId;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -16,10 +17,6 @@ pub use rate_limits::{Bucket, RateLimits};
 pub use telemetry::{LogFormat, Telemetry};
 
 use super::ConfigError;
-
-/// Room versions that this server can create and take part in, for new rooms.
-const CREATABLE_ROOM_VERSIONS: [RoomVersionId; 3] =
-    [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
 /// `[registration]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,10 +112,10 @@ impl Default for Rooms {
 
 impl Rooms {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if CREATABLE_ROOM_VERSIONS.contains(&self.default_version) {
+        if VERSIONS.contains(&self.default_version) {
             return Ok(());
         }
-        Err(ConfigError::invalid("rooms.default_version", "one of \"10\", \"11\", \"12\""))
+        Err(ConfigError::invalid("rooms.default_version", "a version from \"6\" to \"12\""))
     }
 }
 

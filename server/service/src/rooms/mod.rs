@@ -45,7 +45,7 @@ use ruma::{
     ServerName, TransactionId, UserId, signatures::Ed25519KeyPair,
 };
 
-pub use causeway_room::NewEvent;
+pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
 
 pub use self::{
     create::{CreateRoom, Created, InitialState, Preset},
