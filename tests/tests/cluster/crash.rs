@@ -1,4 +1,4 @@
-//! A write that was acknowledged survives kill -9.
+//! A write that was acknowledged survives kill -9, on every server in the room.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -22,8 +22,9 @@ const KILLS: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_write_survives_kills() -> Result<()> {
-    let mut cluster = Cluster::start(2).await?;
+    let mut cluster = Cluster::start(3).await?;
     let pair = Pair::meet(&cluster).await?;
+    let carol = pair.bystander(&cluster).await?;
     let acknowledged = Mutex::new(Vec::new());
     for round in 0..KILLS {
         let stop = AtomicBool::new(false);
@@ -46,7 +47,7 @@ async fn every_acknowledged_write_survives_kills() -> Result<()> {
         cluster[0].start().await?;
     }
     let acknowledged = acknowledged.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for user in [&pair.alice, &pair.bob] {
+    for user in [&pair.alice, &pair.bob, &carol] {
         wait::until("every acknowledged write", async || {
             let items = user.items(&pair.room).await?;
             let lost: Vec<_> = acknowledged

@@ -22,7 +22,7 @@ fn key(number: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_twenty_items_written_on_both_sides_are_kept_and_flagged() -> Result<()> {
-    both_write_while_cut_off(Cluster::start(2).await?).await
+    both_write_while_cut_off(Cluster::start(3).await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,18 +31,22 @@ async fn the_same_with_a_network_that_loses_packets() -> Result<()> {
         eprintln!("skipped: this user may not make network namespaces");
         return Ok(());
     }
-    both_write_while_cut_off(Cluster::start_in_namespaces(2, 0).await?).await
+    both_write_while_cut_off(Cluster::start_in_namespaces(3, 0).await?).await
 }
 
 async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
     let pair = Pair::meet(&cluster).await?;
+    let carol = pair.bystander(&cluster).await?;
+    let all = [&pair.alice, &pair.bob, &carol];
     for number in 0..KEYS {
         pair.alice.put_item(&pair.room, &key(number), &value("first", number)).await?;
     }
-    pair.in_step(KEYS).await?;
+    in_step(&pair.room, KEYS, &all).await?;
     pair.all_seen().await?;
 
+    // Carol's server stays with Bob's: it holds what Bob writes and must tell nothing.
     cluster.cut(0, 1, Cut::Silent)?;
+    cluster.cut(0, 2, Cut::Silent)?;
     for number in 0..KEYS {
         pair.alice.put_item(&pair.room, &key(number), &value("alice", number)).await?;
         pair.bob.put_item(&pair.room, &key(number), &value("bob", number)).await?;
@@ -50,8 +54,9 @@ async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
     pair.alice.put_item(&pair.room, "zz only Alice", &value("alice", 0)).await?;
     pair.bob.put_item(&pair.room, "zz only Bob", &value("bob", 0)).await?;
     cluster.heal(0, 1)?;
+    cluster.heal(0, 2)?;
 
-    let items = in_step(&pair.room, KEYS + 2, &[&pair.alice, &pair.bob]).await?;
+    let items = in_step(&pair.room, KEYS + 2, &all).await?;
     for (number, item) in items[..KEYS].iter().enumerate() {
         let mut writers: Vec<&str> =
             item.siblings.iter().filter_map(|one| one.value.as_ref()?["writer"].as_str()).collect();
@@ -61,7 +66,7 @@ async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
         })?;
     }
     assert!(items[KEYS..].iter().all(|item| !item.conflict && item.siblings.len() == 1));
-    for user in [&pair.alice, &pair.bob] {
+    for user in all {
         every_conflict_is_told_once(user, &pair.room).await?;
     }
     cluster.finish().await

@@ -26,6 +26,14 @@ impl Pair {
         Ok(Self { alice, bob, room })
     }
 
+    /// Registers Carol on server 2, and has her join through server 0: her server
+    /// is a bystander to what the two do, and a holder of it.
+    pub async fn bystander(&self, cluster: &Cluster) -> Result<User> {
+        let carol = User::register(&cluster[2], "carol").await?;
+        carol.join(&self.room, &cluster[0].name).await?;
+        Ok(carol)
+    }
+
     /// Both devices sync, and say by syncing again that they have got it: what
     /// they write from now on has seen all this.
     pub async fn all_seen(&self) -> Result<()> {
