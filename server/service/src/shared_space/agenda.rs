@@ -19,6 +19,16 @@ const SCAN_MAX: usize = 20_000;
 /// missed by a look in between: so there is one more look after this time.
 const LOOK_AGAIN_MS: u64 = 1_000;
 
+/// Conflicts that come to light within this time are told together.
+const TOGETHER_MS: u64 = 500;
+
+/// The next moment at which conflicts are told that came to light since the
+/// last one: those of one partition are told together, not one by one as their
+/// changes arrive.
+pub(super) fn together(now_ms: u64) -> u64 {
+    (now_ms / TOGETHER_MS + 1) * TOGETHER_MS
+}
+
 /// What is known of one queue.
 #[derive(Debug, Default)]
 struct Line {

@@ -33,8 +33,8 @@ use serde_json::value::RawValue;
 
 use self::facts::{EffectiveCache, Facts};
 use super::{
+    agenda::together,
     error::SpaceError,
-    notices::together,
     stored::{self, StoredEntries},
     verdict::Verdict,
     wanted_media,

@@ -7,11 +7,12 @@
 
 use std::fmt::Write as _;
 
+use causeway_shared_space::{ItemKey, Sibling};
 use jiff::Timestamp;
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
 
-use super::{choice, notices::Telling};
+use super::choice;
 
 /// Characters of a value that a notice shows.
 const EXCERPT_CHARS_MAX: usize = 160;
@@ -29,6 +30,16 @@ pub struct Told {
     pub origin_server_ts: u64,
     /// What was written; `None` for a delete.
     pub value: Option<Value>,
+}
+
+/// A conflict that is to be told now.
+pub(super) struct Telling {
+    pub key: ItemKey,
+    pub id: String,
+    pub siblings: Vec<Sibling>,
+    pub told: Vec<Told>,
+    /// How often it could not be sent.
+    pub attempts: u32,
 }
 
 /// The content of a notice about one item.

@@ -25,31 +25,19 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     SharedSpace,
-    agenda::Task,
+    agenda::{Task, together},
     draft::{INCOMPLETE_WAIT, as_ms},
     error::SpaceError,
-    notice_text::Told,
+    notice_text::{Telling, Told},
     stored,
 };
 use crate::rooms::RoomWriter;
 
-/// How soon a conflict is looked at again that may not be told yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Notices about one item that are remembered. Reactions to older ones mean nothing any more.
 pub(super) const NOTICES_MAX: usize = 16;
 /// Pauses after a notice could not be sent: they double.
 const UNSENT_FIRST: Duration = Duration::from_mins(1);
 const UNSENT_LAST: Duration = Duration::from_hours(1);
-
-/// A conflict that is to be told now.
-pub(super) struct Telling {
-    pub key: ItemKey,
-    pub id: String,
-    pub siblings: Vec<Sibling>,
-    pub told: Vec<Told>,
-    /// How often it could not be sent.
-    pub attempts: u32,
-}
 
 impl SharedSpace {
     /// Tells what is due, and edits what has ended.
@@ -232,14 +220,6 @@ impl SharedSpace {
         };
         Ok(entry.as_ref().and_then(stored::parts).map(|(header, _)| header))
     }
-}
-
-/// The next moment at which conflicts are told that came to light since the
-/// last one: those of one partition are told together, not one by one as their
-/// changes arrive.
-pub(super) fn together(now_ms: u64) -> u64 {
-    let step = as_ms(LOOK_AGAIN);
-    (now_ms / step + 1) * step
 }
 
 enum When {

@@ -13,7 +13,11 @@ use causeway_storage::shared_space::{
 use ruma::{OwnedEventId, OwnedUserId, RoomId};
 use serde_json::Value as Json;
 
-use super::{SharedSpace, error::SpaceError, notice_text, notices::Telling};
+use super::{
+    SharedSpace,
+    error::SpaceError,
+    notice_text::{self, Telling},
+};
 use crate::rooms::{RoomError, RoomWriter};
 
 /// More new conflicts than this in one room are told in one message.
