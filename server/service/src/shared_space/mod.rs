@@ -27,6 +27,7 @@ pub mod draft;
 mod endings;
 pub mod error;
 mod follower;
+mod forget;
 pub mod gauges;
 mod hearing;
 pub mod join;
@@ -123,6 +124,8 @@ pub struct SharedSpace {
     shown: Mutex<HashMap<OwnedRoomId, u64>>,
     /// How far the stream of events was followed. Held while following.
     cursor: Mutex<Option<u64>>,
+    /// How far the round of forgetting is.
+    forgetting: Mutex<forget::Round>,
     agenda: Agenda,
     pace: Mutex<Pace>,
     metrics: Metrics,
@@ -176,6 +179,7 @@ impl SharedSpace {
             catching_up: Mutex::default(),
             shown: Mutex::default(),
             cursor: Mutex::default(),
+            forgetting: Mutex::default(),
             agenda: Agenda::default(),
             pace: Mutex::default(),
             metrics: Metrics::new(),

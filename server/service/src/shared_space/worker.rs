@@ -23,7 +23,8 @@ impl SharedSpace {
         self.follow()?;
         self.adopt()?;
         self.tell_conflicts()?;
-        self.project()
+        self.project()?;
+        Ok(self.forget()?)
     }
 
     /// How long nothing is due.

@@ -140,6 +140,26 @@ pub fn put_outcome(batch: &mut Batch, scope: &str, request_id: &str, row: &Outco
     codec::put(batch, Cf::SpaceOutcomes, parts(&[scope, request_id]), row);
 }
 
+/// Deletes the outcomes from before `before_ms` (ms since the epoch) among `limit`
+/// rows from `from` on. Where to go on; `None` at the end.
+pub fn expire_outcomes(
+    db: &impl Read,
+    batch: &mut Batch,
+    from: Option<&[u8]>,
+    before_ms: u64,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, StorageError> {
+    let mut rows = db.scan(Cf::SpaceOutcomes, &[], from, Direction::Forward, limit.saturating_add(1))?;
+    let next = if rows.len() > limit { rows.pop().map(|(key, _)| key) } else { None };
+    for (key, value) in rows {
+        let row: OutcomeRow = codec::decode(Cf::SpaceOutcomes, &value)?;
+        if row.at < before_ms {
+            batch.delete(Cf::SpaceOutcomes, key);
+        }
+    }
+    Ok(next)
+}
+
 /// A single remembered thing: a cursor, a secret.
 pub fn meta<T: DeserializeOwned>(db: &impl Read, name: &[&str]) -> Result<Option<T>, StorageError> {
     codec::get(db, Cf::SpaceMeta, &parts(name))
