@@ -4,6 +4,13 @@
 //! The real types are put through the same worlds by [`crate::simulation`];
 //! here the rejected rules live on, so that the reason for the chosen one can be
 //! seen (`soak table`) and stays true (a test).
+//!
+//! Why the rejected rules have no real types: the real ones can't express them. A
+//! header has no place for a vector or for dots as what an author had seen, and
+//! the change log has no state in which it freezes, or leaves islands out; types
+//! that could would be code that nothing else runs. What a server can do wrong in
+//! spite of the types is broken there, in [`crate::simulation::Broken`]: going on
+//! in an old log, naming all or nothing, forgetting what was named.
 
 pub mod context;
 pub mod server;

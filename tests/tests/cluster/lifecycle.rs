@@ -2,8 +2,9 @@
 //! nothing touched.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -73,6 +74,37 @@ async fn a_folder_in_use_is_refused_and_a_stop_is_clean() -> Result<()> {
     cluster[0].stop().await?;
     assert!(!addresses.exists());
     cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_newer_program_is_refused_and_nothing_is_touched() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    cluster[0].stop().await?;
+    let (config, data) = (cluster[0].folder.join("causeway.toml"), cluster[0].data());
+    let own = fs::read_to_string(data.join("schema"))?;
+    fs::write(data.join("schema"), "999\n")?;
+    let before = contents(&data)?;
+    let line = tokio::task::spawn_blocking(move || one_line(&serve(&config, &[])?, 4)).await??;
+    ensure(line.contains("999"), || line.clone())?;
+    ensure(contents(&data)? == before, || "the data folder was touched".to_owned())?;
+    fs::write(data.join("schema"), own)?;
+    cluster[0].start().await?;
+    cluster.finish().await
+}
+
+/// Every file below `folder` with its content.
+fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(contents(&path)?);
+        } else {
+            let content = fs::read(&path)?;
+            found.insert(path, content);
+        }
+    }
+    Ok(found)
 }
 
 #[tokio::test(flavor = "multi_thread")]

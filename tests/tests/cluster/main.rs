@@ -5,6 +5,7 @@
 mod client_api;
 mod crash;
 mod cut;
+mod encrypted;
 mod federation;
 mod interop;
 mod lifecycle;
