@@ -29,6 +29,10 @@ pub fn canonicalise(json: &[u8], out: &mut String) -> Result<(), serde_json::Err
     Text { rest: text }.value(out, 0)
 }
 
+/// A string, unescaped.
+#[derive(serde::Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// A well-formed JSON text, from where it was read to.
 struct Text<'a> {
     rest: &'a str,
@@ -107,8 +111,6 @@ impl<'a> Text<'a> {
             closes
         });
         let token = self.take(end.map_or(self.rest.len(), |end| end + 2));
-        #[derive(serde::Deserialize)]
-        struct Borrowed<'b>(#[serde(borrow)] Cow<'b, str>);
         serde_json::from_str::<Borrowed<'a>>(token).map(|borrowed| borrowed.0)
     }
 

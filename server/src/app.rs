@@ -35,7 +35,7 @@ use crate::{
 const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
-pub fn serve(config: Config) -> Result<(), Failure> {
+pub fn serve(config: &Config) -> Result<(), Failure> {
     let bound = listeners::bind(&config.listeners).map_err(listen_failure)?;
     let scraped = config.listeners.iter().any(|listener| listener.metrics);
     let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), scraped)
@@ -44,7 +44,7 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let result = runtime.block_on(run(&config, bound, &telemetry));
+    let result = runtime.block_on(run(config, bound, &telemetry));
     runtime.shutdown_timeout(BLOCKING_GRACE);
     telemetry.stop();
     result

@@ -63,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(file) => {
             let config = load(&file)?;
             tls::install_provider();
-            app::serve(config)
+            app::serve(&config)
         }
         Command::CheckConfig(file) => {
             let config = load(&file)?;

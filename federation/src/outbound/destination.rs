@@ -218,7 +218,7 @@ impl Task {
             self.rows_max = (transaction.rows() / 2).max(1);
             tracing::info!(server = %self.server, rows = self.rows_max, error = %Chain(error),
                 "a transaction is refused: sending less at once");
-            self.write(|outbox, server| outbox.abandon(server)).await;
+            self.write(Outbox::abandon).await;
             return None;
         }
         let now_ms = self.sender.0.clock.now_ms();

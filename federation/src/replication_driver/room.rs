@@ -245,18 +245,13 @@ impl RoomTask {
             services.shared_space.set_catching_up(&room, replicator.is_pulling());
             Ok((replicator, effects))
         });
-        let effects = match handled.await {
-            Ok((replicator, effects)) => {
-                self.replicator = Some(replicator);
-                effects
-            }
-            Err(_) => {
-                // It panicked, and what it knew is gone: begin again.
-                self.replicator = Some(fresh(&self.state));
-                self.present.clear();
-                return;
-            }
+        let Ok((replicator, effects)) = handled.await else {
+            // It panicked, and what it knew is gone: begin again.
+            self.replicator = Some(fresh(&self.state));
+            self.present.clear();
+            return;
         };
+        self.replicator = Some(replicator);
         match effects {
             Ok(effects) => effects.into_iter().for_each(|effect| self.act(effect, &mut waiting)),
             Err(error) => tracing::error!(error = %Chain(&error), "a room's changes can't be read"),

@@ -51,7 +51,7 @@ async fn typing_and_receipts_reach_the_other_servers_of_a_room() {
     let (room_id, user_id) = (room.clone(), alice.clone());
     a.run(move |services| {
         let typing = services.typing.changed_since([&*room_id], 0);
-        assert_eq!(typing.by_room[&room_id], [user_id.clone()]);
+        assert_eq!(typing.by_room[&room_id], std::slice::from_ref(&user_id));
         assert_eq!(services.receipts.read_up_to(&room_id, &user_id).expect("reads"), None);
     })
     .await;

@@ -56,7 +56,7 @@ fn receipt(
         ReceiptType::FullyRead => set_fully_read(state, &request.auth, &body.room_id, &body.event_id)?,
         ReceiptType::Read => set(state, &request.auth, &body.room_id, READ, thread, &body.event_id)?,
         ReceiptType::ReadPrivate => {
-            set(state, &request.auth, &body.room_id, READ_PRIVATE, thread, &body.event_id)?
+            set(state, &request.auth, &body.room_id, READ_PRIVATE, thread, &body.event_id)?;
         }
         _ => return Err(MatrixError::invalid_param("Unknown type of receipt")),
     }

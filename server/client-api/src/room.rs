@@ -93,9 +93,8 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         preset: match body.preset {
             Some(create_room::v3::RoomPreset::PublicChat) => Preset::PublicChat,
             Some(create_room::v3::RoomPreset::TrustedPrivateChat) => Preset::TrustedPrivateChat,
-            Some(_) => Preset::PrivateChat,
             None if published => Preset::PublicChat,
-            None => Preset::PrivateChat,
+            Some(_) | None => Preset::PrivateChat,
         },
         initial_state,
         power_level_content_override: object("power_level_content_override")?,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{ClientState, Custom, Endpoints, blocking, frame::serialized_response};
 
 /// Longest wait; what clients ask for beyond it is cut.
-const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+const TIMEOUT_MAX: Duration = Duration::from_mins(2);
 
 /// Longest filter that is taken inline, in bytes.
 const FILTER_BYTES_MAX: usize = 64 * 1024;

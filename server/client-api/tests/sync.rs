@@ -15,7 +15,8 @@ const V3: &str = "/_matrix/client/v3";
 
 /// An unreserved spelling of a filter for a query.
 fn encoded(filter: &Value) -> String {
-    filter.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let digits: Vec<String> = filter.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    digits.concat()
 }
 
 impl Server {

@@ -140,6 +140,7 @@ impl Default for Media {
 /// `[shared_space]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "units go last in a name")]
 pub struct SharedSpace {
     /// First interval of the timer that heals a quiet room.
     pub advertise_min_ms: u64,

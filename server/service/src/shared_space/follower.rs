@@ -90,7 +90,7 @@ impl SharedSpace {
         let mut group: Vec<Stamped> = Vec::new();
         for place in places {
             if group.last().is_some_and(|last| last.room != place.room_id) || group.len() >= GROUP_MAX {
-                self.join_group(std::mem::take(&mut group))?;
+                self.join_group(&std::mem::take(&mut group))?;
             }
             let Some(event) = self.rooms.event(&place.event_id)? else { continue };
             if let Some(stamped) = self.stamped(place, &event)? {
@@ -98,12 +98,12 @@ impl SharedSpace {
                 continue;
             }
             // What an event means goes by items that are as the stream has them.
-            self.join_group(std::mem::take(&mut group))?;
+            self.join_group(&std::mem::take(&mut group))?;
             self.follow_event(&place.room_id, &event)
                 .and_then(|()| self.check_faces_after(&place.room_id, place.position.0, &event))
                 .or_else(|error| unless_broken(error, &event))?;
         }
-        self.join_group(group)
+        self.join_group(&group)
     }
 
     fn follow_event(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
@@ -184,8 +184,8 @@ impl SharedSpace {
 
     /// Joins the changes of a group. If they can't be joined together, each is
     /// joined by itself: one must not keep the others out.
-    fn join_group(&self, group: Vec<Stamped>) -> Result<(), SpaceError> {
-        let together = self.join_stamped(&group);
+    fn join_group(&self, group: &[Stamped]) -> Result<(), SpaceError> {
+        let together = self.join_stamped(group);
         if together.is_err() && group.len() > 1 {
             for stamped in group.chunks(1) {
                 self.join_stamped(stamped).or_else(|error| unless_broken(error, &stamped[0].event))?;
@@ -193,7 +193,7 @@ impl SharedSpace {
         } else if let (Err(error), Some(only)) = (together, group.first()) {
             unless_broken(error, &only.event)?;
         }
-        for stamped in &group {
+        for stamped in group {
             let Stamped { room, position, key, event, .. } = stamped;
             let checked = self.check_face(room, key);
             checked

@@ -8,6 +8,7 @@ mod story;
 mod tree;
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -38,8 +39,8 @@ struct Arguments {
     once: bool,
     /// The folder to share; the project's own documentation and sources by default.
     /// A leading `~/` is the home folder: not every shell expands it in `FOLDER=~/…`.
-    #[arg(long, value_parser = expanded)]
-    folder: Option<PathBuf>,
+    #[arg(long)]
+    folder: Option<String>,
     /// Where the servers live; what is there is deleted first.
     #[arg(long, default_value = FOLDER)]
     home: PathBuf,
@@ -49,12 +50,8 @@ struct Arguments {
 }
 
 /// A path as a person types it.
-fn expanded(path: &str) -> std::result::Result<PathBuf, std::convert::Infallible> {
-    Ok(below_home(path, std::env::home_dir()))
-}
-
-fn below_home(path: &str, home: Option<PathBuf>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
+fn expanded(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),
     }
@@ -82,7 +79,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     if home.exists() {
         std::fs::remove_dir_all(&home).doing("clearing the last demonstration")?;
     }
-    let files = tree::read(arguments.folder.as_deref(), program::checkout())?;
+    let folder = arguments.folder.as_deref().map(expanded);
+    let files = tree::read(folder.as_deref(), program::checkout())?;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     show.step("Two servers that trust one local certificate authority");
@@ -116,13 +114,13 @@ async fn tell(show: &mut Show, cluster: &Cluster, files: &Tree, once: bool, home
     story.cut_edit_heal(show, cluster).await?;
     show.title("Everything that was shown held.");
     if !once {
-        stay(show, cluster, home).await;
+        match stay(show, cluster, home).await {}
     }
     Ok(())
 }
 
 /// For ever: Ctrl-C ends whatever the story is at.
-async fn stay(show: &Show, cluster: &Cluster, home: &Path) {
+async fn stay(show: &Show, cluster: &Cluster, home: &Path) -> Infallible {
     show.line("Both servers stay up. Log in with any Matrix client:");
     for (index, name) in ["alice", "bob"].iter().enumerate() {
         let base = cluster[index].client().base();
