@@ -90,23 +90,20 @@ fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let (room_id, kind, key) = path(&request)?;
     let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
     state.rate_limits.admit(Class::Message, user_id.as_str())?;
-    let event_id = match kind {
-        ITEM => {
-            let content: Box<RawValue> =
-                serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
-            state.shared_space.put_state_event(user_id, Some(device_id), &room_id, key, &content)?
+    let event_id = if kind == ITEM {
+        let content: Box<RawValue> =
+            serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
+        state.shared_space.put_state_event(user_id, Some(device_id), &room_id, key, &content)?
+    } else {
+        let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
+        check(state, &room_id, kind, &content)?;
+        let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
+        let sent = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
+        if kind == DECLARATION_TYPE {
+            // Members may write when this is answered.
+            state.shared_space.follow()?;
         }
-        _ => {
-            let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
-            check(state, &room_id, kind, &content)?;
-            let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
-            let sent = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
-            if kind == DECLARATION_TYPE {
-                // Members may write when this is answered.
-                state.shared_space.follow()?;
-            }
-            sent
-        }
+        sent
     };
     Ok(json_response(StatusCode::OK, &json!({ "event_id": event_id })))
 }
