@@ -180,7 +180,7 @@ fn stripped_of(told: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
         sender: OwnedUserId,
         content: Box<RawValue>,
     }
-    let strip = |raw: &Box<RawValue>| serde_json::from_str::<Stripped>(raw.get()).ok();
+    let strip = |raw: &RawValue| serde_json::from_str::<Stripped>(raw.get()).ok();
     told.iter().filter_map(|raw| to_raw_value(&strip(raw)?).ok()).collect()
 }
 
