@@ -2,7 +2,10 @@
 //!
 //! In memory only: after a start every queue is looked at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use causeway_storage::{
     Database, StorageError,
@@ -37,7 +40,39 @@ struct Line {
     /// Rows noted, ever, and how many of them there were at the last look.
     noted: AtomicU64,
     seen: AtomicU64,
+    /// The room and subject at which the next round begins, so that a room with
+    /// much to do keeps no other waiting for more than a round.
+    begin: Mutex<Option<(String, String)>>,
 }
+
+impl Line {
+    /// At most [`SCAN_MAX`] rows, from where the last round ended and on from the
+    /// first; and whether there are more.
+    fn rows(&self, db: &Database, queue: Queue) -> Result<(Vec<Row>, bool), StorageError> {
+        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let at = begin.as_ref().map(|(room, subject)| (room.as_str(), subject.as_str()));
+        let mut rows = queues::from(db, queue, at, SCAN_MAX)?;
+        if begin.is_some() && rows.len() < SCAN_MAX {
+            let before = queues::all(db, queue, SCAN_MAX - rows.len())?;
+            let first = rows.first().cloned();
+            let is_before =
+                |row: &Row| first.as_ref().is_none_or(|first| (&row.0, &row.1) != (&first.0, &first.1));
+            rows.extend(before.into_iter().take_while(is_before));
+        }
+        let cut_off = rows.len() == SCAN_MAX;
+        if let Some((room, subject, _)) = rows.last().filter(|_| cut_off) {
+            self.go_on_at(room.clone(), subject.clone());
+        }
+        Ok((rows, cut_off))
+    }
+
+    fn go_on_at(&self, room: String, subject: String) {
+        *self.begin.lock().unwrap_or_else(PoisonError::into_inner) = Some((room, subject));
+    }
+}
+
+/// Room, subject, row.
+type Row = (String, String, QueueRow);
 
 /// When to look at which queue.
 #[derive(Debug, Default)]
@@ -101,13 +136,18 @@ impl Agenda {
         let noted = line.noted.load(Ordering::SeqCst);
         let is_news = line.seen.swap(noted, Ordering::SeqCst) != noted;
         let (mut tasks, mut next) = (Vec::new(), if is_news { now_ms + LOOK_AGAIN_MS } else { u64::MAX });
-        for (room, subject, row) in queues::all(db, queue, SCAN_MAX)? {
+        let (rows, cut_off) = line.rows(db, queue)?;
+        if cut_off {
+            next = next.min(now_ms + LOOK_AGAIN_MS);
+        }
+        for (room, subject, row) in rows {
             if row.due > now_ms {
                 next = next.min(row.due);
                 continue;
             }
             if tasks.len() == ROUND_MAX {
                 next = next.min(now_ms);
+                line.go_on_at(room, subject);
                 break;
             }
             let Ok(room) = RoomId::parse(room) else { continue };
@@ -141,5 +181,25 @@ mod tests {
         assert_eq!(take(5 + LOOK_AGAIN_MS), 1);
         // Nothing was noted since: nobody looks for ever.
         assert_eq!(agenda.of(Queue::Notice).due.load(Ordering::SeqCst), u64::MAX);
+    }
+
+    #[test]
+    fn a_room_with_much_to_do_keeps_no_other_waiting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = Database::open(folder.path(), &Options::default()).expect("a database");
+        let agenda = Agenda::default();
+        let mut batch = db.batch();
+        for number in 0..=ROUND_MAX {
+            let (room, key) = (room_id!("!a:a.example"), number.to_string());
+            queues::put(&mut batch, Queue::Projection, room, &key, &QueueRow::due(1));
+        }
+        queues::put(&mut batch, Queue::Projection, room_id!("!b:a.example"), "plan", &QueueRow::due(1));
+        db.commit_durable(batch).expect("committed");
+        let take = || agenda.take(&db, Queue::Projection, 5).expect("readable");
+        // Nothing gets done in the busy room.
+        let (first, second) = (take(), take());
+        assert!(first.iter().all(|task| task.room == room_id!("!a:a.example")));
+        assert!(second.iter().any(|task| task.room == room_id!("!b:a.example")));
+        assert_eq!((first.len(), second.len()), (ROUND_MAX, ROUND_MAX), "it wraps around");
     }
 }

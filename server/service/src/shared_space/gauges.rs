@@ -57,11 +57,12 @@ pub fn observe(space: &Arc<SharedSpace>) {
     });
 }
 
-const QUEUES: [(&str, Queue); 4] = [
+const QUEUES: [(&str, Queue); 5] = [
     ("projection", Queue::Projection),
     ("adoption", Queue::Adoption),
     ("notice", Queue::Notice),
     ("media", Queue::Media),
+    ("value", Queue::Value),
 ];
 
 fn gauge(

@@ -98,7 +98,19 @@ pub fn all(
     queue: Queue,
     limit: usize,
 ) -> Result<Vec<(String, String, QueueRow)>, StorageError> {
-    let rows = db.scan(Cf::SpaceQueues, &parts(&[queue.name()]), None, Direction::Forward, limit)?;
+    from(db, queue, None, limit)
+}
+
+/// The same, from a room and subject on.
+pub fn from(
+    db: &impl Read,
+    queue: Queue,
+    first: Option<(&str, &str)>,
+    limit: usize,
+) -> Result<Vec<(String, String, QueueRow)>, StorageError> {
+    let first = first.map(|(room, subject)| parts(&[queue.name(), room, subject]));
+    let prefix = parts(&[queue.name()]);
+    let rows = db.scan(Cf::SpaceQueues, &prefix, first.as_deref(), Direction::Forward, limit)?;
     rows.iter()
         .map(|(key, row)| {
             let mut parts = KeyParts::new(Cf::SpaceQueues, key);
