@@ -54,9 +54,14 @@ async fn send(
 }
 
 async fn work(state: &FederationState, signed: &Signed, body: Body) -> Value {
-    for edu in body.edus.0 {
+    let (advertisements, edus): (Vec<_>, Vec<_>) =
+        body.edus.0.into_iter().partition(|edu| ephemeral::is_advertisement(edu));
+    for edu in edus {
         ephemeral::receive(state, &signed.origin, &edu).await;
     }
     let results = crate::incoming::receive_pdus(state, &signed.origin, body.pdus.0).await;
+    for edu in advertisements {
+        ephemeral::receive(state, &signed.origin, &edu).await;
+    }
     json!({"pdus": results})
 }

@@ -31,6 +31,17 @@ struct Edu {
     content: Box<RawValue>,
 }
 
+/// Whether a unit is about replication. Such a unit is looked at after the
+/// transaction's events: what those bring need not be pulled.
+pub(super) fn is_advertisement(edu: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        edu_type: &'a str,
+    }
+    serde_json::from_str::<Kind<'_>>(edu.get()).is_ok_and(|edu| edu.edu_type == VERSION_VECTOR)
+}
+
 /// Does what `edu` asks for, if anything.
 pub(crate) async fn receive(state: &FederationState, origin: &ServerName, edu: &RawValue) {
     let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else {
