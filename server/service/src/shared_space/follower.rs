@@ -63,13 +63,18 @@ impl SharedSpace {
     /// # Errors
     /// Storage failed; what was not followed is followed next time.
     pub fn follow(&self) -> Result<(), SpaceError> {
+        self.follow_while(|| true)
+    }
+
+    /// The same, but ending before another page of events once `wanted` is false.
+    pub(super) fn follow_while(&self, wanted: impl Fn() -> bool) -> Result<(), SpaceError> {
         // One follower at a time, whoever calls: a client's write waits for it too.
         let mut cursor = lock(&self.cursor);
         let mut at = match *cursor {
             Some(at) => at,
             None => queues::meta::<u64>(&self.db, &["follower"])?.unwrap_or_default(),
         };
-        loop {
+        while wanted() {
             let places = self.rooms.stream(StreamPosition(at), STEP_MAX)?;
             let Some(last) = places.last() else { break };
             let last = last.position.0;

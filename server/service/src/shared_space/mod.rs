@@ -67,7 +67,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -130,6 +130,8 @@ pub struct SharedSpace {
     pace: Mutex<Pace>,
     metrics: Metrics,
     named: NamedCache,
+    /// Set when the process stops.
+    stopping: AtomicBool,
     effective: EffectiveCache,
     /// How long the next server waits for the one before it.
     rank_wait: Duration,
@@ -184,6 +186,7 @@ impl SharedSpace {
             pace: Mutex::default(),
             metrics: Metrics::new(),
             named: observed::named_cache(),
+            stopping: AtomicBool::new(false),
             effective: draft::facts::effective_cache(),
             rank_wait: RANK_WAIT,
         })

@@ -11,7 +11,7 @@ use causeway_shared_space::{
     Change, ChangeId, Counter, Dot, Header, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling,
 };
 use causeway_storage::{
-    Database, StorageError, rooms as room_rows,
+    Database, StorageError,
     shared_space::{
         entries,
         items::{self, ItemRow},
@@ -25,7 +25,7 @@ use crate::{cache::Cache, sync};
 
 /// Headers of which what they name is kept in memory, at most twice as many:
 /// 2 KiB each at most.
-const NAMED_MAX: usize = 2_048;
+const NAMED_MAX: usize = 8_192;
 
 /// What an entry names, and where it stands in its log.
 #[derive(Debug)]
@@ -117,9 +117,10 @@ impl SharedSpace {
     }
 
     /// Where an event stands in this server's stream; `None` for history.
-    pub(super) fn stream_position(&self, event_id: &ruma::EventId) -> Result<Option<u64>, StorageError> {
-        let meta = room_rows::event_meta(&self.db, event_id)?;
-        Ok(meta.and_then(|meta| meta.position).and_then(|position| u64::try_from(position).ok()))
+    pub(super) fn stream_position(&self, event_id: &ruma::EventId) -> Result<Option<u64>, SpaceError> {
+        // From memory where it can be: this is asked for each face at each write.
+        let held = self.rooms.held(event_id)?;
+        Ok(held.and_then(|held| held.meta.position).and_then(|position| u64::try_from(position).ok()))
     }
 
     /// Facts for [`Observed::supersedes`]; `drafted` are the entries that are not stored yet.

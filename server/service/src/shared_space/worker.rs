@@ -4,7 +4,10 @@
 //! One loop; a step runs on a blocking thread, whenever something was committed
 //! or something is due.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{SharedSpace, error::SpaceError};
 use crate::{error::Chain, notify::Topic};
@@ -20,11 +23,15 @@ impl SharedSpace {
     /// # Errors
     /// Storage failed; it is tried again.
     pub fn step(&self) -> Result<(), SpaceError> {
-        self.follow()?;
-        self.adopt()?;
-        self.tell_conflicts()?;
-        self.project()?;
+        self.follow_while(|| !self.is_stopping())?;
+        let parts = [Self::adopt, Self::tell_conflicts, Self::project];
+        parts.iter().filter(|_| !self.is_stopping()).try_for_each(|part| part(self))?;
         Ok(self.forget()?)
+    }
+
+    /// Whether long work should end where it can go on after a start.
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// How long nothing is due.
@@ -34,20 +41,36 @@ impl SharedSpace {
     }
 }
 
+/// How long news are gathered before a step: a busy room has some at each
+/// millisecond, and a step for each would cost more than the work.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// Steps until `stop`.
 pub async fn run(space: Arc<SharedSpace>, stop: impl Future<Output = ()>) {
     let news = space.notifier.subscribe([Topic::Stream, Topic::Spaces]);
     tokio::pin!(stop);
     loop {
         let stepping = Arc::clone(&space);
-        match tokio::task::spawn_blocking(move || stepping.step()).await {
+        let mut step = tokio::task::spawn_blocking(move || stepping.step());
+        let stepped = tokio::select! {
+            stepped = &mut step => stepped,
+            () = &mut stop => {
+                // A step over a long backlog ends early; what is left is in storage.
+                space.stopping.store(true, Ordering::Relaxed);
+                step.await
+            }
+        };
+        match stepped {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %Chain(&error), "shared spaces can't go on"),
             Err(error) => tracing::error!(%error, "a step of the shared spaces failed"),
         }
+        if space.is_stopping() {
+            break;
+        }
         tokio::select! {
             () = &mut stop => break,
-            () = news.changed() => {}
+            () = news.changed() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(space.pause()) => {}
         }
     }
