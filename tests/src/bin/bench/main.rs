@@ -35,7 +35,8 @@ struct Arguments {
     only: Vec<String>,
 }
 
-#[tokio::main]
+// The load generator takes no more of the machine than it needs.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> ExitCode {
     match run(&Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
