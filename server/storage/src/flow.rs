@@ -192,7 +192,9 @@ impl Flow {
         state.waiters = waiting;
         state.syncing = leader.is_some();
         drop(state);
-        served.iter().for_each(|waiter| waiter.tell(TOLD_TO_LOOK));
+        for waiter in served {
+            waiter.tell(TOLD_TO_LOOK);
+        }
         if let Some(leader) = leader {
             leader.tell(TOLD_TO_LEAD);
         }
