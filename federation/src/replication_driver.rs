@@ -219,6 +219,7 @@ impl Driver {
     /// A server speaks the protocol, so it takes part.
     fn heard(&mut self, server: &OwnedServerName) {
         if self.servers.heard(server) {
+            self.note_takes_part(server, true);
             self.tell_rooms(server, Standing::Up);
         }
     }
@@ -244,11 +245,14 @@ impl Driver {
     }
 
     fn probed(&mut self, server: &OwnedServerName, capable: servers::Probed) {
-        match self.servers.note(server, capable) {
-            Some(true) => self.tell_rooms(server, Standing::Up),
-            Some(false) => self.tell_rooms(server, Standing::Incapable),
-            None => {}
-        }
+        let Some(capable) = self.servers.note(server, capable) else { return };
+        self.note_takes_part(server, capable);
+        self.tell_rooms(server, if capable { Standing::Up } else { Standing::Incapable });
+    }
+
+    /// Who speaks of conflicts and who adopts goes by it.
+    fn note_takes_part(&self, server: &OwnedServerName, takes_part: bool) {
+        self.state.services().shared_space.set_takes_part(server, takes_part);
     }
 
     fn tell_rooms(&mut self, server: &OwnedServerName, standing: Standing) {

@@ -40,10 +40,10 @@ impl SharedSpace {
         Ok(())
     }
 
-    /// The sender's server first if it takes part, then by hash. A server that
-    /// is known to hold changes of its own in the room takes part.
+    /// The sender's server first if it takes part, then by hash. A server takes
+    /// part if it said so, or if changes of its own are held.
     fn adoption_rank(&self, room: &RoomId, event: &Pdu) -> Result<u64, SpaceError> {
-        let capable = self.writing_servers(room)?;
+        let capable = self.capable_servers(room)?;
         let sender = event.sender().server_name();
         let mut others: Vec<OwnedServerName> =
             capable.iter().filter(|server| *server != sender).cloned().collect();
@@ -57,15 +57,15 @@ impl SharedSpace {
         Ok(u64::try_from(rank + first).unwrap_or(u64::MAX))
     }
 
-    /// Servers in the room that have written changes: they take part.
-    pub(super) fn writing_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
+    /// Servers in the room that take part.
+    pub(super) fn capable_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, SpaceError> {
         let log = super::stored::load_log(&self.db, room)?;
-        let mut writing: Vec<OwnedServerName> =
-            log.rows().map(|(replica, _)| replica.server().to_owned()).collect();
-        writing.dedup();
-        let present = self.other_servers(room)?;
-        writing.retain(|server| server == self.server_name() || present.contains(server));
-        Ok(writing)
+        let has_written =
+            |server: &OwnedServerName| log.rows().any(|(replica, _)| replica.server() == &**server);
+        let mut capable = self.other_servers(room)?;
+        capable.retain(|server| self.takes_part(server).unwrap_or_else(|| has_written(server)));
+        capable.push(self.server_name().to_owned());
+        Ok(capable)
     }
 
     /// Adopts what is due.

@@ -22,6 +22,7 @@ mod adoption;
 mod agenda;
 pub mod authorise;
 pub mod choice;
+pub mod copying;
 pub mod declaration;
 pub mod draft;
 mod endings;
@@ -61,6 +62,8 @@ mod background_tests;
 #[cfg(test)]
 mod notice_tests;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod pair;
 #[cfg(test)]
 mod tests;
@@ -98,6 +101,8 @@ pub const DECLARATION_TYPE: &str = "org.causeway.shared_space";
 pub const SERVICE_LOCALPART: &str = "causeway";
 /// Rooms whose log's shape is kept in memory; idle ones go when there are more.
 const SPACES_MAX: usize = 1_000;
+/// Servers of which is kept whether they take part; when there are more, all are asked anew.
+const SERVERS_MAX: usize = 50_000;
 /// How long the next server waits for the one before it, unless told otherwise.
 const RANK_WAIT: Duration = Duration::from_secs(30);
 
@@ -120,6 +125,8 @@ pub struct SharedSpace {
     peers: Mutex<peers::Peers>,
     /// Rooms in which a pull is under way.
     catching_up: Mutex<BTreeSet<OwnedRoomId>>,
+    /// Servers that are known to take part in replication, or known not to.
+    taking_part: Mutex<HashMap<OwnedServerName, bool>>,
     /// How many items each room's state shows or is about to show, where that was counted.
     shown: Mutex<HashMap<OwnedRoomId, u64>>,
     /// How far the stream of events was followed. Held while following.
@@ -179,6 +186,7 @@ impl SharedSpace {
             written: Mutex::default(),
             peers: Mutex::default(),
             catching_up: Mutex::default(),
+            taking_part: Mutex::default(),
             shown: Mutex::default(),
             cursor: Mutex::default(),
             forgetting: Mutex::default(),
@@ -264,6 +272,23 @@ impl SharedSpace {
     /// [`Topic::Spaces`].
     pub fn take_written(&self) -> BTreeSet<OwnedRoomId> {
         std::mem::take(&mut lock(&self.written))
+    }
+
+    /// The driver says whether a server takes part in replication.
+    pub fn set_takes_part(&self, server: &ServerName, takes_part: bool) {
+        let mut servers = lock(&self.taking_part);
+        if servers.len() >= SERVERS_MAX && !servers.contains_key(server) {
+            servers.clear();
+        }
+        servers.insert(server.to_owned(), takes_part);
+    }
+
+    /// Whether a server takes part in replication; `None` while that is not known.
+    fn takes_part(&self, server: &ServerName) -> Option<bool> {
+        if server == self.server_name() {
+            return Some(true);
+        }
+        lock(&self.taking_part).get(server).copied()
     }
 
     fn is_catching_up(&self, room: &RoomId) -> bool {

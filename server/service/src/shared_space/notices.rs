@@ -155,14 +155,18 @@ impl SharedSpace {
     }
 
     /// This server's place among those that may speak: authors' homes first, then
-    /// the others in an order that differs from conflict to conflict.
+    /// the others in an order that differs from conflict to conflict. Nobody waits
+    /// for a server that does not take part.
     fn rank(&self, room: &RoomId, speakers: &[OwnedServerName], id: &str) -> Result<Option<u64>, SpaceError> {
+        // An author's home that was not heard from yet may well speak.
+        let may_speak = |server: &&OwnedServerName| self.takes_part(server) != Some(false);
+        let speakers: Vec<OwnedServerName> = speakers.iter().filter(may_speak).cloned().collect();
         if let Some(rank) = speakers.iter().position(|server| server == self.server_name()) {
             return Ok(u64::try_from(rank).ok());
         }
         let mut others: Vec<OwnedServerName> = self.other_servers(room)?;
         others.push(self.server_name().to_owned());
-        others.retain(|server| !speakers.contains(server));
+        others.retain(|server| !speakers.contains(server) && self.takes_part(server) == Some(true));
         others.sort_by_cached_key(|server| Sha256::digest(format!("{id}{server}")).to_vec());
         let rank = others.iter().position(|server| server == self.server_name());
         Ok(rank.and_then(|rank| u64::try_from(speakers.len() + rank).ok()))

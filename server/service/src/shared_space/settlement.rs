@@ -103,7 +103,7 @@ impl SharedSpace {
     /// the conflict, and that server is not known to take part.
     fn stands_in_for(&self, room: &RoomId, user: &UserId, told: &[NoticeRow]) -> Result<bool, SpaceError> {
         let own = told.first().is_some_and(|notice| notice.sender.server_name() == self.server_name());
-        Ok(own && !self.writing_servers(room)?.iter().any(|server| server == user.server_name()))
+        Ok(own && !self.capable_servers(room)?.iter().any(|server| server == user.server_name()))
     }
 
     /// What a number means for one conflict: in a notice of its own a sibling; in
