@@ -2,7 +2,7 @@
 
 use axum::Router;
 use causeway_service::{
-    error::MatrixError,
+    error::{Chain, MatrixError},
     rooms::{CreateRoom, InitialState, Preset},
     shared_space::{DECLARATION_TYPE, ITEM_TYPE},
 };
@@ -155,5 +155,10 @@ fn upgrade(
         &body.additional_creators,
         profile,
     )?;
+    if let Err(error) = state.shared_space.copy_items(user_id, &body.room_id, &replacement) {
+        // The new room exists, and the items are all in the old one.
+        let error = Chain(&error);
+        tracing::warn!(room = %body.room_id, %error, "the items of an upgraded room were not all copied");
+    }
     Ok(upgrade_room::v3::Response::new(replacement))
 }

@@ -223,11 +223,16 @@ async fn an_upgraded_room_points_to_its_successor() {
     let alice = server.register("alice").await;
     let body = json!({ "name": "Plans", "room_version": "11", "room_alias_name": "plans" });
     let room = server.room(&alice, body).await;
+    let item = |room: &str| format!("{V3}/rooms/{room}/state/org.causeway.item/plan");
+    server.put(&item(&room), &alice, json!({ "text": "kept" })).await.ok();
     let answer =
         server.post(&format!("{V3}/rooms/{room}/upgrade"), &alice, json!({ "new_version": "12" })).await.ok();
     let new = answer["replacement_room"].as_str().expect("a room id").to_owned();
     let tombstone = server.get(&format!("{V3}/rooms/{room}/state/m.room.tombstone"), &alice).await.ok();
     assert_eq!(tombstone["replacement_room"], new.as_str());
+    let items = format!("/_matrix/client/unstable/org.causeway/rooms/{new}/items");
+    let items = server.get(&items, &alice).await.ok();
+    assert_eq!(items["items"][0]["siblings"][0]["value"]["text"], "kept", "{items}");
     let create = server.get(&format!("{V3}/rooms/{new}/state/m.room.create"), &alice).await.ok();
     assert_eq!(create["predecessor"]["room_id"], room.as_str());
     assert_eq!(

@@ -14,30 +14,21 @@ pub const PROJECTION_MAX: u64 = 1_000;
 /// The most that a declaration can ask for: all of a room's state goes to
 /// everybody who joins.
 pub const PROJECTION_MAX_MOST: u64 = 10_000;
-/// The longest times that can be named, in days: a hundred years.
-const DAYS_MAX: u64 = 36_525;
+/// Members that a later version gives a meaning: nobody is to rely on them before.
+const RESERVED: [&str; 2] = ["retention", "stale_after_days"];
 
 /// What a room's declaration says; the default is that of a room without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
     /// How many items the room's state shows; 0 for `"projection": "none"`.
     pub projection_max: u64,
-    /// For how many days values of superseded changes are kept; `None` for ever.
-    pub retention_days: Option<u64>,
-    /// After how many days a server that was not heard from is shown as stale.
-    pub stale_after_days: Option<u64>,
     /// Whether values may stand in clear in an encrypted room.
     pub allow_unencrypted: bool,
 }
 
 impl Default for Declaration {
     fn default() -> Self {
-        Self {
-            projection_max: PROJECTION_MAX,
-            retention_days: None,
-            stale_after_days: None,
-            allow_unencrypted: false,
-        }
+        Self { projection_max: PROJECTION_MAX, allow_unencrypted: false }
     }
 }
 
@@ -58,17 +49,15 @@ impl Declaration {
 
     fn read(content: &Map<String, Json>) -> (Self, Option<&'static str>) {
         let mut wrong = None;
-        let mut number = |name: &'static str, most: u64| {
-            let value = content.get(name)?;
-            let number = value.as_u64().filter(|number| *number <= most);
-            if number.is_none() {
-                wrong = Some(name);
-            }
-            number
-        };
-        let mut projection_max = number("projection_max", PROJECTION_MAX_MOST).unwrap_or(PROJECTION_MAX);
-        let retention_days = number("retention", DAYS_MAX);
-        let stale_after_days = number("stale_after_days", DAYS_MAX);
+        let asked = content.get("projection_max");
+        let number = asked.and_then(Json::as_u64).filter(|number| *number <= PROJECTION_MAX_MOST);
+        if asked.is_some() && number.is_none() {
+            wrong = Some("projection_max");
+        }
+        let mut projection_max = number.unwrap_or(PROJECTION_MAX);
+        if let Some(name) = RESERVED.into_iter().find(|name| content.contains_key(*name)) {
+            wrong = Some(name);
+        }
         match content.get("projection").map(Json::as_str) {
             Some(Some("none")) => projection_max = 0,
             None | Some(Some("state")) => {}
@@ -79,7 +68,7 @@ impl Declaration {
             wrong = Some("allow_unencrypted");
         }
         let allow_unencrypted = allow_unencrypted.flatten().unwrap_or_default();
-        (Self { projection_max, retention_days, stale_after_days, allow_unencrypted }, wrong)
+        (Self { projection_max, allow_unencrypted }, wrong)
     }
 }
 
@@ -105,15 +94,9 @@ mod tests {
     fn what_is_said_counts_and_what_is_not_has_a_default() {
         assert_eq!(parse(&json!({})), Ok(Declaration::default()));
         let said = json!({
-            "projection": "state", "projection_max": 5, "retention": 30, "stale_after_days": 7,
-            "allow_unencrypted": true, "more": [],
+            "projection": "state", "projection_max": 5, "allow_unencrypted": true, "more": [],
         });
-        let expected = Declaration {
-            projection_max: 5,
-            retention_days: Some(30),
-            stale_after_days: Some(7),
-            allow_unencrypted: true,
-        };
+        let expected = Declaration { projection_max: 5, allow_unencrypted: true };
         assert_eq!(parse(&said), Ok(expected));
         assert_eq!(
             parse(&json!({"projection": "none", "projection_max": 5})).map(|read| read.projection_max),
@@ -128,8 +111,8 @@ mod tests {
             ("projection", json!({"projection": 1})),
             ("projection_max", json!({"projection_max": 10_001})),
             ("projection_max", json!({"projection_max": -1})),
-            ("retention", json!({"retention": "long"})),
-            ("stale_after_days", json!({"stale_after_days": 36_526})),
+            ("retention", json!({"retention": 30})),
+            ("stale_after_days", json!({"stale_after_days": 7})),
             ("allow_unencrypted", json!({"allow_unencrypted": "yes"})),
         ];
         for (name, content) in wrong {
