@@ -29,6 +29,12 @@ pub trait ObservedFacts {
     /// The item ids that the change named `id` supersedes, and whether a second
     /// server is known to hold it; `None` if the change is not known here.
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, Self::Error>;
+
+    /// What a change names, if a second server is known to hold it.
+    fn named_if_replicated(&self, id: &ChangeId) -> Result<Option<Vec<ChangeId>>, Self::Error> {
+        let fact = self.observed(id)?;
+        Ok(fact.and_then(|(named, replicated)| replicated.then_some(named)))
+    }
 }
 
 impl Observed {
@@ -70,7 +76,7 @@ impl Observed {
             carried.filter(|(_, replicated)| !replicated).flat_map(|(named, _)| named).copied().collect();
         let mut absorbed = BTreeSet::new();
         for id in carried.iter().filter(|id| !self.0.contains(id)) {
-            if let Some((named, true)) = facts.observed(id)? {
+            if let Some(named) = facts.named_if_replicated(id)? {
                 absorbed.extend(named);
             }
         }

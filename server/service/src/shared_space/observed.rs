@@ -178,6 +178,17 @@ impl Facts<'_> {
 impl ObservedFacts for Facts<'_> {
     type Error = StorageError;
 
+    fn named_if_replicated(&self, id: &ChangeId) -> Result<Option<Vec<ChangeId>>, StorageError> {
+        // What only this server holds is asked for most, and copies nothing.
+        if self.drafted.contains_key(id) {
+            return Ok(None);
+        }
+        match self.named.get(id) {
+            Some(named) => Ok(self.is_replicated(&named.dot).then(|| named.supersedes.clone())),
+            None => Ok(self.observed(id)?.and_then(|(named, replicated)| replicated.then_some(named))),
+        }
+    }
+
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, StorageError> {
         if let Some(change) = self.drafted.get(id) {
             return Ok(Some((change.header().supersedes().to_vec(), false)));
