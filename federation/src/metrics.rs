@@ -16,6 +16,7 @@ pub struct Metrics {
     events_received: Counter<u64>,
     events_sent: Counter<u64>,
     transactions_sent: Counter<u64>,
+    transaction_bytes: Counter<u64>,
     requests_refused: Counter<u64>,
     queue_depth: Gauge<u64>,
     inputs_waiting: Gauge<u64>,
@@ -43,6 +44,11 @@ impl Default for Metrics {
                 "causeway.federation.transactions.sent",
                 "{transaction}",
                 "Attempts to deliver a transaction, by outcome",
+            ),
+            transaction_bytes: counter(
+                "causeway.federation.transaction.bytes",
+                "By",
+                "Bodies of acknowledged transactions and of their answers",
             ),
             requests_refused: counter(
                 "causeway.federation.requests.refused",
@@ -87,6 +93,11 @@ impl Metrics {
     pub fn delivered(&self, events: usize) {
         self.transactions_sent.add(1, &[KeyValue::new("outcome", "delivered")]);
         self.events_sent.add(events as u64, &[]);
+    }
+
+    /// The bodies of a delivered transaction and of its answer were this long.
+    pub fn exchanged(&self, bytes: usize) {
+        self.transaction_bytes.add(bytes as u64, &[]);
     }
 
     /// A transaction was not delivered.

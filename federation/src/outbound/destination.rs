@@ -170,7 +170,9 @@ impl Task {
         let path = format!("/_matrix/federation/v1/send/{}", escape(&transaction.id));
         let mut request = Request::new(&self.server, Method::PUT, &path).json(&body)?;
         request.response_bytes_max = ANSWER_BYTES_MAX;
+        let sent = request.body.as_ref().map_or(0, Vec::len);
         let answer = self.sender.0.client.send_ok(request).await?;
+        self.sender.0.metrics.exchanged(sent + answer.body.len());
         self.log_refused(&answer.body);
         Ok(())
     }

@@ -33,18 +33,31 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
         // Each in a room of its own, shared with the other server as in real use.
         let room = shared_room(cluster, &alice, &bob, "batch").await?;
         fill(&alice, &room, items).await?;
+        let before = processor_time(cluster)?;
         let rate = batch_rate(&alice, &room, items, BATCHES / scale).await?;
         figures.add(format!("batch_writes_{items}_items"), rate, "writes/s", ">= 5000");
+        let each = (processor_time(cluster)? - before) / number(BATCHES / scale * BATCH);
+        figures.add(format!("batch_write_processor_time_{items}_items"), each, "us", "");
         batch.push(rate);
         let room = shared_room(cluster, &alice, &bob, "events").await?;
         fill_by_events(&alice, &room, items).await?;
+        let before = processor_time(cluster)?;
         let rate = event_rate(&alice, &room, items, EVENTS / scale).await?;
         figures.add(format!("state_events_16_in_flight_{items}_items"), rate, "writes/s", ">= 1000");
+        let each = (processor_time(cluster)? - before) / number(EVENTS / scale);
+        figures.add(format!("state_event_processor_time_{items}_items"), each, "us", "");
         event.push(rate);
     }
     figures.add("batch_writes_large_over_small", batch[1] / batch[0], "ratio", ">= 0.8");
     figures.add("state_events_large_over_small", event[1] / event[0], "ratio", ">= 0.8");
     Ok(())
+}
+
+/// Of both servers, in microseconds: a machine that is busy with other things
+/// takes longer for a write, but not much more of the processor.
+fn processor_time(cluster: &Cluster) -> Result<f64> {
+    let time = cluster[0].processor_time()? + cluster[1].processor_time()?;
+    Ok(time.as_secs_f64() * 1_000_000.0)
 }
 
 async fn shared_room(cluster: &Cluster, alice: &User, bob: &User, name: &str) -> Result<String> {
