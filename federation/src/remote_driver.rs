@@ -11,12 +11,14 @@ mod join;
 mod leave;
 mod media;
 
+use std::sync::Arc;
+
 use causeway_service::{
     error::{Chain, MatrixError},
     remote::RemoteRequest,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ use crate::{client::ClientError, state::FederationState};
 
 /// Requests that are served at once.
 pub const AT_ONCE_MAX: usize = 64;
+/// Files that are fetched at once: each is whole in memory, up to the largest
+/// upload that the configuration allows. The others wait.
+const FILES_AT_ONCE_MAX: usize = 6;
 
 /// Serves until `stop`, or until nobody can ask any more.
 pub async fn run(
@@ -33,13 +38,14 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
+    let files = Arc::new(Semaphore::new(FILES_AT_ONCE_MAX));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => log_panic(ended),
             request = requests.recv(), if tasks.len() < AT_ONCE_MAX => {
                 let Some(request) = request else { break };
-                tasks.spawn(serve(state.clone(), request));
+                tasks.spawn(serve(state.clone(), Arc::clone(&files), request));
             }
         }
     }
@@ -55,7 +61,7 @@ fn log_panic(ended: Result<(), JoinError>) {
 }
 
 /// Does one thing. That the client has gone away meanwhile is no error.
-async fn serve(state: FederationState, request: RemoteRequest) {
+async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteRequest) {
     match request {
         RemoteRequest::Join { room_id, user_id, via, content, reply } => {
             let _gone = reply.send(join::join(&state, &room_id, &user_id, via, content).await);
@@ -68,6 +74,8 @@ async fn serve(state: FederationState, request: RemoteRequest) {
             let _gone = reply.send(invite::invite(&state, invite).await);
         }
         RemoteRequest::Media { mxc, holders, expected, bytes_max, reply } => {
+            // Never closed.
+            let Ok(_turn) = files.acquire().await else { return };
             let _gone = reply.send(media::media(&state, &mxc, holders, &expected, bytes_max).await);
         }
         RemoteRequest::Profile { user_id, reply } => {
