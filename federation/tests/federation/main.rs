@@ -1,5 +1,6 @@
 //! Servers that talk to each other over real TLS on loopback.
 
+mod addresses;
 mod delivery;
 mod ephemeral;
 mod gap_abuse;
