@@ -3,7 +3,8 @@
 //! `soak --schedules 100000 --from 0` runs them on all cores and prints the seed
 //! of each failure; `soak --replay SEED` runs one again and prints everything
 //! that happens in it; `soak --table 1000` prints which rules of the protocol
-//! lose writes in the model.
+//! lose writes in the model, and that the real types do not in the same scenes.
+//! A seed that fails there is run again by `soak --replay SEED --scene NUMBER`.
 
 use std::{
     process::ExitCode,
@@ -37,6 +38,9 @@ struct Arguments {
     /// Together with `--replay`: in a calm world with brisk traffic.
     #[arg(long)]
     brisk: bool,
+    /// Together with `--replay`: in this scene of the table, from 0.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(..5))]
+    scene: Option<u8>,
     /// Prints the table of rules, over so many schedules for each entry.
     #[arg(long)]
     table: Option<u64>,
@@ -45,11 +49,16 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seeds) = arguments.table {
-        model::table(seeds, |line| println!("{line}"));
-        return ExitCode::SUCCESS;
+        let kept = model::table(seeds, |line| println!("{line}"));
+        return if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(seed) = arguments.replay {
-        return replay(seed, if arguments.brisk { Plan::brisk(seed) } else { Plan::of(seed) });
+        let plan = match arguments.scene.and_then(|number| model::SCENES.get(usize::from(number))) {
+            Some(scene) => model::real::plan(*scene, seed),
+            None if arguments.brisk => Plan::brisk(seed),
+            None => Plan::of(seed),
+        };
+        return replay(seed, plan);
     }
     let threads =
         arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));

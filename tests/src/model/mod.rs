@@ -1,11 +1,12 @@
 //! The rules of the protocol that were weighed against each other, in a model
 //! without cryptography or encoding: which of them lose writes.
 //!
-//! The real types are put through the same worlds by [`crate::simulation`];
-//! here the rejected rules live on, so that the reason for the chosen one can be
-//! seen (`soak table`) and stays true (a test).
+//! Here the rejected rules live on, so that the reason for the chosen ones can be
+//! seen (`soak --table 1000`) and stays true (a test). The chosen ones are in the
+//! table twice: in the model, and with the real types and their encoding in the
+//! same scenes ([`real`]).
 //!
-//! Why the rejected rules have no real types: the real ones can't express them. A
+//! Why the rejected rules are in the model only: the real types can't express them. A
 //! header has no place for a vector or for dots as what an author had seen, and
 //! the change log has no state in which it freezes, or leaves islands out; types
 //! that could would be code that nothing else runs. What a server can do wrong in
@@ -13,6 +14,7 @@
 //! in an old log, naming all or nothing, forgetting what was named.
 
 pub mod context;
+pub mod real;
 pub mod server;
 pub mod world;
 
@@ -154,17 +156,24 @@ pub fn count(variant: Variant, scene: Scene, first_seed: u64, seeds: u64) -> BTr
     counts
 }
 
-/// The whole table: for each scene and variant, the number of schedules with
-/// each fault.
-pub fn table(seeds: u64, mut line: impl FnMut(String)) {
+/// The whole table: for each scene and variant, and for the real types, the
+/// number of schedules with each fault. True if the real types broke no rule.
+pub fn table(seeds: u64, mut line: impl FnMut(String)) -> bool {
+    let mut kept = true;
     for scene in SCENES {
         line(format!("== {}: of {seeds} schedules, those with each fault", scene.title));
         for variant in VARIANTS {
-            let counts = count(variant, scene, 0, seeds);
-            let counts: Vec<String> =
-                counts.iter().map(|(fault, count)| format!("{fault}={count}")).collect();
-            let verdict = if counts.is_empty() { "clean".to_owned() } else { counts.join("  ") };
-            line(format!("  {variant:34} {verdict}"));
+            line(format!("  {variant:34} {}", verdict(&count(variant, scene, 0, seeds))));
         }
+        let real = real::count(scene, None, 0, seeds);
+        kept &= real.violation.is_none();
+        line(format!("  {:34} {real}", "the real types"));
     }
+    kept
+}
+
+/// A row's faults in words.
+fn verdict(faults: &BTreeMap<Fault, u64>) -> String {
+    let faults: Vec<String> = faults.iter().map(|(fault, count)| format!("{fault}={count}")).collect();
+    if faults.is_empty() { "clean".to_owned() } else { faults.join("  ") }
 }

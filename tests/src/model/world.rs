@@ -12,10 +12,16 @@ use super::{
 };
 use crate::dice::Dice;
 
-const SERVERS: usize = 3;
-const DEVICES_EACH: usize = 2;
-const KEYS: usize = 2;
-const STEPS: usize = 60;
+/// Servers of a schedule.
+pub const SERVERS: usize = 3;
+/// Devices of each server.
+pub const DEVICES_EACH: usize = 2;
+/// Items.
+pub const KEYS: usize = 2;
+/// Random actions before healing.
+pub const STEPS: usize = 60;
+/// Most entries that one pull takes: one of these.
+pub const PAGES: [u32; 3] = [1, 3, 99];
 
 /// What can be wrong at the end of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +36,8 @@ pub enum Fault {
     FalseConflict,
     /// The same, where what connected them was lost with a disk: unavoidable.
     FalseViaLost,
+    /// Another rule, which the model has no notion of and [`super::real`] checks.
+    Other(&'static str),
 }
 
 impl std::fmt::Display for Fault {
@@ -40,6 +48,7 @@ impl std::fmt::Display for Fault {
             Self::Lost => "lost",
             Self::FalseConflict => "false_conflict",
             Self::FalseViaLost => "false_via_lost",
+            Self::Other(rule) => rule,
         })
     }
 }
@@ -152,8 +161,8 @@ impl World {
             52..72 => {
                 let (a, b) = self.pair();
                 if self.linked(a, b) {
-                    let limit = [1, 3, 99][self.dice.below(3)];
-                    self.pull(a, b, limit);
+                    let limit = PAGES[self.dice.below(PAGES.len())];
+                    self.pull(a, b, limit as usize);
                 }
             }
             72..80 if self.scene.stamps => self.stamp(),

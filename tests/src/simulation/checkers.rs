@@ -133,6 +133,21 @@ impl World {
         }
     }
 
+    /// Items of honest servers that show a change together with one that its
+    /// author had seen, whatever the excuse.
+    pub fn seen_conflicts(&self) -> u64 {
+        let honest = self.servers.iter().filter(|server| server.honest);
+        let items = honest.flat_map(|server| server.life.disk.items().values());
+        let is_one = |item: &&Item| {
+            let shown = || item.siblings().iter().filter_map(|sibling| self.truth.number(&sibling.id));
+            shown().any(|over| {
+                let before = self.truth.history(over) & !(1 << over);
+                shown().any(|under| before >> under & 1 == 1)
+            })
+        };
+        items.filter(is_one).count() as u64
+    }
+
     /// After healing.
     pub fn check_agreement(&mut self) {
         if !self.agree() {

@@ -22,6 +22,7 @@ pub mod watch;
 pub mod world;
 
 use plan::Plan;
+use watch::Dangers;
 use world::World;
 
 /// A rule broken on purpose.
@@ -75,6 +76,14 @@ pub struct Report {
     pub pulls: u64,
     /// Simulated milliseconds from healing to agreement.
     pub healed_in_ms: u64,
+    /// Which dangers came about.
+    pub dangers: Dangers,
+    /// Dots that an honest server gave out twice: a violation unless its machine
+    /// was rolled back or copied behind its back.
+    pub reused: u64,
+    /// Items that show, after healing, a change together with one that its author
+    /// had seen: a violation unless what connected them was lost with a disk.
+    pub seen_conflicts: u64,
 }
 
 /// Runs the schedule of a seed.

@@ -67,6 +67,8 @@ pub struct SimServer {
     pub twin: Option<Box<Life>>,
     /// All that it ever held durably.
     pub ever: HashSet<ChangeId>,
+    /// Entries that it came to hold before the one that they follow.
+    pub islands: u64,
 }
 
 /// A write that was committed.
@@ -171,6 +173,9 @@ impl SimServer {
                     outcome.new += 1;
                     outcome.forks.extend(forks);
                     self.ever.insert(change.id());
+                    let behind_a_hole = |previous| !self.life.disk.holds(&previous);
+                    let island = change.header().previous().is_some_and(behind_a_hole);
+                    self.islands += u64::from(island);
                 }
             }
         }

@@ -4,6 +4,23 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use causeway_shared_space::{ChangeId, Dot, ItemKey};
 
+/// How often what a plan allows really came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dangers {
+    /// Links cut.
+    pub cuts: u64,
+    /// Processes killed.
+    pub crashes: u64,
+    /// Reads that showed one sibling of several.
+    pub faces: u64,
+    /// Entries that a server came to hold before the one that they follow.
+    pub islands: u64,
+    /// Old disks put in.
+    pub restores: u64,
+    /// Machines rolled back, or exchanged for their copies, unnoticed.
+    pub unnoticed: u64,
+}
+
 /// What the checkers remember from step to step.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
@@ -17,6 +34,8 @@ pub struct Watch {
     pub forged: usize,
     /// Per server, when its last pull is given up.
     pub pull_until_ms: Vec<u64>,
+    /// What came about.
+    pub dangers: Dangers,
 }
 
 impl Watch {
@@ -28,5 +47,17 @@ impl Watch {
     /// A server has another disk: what had gone from the old one may be on it.
     pub fn forget(&mut self, server: usize) {
         self.gone[server].clear();
+    }
+}
+
+impl std::ops::AddAssign for Dangers {
+    fn add_assign(&mut self, other: Self) {
+        let Self { cuts, crashes, faces, islands, restores, unnoticed } = other;
+        self.cuts += cuts;
+        self.crashes += crashes;
+        self.faces += faces;
+        self.islands += islands;
+        self.restores += restores;
+        self.unnoticed += unnoticed;
     }
 }

@@ -18,7 +18,7 @@ use super::{
     server::{Life, SimServer, Verifier, Write},
     store::Store,
     truth::Truth,
-    watch::Watch,
+    watch::{Dangers, Watch},
 };
 use crate::dice::Dice;
 
@@ -115,6 +115,7 @@ impl World {
                     life,
                     twin: None,
                     ever: HashSet::new(),
+                    islands: 0,
                 }
             })
             .collect();
@@ -260,6 +261,7 @@ impl World {
             .take(if face { 1 } else { usize::MAX })
             .map(|sibling| sibling.id)
             .collect();
+        self.watch.dangers.faces += u64::from(shown.len() < item.siblings().len());
         self.note(|world| {
             let shown: Vec<_> = shown.iter().map(|id| world.truth.number(id)).collect();
             format!("device {device} is shown {shown:?} of {key}")
@@ -272,6 +274,7 @@ impl World {
         for a in 0..self.servers.len() {
             for b in a + 1..self.servers.len() {
                 let up = mend || self.dice.chance(50);
+                self.watch.dangers.cuts += u64::from(!up && self.network.linked(a, b));
                 let mended = up && !self.network.linked(a, b);
                 self.network.set_link(a, b, up);
                 // One side finds out when it tries again; sometimes neither does
@@ -298,6 +301,7 @@ impl World {
             self.servers[server].sync();
         }
         let state = &mut self.servers[server];
+        self.watch.dangers.crashes += 1;
         let lost = state.life.jobs.len();
         let kept = state.life.replica.clone().filter(|_| state.broken == Some(Broken::KeepIncarnation));
         let disk = disk.unwrap_or_else(|| state.life.disk.clone());
@@ -342,6 +346,7 @@ impl World {
         let Some((server, disk, _)) = self.old() else { return };
         let before = self.servers[server].life.disk.clone();
         self.crash(server, Some(disk));
+        self.watch.dangers.restores += 1;
         self.lost_with(&before);
         self.watch.forget(server);
         self.note(|_| format!("s{server} gets an old disk"));
@@ -364,6 +369,7 @@ impl World {
         self.network.forget(server);
         self.watch.forget(server);
         self.watch.unnoticed.insert(server);
+        self.watch.dangers.unnoticed += 1;
         self.lost_with(&before.disk);
         before
     }
@@ -471,6 +477,8 @@ impl World {
 
     /// How it went.
     pub fn report(self) -> Report {
+        let seen_conflicts = self.seen_conflicts();
+        let islands = self.servers.iter().map(|server| server.islands).sum();
         let items = self.servers[0].life.disk.items();
         Report {
             violation: self.violation,
@@ -481,6 +489,9 @@ impl World {
             forks: self.watch.forks.len() as u64,
             pulls: self.requests,
             healed_in_ms: self.healed_in_ms,
+            dangers: Dangers { islands, ..self.watch.dangers },
+            reused: self.truth.reused.len() as u64,
+            seen_conflicts,
         }
     }
 }
