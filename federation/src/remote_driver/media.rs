@@ -34,10 +34,19 @@ pub(super) async fn media(
     let (origin, media_id) =
         mxc.parts().map_err(|_| MatrixError::invalid_param("That is not the address of a file"))?;
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let origins = [origin.to_owned()];
+    // Its own server is right about a file, whatever an item says.
+    let from_origin = download(state, origin, origin, media_id, bytes_max).await;
+    let failure = match from_origin {
+        Ok(media) => return Ok(media),
+        Err(error) => answer(&error),
+    };
     // A holder could give anything in the origin's name.
     let holders = if expected.is_empty() { Vec::new() } else { holders };
-    let servers = candidates(state.server_name(), origins.into_iter().chain(holders));
+    let others = holders.into_iter().filter(|holder| holder != origin);
+    let servers = candidates(state.server_name(), others);
+    if servers.is_empty() {
+        return Err(failure);
+    }
     first(&servers, |server| async move {
         let media = download(state, &server, origin, media_id, bytes_max).await;
         let media = media.map_err(|error| answer(&error))?;

@@ -203,7 +203,8 @@ impl<'a> Draft<'a> {
             && !self.is_erased(header)?
         {
             entries::put_value(batch, self.room, &id, value.as_str());
-            if let Some(file) = wanted_media::file_of(value.as_str(), self.own) {
+            if let Some(file) = wanted_media::file_of(value.as_str(), header.author().server_name(), self.own)
+            {
                 let before = queues::queued(self.db, Queue::Media, self.room, file.url.as_str())?;
                 let row = wanted_media::row_for(&file, before.as_ref());
                 queues::put(batch, Queue::Media, self.room, file.url.as_str(), &row);

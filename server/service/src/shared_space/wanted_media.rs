@@ -63,7 +63,11 @@ pub(super) struct Referred {
 }
 
 /// The file that a value refers to, if it is one of another server than `own`.
-pub(super) fn file_of(value: &str, own: &ServerName) -> Option<Referred> {
+///
+/// What a value says of the content is heeded only if its author is on the
+/// file's server: for any other he could name content of his own, which a server
+/// in the room would then give in the file's name.
+pub(super) fn file_of(value: &str, author: &ServerName, own: &ServerName) -> Option<Referred> {
     #[derive(Deserialize)]
     struct File {
         url: OwnedMxcUri,
@@ -83,7 +87,8 @@ pub(super) fn file_of(value: &str, own: &ServerName) -> Option<Referred> {
     if server == own {
         return None;
     }
-    let sha256 = sha256.as_ref().and_then(Json::as_str).map(str::to_ascii_lowercase);
+    let sha256 =
+        sha256.as_ref().filter(|_| author == server).and_then(Json::as_str).map(str::to_ascii_lowercase);
     let sha256 = sha256.filter(|text| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let size = size.as_ref().and_then(Json::as_u64);
     Some(Referred { url, content: sha256.map(|sha256| ExpectedContent { sha256, size }) })
@@ -154,7 +159,7 @@ mod tests {
     #[test]
     fn only_files_of_other_servers_are_wanted() {
         let own = server_name!("a.example");
-        let found = |value: &str| file_of(value, own);
+        let found = |value: &str| file_of(value, server_name!("b.example"), own);
         let wanted = r#"{"file":{"size":1,"url":"mxc://b.example/x"}}"#;
         let url = mxc_uri!("mxc://b.example/x").to_owned();
         assert_eq!(found(wanted), Some(Referred { url: url.clone(), content: None }));
@@ -172,6 +177,9 @@ mod tests {
         ] {
             assert_eq!(found(value), None, "{value}");
         }
+        // Only somebody on the file's server can say what is in it.
+        let elsewhere = file_of(&said, server_name!("c.example"), own).expect("a file");
+        assert_eq!(elsewhere.content, None);
         let broken = r#"{"file":{"sha256":"ab","size":"big","url":"mxc://b.example/x"}}"#;
         assert_eq!(found(broken).expect("a file").content, None);
         let long = format!(r#"{{"file":{{"url":"mxc://b.example/{}"}}}}"#, "x".repeat(ADDRESS_BYTES_MAX));
@@ -183,7 +191,7 @@ mod tests {
         let file = |n: usize| {
             let sha256 = format!("{n:064}");
             let value = format!(r#"{{"file":{{"sha256":"{sha256}","url":"mxc://b.example/x"}}}}"#);
-            file_of(&value, server_name!("a.example")).expect("a file")
+            file_of(&value, server_name!("b.example"), server_name!("a.example")).expect("a file")
         };
         let mut row = None;
         for n in [0, 1, 2, 1, 3, 4] {
