@@ -272,7 +272,11 @@ impl Outbox {
                 met.owed_rooms.push(meta.room_id);
             }
         }
-        met.owed_since_ms = now_ms;
+        // From the first of them: a destination that refuses again and again must
+        // not put off what it is owed for ever.
+        if met.owed_since_ms == 0 {
+            met.owed_since_ms = now_ms;
+        }
         let mut batch = self.database.batch();
         rows::put_destination(&mut batch, destination, &met);
         self.forget(batch, destination, transaction)

@@ -65,6 +65,19 @@ const TOLD_TO_LOOK: u8 = 1;
 /// Sync: `syncing` stays set and is this thread's now.
 const TOLD_TO_LEAD: u8 = 2;
 
+/// The right and duty to sync; those who wait hear of its end however it ends.
+struct Lead<'a> {
+    flow: &'a Flow,
+    /// Up to which sequence number everything is synced.
+    result: Result<u64, String>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.flow.end_sync(std::mem::replace(&mut self.result, Ok(0)));
+    }
+}
+
 impl Waiter {
     /// Parks until told; whether to lead.
     fn wait(&self) -> bool {
@@ -165,8 +178,10 @@ impl Flow {
                 state.syncing = true;
             }
             drop(state);
+            let mut lead = Lead { flow: self, result: Err("the thread that synced panicked".to_owned()) };
             let covers = latest();
-            self.end_sync(sync().map(|()| covers));
+            lead.result = sync().map(|()| covers);
+            drop(lead);
             leads = false;
         }
     }

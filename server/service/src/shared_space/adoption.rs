@@ -73,7 +73,7 @@ impl SharedSpace {
         for task in self.agenda.take(&self.db, Queue::Adoption, self.clock.now_ms())? {
             let Ok(event_id) = EventId::parse(&task.subject) else { continue };
             if let Err(error) = self.adopt_one(&task.room, &event_id) {
-                if matches!(error, SpaceError::Storage(_)) {
+                if error.is_storage() {
                     return Err(error);
                 }
                 let error = crate::error::Chain(&error);

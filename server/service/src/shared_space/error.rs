@@ -55,6 +55,18 @@ pub enum SpaceError {
     Stored(&'static str),
 }
 
+impl SpaceError {
+    /// Whether storage failed, here or under a room: what was being done may be
+    /// right and is to be done again.
+    pub(super) fn is_storage(&self) -> bool {
+        matches!(
+            self,
+            Self::Storage(_)
+                | Self::Room(RoomError::Storage(_) | RoomError::Damaged(_) | RoomError::StoredEvent { .. })
+        )
+    }
+}
+
 impl From<SpaceError> for MatrixError {
     fn from(error: SpaceError) -> Self {
         match error {

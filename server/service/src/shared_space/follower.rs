@@ -12,7 +12,7 @@
 //! - declarations: members get the power to write;
 //! - any state: what could not be judged is judged again.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use causeway_room::Pdu;
 use causeway_shared_space::{Change, ItemKey, Stamp, StampError};
@@ -49,7 +49,7 @@ struct Stamped {
 
 /// A broken event must not stop the stream; what storage refuses will come again.
 fn unless_broken(error: SpaceError, event: &Pdu) -> Result<(), SpaceError> {
-    if matches!(error, SpaceError::Storage(_)) {
+    if error.is_storage() {
         return Err(error);
     }
     let error = crate::error::Chain(&error);
@@ -69,7 +69,22 @@ impl SharedSpace {
     /// The same, but ending before another page of events once `wanted` is false.
     pub(super) fn follow_while(&self, wanted: impl Fn() -> bool) -> Result<(), SpaceError> {
         // One follower at a time, whoever calls: a client's write waits for it too.
-        let mut cursor = lock(&self.cursor);
+        self.follow_from(lock(&self.cursor), wanted)
+    }
+
+    /// The same, unless somebody is following: for those to whom it only saves work.
+    pub fn follow_if_idle(&self) -> Result<(), SpaceError> {
+        match self.cursor.try_lock() {
+            Ok(cursor) => self.follow_from(cursor, || true),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn follow_from(
+        &self,
+        mut cursor: MutexGuard<'_, Option<u64>>,
+        wanted: impl Fn() -> bool,
+    ) -> Result<(), SpaceError> {
         let mut at = match *cursor {
             Some(at) => at,
             None => queues::meta::<u64>(&self.db, &["follower"])?.unwrap_or_default(),

@@ -47,7 +47,13 @@ impl SharedSpace {
             by_room.entry(task.room.clone()).or_default().push(task);
         }
         for (room, tasks) in by_room {
-            self.tell_room(&room, tasks)?;
+            let Err(error) = self.tell_room(&room, tasks) else { continue };
+            // Its rows are still there; the other rooms don't wait for it.
+            self.agenda.note(Queue::Notice, self.clock.now_ms() + as_ms(UNSENT_FIRST));
+            if error.is_storage() {
+                return Err(error);
+            }
+            tracing::warn!(%room, error = %crate::error::Chain(&error), "a room's conflicts can't be told");
         }
         Ok(())
     }

@@ -152,7 +152,7 @@ impl SharedSpace {
             return Ok(());
         }
         match self.project_all(room, tasks) {
-            Err(error @ SpaceError::Storage(_)) => return Err(error),
+            Err(error) if error.is_storage() => return Err(error),
             Ok(()) => return Ok(()),
             Err(error) => {
                 let error = crate::error::Chain(&error);

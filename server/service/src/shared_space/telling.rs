@@ -129,8 +129,14 @@ impl SharedSpace {
             NewEvent::new("m.room.message", speaker.clone(), None, content).map_err(RoomError::from)?;
         match writer.append(event) {
             Ok(sent) => Ok(Some((sent.event_id().to_owned(), speaker))),
-            Err(RoomError::Forbidden(why)) => {
-                tracing::warn!(%why, "a conflict can't be told");
+            // Among the latter: more siblings than a message can name.
+            Err(
+                error @ (RoomError::Forbidden(_)
+                | RoomError::TooLarge
+                | RoomError::BadEvent(_)
+                | RoomError::Invalid(_)),
+            ) => {
+                tracing::warn!(error = %crate::error::Chain(&error), "a conflict can't be told");
                 Ok(None)
             }
             Err(error) => Err(error.into()),
