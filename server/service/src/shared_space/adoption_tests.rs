@@ -159,3 +159,48 @@ fn a_redaction_that_comes_with_what_it_erases_takes_effect_at_once() {
     let status = pair.a.shared_space.status(*ALICE, &pair.room).expect("a status");
     assert_eq!(status["unproven"], 0);
 }
+
+#[test]
+fn entries_that_can_never_be_proven_keep_no_other_from_being_judged() {
+    let pair = Pair::new();
+    // More of them than a step judges, each with an event that does not exist.
+    let hopeless: Vec<Change> = (0..1_200)
+        .map(|n| {
+            pair.change(&format!("k{n}"), put(n), |new| {
+                let made_up = format!("$made{n}up");
+                new.authorized_by.push(made_up.try_into().expect("an event id"));
+            })
+        })
+        .collect();
+    // The member event that shows Zoe's right has not come yet.
+    let zoe = ruma::user_id!("@zoe:b.example");
+    let joined = match pair.b.rooms.join(&pair.room, zoe, serde_json::Map::new()).expect("joins") {
+        crate::rooms::Outcome::Done(event_id) => event_id,
+        crate::rooms::Outcome::Remote { .. } => panic!("the server is in the room"),
+    };
+    let mut shown = pair.shown(*ALICE);
+    shown[1] = joined.clone();
+    let honest: Vec<Change> = (0..20)
+        .map(|n| {
+            pair.change(&format!("plan{n}"), put(n), |new| {
+                new.author = zoe.to_owned();
+                new.authorized_by.clone_from(&shown);
+            })
+        })
+        .collect();
+    for changes in [&hopeless, &honest] {
+        assert_eq!(pair.join(changes), changes.len() as u64);
+    }
+    let space = &pair.a.shared_space;
+    for _ in 0..10 {
+        space.step().expect("nothing can be proven");
+    }
+    assert!(!space.is_judging(), "a round comes to its end");
+    pair.carry(&[&joined]);
+    for _ in 0..10 {
+        space.step().expect("judged again");
+    }
+    for n in 0..20 {
+        assert_eq!(pair.values(&pair.a, &format!("plan{n}")), [n]);
+    }
+}

@@ -133,7 +133,7 @@ impl SharedSpace {
             ("m.reaction", None) => self.follow_reaction(room, event),
             ("m.room.message", None) => self.follow_message(room, event),
             ("m.room.redaction", None) => self.follow_redaction(room, event),
-            (_, Some(_)) => self.judge_again(room).map(|_| ()),
+            (_, Some(_)) => self.judge_soon(room),
             _ => Ok(()),
         }
     }
@@ -170,7 +170,7 @@ impl SharedSpace {
             return Ok(());
         }
         // Perhaps another server's adoption of it was here before it.
-        self.judge_again(room)?;
+        self.judge_soon(room)?;
         self.queue_adoption(room, event)
     }
 

@@ -3,7 +3,8 @@
 //!
 //! One bad entry never keeps the others out: it is refused with its reason, in
 //! the log and in a metric. An entry whose right to be written can't be judged
-//! yet is held without effect, and judged again when the room moves on.
+//! yet is held without effect, and judged again when the room moves on
+//! ([`super::rejudging`]).
 
 use std::{sync::Arc, thread};
 
@@ -19,12 +20,9 @@ use super::{
     SharedSpace,
     draft::{Draft, Placement},
     error::SpaceError,
-    stored,
 };
 use crate::rooms::RoomWriter;
 
-/// Entries judged again at once.
-const REJUDGED_MAX: usize = 500;
 /// Entries for which it is worth verifying signatures on more than one thread.
 const PARALLEL_MIN: usize = 64;
 
@@ -63,6 +61,10 @@ impl SharedSpace {
             })
         })?;
         self.metrics.joined(outcome.new);
+        if outcome.new > 0 {
+            // They may be what others wait for.
+            self.judge_soon(room)?;
+        }
         Ok(outcome)
     }
 
@@ -101,27 +103,6 @@ impl SharedSpace {
             queues::delete(writer.batch(), Queue::Value, &room, &change.id().to_string());
         }
         Ok(())
-    }
-
-    /// Judges again what could not be judged: the room has moved on.
-    ///
-    /// Returns how many entries have effect now.
-    pub fn judge_again(&self, room: &RoomId) -> Result<usize, SpaceError> {
-        if entries::unproven(&self.db, room, None, 1)?.is_empty() {
-            return Ok(0);
-        }
-        self.rooms.write(room, |writer| {
-            self.in_draft(writer, |_, draft, writer| {
-                let mut effective = 0;
-                for id in entries::unproven(&self.db, room, None, REJUDGED_MAX)? {
-                    let Some(change) = stored::change(&self.db, room, &id)? else { continue };
-                    let verdict = self.judge(writer, draft, &change)?;
-                    draft.judge(writer.batch(), &change, &verdict)?;
-                    effective += usize::from(verdict.standing.is_effective());
-                }
-                Ok(effective)
-            })
-        })
     }
 
     /// Verifies signatures, on several threads when there are many.

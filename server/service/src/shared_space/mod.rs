@@ -43,6 +43,7 @@ pub mod peers;
 mod projection;
 pub mod read;
 mod redaction;
+mod rejudging;
 mod service_user;
 mod settlement;
 pub mod state_event;
@@ -84,7 +85,7 @@ use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId
 
 use self::{
     agenda::Agenda, draft::facts::EffectiveCache, metrics::Metrics, observed::NamedCache, projection::Pace,
-    token::TokenKey,
+    rejudging::Rounds, token::TokenKey,
 };
 use crate::{
     clock::Clock,
@@ -134,6 +135,8 @@ pub struct SharedSpace {
     /// How far the round of forgetting is.
     forgetting: Mutex<forget::Round>,
     agenda: Agenda,
+    /// Of judging open entries again. Never held while a room's lock is waited for.
+    rounds: Mutex<Rounds>,
     pace: Mutex<Pace>,
     metrics: Metrics,
     named: NamedCache,
@@ -191,6 +194,7 @@ impl SharedSpace {
             cursor: Mutex::default(),
             forgetting: Mutex::default(),
             agenda: Agenda::default(),
+            rounds: Mutex::default(),
             pace: Mutex::default(),
             metrics: Metrics::new(),
             named: observed::named_cache(),

@@ -24,7 +24,7 @@ impl SharedSpace {
     /// Storage failed; it is tried again.
     pub fn step(&self) -> Result<(), SpaceError> {
         self.follow_while(|| !self.is_stopping())?;
-        let parts = [Self::adopt, Self::tell_conflicts, Self::project];
+        let parts = [Self::judge_waiting, Self::adopt, Self::tell_conflicts, Self::project];
         parts.iter().filter(|_| !self.is_stopping()).try_for_each(|part| part(self))?;
         Ok(self.forget()?)
     }
@@ -36,6 +36,9 @@ impl SharedSpace {
 
     /// How long nothing is due.
     fn pause(&self) -> Duration {
+        if self.is_judging() {
+            return PAUSE_MIN;
+        }
         let due = self.agenda.next_due().saturating_sub(self.clock.now_ms());
         Duration::from_millis(due).clamp(PAUSE_MIN, PAUSE_MAX)
     }
