@@ -7,7 +7,7 @@ use causeway_replication::{Delta, Down, Outcome, Pull, limits::MAX_DELTA_BODY_BY
 use causeway_service::{
     error::{Chain, MatrixError},
     server_keys::RemoteKey,
-    shared_space::keys::VerifyKeyRow,
+    shared_space::keys::{Hearsay, VerifyKeyRow},
 };
 use causeway_shared_space::{Change, ChangeId};
 use http::{Method, StatusCode, header::CONTENT_ENCODING};
@@ -155,67 +155,48 @@ async fn try_apply(
         wanted.entry(server).or_default().insert(key_id, 0);
     }
     let mut documents = documents(&keys, &wanted, state.clock().now_ms());
-    let mut found = Vec::new();
+    let (mut found, mut said) = (Vec::new(), Vec::new());
     for (server, key_ids) in wanted {
         let known = state.keys().known(&server, &key_ids).await;
         let served = documents.remove(&server).unwrap_or_default();
         for key_id in key_ids.into_keys() {
+            let row = |key: &RemoteKey, published: Option<String>| VerifyKeyRow {
+                key: key.key.clone(),
+                valid_until_ts: key.valid_until_ms,
+                published: published.map(String::into_boxed_str),
+                hearsay: false,
+            };
             if let Some(key) = known.keys.get(&key_id) {
-                let published = known.document.clone();
-                found.push(KnownKey {
-                    server: server.clone(),
-                    key_id,
-                    key: key.clone(),
-                    published,
-                    hearsay: false,
-                });
-            } else if known.keys.is_empty()
+                found.push((server.clone(), key_id, row(key, known.document.clone())));
+            } else if known.keys.is_empty() {
                 // An origin that answers is believed about what is not its key, too.
-                && let Some((key, document)) =
-                    served.iter().find_map(|document| Some((document.keys.get(&key_id)?, document)))
-            {
-                let published = Some(document.raw.clone());
-                found.push(KnownKey {
+                let said_by =
+                    served.iter().filter_map(|document| Some((document.keys.get(&key_id)?, document)));
+                said.extend(said_by.map(|(key, document)| Hearsay {
                     server: server.clone(),
-                    key_id,
-                    key: key.clone(),
-                    published,
-                    hearsay: true,
-                });
+                    key_id: key_id.clone(),
+                    row: row(key, Some(document.raw.clone())),
+                }));
             }
         }
     }
     let (services, room, from) = (state.services().clone(), room.to_owned(), from.clone());
     blocking(move || {
-        for KnownKey { server, key_id, key, published, hearsay } in found {
-            let row = VerifyKeyRow {
-                key: key.key,
-                valid_until_ts: key.valid_until_ms,
-                published: published.map(String::into_boxed_str),
-                hearsay,
-            };
-            services.shared_space.keep_verify_key(&server, &key_id, &row)?;
+        let space = &services.shared_space;
+        for (server, key_id, row) in found {
+            space.keep_verify_key(&server, &key_id, &row)?;
         }
-        Ok(services.shared_space.join(&room, &from, entries)?)
+        space.hear_keys(&room, &entries, &said)?;
+        Ok(space.join(&room, &from, entries)?)
     })
     .await
-}
-
-/// A key that entries are waiting for.
-struct KnownKey {
-    server: OwnedServerName,
-    key_id: String,
-    key: RemoteKey,
-    published: Option<String>,
-    /// Only the peer that served the entries says so.
-    hearsay: bool,
 }
 
 /// The key documents that a peer served of those servers whose keys are wanted.
 ///
 /// A document proves only that whoever holds its keys wrote it. So its keys
-/// serve for entries, and only while neither the server nor a notary answers;
-/// requests and events are never checked with them.
+/// serve for entries, only where the room bears them out, and only while neither
+/// the server nor a notary answers; requests and events are never checked with them.
 fn documents(
     served: &[Box<RawValue>],
     wanted: &BTreeMap<OwnedServerName, BTreeMap<String, u64>>,

@@ -5,6 +5,7 @@ mod delivery;
 mod ephemeral;
 mod gap_abuse;
 mod gaps;
+mod hearsay;
 mod hostile;
 mod requests;
 mod rooms;

@@ -174,6 +174,7 @@ catalogue! {
     /// room id | change id -> (): entries that could not be judged yet.
     SpaceUnproven = "space_unproven";
     /// server name | key id -> JSON `shared_space::entries::VerifyKeyRow`: keys that entries were signed with.
+    /// server name | key id | room id -> the same, for a key that is believed in that room only.
     SpaceKeys = "space_keys";
     /// room id | item key, not terminated -> JSON `shared_space::items::ItemRow`.
     SpaceItems = "space_items";

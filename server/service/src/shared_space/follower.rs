@@ -196,7 +196,7 @@ impl SharedSpace {
         let ids = [stamp.change().signature().key_id().to_owned(), stamp.carrier_key_id().to_owned()];
         let keys: Vec<(String, Vec<u8>)> = ids
             .into_iter()
-            .filter_map(|id| Some((id.clone(), self.verify_key(&origin, &id).ok()??)))
+            .filter_map(|id| Some((id.clone(), self.verify_key(room, &origin, &id).ok()??)))
             .collect();
         let find = |id: &str| keys.iter().find(|(known, _)| known == id).map(|(_, key)| key.as_slice());
         Ok(stamp.verify(find)?.then_some(stamp))

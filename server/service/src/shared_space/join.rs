@@ -120,7 +120,7 @@ impl SharedSpace {
             } else if entries::link(&self.db, room, &change.id())?.is_some() {
                 // Signatures of held entries were verified when they came.
                 waiting.push((change, None));
-            } else if let Some(key) = self.verify_key(change.server(), change.signature().key_id())? {
+            } else if let Some(key) = self.verify_key(room, change.server(), change.signature().key_id())? {
                 waiting.push((change, Some(Arc::<[u8]>::from(key))));
             } else {
                 self.refuse(outcome, from, &change, "unknown_key");

@@ -1,47 +1,78 @@
 //! The verify keys of origins: kept with the entries that they signed, because
 //! an entry outlives the server that could answer for its key.
 //!
+//! A key is known by the origin's own word or a notary's. What the peer says that
+//! serves the entries is hearsay: anybody can make up a key for a server that is
+//! gone. It is believed in a room whose events show the key: one by a user of that
+//! origin which this server accepted there bears a signature by it. So an entry is
+//! believed as far as the event that shows its author's right to write, and a key
+//! that somebody got into a room of his own is worth nothing elsewhere.
+//!
 //! Not here: fetching keys. The replication driver fetches what
 //! [`SharedSpace::unknown_keys`] names before it hands entries over.
 
 use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use causeway_room::Pdu;
 use causeway_shared_space::Change;
 use causeway_storage::shared_space::entries;
 pub use causeway_storage::shared_space::entries::VerifyKeyRow;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId, ServerName,
+    canonical_json::redact,
+    room_version_rules::RoomVersionRules,
+    serde::Base64,
+    signatures::{PublicKeyMap, PublicKeySet, verify_json},
+};
 
-use super::{SharedSpace, error::SpaceError};
+use super::{ITEM_TYPE, SharedSpace, error::SpaceError};
 
 /// Length of an Ed25519 public key.
 const KEY_BYTES: usize = 32;
+/// Events that are looked at for one key that a peer says somebody has.
+const LOOKED_AT_MAX: usize = 200;
+
+/// What the peer that served entries says that a key of their origin is.
+#[derive(Debug)]
+pub struct Hearsay {
+    /// The origin.
+    pub server: OwnedServerName,
+    /// The key's id.
+    pub key_id: String,
+    /// The key, with the document that says so.
+    pub row: VerifyKeyRow,
+}
 
 impl SharedSpace {
-    /// The public key of a server under which an entry is signed, if known.
+    /// The public key of a server under which an entry of a room is signed, if known.
     pub(super) fn verify_key(
         &self,
+        room: &RoomId,
         server: &ServerName,
         key_id: &str,
     ) -> Result<Option<Vec<u8>>, SpaceError> {
-        let text = if server == self.server_name() {
-            self.keys.own_public_keys().get(key_id).map(|key| STANDARD_NO_PAD.encode(key.as_bytes()))
-        } else {
-            match entries::verify_key(&self.db, server.as_str(), key_id)? {
-                // The origin has spoken since: what others said of its keys is void.
-                Some(row)
-                    if row.hearsay
-                        && self.keys.remembered(server)?.is_some_and(|known| !known.keys.is_empty()) =>
-                {
-                    self.take_remembered_key(server, key_id)?
-                }
-                Some(row) => Some(row.key),
-                // Known from events that it signed: kept with the entries from now on.
-                None => self.take_remembered_key(server, key_id)?,
-            }
+        if server == self.server_name() {
+            let own = self.keys.own_public_keys();
+            return Ok(own.get(key_id).map(|key| key.as_bytes().to_vec()));
+        }
+        let known = match entries::verify_key(&self.db, server.as_str(), key_id)? {
+            Some(row) => Some(row.key),
+            // Known from events that it signed: kept with the entries from now on.
+            None => self.take_remembered_key(server, key_id)?,
         };
-        let key = text.and_then(|text| STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok());
-        Ok(key.filter(|key| key.len() == KEY_BYTES))
+        let text = match known {
+            Some(key) => Some(key),
+            // Once the origin has spoken, what others say of its keys is void.
+            None if self.has_spoken(server)? => None,
+            None => entries::verify_key_in(&self.db, room, server.as_str(), key_id)?.map(|row| row.key),
+        };
+        Ok(text.and_then(|text| decode(&text)))
+    }
+
+    /// Whether a server, or a notary for it, has ever said which keys it has.
+    fn has_spoken(&self, server: &ServerName) -> Result<bool, SpaceError> {
+        Ok(self.keys.remembered(server)?.is_some_and(|known| !known.keys.is_empty()))
     }
 
     fn take_remembered_key(&self, server: &ServerName, key_id: &str) -> Result<Option<String>, SpaceError> {
@@ -69,8 +100,7 @@ impl SharedSpace {
             if unknown.contains(&needed) || needed.0 == self.server_name() {
                 continue;
             }
-            let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?;
-            let known = known.is_some_and(|row| !row.hearsay);
+            let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?.is_some();
             if !known && self.take_remembered_key(&needed.0, &needed.1)?.is_none() {
                 unknown.insert(needed);
             }
@@ -78,21 +108,101 @@ impl SharedSpace {
         Ok(unknown)
     }
 
-    /// Keeps a key whose server published it: the caller has verified that the
-    /// signed document holds it. What a peer says never replaces what is known.
+    /// Takes of what a peer says of keys what the room bears out. `changes` are
+    /// the entries that it served with it.
+    pub fn hear_keys(&self, room: &RoomId, changes: &[Change], said: &[Hearsay]) -> Result<(), SpaceError> {
+        for Hearsay { server, key_id, row } in said {
+            let Some(key) = decode(&row.key) else { continue };
+            if self.has_spoken(server)? || self.verify_key(room, server, key_id)?.is_some() {
+                continue;
+            }
+            if !self.is_shown(room, server, key_id, &key, changes)? {
+                self.metrics.refused("hearsay_key");
+                tracing::warn!(%server, key_id, "a key that only the peer vouches for is not believed");
+                continue;
+            }
+            let mut batch = self.db.batch();
+            let row = VerifyKeyRow { hearsay: true, ..row.clone() };
+            entries::put_verify_key_in(&mut batch, room, server.as_str(), key_id, &row);
+            let _commit = self.db.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an event that was accepted in the room shows that the server has
+    /// that key: one that shows an author's right to write, or an item's face.
+    fn is_shown(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        key_id: &str,
+        key: &[u8],
+        changes: &[Change],
+    ) -> Result<bool, SpaceError> {
+        let rules = self.rooms.version_rules(room)?;
+        let mut looked_at: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let signed = changes
+            .iter()
+            .filter(|change| change.server() == server && change.signature().key_id() == key_id);
+        for change in signed {
+            let header = change.header();
+            let face = self.rooms.state_event(room, ITEM_TYPE, header.key().as_str())?;
+            let face = face.map(|face| face.event_id().to_owned());
+            for event_id in header.authorized_by().iter().cloned().chain(face) {
+                if looked_at.len() == LOOKED_AT_MAX || !looked_at.insert(event_id.clone()) {
+                    continue;
+                }
+                let Some(held) = self.rooms.held(&event_id)? else { continue };
+                if held.meta.rejected.is_none()
+                    && held.pdu.room_id() == room
+                    && held.pdu.sender().server_name() == server
+                    && is_signed_by(&rules.rules, &held.pdu, server, key_id, key)
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Keeps a key whose server published it, or a notary for it: the caller has
+    /// verified that the signed document holds it.
     pub fn keep_verify_key(
         &self,
         server: &ServerName,
         key_id: &str,
         row: &VerifyKeyRow,
     ) -> Result<(), SpaceError> {
-        if row.hearsay && entries::verify_key(&self.db, server.as_str(), key_id)?.is_some() {
-            return Ok(());
-        }
         let mut batch = self.db.batch();
         entries::put_verify_key(&mut batch, server.as_str(), key_id, row);
         // In the log before any entry that needs it; synced with that.
         let _commit = self.db.commit(batch)?;
         Ok(())
     }
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let key = STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
+    (key.len() == KEY_BYTES).then_some(key)
+}
+
+/// Whether an event bears a valid signature by this very key.
+fn is_signed_by(
+    rules: &RoomVersionRules,
+    event: &Pdu,
+    server: &ServerName,
+    key_id: &str,
+    key: &[u8],
+) -> bool {
+    let object = event.object();
+    let signatures = object.get("signatures").and_then(CanonicalJsonValue::as_object);
+    let by = signatures.and_then(|all| all.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
+    let Some(signature) = by.and_then(|by| by.get(key_id)).cloned() else { return false };
+    // A signature covers the redacted event; only this one is looked at.
+    let Ok(mut redacted) = redact(object, &rules.redaction, None) else { return false };
+    let by = CanonicalJsonObject::from([(key_id.to_owned(), signature)]);
+    let only = CanonicalJsonObject::from([(server.to_string(), CanonicalJsonValue::Object(by))]);
+    redacted.insert("signatures".to_owned(), CanonicalJsonValue::Object(only));
+    let keys = PublicKeySet::from([(key_id.to_owned(), Base64::new(key.to_vec()))]);
+    verify_json(&PublicKeyMap::from([(server.to_string(), keys)]), &redacted).is_ok()
 }

@@ -20,6 +20,8 @@ const READ_AT_ONCE: usize = 64;
 
 /// Key documents that are served for one server.
 const KEY_DOCUMENTS_MAX: usize = 8;
+/// Keys of one server that are looked at for that.
+const KEYS_SCANNED_MAX: usize = 256;
 
 /// The held entries of one room.
 #[derive(Debug)]
@@ -111,10 +113,11 @@ impl<R: Read> ReplicationSnapshot for SpaceSnapshot<'_, R> {
     }
 
     fn keys(&self, server: &str) -> Result<Vec<Box<RawValue>>, StorageError> {
-        let rows = entries::verify_keys(self.stored.db, server, KEY_DOCUMENTS_MAX)?;
+        let rows = entries::verify_keys(self.stored.db, self.stored.room, server, KEYS_SCANNED_MAX)?;
         let mut documents: Vec<_> = rows.into_iter().filter_map(|row| row.published).collect();
         documents.sort();
         documents.dedup();
+        documents.truncate(KEY_DOCUMENTS_MAX);
         Ok(documents.into_iter().filter_map(|text| RawValue::from_string(text.into_string()).ok()).collect())
     }
 }

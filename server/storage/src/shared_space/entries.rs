@@ -65,7 +65,8 @@ pub struct VerifyKeyRow {
     /// The server's key object in which it was published, signed; served with the entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Box<str>>,
-    /// Only a peer that served entries says so: it gives way to the server's own word.
+    /// Only a peer that served entries says so, and a room's events bear it out: it
+    /// counts in that room, and gives way to the server's own word.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hearsay: bool,
 }
@@ -167,15 +168,43 @@ pub fn forks(db: &impl Read, room: &RoomId, limit: usize) -> Result<Vec<Vec<u8>>
     Ok(rows.into_iter().map(|(_, proof)| proof).collect())
 }
 
-/// The verify key that entries of `server` were checked with.
+/// The verify key that entries of `server` were checked with, by its own word or
+/// a notary's.
 pub fn verify_key(db: &impl Read, server: &str, key_id: &str) -> Result<Option<VerifyKeyRow>, StorageError> {
-    codec::get(db, Cf::SpaceKeys, &parts(&[server, key_id]))
+    let row: Option<VerifyKeyRow> = codec::get(db, Cf::SpaceKeys, &parts(&[server, key_id]))?;
+    // Rows of old may be what some peer said.
+    Ok(row.filter(|row| !row.hearsay))
 }
 
-/// Up to `limit` verify keys of `server`.
-pub fn verify_keys(db: &impl Read, server: &str, limit: usize) -> Result<Vec<VerifyKeyRow>, StorageError> {
+/// The verify key of `server` that is believed in one room, because its events show it.
+pub fn verify_key_in(
+    db: &impl Read,
+    room: &RoomId,
+    server: &str,
+    key_id: &str,
+) -> Result<Option<VerifyKeyRow>, StorageError> {
+    codec::get(db, Cf::SpaceKeys, &parts(&[server, key_id, room.as_str()]))
+}
+
+/// Verify keys of `server` that entries of a room may be checked with, of the
+/// first `limit` that are kept.
+pub fn verify_keys(
+    db: &impl Read,
+    room: &RoomId,
+    server: &str,
+    limit: usize,
+) -> Result<Vec<VerifyKeyRow>, StorageError> {
     let rows = db.scan(Cf::SpaceKeys, &parts(&[server]), None, Direction::Forward, limit)?;
-    rows.iter().map(|(_, row)| codec::decode(Cf::SpaceKeys, row)).collect()
+    let mut keys = Vec::new();
+    for (key, row) in &rows {
+        let mut parts = KeyParts::new(Cf::SpaceKeys, key);
+        parts.str()?;
+        parts.str()?;
+        let row: VerifyKeyRow = codec::decode(Cf::SpaceKeys, row)?;
+        let good = if parts.rest().is_empty() { !row.hearsay } else { parts.str()? == room.as_str() };
+        keys.extend(good.then_some(row));
+    }
+    Ok(keys)
 }
 
 /// Up to `limit` entries of a room that could not be judged yet, in the order of
@@ -240,6 +269,11 @@ pub fn put_fork(batch: &mut Batch, room: &RoomId, dot: &Dot, ids: [&ChangeId; 2]
 /// Keeps a verify key with the entries that need it.
 pub fn put_verify_key(batch: &mut Batch, server: &str, key_id: &str, row: &VerifyKeyRow) {
     codec::put(batch, Cf::SpaceKeys, parts(&[server, key_id]), row);
+}
+
+/// Keeps a verify key for the entries of one room.
+pub fn put_verify_key_in(batch: &mut Batch, room: &RoomId, server: &str, key_id: &str, row: &VerifyKeyRow) {
+    codec::put(batch, Cf::SpaceKeys, parts(&[server, key_id, room.as_str()]), row);
 }
 
 /// Notes that an entry could not be judged yet.
