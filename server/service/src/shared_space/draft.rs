@@ -9,6 +9,7 @@
 //! a change from a peer and an adopted event.
 
 pub(super) mod facts;
+mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
@@ -16,7 +17,7 @@ use std::{
 };
 
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, ForkProof, Header, ItemKey, Kind, Overlay, ReplicaId, Sibling, Standing,
+    Change, ChangeId, ChangeLog, ForkProof, ItemKey, Kind, Overlay, ReplicaId, Sibling,
     change_log::{Link, PlaceError},
 };
 use causeway_storage::{
@@ -37,7 +38,6 @@ use super::{
     error::SpaceError,
     stored::{self, StoredEntries},
     verdict::Verdict,
-    wanted_media,
 };
 
 /// Adoptions of one event that are united; each capable server makes at most one.
@@ -198,22 +198,7 @@ impl<'a> Draft<'a> {
             self.relabel(batch, &other, link)?;
         }
         self.touched_logs.extend(placed.touched);
-        if let Some(value) = change.value()
-            && !matches!(standing, Standing::Void(_))
-            && !self.is_erased(header)?
-        {
-            entries::put_value(batch, self.room, &id, value.as_str());
-            if let Some(file) = wanted_media::file_of(value.as_str(), header.author().server_name(), self.own)
-            {
-                let before = queues::queued(self.db, Queue::Media, self.room, file.url.as_str())?;
-                let row = wanted_media::row_for(&file, before.as_ref());
-                queues::put(batch, Queue::Media, self.room, file.url.as_str(), &row);
-                self.wanted_files = true;
-            }
-        }
-        if change.value().is_none() && header.value_hash().is_some() && !self.is_erased(header)? {
-            queues::put(batch, Queue::Value, self.room, &id.to_string(), &QueueRow::due(self.now_ms));
-        }
+        self.keep_value(batch, change, standing)?;
         self.changes.insert(id, change.clone());
         if verdict.open {
             entries::put_unproven(batch, self.room, &id);
@@ -247,19 +232,12 @@ impl<'a> Draft<'a> {
         link.effective = verdict.standing.is_effective();
         entries::put_entry(batch, self.room, &id, &link, &row);
         if link.effective {
+            self.want(batch, change)?;
             self.join_item(batch, change, verdict.ends.as_deref(), None)?;
+        } else if change.value().is_some() {
+            entries::delete_value(batch, self.room, &id);
         }
         Ok(())
-    }
-
-    /// Whether a redaction came before the value did.
-    fn is_erased(&self, header: &Header) -> Result<bool, SpaceError> {
-        let id = header.item_id();
-        if self.facts.written.contains(&id) {
-            return Ok(false);
-        }
-        let erased = entries::value(self.db, self.room, &id)?.is_some_and(|value| value.is_empty());
-        Ok(erased || self.erased.contains(&id))
     }
 
     fn relabel(&mut self, batch: &mut Batch, id: &ChangeId, link: Link) -> Result<(), SpaceError> {

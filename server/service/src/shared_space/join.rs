@@ -10,10 +10,7 @@ use std::{sync::Arc, thread};
 
 use causeway_replication::Outcome;
 use causeway_shared_space::{Change, Standing};
-use causeway_storage::shared_space::{
-    entries,
-    queues::{self, Queue},
-};
+use causeway_storage::shared_space::entries;
 use ruma::{RoomId, ServerName};
 
 use super::{
@@ -80,7 +77,7 @@ impl SharedSpace {
         match placement {
             Placement::Known => {
                 outcome.known += 1;
-                self.keep_missing_value(writer, change)?;
+                draft.keep_missing_value(writer.batch(), change)?;
             }
             Placement::Deferred => self.refuse(outcome, change.server(), change, "too_many_tips"),
             Placement::New => {
@@ -91,18 +88,6 @@ impl SharedSpace {
             }
         }
         Ok(placement)
-    }
-
-    /// The value of an entry that was held as a header only.
-    fn keep_missing_value(&self, writer: &mut RoomWriter<'_>, change: &Change) -> Result<(), SpaceError> {
-        let room = writer.room_id().to_owned();
-        if let Some(value) = change.value()
-            && entries::value(&self.db, &room, &change.id())?.is_none()
-        {
-            entries::put_value(writer.batch(), &room, &change.id(), value.as_str());
-            queues::delete(writer.batch(), Queue::Value, &room, &change.id().to_string());
-        }
-        Ok(())
     }
 
     /// Verifies signatures, on several threads when there are many.

@@ -59,6 +59,10 @@ impl SharedSpace {
         }
         let Some(row) = entries::entry(&self.db, room, id)? else { return Ok(false) };
         let Some((header, _)) = stored::parts(&row) else { return Ok(false) };
+        // What an adoption brings may have been erased under the name that it shares with others.
+        if entries::value(&self.db, room, &header.item_id())?.is_some_and(|value| value.is_empty()) {
+            return Ok(false);
+        }
         let item = items::item(&self.db, room, header.key().as_str())?.unwrap_or_default().item;
         Ok(item.siblings().iter().any(|sibling| sibling.entry == *id))
     }

@@ -61,6 +61,8 @@ mod adoption_tests;
 #[cfg(test)]
 mod background_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod notice_tests;
 #[cfg(test)]
 mod order_tests;
