@@ -204,3 +204,35 @@ fn entries_that_can_never_be_proven_keep_no_other_from_being_judged() {
         assert_eq!(pair.values(&pair.a, &format!("plan{n}")), [n]);
     }
 }
+
+#[test]
+fn a_redacted_event_takes_the_values_of_all_its_adoptions_and_they_stay_away() {
+    let pair = Pair::new();
+    let space = &pair.a.shared_space;
+    let event = pair.plain(*MALLORY, "plan", 1);
+    pair.carry(&[&event]);
+    let adoption = || pair.adoption(&event, *MALLORY, 1, &[]);
+    let (first, second, late) = (adoption(), adoption(), adoption());
+    pair.join(&[first.clone(), second.clone()]);
+    assert_eq!(pair.values(&pair.a, "plan"), [1]);
+    let said = pair.send(*ALICE, "m.room.message", None, json!({ "body": "redacts" }));
+    let said = pair.a.rooms.event(&said).expect("reads").expect("held");
+    space.redact(&pair.room, &second.id(), &said).expect("followed");
+    assert!(pair.values(&pair.a, "plan").is_empty());
+    // A peer that has not heard of it serves them again, and one more.
+    pair.join(&[first, second, late]);
+    assert!(pair.values(&pair.a, "plan").is_empty());
+    assert!(space.missing_values(&pair.room).expect("readable").is_empty(), "nobody is asked for them");
+}
+
+#[test]
+fn an_event_that_was_redacted_before_its_adoption_came_brings_no_value() {
+    let pair = Pair::new();
+    let space = &pair.a.shared_space;
+    let event = pair.plain(*MALLORY, "plan", 1);
+    pair.carry(&[&event]);
+    let adoption = pair.adoption(&event, *MALLORY, 1, &[]);
+    space.redact_unadopted(&pair.room, &event).expect("followed");
+    pair.join(&[adoption]);
+    assert!(pair.values(&pair.a, "plan").is_empty());
+}

@@ -41,7 +41,7 @@ use super::{
 };
 
 /// Adoptions of one event that are united; each capable server makes at most one.
-const ADOPTIONS_MAX: usize = 32;
+pub(super) const ADOPTIONS_MAX: usize = 32;
 /// Superseded changes that an item remembers for what devices were given.
 /// Forgetting one costs a false conflict.
 const PAST_MAX: usize = 8;
@@ -226,6 +226,11 @@ impl<'a> Draft<'a> {
         }
         let ended = items::adoption_ends(self.db, self.room, &change.header().item_id(), &id)?;
         if row.standing == verdict.standing && ended == verdict.ends {
+            return Ok(());
+        }
+        if row.standing.is_effective() && !verdict.standing.is_effective() {
+            // What it superseded may be gone, here and by the changes that named it.
+            tracing::error!(change = %id, standing = ?verdict.standing, "an effective change stays one");
             return Ok(());
         }
         row.standing = verdict.standing;

@@ -256,7 +256,7 @@ impl SharedSpace {
         }
         match notices::change_of_event(&self.db, room, target)? {
             Some(id) => self.redact(room, &id, event),
-            None => Ok(()),
+            None => self.redact_unadopted(room, target),
         }
     }
 

@@ -8,9 +8,10 @@
 //! and from held entries; what can't be told yet is said to be open, and never
 //! guessed.
 
+use causeway_room::Pdu;
 use causeway_shared_space::{Change, Header, Kind, Stamp, Standing, VoidReason, header::adopted_item_id};
 use causeway_storage::shared_space::items;
-use ruma::EventId;
+use ruma::{EventId, RoomId};
 
 use super::{ITEM_TYPE, SharedSpace, authorise, draft::Draft, error::SpaceError, stored, verdict::Verdict};
 use crate::rooms::RoomWriter;
@@ -52,6 +53,16 @@ impl SharedSpace {
             // old value back in its author's name.
             return Ok(Standing::Void(VoidReason::AdoptionMismatch).into());
         }
+        let content = held.pdu.content_raw().get().as_bytes();
+        let stamp = Stamp::read(room, header.key(), held.pdu.sender(), content).ok().flatten();
+        if stamp
+            .is_some_and(|stamp| stamp.change().server().as_str() == held.pdu.sender().server_name().as_str())
+            && self.stamp_waits_for_key(room, header, &held.pdu)
+        {
+            // The event was signed by that very server: its key can be had. Were the
+            // adoption let through before, it would have effect here alone.
+            return Ok(Standing::Unproven.into());
+        }
         let mut verdict = Verdict { standing: Standing::Effective, ends: Some(Vec::new()), open: false };
         if header.supersedes().is_empty() {
             return Ok(verdict);
@@ -84,6 +95,11 @@ impl SharedSpace {
         }
         verdict.ends = Some(ends);
         Ok(verdict)
+    }
+
+    /// Whether no key is known yet that would tell a stamp from a forged one.
+    fn stamp_waits_for_key(&self, room: &RoomId, header: &Header, event: &Pdu) -> bool {
+        matches!(self.read_stamp(room, header.key(), event), Ok(None))
     }
 
     /// Whether a redaction's author may erase all that it names.

@@ -1,19 +1,37 @@
 //! Redactions of item events: the value goes, here and by the log everywhere.
 
 use causeway_room::Pdu;
-use causeway_shared_space::{ChangeId, Observed, change::Body};
-use causeway_storage::shared_space::{entries, notices};
-use ruma::RoomId;
+use causeway_shared_space::{ChangeId, Observed, change::Body, header::adopted_item_id};
+use causeway_storage::shared_space::{entries, items, notices};
+use ruma::{EventId, RoomId};
 
-use super::{SharedSpace, authorise, error::SpaceError, write::Wanted};
+use super::{SharedSpace, authorise, draft::ADOPTIONS_MAX, error::SpaceError, write::Wanted};
 
 impl SharedSpace {
+    /// An item's event was redacted before it was adopted: an adoption that
+    /// another server made of it brings no value.
+    pub(super) fn redact_unadopted(&self, room: &RoomId, event_id: &EventId) -> Result<(), SpaceError> {
+        let mut batch = self.db.batch();
+        entries::erase_value(&mut batch, room, &adopted_item_id(event_id));
+        self.db.commit_durable(batch)?;
+        Ok(())
+    }
+
     /// A redaction of the event that carried `entry` applies. Every server that
     /// sees it forgets the value; the home server of the one who redacted also
     /// says so in the log, for those who don't see the event.
     pub(super) fn redact(&self, room: &RoomId, entry: &ChangeId, event: &Pdu) -> Result<(), SpaceError> {
+        let header = self.header_of_item_id(room, entry)?;
         let mut batch = self.db.batch();
         entries::erase_value(&mut batch, room, entry);
+        if let Some(header) = &header {
+            // Each adoption of an event has the value, and more may come.
+            let item_id = header.item_id();
+            entries::erase_value(&mut batch, room, &item_id);
+            for adoption in items::adoptions(&self.db, room, &item_id, ADOPTIONS_MAX)? {
+                entries::erase_value(&mut batch, room, &adoption);
+            }
+        }
         self.db.commit_durable(batch)?;
         let user = event.sender();
         if user.server_name() != self.server_name()
@@ -21,7 +39,7 @@ impl SharedSpace {
         {
             return Ok(());
         }
-        let Some(header) = self.header_of_item_id(room, entry)? else { return Ok(()) };
+        let Some(header) = header else { return Ok(()) };
         let written = self.rooms.write(room, |writer| {
             let authorized_by = authorise::local_writer(writer, user)?;
             self.in_draft(writer, |space, draft, writer| {
