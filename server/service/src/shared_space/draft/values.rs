@@ -74,6 +74,9 @@ impl Draft<'_> {
     /// Whether a redaction came before the value did.
     fn is_erased(&self, header: &Header) -> Result<bool, SpaceError> {
         let id = header.item_id();
+        if self.facts.written.contains(&id) {
+            return Ok(false);
+        }
         let erased = entries::value(self.db, self.room, &id)?.is_some_and(|value| value.is_empty());
         Ok(erased || self.erased.contains(&id))
     }
