@@ -107,7 +107,7 @@ fn faults(report: &Report) -> BTreeSet<Fault> {
 
 impl fmt::Display for Row {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Dangers { cuts, crashes, faces, islands, restores, unnoticed } = self.dangers;
+        let Dangers { cuts, crashes, faces, islands, restores, unnoticed, .. } = self.dangers;
         write!(
             out,
             "{} (in {} changes: cuts={cuts} crashes={crashes} faces={faces} islands={islands} \

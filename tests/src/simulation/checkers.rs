@@ -8,6 +8,7 @@
 //! | `no_dot_reuse` | a server that was not copied or rolled back behind its back gives out a dot twice |
 //! | `durable_before_told` | a server tells of an entry that it has not synced |
 //! | `knowledge` | a server thinks that another one held what it never did |
+//! | `redacted` | a server keeps or sends a value together with its redaction; or a live one that nobody redacted is gone after healing |
 //! | `bounds` | a message, a list or the number of pulls in flight passes its bound |
 //! | `converged` | honest servers differ after healing without new writes |
 
@@ -15,8 +16,8 @@ use std::collections::HashSet;
 
 use causeway_replication::{Message, Snapshot as _, limits};
 use causeway_shared_space::{
-    ChangeId, Dot, Item, ItemKey,
-    header::MAX_SUPERSEDES,
+    Change, ChangeId, Dot, Item, ItemKey,
+    header::{Kind, MAX_SUPERSEDES},
     item::MAX_SIBLINGS,
     version_vector::{MAX_POINTS, VersionVector},
 };
@@ -58,6 +59,7 @@ impl World {
         if let Some((checker, detail)) = found {
             self.fail(checker, |_| format!("s{server}: {detail}"));
         }
+        self.watch_redactions(server);
         if let Some(dot) = self.truth.reused.iter().find(|dot| !self.copied(dot)).cloned() {
             self.fail("no_dot_reuse", |_| format!("{dot} was given out twice"));
         }
@@ -70,6 +72,7 @@ impl World {
 
     /// Before a message of an honest server leaves.
     pub fn watch_message(&mut self, server: usize, message: &Message) {
+        self.watch_redacted_in(server, message);
         let none = VersionVector::new();
         let (vector, changes) = match message {
             Message::Advertise(message) => (&message.vector, message.changes.as_slice()),
@@ -79,8 +82,7 @@ impl World {
         let also = if let Message::Pull(pull) = message { &pull.also } else { &none };
         let disk = &self.servers[server].life.disk;
         let points = vector.iter().chain(also.iter()).map(|(_, point)| point.id);
-        let told =
-            points.chain(changes.iter().map(causeway_shared_space::Change::id)).find(|id| !disk.holds(id));
+        let told = points.chain(changes.iter().map(Change::id)).find(|id| !disk.holds(id));
         if let Some(id) = told {
             self.fail("durable_before_told", |world| {
                 format!("s{server} tells of #{:?}, which it has not synced", world.truth.number(&id))
@@ -172,6 +174,7 @@ impl World {
         let expected = self.truth.acknowledged & self.truth.honest & !self.truth.unavoidable;
         for server in honest {
             self.watch_store(server);
+            self.check_values(server);
             let disk = &self.servers[server].life.disk;
             if let Some(number) =
                 members(expected).find(|number| !disk.holds(&self.truth.change(*number).id()))
@@ -188,7 +191,9 @@ type Finding = Option<(&'static str, String)>;
 
 fn lost_write(disk: &Store, key: &ItemKey, item: &Item, truth: &Truth) -> Finding {
     let alive = truth.alive(item.siblings().iter().map(|sibling| &sibling.id));
-    let held = disk.changes().filter(|change| change.header().key() == key);
+    // A redaction is shown by what it erased ([`World::watch_redactions`]).
+    let shown = |change: &&Change| change.header().key() == key && change.header().kind() != Kind::Redact;
+    let held = disk.changes().filter(shown);
     let mut numbers = held.filter_map(|change| truth.number(&change.id()));
     let lost = numbers.find(|number| truth.honest >> number & 1 == 1 && alive >> number & 1 == 0)?;
     Some((
@@ -224,7 +229,7 @@ fn false_conflict(item: &Item, truth: &Truth) -> Finding {
 }
 
 fn resurrection(disk: &Store, key: &ItemKey, item: &Item, gone: &mut HashSet<ChangeId>) -> Finding {
-    let effective = |change: &&causeway_shared_space::Change| {
+    let effective = |change: &&Change| {
         change.header().key() == key && change.header().author().server_name() == change.server()
     };
     for change in disk.changes().filter(effective) {

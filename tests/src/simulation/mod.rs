@@ -14,6 +14,7 @@ pub mod device;
 pub mod liar;
 pub mod network;
 pub mod plan;
+pub mod redaction;
 pub mod server;
 pub mod shell;
 pub mod store;
@@ -46,6 +47,8 @@ pub enum Broken {
     Deaf,
     /// A second pull is sent while one is in flight.
     PullTwice,
+    /// A value that arrives after its redaction is kept.
+    KeepRedacted,
 }
 
 /// A rule of the protocol that a schedule broke.

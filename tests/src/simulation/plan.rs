@@ -51,6 +51,8 @@ pub struct Plan {
     pub page: u32,
     /// Most milliseconds between two actions; 0 for now more, now less.
     pub pace_ms: usize,
+    /// Values are redacted.
+    pub redactions: bool,
     /// The last server lies.
     pub lie: Option<Lie>,
 }
@@ -79,6 +81,7 @@ impl Plan {
             face: dice.chance(70),
             page: [500, 500, 7, 2][dice.below(4)],
             pace_ms: [0, 0, 0, 100][dice.below(4)],
+            redactions: dice.chance(50),
             lie,
         }
     }
@@ -107,6 +110,7 @@ impl Plan {
             face: false,
             page: 500,
             pace_ms: 0,
+            redactions: false,
             lie: None,
         }
     }

@@ -9,12 +9,13 @@ use std::{
 };
 
 use causeway_replication::{Outcome, Replicator};
-use causeway_shared_space::{Body, Change, ChangeId, Counter, Item, ItemKey, NewChange, ReplicaId, Value};
+use causeway_shared_space::{Body, Change, ChangeId, Counter, Item, ItemKey, NewChange, ReplicaId};
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, signatures::Ed25519KeyPair};
 
 use super::{
     Broken,
     store::{Joining, Store},
+    watch::Dangers,
 };
 use crate::dice::Dice;
 
@@ -67,8 +68,8 @@ pub struct SimServer {
     pub twin: Option<Box<Life>>,
     /// All that it ever held durably.
     pub ever: HashSet<ChangeId>,
-    /// Entries that it came to hold before the one that they follow.
-    pub islands: u64,
+    /// What came about on it.
+    pub dangers: Dangers,
 }
 
 /// A write that was committed.
@@ -78,8 +79,8 @@ pub struct Write<'a> {
     pub room_id: &'a OwnedRoomId,
     /// The item.
     pub key: &'a ItemKey,
-    /// The value, or nothing for a delete.
-    pub value: Option<Value>,
+    /// What is done to it.
+    pub body: Body,
     /// What it supersedes.
     pub supersedes: Vec<ChangeId>,
     /// Who writes.
@@ -119,7 +120,7 @@ impl SimServer {
         let new = NewChange {
             room_id: write.room_id.clone(),
             key: write.key.clone(),
-            body: write.value.map_or(Body::Delete, Body::Put),
+            body: write.body,
             dot,
             previous,
             supersedes: write.supersedes,
@@ -166,6 +167,7 @@ impl SimServer {
             }
         };
         for change in changes {
+            let late = change.value().is_some() && self.life.disk.is_erased(&change.header().item_id());
             match self.life.disk.join(change) {
                 Joining::Known => outcome.known += 1,
                 Joining::Refused => outcome.refused += 1,
@@ -175,7 +177,8 @@ impl SimServer {
                     self.ever.insert(change.id());
                     let behind_a_hole = |previous| !self.life.disk.holds(&previous);
                     let island = change.header().previous().is_some_and(behind_a_hole);
-                    self.islands += u64::from(island);
+                    self.dangers.islands += u64::from(island);
+                    self.dangers.erased_late += u64::from(late);
                 }
             }
         }

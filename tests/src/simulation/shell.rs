@@ -2,7 +2,7 @@
 //! the replication driver and of the service beneath it.
 
 use causeway_replication::{Advertise, Delta, Down, Effect, Input, Message, Pull, limits};
-use causeway_shared_space::{Change, ItemKey, Stamp};
+use causeway_shared_space::{Change, ItemKey, Kind, Stamp};
 use ruma::OwnedUserId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -45,9 +45,15 @@ impl World {
                     self.truth.acknowledged |= 1 << number;
                 }
                 let key = change.header().key().clone();
-                self.devices[device].see(&key, &[change.id()], &self.truth);
+                // A redaction is no sibling, and no event carries it in a stamp.
+                let redaction = change.header().kind() == Kind::Redact;
+                if !redaction {
+                    self.devices[device].see(&key, &[change.id()], &self.truth);
+                }
                 self.watch_store(server);
-                self.send_events(server, &change);
+                if !redaction {
+                    self.send_events(server, &change);
+                }
                 self.feed(server, Input::LocalChange, None);
             }
             Job::Remote(from, _, _) => {

@@ -25,6 +25,9 @@ pub struct Store {
     changes: HashMap<ChangeId, Change>,
     items: BTreeMap<ItemKey, Item>,
     facts: Facts,
+    /// What redactions named, come or not: its values are not kept.
+    erased: BTreeSet<ChangeId>,
+    keeps_redacted: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,7 +74,8 @@ impl Store {
     /// An empty disk, perhaps of a server that is broken on purpose.
     pub fn new(broken: Option<Broken>) -> Self {
         let facts = Facts { forgetful: broken == Some(Broken::ForgetNamed), ..Facts::default() };
-        Self { facts, ..Self::default() }
+        let keeps_redacted = broken == Some(Broken::KeepRedacted);
+        Self { facts, keeps_redacted, ..Self::default() }
     }
 
     /// Joins a verified entry.
@@ -84,7 +88,8 @@ impl Store {
             Err(PlaceError::Entries(never)) => match never {},
         };
         self.entries.apply(id, &placed);
-        self.changes.insert(id, change.clone());
+        let erased = self.is_erased(&change.header().item_id()) && !self.keeps_redacted;
+        self.changes.insert(id, if erased { change.without_value() } else { change.clone() });
         self.derive(change);
         Joining::New(self.proofs(change, &placed))
     }
@@ -97,13 +102,29 @@ impl Store {
     fn derive(&mut self, change: &Change) {
         let header = change.header();
         let effective = header.author().server_name() == header.server();
-        let Some(sibling) = Sibling::of(header).filter(|_| effective) else { return };
+        if !effective {
+            return;
+        }
+        let Some(sibling) = Sibling::of(header) else {
+            for id in header.redacts() {
+                self.erased.insert(*id);
+                if let Some(redacted) = self.changes.get_mut(id) {
+                    *redacted = redacted.without_value();
+                }
+            }
+            return;
+        };
         let item = self.items.entry(header.key().clone()).or_default();
         let joined = sure(item.join(&sibling, &self.facts));
         for (named, by) in joined.successors {
             self.facts.successors.entry(named).or_default().insert(by);
         }
         self.facts.effective.insert(sibling.id);
+    }
+
+    /// Whether a redaction of it is held.
+    pub fn is_erased(&self, id: &ChangeId) -> bool {
+        self.erased.contains(id)
     }
 
     /// An item, if anything was ever written to it.

@@ -19,6 +19,10 @@ pub struct Dangers {
     pub restores: u64,
     /// Machines rolled back, or exchanged for their copies, unnoticed.
     pub unnoticed: u64,
+    /// Values redacted.
+    pub redactions: u64,
+    /// Entries that brought a value to a server that held its redaction.
+    pub erased_late: u64,
 }
 
 /// What the checkers remember from step to step.
@@ -52,12 +56,14 @@ impl Watch {
 
 impl std::ops::AddAssign for Dangers {
     fn add_assign(&mut self, other: Self) {
-        let Self { cuts, crashes, faces, islands, restores, unnoticed } = other;
+        let Self { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late } = other;
         self.cuts += cuts;
         self.crashes += crashes;
         self.faces += faces;
         self.islands += islands;
         self.restores += restores;
         self.unnoticed += unnoticed;
+        self.redactions += redactions;
+        self.erased_late += erased_late;
     }
 }

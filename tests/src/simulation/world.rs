@@ -7,7 +7,7 @@ use std::{
 };
 
 use causeway_replication::{Input, Snapshot as _};
-use causeway_shared_space::{Item, ItemKey, Value};
+use causeway_shared_space::{Body, Item, ItemKey, Value};
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, signatures::Ed25519KeyPair};
 
 use super::{
@@ -115,7 +115,7 @@ impl World {
                     life,
                     twin: None,
                     ever: HashSet::new(),
-                    islands: 0,
+                    dangers: Dangers::default(),
                 }
             })
             .collect();
@@ -196,6 +196,7 @@ impl World {
         let plan = self.plan;
         match self.dice.below(100) {
             0..34 => self.write(device, &key),
+            44..46 if plan.redactions => self.redact(device, &key),
             34..46 => self.read(device, &key, false),
             46..56 if plan.face => self.read(device, &key, true),
             56..68 if plan.cuts => self.weather_links(),
@@ -225,9 +226,10 @@ impl World {
         }
         let supersedes = self.devices[device].supersedes(key, server, &self.names);
         let text = format!("{{\"v\":{}}}", self.dice.below(1_000));
-        let value = (!self.dice.chance(15)).then(|| Value::parse(text.as_bytes()).expect("a value"));
+        let put = || Body::Put(Value::parse(text.as_bytes()).expect("a value"));
+        let body = if self.dice.chance(15) { Body::Delete } else { put() };
         let author = self.devices[device].user.clone();
-        let write = Write { room_id: &self.room_id, key, value, supersedes, author, now_ms: self.now_ms };
+        let write = Write { room_id: &self.room_id, key, body, supersedes, author, now_ms: self.now_ms };
         let Some(change) = self.servers[home].write(write, device, &mut self.dice) else { return };
         let honest = self.servers[home].honest;
         let number = self.truth.note(&change, self.devices[device].shown(key), honest);
@@ -478,7 +480,8 @@ impl World {
     /// How it went.
     pub fn report(self) -> Report {
         let seen_conflicts = self.seen_conflicts();
-        let islands = self.servers.iter().map(|server| server.islands).sum();
+        let mut dangers = self.watch.dangers;
+        self.servers.iter().for_each(|server| dangers += server.dangers);
         let items = self.servers[0].life.disk.items();
         Report {
             violation: self.violation,
@@ -489,7 +492,7 @@ impl World {
             forks: self.watch.forks.len() as u64,
             pulls: self.requests,
             healed_in_ms: self.healed_in_ms,
-            dangers: Dangers { islands, ..self.watch.dangers },
+            dangers,
             reused: self.truth.reused.len() as u64,
             seen_conflicts,
         }

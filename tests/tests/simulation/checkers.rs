@@ -52,6 +52,11 @@ fn knowledge_sees_a_shell_that_believes_in_200() {
 }
 
 #[test]
+fn redacted_sees_a_value_that_arrives_after_its_redaction_and_is_kept() {
+    trips(Broken::KeepRedacted, "redacted", |plan| Plan { redactions: true, stamps: 90, ..plan });
+}
+
+#[test]
 fn bounds_sees_two_pulls_in_flight() {
     trips(Broken::PullTwice, "bounds", |plan| plan);
 }

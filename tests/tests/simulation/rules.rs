@@ -82,7 +82,8 @@ fn the_real_types_are_clean_in_every_scene_and_meet_its_dangers() {
         let faults = culpable(row.faults.clone(), scene);
         assert!(row.violation.is_none() && faults.is_empty(), "{}: {row}", scene.title);
         assert!(row.changes > 12 * seeds, "{}: {row}", scene.title);
-        let Dangers { cuts, crashes, faces, islands, restores, unnoticed } = row.dangers;
+        let Dangers { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late } =
+            row.dangers;
         let forked = row.faults.contains_key(&Fault::DotReuse) && row.forks > 0;
         for (name, came_about, named) in [
             ("cuts", cuts > 0, true),
@@ -92,6 +93,7 @@ fn the_real_types_are_clean_in_every_scene_and_meet_its_dangers() {
             ("restores", restores > 0, scene.restores),
             ("unnoticed", unnoticed > 0, scene.unnoticed),
             ("forks", forked, scene.unnoticed),
+            ("redactions", redactions + erased_late > 0, false),
         ] {
             assert_eq!(came_about, named, "{name} in {}: {row}", scene.title);
         }

@@ -85,6 +85,21 @@ fn copied_and_rolled_back_machines_fork_and_lose_nothing() {
     assert!(forks >= 5, "these worlds must show forks, not {forks}");
 }
 
+/// That values also come after their redaction, a test of the checker shows.
+#[test]
+fn what_is_redacted_goes_everywhere_and_stays_gone() {
+    let redactions = AtomicU64::new(0);
+    let failed = failures(0..60, |seed| {
+        let plan = Plan { redactions: true, stamps: 90, ..Plan::of(seed) };
+        let report = simulation::run_plan(seed, plan, None, false);
+        redactions.fetch_add(report.dangers.redactions, Ordering::Relaxed);
+        report.violation
+    });
+    assert!(failed.is_empty(), "{failed:#?}");
+    let redactions = redactions.into_inner();
+    assert!(redactions >= 20, "these worlds must show redactions, not {redactions}");
+}
+
 /// Writes, reads and nothing else: whatever way a change comes, all hold it within
 /// seconds, without waiting for a timer.
 #[test]
