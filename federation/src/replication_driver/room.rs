@@ -3,7 +3,10 @@
 //! Requests and joins run beside the loop and come back as inputs, so a slow
 //! peer never keeps another one's pull waiting.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use causeway_replication::{Delta, Down, Effect, Input, Message, Outcome, Replicator};
 use causeway_service::{
@@ -40,6 +43,9 @@ enum Done {
 /// Who waits for the answer to a pull.
 type Waiting = Option<oneshot::Sender<Result<Delta, MatrixError>>>;
 
+/// Pause before looking again who is in a room, after something went wrong.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
 /// A room's task.
 pub struct RoomTask {
     state: FederationState,
@@ -50,6 +56,8 @@ pub struct RoomTask {
     news: mpsc::Sender<News>,
     io: JoinSet<Done>,
     begun: Instant,
+    /// When to look who is in the room though nothing happened in it.
+    look_again: Option<Instant>,
 }
 
 impl RoomTask {
@@ -65,6 +73,7 @@ impl RoomTask {
             news,
             io: JoinSet::new(),
             begun,
+            look_again: None,
         }
     }
 
@@ -79,6 +88,7 @@ impl RoomTask {
         let mut here = self.look_around().await;
         while here {
             let deadline = self.deadline();
+            let look_again = self.look_again.unwrap_or(deadline);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(input) = inputs.recv() => self.take(input).await,
@@ -93,6 +103,9 @@ impl RoomTask {
                 }
                 Some(done) = self.io.join_next() => self.done(done).await,
                 () = changed(&changes) => here = self.look_around().await,
+                () = tokio::time::sleep_until(look_again.into()), if self.look_again.is_some() => {
+                    here = self.look_around().await;
+                }
                 () = tokio::time::sleep_until(deadline.into()) => self.handle(Input::Deadline, None).await,
             }
         }
@@ -112,11 +125,17 @@ impl RoomTask {
         const IDLE_MS: u64 = 3_600_000;
         let due = self.replicator.as_ref().and_then(Replicator::next_deadline);
         let due = due.unwrap_or_else(|| self.now_ms() + IDLE_MS);
-        self.begun + std::time::Duration::from_millis(due)
+        self.begun + Duration::from_millis(due)
+    }
+
+    /// A quiet room must not wait for its next event.
+    fn look_again_in(&mut self, pause: Duration) {
+        self.look_again = Some(self.state.clock().instant() + pause);
     }
 
     /// Compares who is in the room with who was. False when this server is not.
     async fn look_around(&mut self) -> bool {
+        self.look_again = None;
         let (services, room) = (self.state.services().clone(), self.room.clone());
         let looked = blocking(move || {
             if !services.rooms.is_joined_here(&room)? {
@@ -137,6 +156,7 @@ impl RoomTask {
             Ok(None) => return false,
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "the room's servers can't be read");
+                self.look_again_in(LOOK_AGAIN);
                 return true;
             }
         };
@@ -146,9 +166,10 @@ impl RoomTask {
         );
         self.present = servers;
         for server in new {
-            // When the driver is behind, the next event of the room tries again.
+            // When the driver is behind, it is told later.
             if self.news.try_send(News::Interested(self.room.clone(), server.clone())).is_err() {
                 self.present.remove(&server);
+                self.look_again_in(LOOK_AGAIN);
             }
         }
         for server in gone {
@@ -249,6 +270,7 @@ impl RoomTask {
             // It panicked, and what it knew is gone: begin again.
             self.replicator = Some(fresh(&self.state));
             self.present.clear();
+            self.look_again_in(LOOK_AGAIN);
             return;
         };
         self.replicator = Some(replicator);
@@ -312,6 +334,6 @@ impl RoomTask {
 /// A replicator that knows nobody yet.
 fn fresh(state: &FederationState) -> Replicator {
     let (first, longest) = state.settings().advertise;
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Replicator::new(state.server_name().as_str(), rand::random()).with_timer(ms(first), ms(longest))
 }
