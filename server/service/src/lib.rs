@@ -169,7 +169,8 @@ impl Services {
         let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
         let at = || Arc::clone(&rooms);
         let shared_space = SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?
-            .with_rank_wait(Duration::from_millis(settings.rank_wait_ms));
+            .with_rank_wait(Duration::from_millis(settings.rank_wait_ms))
+            .with_quota(settings.space_quota_bytes);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let profiles = Arc::new(Profiles::new(db(), at()));

@@ -33,6 +33,8 @@ pub struct Settings {
     /// How long each server that should tell a conflict, or adopt an event, is
     /// waited for before the next one does, in milliseconds.
     pub rank_wait_ms: u64,
+    /// Bytes of changes that each other server may put into a room.
+    pub space_quota_bytes: u64,
 }
 
 impl Settings {
@@ -50,6 +52,7 @@ impl Settings {
             turn: TurnSettings::default(),
             default_room_version: RoomVersionId::V12,
             rank_wait_ms: 30_000,
+            space_quota_bytes: 1 << 30,
         }
     }
 

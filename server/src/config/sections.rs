@@ -140,7 +140,6 @@ impl Default for Media {
 /// `[shared_space]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_field_names, reason = "units go last in a name")]
 pub struct SharedSpace {
     /// First interval of the timer that heals a quiet room.
     pub advertise_min_ms: u64,
@@ -148,11 +147,18 @@ pub struct SharedSpace {
     pub advertise_max_ms: u64,
     /// Wait for each server that should announce a conflict before the next does.
     pub announce_step_ms: u64,
+    /// Bytes that each other server may put into a room's space.
+    pub server_quota_bytes: u64,
 }
 
 impl Default for SharedSpace {
     fn default() -> Self {
-        Self { advertise_min_ms: 60_000, advertise_max_ms: 3_600_000, announce_step_ms: 30_000 }
+        Self {
+            advertise_min_ms: 60_000,
+            advertise_max_ms: 3_600_000,
+            announce_step_ms: 30_000,
+            server_quota_bytes: 1 << 30,
+        }
     }
 }
 

@@ -171,6 +171,8 @@ catalogue! {
     SpaceForks = "space_forks";
     /// room id | change id -> canonical JSON of the value.
     SpaceValues = "space_values";
+    /// room id | server name -> JSON `shared_space::usage::UsageRow`: how much it has put into the room.
+    SpaceUsage = "space_usage";
     /// room id | change id -> (): entries that could not be judged yet.
     SpaceUnproven = "space_unproven";
     /// server name | key id -> JSON `shared_space::entries::VerifyKeyRow`: keys that entries were signed with.

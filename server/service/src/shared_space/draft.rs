@@ -17,7 +17,7 @@ use std::{
 };
 
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, ForkProof, ItemKey, Kind, Overlay, ReplicaId, Sibling,
+    Change, ChangeId, ChangeLog, Entries as _, ForkProof, ItemKey, Kind, Overlay, ReplicaId, Sibling,
     change_log::{Link, PlaceError},
 };
 use causeway_storage::{
@@ -36,6 +36,7 @@ use self::facts::{EffectiveCache, Facts};
 use super::{
     agenda::together,
     error::SpaceError,
+    quota::{self, Quota},
     stored::{self, StoredEntries},
     verdict::Verdict,
 };
@@ -64,6 +65,7 @@ pub struct Draft<'a> {
     /// Item ids whose values were redacted.
     erased: BTreeSet<ChangeId>,
     touched_logs: BTreeSet<ReplicaId>,
+    quota: Quota,
     items: BTreeMap<ItemKey, Touched>,
     facts: Facts<'a>,
     last: Option<ChangeId>,
@@ -94,6 +96,8 @@ pub enum Placement {
     New,
     /// Its server has too many branches and islands; it may come again later.
     Deferred,
+    /// Its server has put as much into the room as it may; it may come again later.
+    OverQuota,
 }
 
 impl<'a> Draft<'a> {
@@ -103,6 +107,7 @@ impl<'a> Draft<'a> {
         own: &'a ServerName,
         effective: &'a EffectiveCache,
         log: ChangeLog,
+        quota: Quota,
         now_ms: u64,
     ) -> Self {
         let db = stored.db;
@@ -117,6 +122,7 @@ impl<'a> Draft<'a> {
             changes: HashMap::new(),
             erased: BTreeSet::new(),
             touched_logs: BTreeSet::new(),
+            quota,
             items: BTreeMap::new(),
             facts: Facts {
                 db,
@@ -176,6 +182,10 @@ impl<'a> Draft<'a> {
     ) -> Result<Placement, SpaceError> {
         let standing = verdict.standing;
         let (header, id) = (change.header(), change.id());
+        let bytes = quota::size(change);
+        if self.overlay.link(&id)?.is_none() && !self.has_room(header, bytes)? {
+            return Ok(Placement::OverQuota);
+        }
         let placed = match self.log.place(header, &self.overlay) {
             Ok(Some(placed)) => placed,
             Ok(None) => return Ok(Placement::Known),
@@ -183,6 +193,7 @@ impl<'a> Draft<'a> {
             Err(PlaceError::Entries(error)) => return Err(error.into()),
         };
         self.overlay.apply(id, &placed);
+        self.quota.add(header.server(), bytes);
         self.placed += 1;
         self.last = Some(id);
         let row = EntryRow {
@@ -345,6 +356,7 @@ impl<'a> Draft<'a> {
     /// the items that changed, and those that are or were in conflict, each with
     /// the time at which that may be told; and how many came to be in conflict.
     pub fn finish(self, batch: &mut Batch) -> (ChangeLog, Vec<ItemKey>, Vec<(ItemKey, u64)>, u64) {
+        self.quota.finish(batch, self.room);
         for replica in &self.touched_logs {
             if let Some(row) = self.log.row(replica) {
                 entries::put_log(batch, self.room, replica, row);

@@ -80,6 +80,7 @@ impl SharedSpace {
                 draft.keep_missing_value(writer.batch(), change)?;
             }
             Placement::Deferred => self.refuse(outcome, change.server(), change, "too_many_tips"),
+            Placement::OverQuota => self.refuse(outcome, change.server(), change, "quota"),
             Placement::New => {
                 outcome.new += 1;
                 if let Standing::Void(reason) = verdict.standing {

@@ -12,7 +12,7 @@ use causeway_storage::shared_space::{
 use ruma::RoomId;
 use serde_json::value::RawValue;
 
-use super::{SharedSpace, error::SpaceError, stored};
+use super::{SharedSpace, error::SpaceError, quota::Quota, stored};
 use crate::notify::Topic;
 
 /// Values asked for at once, the bound of such a request.
@@ -79,6 +79,7 @@ impl SharedSpace {
     ) -> Result<usize, SpaceError> {
         self.rooms.write(room, |writer| {
             let mut touched: Vec<ItemKey> = Vec::new();
+            let mut quota = Quota::new(self.quota_bytes);
             for (id, text) in values.iter().take(ASKED_MAX) {
                 if !self.lacks_value(room, id)? {
                     continue;
@@ -91,10 +92,20 @@ impl SharedSpace {
                     tracing::warn!(change = %id, "a value is not the one that its header names");
                     continue;
                 };
+                let bytes = u64::try_from(value.as_str().len()).unwrap_or(u64::MAX);
+                if header.server() != self.server_name() {
+                    if !quota.has_room(&self.db, room, header.server(), bytes)? {
+                        self.metrics.refused("quota");
+                        tracing::warn!(change = %id, "a value is left out: its server is over quota");
+                        continue;
+                    }
+                    quota.add(header.server(), bytes);
+                }
                 entries::put_value(writer.batch(), room, id, value.as_str());
                 queues::delete(writer.batch(), Queue::Value, room, &id.to_string());
                 touched.push(header.key().clone());
             }
+            quota.finish(writer.batch(), room);
             for key in &touched {
                 self.queue_projection(writer, key)?;
             }

@@ -41,6 +41,7 @@ mod notices;
 pub mod observed;
 pub mod peers;
 mod projection;
+mod quota;
 pub mod read;
 mod redaction;
 mod rejudging;
@@ -68,6 +69,8 @@ mod notice_tests;
 mod order_tests;
 #[cfg(test)]
 mod pair;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod tests;
 
@@ -108,6 +111,8 @@ const SPACES_MAX: usize = 1_000;
 const SERVERS_MAX: usize = 50_000;
 /// How long the next server waits for the one before it, unless told otherwise.
 const RANK_WAIT: Duration = Duration::from_secs(30);
+/// Bytes that each other server may put into a room, unless told otherwise (1 GiB).
+const QUOTA_BYTES: u64 = 1 << 30;
 
 /// The shared spaces of all rooms.
 pub struct SharedSpace {
@@ -147,6 +152,8 @@ pub struct SharedSpace {
     effective: EffectiveCache,
     /// How long the next server waits for the one before it.
     rank_wait: Duration,
+    /// Bytes that each other server may put into a room.
+    quota_bytes: u64,
 }
 
 /// What is kept in memory of one room's space.
@@ -203,6 +210,7 @@ impl SharedSpace {
             stopping: AtomicBool::new(false),
             effective: draft::facts::effective_cache(),
             rank_wait: RANK_WAIT,
+            quota_bytes: QUOTA_BYTES,
         })
     }
 
@@ -211,6 +219,13 @@ impl SharedSpace {
     #[must_use]
     pub fn with_rank_wait(mut self, rank_wait: Duration) -> Self {
         self.rank_wait = rank_wait;
+        self
+    }
+
+    /// With another bound on the bytes that each other server may put into a room.
+    #[must_use]
+    pub fn with_quota(mut self, bytes: u64) -> Self {
+        self.quota_bytes = bytes;
         self
     }
 

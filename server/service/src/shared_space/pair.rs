@@ -60,6 +60,14 @@ impl Pair {
         pair
     }
 
+    /// The same with another quota for servers other than `a` there.
+    pub(super) fn with_quota(mut self, bytes: u64) -> Self {
+        let space =
+            Arc::into_inner(std::mem::replace(&mut self.a.shared_space, Arc::clone(&self.b.shared_space)));
+        self.a.shared_space = Arc::new(space.expect("nobody else has it").with_quota(bytes));
+        self
+    }
+
     /// Mallory joins.
     pub(super) fn meet(&self) {
         let (a, b, room, join) = (&self.a, &self.b, &self.room, MembershipState::Join);

@@ -14,6 +14,7 @@ use causeway_storage::{
         entries,
         items::{self, ItemRow},
         notices,
+        usage::{self, UsageRow},
     },
 };
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
@@ -179,8 +180,17 @@ impl SharedSpace {
         let forks = entries::forks(&self.db, room, STATUS_MAX)?;
         let forks: Vec<Json> = forks.iter().filter_map(|proof| serde_json::from_slice(proof).ok()).collect();
         let conflicts = notices::conflicts(&self.db, room, STATUS_MAX)?;
+        let usages = usage::usages(&self.db, room, STATUS_MAX)?.into_iter();
+        let over = |row: &UsageRow| {
+            row.deferred_bytes.is_some_and(|bytes| row.bytes.saturating_add(bytes) > self.quota_bytes)
+        };
+        let deferred: Vec<Json> = usages
+            .filter(|(_, row)| over(row))
+            .map(|(origin, row)| json!({ "server": origin, "bytes": row.bytes, "quota": self.quota_bytes }))
+            .collect();
         Ok(json!({
             "vector": log.vector(),
+            "deferred": deferred,
             "peers": self.peers(room)?,
             "changes": log.entries(),
             "replicas": log.rows().count(),

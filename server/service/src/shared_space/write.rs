@@ -17,6 +17,7 @@ use super::{
     error::SpaceError,
     lock,
     observed::{Named, device_name, own_writes},
+    quota::Quota,
     stored::StoredEntries,
 };
 use crate::{error::MatrixError, notify::Topic, rooms::RoomWriter};
@@ -171,7 +172,9 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let (mut space, log) = self.space(&room)?;
         let stored = StoredEntries { db: &self.db, room: &room };
-        let mut draft = Draft::new(&stored, self.server_name(), &self.effective, log, self.clock.now_ms());
+        let quota = Quota::new(self.quota_bytes);
+        let (own, now_ms) = (self.server_name(), self.clock.now_ms());
+        let mut draft = Draft::new(&stored, own, &self.effective, log, quota, now_ms);
         let result = work(&mut space, &mut draft, writer)?;
         let last = draft.last_placed();
         let placed = draft.placed > 0;

@@ -14,6 +14,7 @@ pub mod entries;
 pub mod items;
 pub mod notices;
 pub mod queues;
+pub mod usage;
 
 use causeway_shared_space::ChangeId;
 

@@ -14,7 +14,7 @@ use causeway_storage::{
 };
 
 use super::{
-    super::{error::SpaceError, wanted_media},
+    super::{error::SpaceError, quota, wanted_media},
     Draft,
 };
 
@@ -26,9 +26,18 @@ impl Draft<'_> {
             return Ok(());
         }
         match entries::entry(self.db, self.room, &id)? {
-            Some(row) => self.keep_value(batch, change, row.standing),
-            None => Ok(()),
+            Some(row) if self.has_room(change.header(), quota::value_size(change))? => {
+                self.quota.add(change.server(), quota::value_size(change));
+                self.keep_value(batch, change, row.standing)
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Whether its server may put so many bytes more into the room. This server may.
+    pub(super) fn has_room(&mut self, header: &Header, bytes: u64) -> Result<bool, SpaceError> {
+        let origin = header.server();
+        Ok(origin == self.own || self.quota.has_room(self.db, self.room, origin, bytes)?)
     }
 
     /// Keeps the value of a change, if it is at hand and the change may have one.
