@@ -258,7 +258,7 @@ impl RoomTask {
         let handled = blocking(move || {
             let advertised = matches!(&input, Input::Received { message: Message::Advertise(_), .. });
             // What came by room events before an advertisement needs no pull.
-            if advertised && let Err(error) = services.shared_space.follow_if_idle() {
+            if advertised && let Err(error) = services.shared_space.follow_if_free() {
                 tracing::error!(error = %Chain(&error), "the room's events can't be followed");
             }
             let effects =

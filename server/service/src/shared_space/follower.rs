@@ -12,7 +12,7 @@
 //! - declarations: members get the power to write;
 //! - any state: what could not be judged is judged again.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, atomic::Ordering};
 
 use causeway_room::Pdu;
 use causeway_shared_space::{Change, ItemKey, Stamp, StampError};
@@ -35,6 +35,8 @@ use super::{
 /// Events taken in one step.
 const STEP_MAX: usize = 200;
 
+/// Threads that wait at once for what they could do without.
+const FOLLOWERS_MAX: usize = 4;
 /// Changes that are joined in one batch.
 const GROUP_MAX: usize = 100;
 
@@ -72,12 +74,13 @@ impl SharedSpace {
         self.follow_from(lock(&self.cursor), wanted)
     }
 
-    /// The same, unless somebody is following: for those to whom it only saves work.
-    pub fn follow_if_idle(&self) -> Result<(), SpaceError> {
-        match self.cursor.try_lock() {
-            Ok(cursor) => self.follow_from(cursor, || true),
-            Err(_) => Ok(()),
-        }
+    /// The same for those to whom it only saves work: not if several of them
+    /// wait already, as each keeps a thread while there is a long backlog.
+    pub fn follow_if_free(&self) -> Result<(), SpaceError> {
+        let waiting = self.followers.fetch_add(1, Ordering::Relaxed);
+        let followed = if waiting < FOLLOWERS_MAX { self.follow() } else { Ok(()) };
+        self.followers.fetch_sub(1, Ordering::Relaxed);
+        followed
     }
 
     fn follow_from(

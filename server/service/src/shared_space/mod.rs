@@ -76,7 +76,10 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -147,6 +150,8 @@ pub struct SharedSpace {
     pace: Mutex<Pace>,
     metrics: Metrics,
     named: NamedCache,
+    /// Callers of [`SharedSpace::follow_if_free`].
+    followers: AtomicUsize,
     /// Set when the process stops.
     stopping: AtomicBool,
     effective: EffectiveCache,
@@ -207,6 +212,7 @@ impl SharedSpace {
             pace: Mutex::default(),
             metrics: Metrics::new(),
             named: observed::named_cache(),
+            followers: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             effective: draft::facts::effective_cache(),
             rank_wait: RANK_WAIT,
