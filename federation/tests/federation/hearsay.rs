@@ -94,6 +94,15 @@ async fn forge(server: &Server, user: &UserId, room: &RoomId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_believes_in_a_key_of_who_is_gone_only_if_the_room_shows_it() {
+    a_made_up_key_is_not_believed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_up_a_key_of_who_answers() {
+    a_made_up_key_is_not_believed(true).await;
+}
+
+async fn a_made_up_key_is_not_believed(origin_lives: bool) {
     let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
     let mut network = Network::of(&["m.test", "n.test", "v.test"]);
     let m = network.start("m.test", folders[0].path());
@@ -105,7 +114,12 @@ async fn a_newcomer_believes_in_a_key_of_who_is_gone_only_if_the_room_shows_it()
     v.join(&room, &victor, &m.name).await.expect("joins");
     put(&v, &victor, &room, "genuine").await;
     reads(&m, &mallory, &room, "genuine").await;
-    v.stop().await;
+    let lives = if origin_lives {
+        Some(v)
+    } else {
+        v.stop().await;
+        None
+    };
 
     let n = network.start("n.test", folders[1].path());
     n.join(&room, &nora, &m.name).await.expect("joins");
@@ -127,6 +141,9 @@ async fn a_newcomer_believes_in_a_key_of_who_is_gone_only_if_the_room_shows_it()
     assert_eq!(seen, (false, 0), "what a made-up key signed is not even held");
     m.stop().await;
     n.stop().await;
+    if let Some(v) = lives {
+        v.stop().await;
+    }
 }
 
 fn user(id: &str) -> ruma::OwnedUserId {

@@ -95,6 +95,22 @@ fn an_erased_value_does_not_come_back() {
 }
 
 #[test]
+fn what_a_redacted_event_took_away_does_not_come_back() {
+    let pair = Pair::new();
+    let eve = ruma::user_id!("@eve:a.example");
+    pair.a.rooms.join(&pair.room, eve, serde_json::Map::new()).expect("joined");
+    let written = pair.change("plan", put(1), |_| {});
+    pair.join(std::slice::from_ref(&written));
+    // Eve may not redact in the log: the event alone does it.
+    let said = pair.send(eve, "m.room.message", None, json!({ "body": "redacts" }));
+    let said = pair.a.rooms.event(&said).expect("reads").expect("held");
+    pair.a.shared_space.redact(&pair.room, &written.id(), &said).expect("followed");
+    assert!(pair.values(&pair.a, "plan").is_empty());
+    pair.join(std::slice::from_ref(&written));
+    assert!(pair.values(&pair.a, "plan").is_empty());
+}
+
+#[test]
 fn an_erased_value_does_not_come_back_with_an_adoption() {
     let pair = Pair::new();
     let event = pair.plain(*MALLORY, "plan", 1);
