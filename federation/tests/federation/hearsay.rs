@@ -41,9 +41,10 @@ async fn reads(server: &Server, user: &UserId, room: &RoomId, key: &'static str)
         .await;
 }
 
-/// A change in the name of `user`, whose server never wrote it, under a made-up key.
-async fn forge(server: &Server, user: &UserId, room: &RoomId) {
-    let (user, room) = (user.to_owned(), room.to_owned());
+/// Puts into the space of `liar`, in one batch, a change in the name of `user`,
+/// whose server never wrote it, under a made-up key, and an honest one, "after".
+async fn forge(liar: &Server, mallory: &UserId, user: &UserId, room: &RoomId) {
+    let (mallory, user, room) = (mallory.to_owned(), user.to_owned(), room.to_owned());
     let victim: &ServerName = user.server_name();
     let pair =
         Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "made_up".to_owned()).expect("just made");
@@ -60,36 +61,42 @@ async fn forge(server: &Server, user: &UserId, room: &RoomId) {
         published: Some(serde_json::to_string(&document).expect("JSON").into()),
         hearsay: false,
     };
-    server
-        .run(move |services| {
-            let shown =
-                [("m.room.create", ""), ("m.room.member", user.as_str()), ("m.room.power_levels", "")].map(
-                    |(kind, key)| services.rooms.state_event(&room, kind, key).expect("reads").expect("is"),
-                );
+    liar.run(move |services| {
+        let change = |author: &UserId, key: &str, pair: &Ed25519KeyPair| {
+            let shown = ["m.room.create", "m.room.member", "m.room.power_levels"].map(|kind| {
+                let key = if kind == "m.room.member" { author.as_str() } else { "" };
+                let event = services.rooms.state_event(&room, kind, key).expect("reads").expect("is");
+                event.event_id().to_owned()
+            });
+            // Too large to ride along with an advertisement, without keys.
+            let value = format!("{{\"n\":\"{}\"}}", "x".repeat(5_000));
             let new = NewChange {
                 room_id: room.clone(),
-                key: ItemKey::new("forged").expect("a key"),
-                body: Body::Put(Value::parse(br#"{"n":1}"#).expect("a value")),
+                key: ItemKey::new(key).expect("a key"),
+                body: Body::Put(Value::parse(value.as_bytes()).expect("a value")),
                 dot: Dot {
-                    replica: ReplicaId::new(user.server_name(), 7).expect("a replica"),
+                    replica: ReplicaId::new(author.server_name(), 7).expect("a replica"),
                     counter: Counter::FIRST,
                 },
                 previous: None,
                 supersedes: Vec::new(),
                 depth: Counter::FIRST,
-                author: user.clone(),
+                author: author.to_owned(),
                 origin_server_ts: 1_700_000_000_000,
-                authorized_by: shown.map(|event| event.event_id().to_owned()).to_vec(),
+                authorized_by: shown.to_vec(),
                 adopts: None,
                 restores: None,
             };
-            let forged = Change::build(new, &pair).expect("a change");
-            let space = &services.shared_space;
-            space.keep_verify_key(user.server_name(), "ed25519:made_up", &row).expect("kept");
-            let outcome = space.join(&room, services.rooms.server_name(), vec![forged]).expect("joined");
-            assert_eq!(outcome.new, 1);
-        })
-        .await;
+            Change::build(new, pair).expect("a change")
+        };
+        let changes =
+            vec![change(&user, "forged", &pair), change(&mallory, "after", services.server_keys.key_pair())];
+        let space = &services.shared_space;
+        space.keep_verify_key(user.server_name(), "ed25519:made_up", &row).expect("kept");
+        let outcome = space.join(&room, services.rooms.server_name(), changes).expect("joined");
+        assert_eq!(outcome.new, 2);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,8 +134,7 @@ async fn a_made_up_key_is_not_believed(origin_lives: bool) {
     put(&m, &mallory, &room, "welcome").await;
     reads(&n, &nora, &room, "genuine").await;
 
-    forge(&m, &victor, &room).await;
-    put(&m, &mallory, &room, "after").await;
+    forge(&m, &mallory, &victor, &room).await;
     reads(&n, &nora, &room, "after").await;
     let seen = n
         .run(move |services| {

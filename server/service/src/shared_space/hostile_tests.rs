@@ -120,8 +120,15 @@ fn an_erased_value_does_not_come_back_with_an_adoption() {
     pair.join(&[redact, adoption.clone()]);
     pair.a.shared_space.step().expect("judged again");
     assert!(pair.values(&pair.a, "plan").is_empty());
-    pair.join(std::slice::from_ref(&adoption));
-    assert!(pair.values(&pair.a, "plan").is_empty());
+    // Another adoption of the event comes after it was erased.
+    let late = pair.adoption(&event, *MALLORY, 1, &[]);
+    for change in [adoption, late] {
+        for _ in 0..2 {
+            pair.join(std::slice::from_ref(&change));
+            let kept = entries::value(&pair.a.database, &pair.room, &change.id()).expect("reads");
+            assert!(kept.is_none_or(|kept| kept.is_empty()));
+        }
+    }
 }
 
 #[test]
