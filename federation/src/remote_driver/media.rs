@@ -40,21 +40,16 @@ pub(super) async fn media(
         Ok(media) => return Ok(media),
         Err(error) => answer(&error),
     };
+    let servers = candidates(state.server_name(), holders.into_iter().filter(|holder| holder != origin));
     // A holder could give anything in the origin's name.
-    let holders = if expected.is_empty() { Vec::new() } else { holders };
-    let others = holders.into_iter().filter(|holder| holder != origin);
-    let servers = candidates(state.server_name(), others);
-    if servers.is_empty() {
+    if servers.is_empty() || expected.is_empty() {
         return Err(failure);
     }
     first(&servers, |server| async move {
         let media = download(state, &server, origin, media_id, bytes_max).await;
         let media = media.map_err(|error| answer(&error))?;
-        let content = media.content.clone();
-        let (expected, is_empty) = (expected.to_vec(), expected.is_empty());
-        let is_expected =
-            is_empty || blocking(move || Ok(expected.iter().any(|one| one.is(&content)))).await?;
-        if is_expected {
+        let (content, expected) = (media.content.clone(), expected.to_vec());
+        if blocking(move || Ok(expected.iter().any(|one| one.is(&content)))).await? {
             return Ok(media);
         }
         tracing::warn!(%server, file = %mxc, "a server gave another file than an item says");

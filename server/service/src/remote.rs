@@ -50,9 +50,8 @@ pub enum RemoteRequest {
         user_id: OwnedUserId,
         reply: Reply<Box<RawValue>>,
     },
-    /// A media file from its origin, or, when that is gone, from any of `holders`.
-    /// If anything is `expected` it has to be one of these, whoever gives it; else
-    /// only the origin is believed.
+    /// A media file from its origin, which is right about it, or, when that does
+    /// not give it, from any of `holders`, if it is one of what is `expected`.
     Media {
         mxc: OwnedMxcUri,
         holders: Vec<OwnedServerName>,

@@ -4,8 +4,9 @@
 //! row into a queue, in the batch that makes the value held. The row goes when
 //! the file is here, or when nobody had it for long.
 //!
-//! The row says what content the items expect under that address, by SHA-256: a
-//! file that is another one is not taken from anybody.
+//! The row says what content the items expect under that address, by SHA-256, as
+//! far as authors on the file's own server say it: a file that is another one is
+//! taken from that server only.
 //!
 //! Not here: the fetching ([`crate::prefetch`]).
 
