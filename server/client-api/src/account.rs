@@ -63,6 +63,7 @@ fn deactivate(state: &ClientState, request: Custom) -> Result<Response, MatrixEr
     confirm_password(state, session, "deactivate", &request.raw)?;
     state.accounts.deactivate(&session.user_id)?;
     state.devices.delete_all(&session.user_id, None)?;
+    state.backups.delete_all(&session.user_id)?;
     Accounts::leave_rooms(&state.rooms, &session.user_id)?;
     // There are no third-party ids, so none was left bound.
     Ok(json_response(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))

@@ -11,6 +11,7 @@ use causeway_storage::{Database, StorageError};
 
 pub mod account_data;
 pub mod accounts;
+pub mod backups;
 mod cache;
 pub mod client_event;
 pub mod clock;
@@ -49,6 +50,7 @@ pub mod visible;
 
 use account_data::AccountData;
 use accounts::Accounts;
+use backups::Backups;
 use clock::Clock;
 use devices::Devices;
 use directory::Directory;
@@ -123,6 +125,8 @@ pub struct Services {
     pub user_directory: Arc<UserDirectory>,
     /// End-to-end encryption keys.
     pub keys: Arc<Keys>,
+    /// Backups of room keys.
+    pub backups: Arc<Backups>,
     /// Messages from device to device.
     pub to_device: Arc<ToDevice>,
     /// Files.
@@ -188,6 +192,7 @@ impl Services {
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
             user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),
             keys: Arc::new(Keys::new(db(), at(), wake())),
+            backups: Arc::new(Backups::new(db())),
             to_device: Arc::new(ToDevice::new(db(), wake())),
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(media),

@@ -80,6 +80,10 @@ catalogue! {
     FallbackKeys = "fallback_keys";
     /// user id | `master`, `self_signing` or `user_signing` -> raw JSON of the key.
     CrossSigningKeys = "cross_signing_keys";
+    /// user id | version u64 -> JSON `backup::Version`.
+    KeyBackups = "key_backups";
+    /// user id | version u64 | room id | session id -> JSON `backup::RoomKey`.
+    BackedUpKeys = "backed_up_keys";
     /// position u64 -> user id whose keys or devices changed.
     KeyChanges = "key_changes";
     /// user id | device id | position u64 -> raw JSON of the to-device event.

@@ -165,7 +165,7 @@ pub fn set_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId, miss
     if missing { batch.put(Cf::MissingEvents, row, []) } else { batch.delete(Cf::MissingEvents, row) }
 }
 
-fn room_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedRoomId, StorageError> {
+pub(crate) fn room_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedRoomId, StorageError> {
     RoomId::parse(parts.str()?).map_err(|_| StorageError::BrokenKey { cf: cf.name() })
 }
 
