@@ -42,6 +42,7 @@ mod shared_space;
 mod state;
 mod state_event;
 mod sync;
+mod threads;
 mod uiaa;
 mod user_directory;
 
@@ -74,6 +75,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(room::routes())
         .merge(state_event::routes())
         .merge(sync::routes())
+        .merge(threads::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
         .merge(user_directory::routes())

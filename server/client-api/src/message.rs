@@ -49,6 +49,7 @@ fn send(
     let (body, session) = (&request.body, &request.auth);
     state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
     let content = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
+    state.threads.check_root(&body.room_id, &session.user_id, &content)?;
     let kind = body.event_type.to_string();
     if kind == "m.room.redaction" {
         return Err(MatrixError::forbidden("Redactions are sent to /redact"));

@@ -12,6 +12,7 @@ use causeway_storage::{Database, StorageError};
 pub mod account_data;
 pub mod accounts;
 pub mod backups;
+mod bundled;
 mod cache;
 pub mod client_event;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod directory;
 pub mod ephemeral;
 pub mod error;
 pub mod history;
+pub mod ignored;
 pub mod keys;
 pub mod media;
 mod new_file;
@@ -41,6 +43,7 @@ pub mod shared_secret;
 pub mod shared_space;
 pub mod shown;
 pub mod sync;
+pub mod threads;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
@@ -69,6 +72,7 @@ use settings::Settings;
 use shared_secret::SharedSecret;
 use shared_space::SharedSpace;
 use sync::SyncService;
+use threads::Threads;
 use to_device::ToDevice;
 use typing::Typing;
 use uiaa::Uiaa;
@@ -107,6 +111,8 @@ pub struct Services {
     pub upgrades: Arc<Upgrades>,
     /// Rooms' past, for those who may see it.
     pub history: Arc<History>,
+    /// Their threads.
+    pub threads: Arc<Threads>,
     /// Read receipts.
     pub receipts: Arc<Receipts>,
     /// Who is typing.
@@ -187,6 +193,7 @@ impl Services {
             directory: Arc::new(Directory::new(db(), at())),
             upgrades: Arc::new(Upgrades::new(db(), at())),
             history: Arc::new(History::new(at(), time())),
+            threads: Arc::new(Threads::new(at(), time())),
             sync: Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time())),
             uiaa: Arc::new(Uiaa::new(time())),
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),

@@ -6,18 +6,16 @@
 use std::sync::Arc;
 
 use causeway_room::{Pdu, Root};
-use causeway_storage::{Direction, rooms as rows, transactions};
+use causeway_storage::{rooms as rows, transactions};
 use ruma::{DeviceId, EventId, UserId};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
+    bundled::bundle,
     client_event::{Shape, client_event},
     error::MatrixError,
     room_view::RoomView,
 };
-
-/// Events that relate to one event and are looked at for its bundled aggregations.
-const RELATED_MAX: usize = 200;
 
 /// Shows events of rooms to one user on one device.
 pub struct Shower<'a> {
@@ -34,6 +32,8 @@ pub enum Detail {
     Plain,
     /// Also what was before, the viewer's membership and bundled aggregations.
     Timeline,
+    /// The same for an event that is bundled with another: without a thread.
+    Bundled,
 }
 
 impl<'a> Shower<'a> {
@@ -69,8 +69,8 @@ impl<'a> Shower<'a> {
             Some(redaction) => self.view.event(&redaction)?,
             None => None,
         };
-        if detail == Detail::Timeline {
-            self.add_context(pdu, redaction.is_some(), &mut unsigned)?;
+        if detail != Detail::Plain {
+            self.add_context(pdu, redaction.is_some(), (shape, detail), &mut unsigned)?;
         }
         let Some(redaction) = redaction else { return render(pdu, shape, unsigned) };
         let because = render(&redaction, Shape::Full, Map::new())?;
@@ -84,6 +84,7 @@ impl<'a> Shower<'a> {
         &self,
         pdu: &Pdu,
         is_redacted: bool,
+        (shape, detail): (Shape, Detail),
         unsigned: &mut Map<String, Value>,
     ) -> Result<(), MatrixError> {
         let meta = rows::event_meta(self.view.database(), pdu.event_id())?;
@@ -95,8 +96,8 @@ impl<'a> Shower<'a> {
         if let (Some(state_key), Some(root), false) = (pdu.state_key(), before, is_redacted) {
             self.add_previous(pdu, state_key, root, unsigned)?;
         }
-        if !is_redacted && pdu.state_key().is_none() {
-            let bundled = self.bundled(pdu)?;
+        if pdu.state_key().is_none() {
+            let bundled = self.bundled(pdu, is_redacted, shape, detail)?;
             if !bundled.is_empty() {
                 unsigned.insert("m.relations".to_owned(), Value::Object(bundled));
             }
@@ -109,6 +110,16 @@ impl<'a> Shower<'a> {
         let event = self.view.state(&root, "m.room.member", self.user_id.as_str())?;
         let membership = event.and_then(|event| event.membership());
         Ok(membership.map_or_else(|| "leave".to_owned(), |membership| membership.to_string()))
+    }
+
+    /// The event as if it were redacted: for what an ignored user began.
+    pub fn show_emptied(&self, pdu: &Arc<Pdu>, shape: Shape) -> Result<Box<RawValue>, MatrixError> {
+        let rules = self.view.rules(pdu.room_id())?;
+        let emptied = pdu.redacted(&rules.rules).map_err(|error| MatrixError::internal(&error))?;
+        let mut unsigned = Map::new();
+        let bundled = self.bundled(pdu, true, shape, Detail::Timeline)?;
+        unsigned.insert("m.relations".to_owned(), Value::Object(bundled));
+        render(&emptied, shape, unsigned)
     }
 
     fn add_previous(
@@ -127,52 +138,34 @@ impl<'a> Shower<'a> {
         Ok(())
     }
 
-    /// Bundled aggregations: the last edit, the thread, references.
-    fn bundled(&self, pdu: &Pdu) -> Result<Map<String, Value>, MatrixError> {
+    /// Bundled aggregations. Of a redacted event only its thread is left, and
+    /// within a bundle no further thread is opened: threads could go in circles.
+    fn bundled(
+        &self,
+        pdu: &Pdu,
+        is_redacted: bool,
+        shape: Shape,
+        detail: Detail,
+    ) -> Result<Map<String, Value>, MatrixError> {
+        let bundle = bundle(self.view, self.user_id, pdu)?;
         let mut bundled = Map::new();
-        let related =
-            rows::relations(self.view.database(), pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
-        let mut thread: Option<(u64, Box<RawValue>, bool)> = None;
-        let mut references = Vec::new();
-        for related in related {
-            let is_edit = related.rel_type == "m.replace";
-            if !matches!(related.rel_type.as_str(), "m.replace" | "m.thread" | "m.reference")
-                || (is_edit && bundled.contains_key("m.replace"))
-                || rows::redaction_of(self.view.database(), &related.event_id)?.is_some()
-            {
-                continue;
-            }
-            let Some(event) = self.view.event(&related.event_id)? else { continue };
-            if event.room_id() != pdu.room_id() {
-                // Anybody can name any event from a room of his own.
-                continue;
-            }
-            match related.rel_type.as_str() {
-                "m.replace" if event.sender() == pdu.sender() && event.kind_text() == pdu.kind_text() => {
-                    bundled.insert("m.replace".to_owned(), value(&render(&event, Shape::Full, Map::new())?));
-                }
-                "m.thread" => {
-                    let by_viewer = event.sender() == self.user_id;
-                    match &mut thread {
-                        Some((count, _, participated)) => {
-                            *count += 1;
-                            *participated |= by_viewer;
-                        }
-                        None => thread = Some((1, render(&event, Shape::Full, Map::new())?, by_viewer)),
-                    }
-                }
-                "m.reference" => references.push(json!({ "event_id": related.event_id })),
-                _ => {}
-            }
-        }
-        if let Some((count, latest, participated)) = thread {
-            let participated = participated || pdu.sender() == self.user_id;
+        if let Some(thread) = bundle.thread.filter(|_| detail == Detail::Timeline) {
+            let latest = self.show(&thread.latest, shape, Detail::Bundled)?;
             let summary = json!({
-                "count": count, "latest_event": value(&latest), "current_user_participated": participated,
+                "count": thread.count, "latest_event": value(&latest),
+                "current_user_participated": thread.participated,
             });
             bundled.insert("m.thread".to_owned(), summary);
         }
-        if !references.is_empty() {
+        if is_redacted {
+            return Ok(bundled);
+        }
+        if let Some(edit) = bundle.edit {
+            bundled.insert("m.replace".to_owned(), value(&self.show(&edit, shape, Detail::Plain)?));
+        }
+        if !bundle.references.is_empty() {
+            let references: Vec<_> =
+                bundle.references.iter().map(|event_id| json!({ "event_id": event_id })).collect();
             bundled.insert("m.reference".to_owned(), json!({ "chunk": references }));
         }
         Ok(bundled)

@@ -122,6 +122,12 @@ catalogue! {
     JoinedServers = "joined_servers";
     /// event id | position i64 of the event that relates to it -> JSON `rooms::Related`.
     Relations = "relations";
+    /// room id | thread root -> JSON `rooms::Thread`.
+    Threads = "threads";
+    /// room id | position i64 of a thread's last event -> its root.
+    ThreadOrder = "thread_order";
+    /// room id | thread root | local user id who wrote in it -> ().
+    ThreadUsers = "thread_users";
     /// event id -> id of the redaction that applies to it.
     Redactions = "redactions";
     /// event id that is not held | event id of its redaction -> ().

@@ -32,6 +32,9 @@ const PENDING_REDACTIONS_MAX: usize = 20;
 /// Pieces of membership that changed, and the events that hold them now.
 type ChangedMembers = Vec<(StateKey, Option<Arc<Pdu>>)>;
 
+/// Targets, their redactions, and whether these apply now or wait for the target.
+pub(super) type Redactions = Vec<(OwnedEventId, OwnedEventId, bool)>;
+
 /// A write that is in the log.
 pub(crate) struct Committed {
     pub(crate) head: Head,
@@ -56,6 +59,7 @@ impl RoomWriter<'_> {
         self.put_invite_states(&members)?;
         let redactions = self.redactions()?;
         self.put_state();
+        let redacted = self.newly_redacted(&redactions)?;
         for (target, redaction, applies) in redactions {
             if applies {
                 rows::put_redaction(&mut self.batch, &target, &redaction);
@@ -64,6 +68,7 @@ impl RoomWriter<'_> {
             }
         }
         let held = self.put_events();
+        self.put_threads(&held, &redacted)?;
         self.put_members(members, &held);
         let store = &self.rooms.store;
         let commit = store.database.commit(self.batch)?;
@@ -203,7 +208,7 @@ impl RoomWriter<'_> {
     }
 
     /// Which redactions apply from now on, and which wait for their target.
-    fn redactions(&self) -> Result<Vec<(OwnedEventId, OwnedEventId, bool)>, RoomError> {
+    fn redactions(&self) -> Result<Redactions, RoomError> {
         let mut found = Vec::new();
         for pending in self.pending.iter().filter(|pending| pending.live) {
             if let Some(target) = pending.pdu.redacts() {

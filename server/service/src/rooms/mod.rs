@@ -26,6 +26,7 @@ mod error;
 mod graph;
 mod head;
 mod import;
+mod indexes;
 mod membership;
 mod power;
 mod reads;

@@ -1,6 +1,6 @@
 //! The account data in an answer: what changed, grouped by room.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use causeway_storage::{
     Cf, Direction, Read, StorageError,
@@ -59,16 +59,4 @@ pub fn content(
     };
     let broken = |source| StorageError::BrokenValue { cf: Cf::AccountData.name(), source };
     serde_json::from_slice(json).map(Some).map_err(broken)
-}
-
-/// Whom the user ignores.
-pub fn ignored_users(read: &impl Read, user_id: &UserId) -> Result<BTreeSet<String>, StorageError> {
-    #[derive(serde::Deserialize)]
-    struct Ignored {
-        #[serde(default)]
-        ignored_users: BTreeMap<String, serde_json::Value>,
-    }
-    let content = content(read, user_id, "", "m.ignored_user_list")?;
-    let ignored = content.and_then(|content| serde_json::from_str::<Ignored>(content.get()).ok());
-    Ok(ignored.map(|ignored| ignored.ignored_users.into_keys().collect()).unwrap_or_default())
 }

@@ -20,7 +20,9 @@ use super::{
     response::{RawEvent, StateSection, Unread, raw_event},
     unread::{self, Counted, UNREAD_PAGE, UNREAD_SCAN_MAX},
 };
-use crate::{error::MatrixError, room_view::RoomView, shown::Shower, typing::TypingChanges};
+use crate::{
+    error::MatrixError, ignored::ignored_users, room_view::RoomView, shown::Shower, typing::TypingChanges,
+};
 
 /// The account data `m.push_rules`.
 #[derive(serde::Deserialize)]
@@ -70,7 +72,7 @@ impl<'a> Answer<'a> {
             filter: &request.filter,
             view,
             shower: Shower::new(view, (user_id, &request.device_id), services.clock.now_ms()),
-            ignored: account_data::ignored_users(database, user_id)?,
+            ignored: ignored_users(database, user_id)?,
             told: Vec::new(),
             until,
             account_data: account_data::changed(database, user_id, since, until)?,

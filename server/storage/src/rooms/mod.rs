@@ -10,6 +10,7 @@
 mod members;
 mod relations;
 mod state;
+mod threads;
 mod timeline;
 
 use causeway_room::state_tree::Root;
@@ -24,6 +25,7 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 pub use state::{current, current_of, node, put_current, put_node};
+pub use threads::{Thread, is_participant, put_participant, put_thread, thread, threads};
 pub use timeline::{Place, TimelineRow, position_before, put_stream, put_timeline, stream, timeline};
 
 use crate::{
