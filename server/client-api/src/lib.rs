@@ -37,6 +37,7 @@ mod register;
 mod relations;
 pub mod request;
 mod room;
+mod search;
 mod session;
 mod shared_space;
 mod state;
@@ -76,6 +77,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(state_event::routes())
         .merge(sync::routes())
         .merge(threads::routes())
+        .merge(search::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
         .merge(user_directory::routes())

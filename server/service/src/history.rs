@@ -136,14 +136,13 @@ impl History {
         let mut senders = BTreeSet::new();
         let mut chunk = Vec::new();
         let limit = wanted.limit.min(PAGE_MAX);
-        while let Some(position) = walk.next(view, room_id)? {
-            let Some(held) = view.held(&position.event_id)? else { continue };
+        while chunk.len() < limit
+            && let Some(row) = walk.next(view, room_id)?
+        {
+            let Some(held) = view.held(&row.event_id)? else { continue };
             if passes(&wanted.filter, room_id, &held) && viewer.may_see(&held)? {
                 senders.insert(held.pdu.sender().to_owned());
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
-                if chunk.len() >= limit {
-                    break;
-                }
             }
         }
         let is_lazy = matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
@@ -174,12 +173,8 @@ impl History {
         let position =
             held.meta.position.ok_or_else(|| MatrixError::not_found("The event has no surroundings"))?;
         let event = self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?;
-        let side = |from, direction, limit| {
-            let from = Some(TimelineToken(from));
-            self.page(reader, room_id, &Wanted { from, to: None, direction, limit, filter: filter.clone() })
-        };
-        let before = side(position - 1, Direction::Backward, limit.div_ceil(2))?;
-        let after = side(position, Direction::Forward, limit / 2)?;
+        let limits = (limit.div_ceil(2), limit / 2);
+        let (before, after) = self.around(reader, room_id, position, limits, filter)?;
         let state = match held.meta.state_after.or(held.meta.state_before) {
             Some(root) => {
                 let entries = self.view().state_entries(&root)?;
@@ -188,6 +183,25 @@ impl History {
             None => Vec::new(),
         };
         Ok(Context { event, before, after, state })
+    }
+
+    /// What is before and after a place, so many events on each side.
+    ///
+    /// # Errors
+    /// 403 for those who may see nothing of the room.
+    pub fn around(
+        &self,
+        reader: Reader<'_>,
+        room_id: &RoomId,
+        position: i64,
+        (before, after): (usize, usize),
+        filter: &RoomEventFilter,
+    ) -> Result<(Page, Page), MatrixError> {
+        let side = |from, direction, limit| {
+            let from = Some(TimelineToken(from));
+            self.page(reader, room_id, &Wanted { from, to: None, direction, limit, filter: filter.clone() })
+        };
+        Ok((side(position - 1, Direction::Backward, before)?, side(position, Direction::Forward, after)?))
     }
 
     /// Events that relate to an event, latest first unless asked otherwise.

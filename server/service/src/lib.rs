@@ -35,6 +35,7 @@ pub mod receipts;
 pub mod remote;
 pub mod room_view;
 pub mod rooms;
+pub mod search;
 mod secrets;
 pub mod server_keys;
 pub mod session;
@@ -50,6 +51,7 @@ pub mod uiaa;
 pub mod upgrade;
 pub mod user_directory;
 pub mod visible;
+mod words;
 
 use account_data::AccountData;
 use accounts::Accounts;
@@ -67,6 +69,7 @@ use rate_limit::RateLimits;
 use receipts::Receipts;
 use remote::RemoteHandle;
 use rooms::Rooms;
+use search::Search;
 use server_keys::{ServerKeys, ServerKeysError};
 use settings::Settings;
 use shared_secret::SharedSecret;
@@ -111,6 +114,8 @@ pub struct Services {
     pub upgrades: Arc<Upgrades>,
     /// Rooms' past, for those who may see it.
     pub history: Arc<History>,
+    /// Finding words in it.
+    pub search: Arc<Search>,
     /// Their threads.
     pub threads: Arc<Threads>,
     /// Read receipts.
@@ -188,11 +193,13 @@ impl Services {
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
+        let history = Arc::new(History::new(at(), time()));
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
             directory: Arc::new(Directory::new(db(), at())),
             upgrades: Arc::new(Upgrades::new(db(), at())),
-            history: Arc::new(History::new(at(), time())),
+            search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
+            history,
             threads: Arc::new(Threads::new(at(), time())),
             sync: Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time())),
             uiaa: Arc::new(Uiaa::new(time())),

@@ -128,6 +128,8 @@ catalogue! {
     ThreadOrder = "thread_order";
     /// room id | thread root | local user id who wrote in it -> ().
     ThreadUsers = "thread_users";
+    /// room id | word | position i64 of an event that holds it -> (); not of encrypted rooms.
+    Words = "words";
     /// event id -> id of the redaction that applies to it.
     Redactions = "redactions";
     /// event id that is not held | event id of its redaction -> ().

@@ -1,5 +1,5 @@
 //! What is derived of a write's events for reading, beside the timeline: the
-//! room's threads.
+//! room's threads, and the words in it.
 //!
 //! Invariant: written in the batch of the events, so that an index and what it
 //! is of are never apart.
@@ -19,6 +19,7 @@ use super::{
     store::Held,
     writer::RoomWriter,
 };
+use crate::words::{searched_text, words};
 
 /// Events of a thread that are looked through for the last one that stays.
 const LATEST_SCAN_MAX: usize = 1_000;
@@ -97,6 +98,37 @@ impl RoomWriter<'_> {
             }
         }
         rows::put_thread(&mut self.batch, &self.room_id, root, old.as_ref(), &new);
+        Ok(())
+    }
+
+    /// Makes what came findable, and what was redacted no more.
+    pub(super) fn put_words(
+        &mut self,
+        held: &[Held],
+        redacted: &BTreeSet<OwnedEventId>,
+    ) -> Result<(), RoomError> {
+        let mut texts = Vec::new();
+        for held in held.iter().filter(|held| !redacted.contains(held.pdu.event_id())) {
+            let Some(position) = held.meta.position else { continue };
+            texts.extend(searched_text(&held.pdu).map(|text| (position, text)));
+        }
+        if !texts.is_empty() && self.state("m.room.encryption", "")?.is_some() {
+            texts.clear();
+        }
+        for (position, text) in texts {
+            for word in words(&text) {
+                rows::put_word(&mut self.batch, &self.room_id, &word, position);
+            }
+        }
+        for event_id in redacted {
+            let Some(held) = self.work.held(event_id)?.filter(|held| self.is_here(held)) else { continue };
+            let (Some(position), Some(text)) = (held.meta.position, searched_text(&held.pdu)) else {
+                continue;
+            };
+            for word in words(&text) {
+                rows::delete_word(&mut self.batch, &self.room_id, &word, position);
+            }
+        }
         Ok(())
     }
 
