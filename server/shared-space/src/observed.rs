@@ -3,10 +3,12 @@
 //! An `Observed` is the list of item ids that one device (or the holder of one
 //! API token) was given, in the order in which it was. What a new change
 //! supersedes follows from it by one rule: those ids, less the ones that another
-//! of them supersedes; but an id absorbs what it names only once a second
-//! server is known to hold it. Until then a restore of this server could lose
-//! it, and what it superseded would come back as a false conflict; so both are
-//! named.
+//! of them supersedes; but an id absorbs what it names only once it is *safe*:
+//! a second server is known to hold it, or the new change continues the log
+//! that it is in, so that whoever holds the new one and no hole below holds
+//! it too. Any other could be lost in a restore of this server without the new
+//! change, and what it superseded would come back as a false conflict; so both
+//! are named.
 //!
 //! Invariant: at most [`MAX_OBSERVED`] ids. Dropping one costs a false alarm,
 //! never a loss.
@@ -26,14 +28,15 @@ pub struct Observed(Vec<ChangeId>);
 pub trait ObservedFacts {
     /// The failure of a lookup.
     type Error;
-    /// The item ids that the change named `id` supersedes, and whether a second
-    /// server is known to hold it; `None` if the change is not known here.
+    /// The item ids that the change named `id` supersedes, and whether it is safe:
+    /// a second server is known to hold it, or it is below the new change in the
+    /// same replica's log. `None` if the change is not known here.
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, Self::Error>;
 
-    /// What a change names, if a second server is known to hold it.
-    fn named_if_replicated(&self, id: &ChangeId) -> Result<Option<Vec<ChangeId>>, Self::Error> {
+    /// What a change names, if it is safe.
+    fn named_if_safe(&self, id: &ChangeId) -> Result<Option<Vec<ChangeId>>, Self::Error> {
         let fact = self.observed(id)?;
-        Ok(fact.and_then(|(named, replicated)| replicated.then_some(named)))
+        Ok(fact.and_then(|(named, safe)| safe.then_some(named)))
     }
 }
 
@@ -73,10 +76,10 @@ impl Observed {
         }
         let carried = given.iter().filter_map(|(_, fact)| fact.as_ref());
         let carried: BTreeSet<ChangeId> =
-            carried.filter(|(_, replicated)| !replicated).flat_map(|(named, _)| named).copied().collect();
+            carried.filter(|(_, safe)| !safe).flat_map(|(named, _)| named).copied().collect();
         let mut absorbed = BTreeSet::new();
         for id in carried.iter().filter(|id| !self.0.contains(id)) {
-            if let Some(named) = facts.named_if_replicated(id)? {
+            if let Some(named) = facts.named_if_safe(id)? {
                 absorbed.extend(named);
             }
         }

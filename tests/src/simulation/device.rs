@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use causeway_shared_space::{
-    Change, ChangeId, Item, ItemKey, Observed, ObservedFacts, Range, change_log::Scope,
+    Change, ChangeId, Item, ItemKey, Observed, ObservedFacts, Range, ReplicaId, change_log::Scope,
 };
 use ruma::OwnedUserId;
 
@@ -76,6 +76,8 @@ impl Device {
 /// What the server knows of the changes that a device was given.
 struct Replicated<'a> {
     store: &'a Store,
+    /// The replica whose log the server goes on with.
+    continued: Option<&'a ReplicaId>,
     /// For each peer that said what it holds, what it lacks.
     lacked: Vec<Vec<Range>>,
 }
@@ -85,7 +87,11 @@ impl<'a> Replicated<'a> {
         let store = &server.life.disk;
         let vectors = names.iter().filter_map(|name| server.life.replicator.peer_vector(name));
         let lacked = vectors.map(|vector| sure(store.log().after(vector, Scope::All, store))).collect();
-        Self { store, lacked }
+        Self { store, continued: server.continued(), lacked }
+    }
+
+    fn safe(&self, change: &Change) -> bool {
+        self.continued == Some(&change.header().dot().replica) || self.elsewhere(change)
     }
 
     fn elsewhere(&self, change: &Change) -> bool {
@@ -103,6 +109,6 @@ impl ObservedFacts for Replicated<'_> {
     type Error = std::convert::Infallible;
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, Self::Error> {
         let change = self.store.change(id);
-        Ok(change.map(|change| (change.header().supersedes().to_vec(), self.elsewhere(change))))
+        Ok(change.map(|change| (change.header().supersedes().to_vec(), self.safe(change))))
     }
 }

@@ -104,6 +104,13 @@ impl Life {
 }
 
 impl SimServer {
+    /// The replica whose log its next write continues.
+    pub fn continued(&self) -> Option<&ReplicaId> {
+        use causeway_replication::Snapshot as _;
+        let replica = self.life.replica.as_ref()?;
+        self.life.memory.log().next(replica).map(|_| replica)
+    }
+
     /// Writes; the change is committed, not synced. Nothing if the log has no
     /// place for it (never in practice).
     pub fn write(&mut self, write: Write<'_>, device: usize, dice: &mut Dice) -> Option<Change> {

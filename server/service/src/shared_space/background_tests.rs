@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use super::{
     DECLARATION_TYPE, ITEM_TYPE,
     tests::{ALICE, Fixture, token},
+    token::TOKEN_IDS_MAX,
     write::OnConflict,
 };
 use crate::sync::Request;
@@ -198,10 +199,37 @@ fn writes_of_one_batch_see_each_other() {
         super::write::Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
     let writes = [Ok(write(1, Some(seen))), Ok(write(2, None))];
     fixture.services.shared_space.put_batch(writer, &fixture.room, &writes).expect("written");
-    // No other server holds the first of the two: what it named is named again.
-    let mut expected = [change(&fixture, 0).id(), change(&fixture, 1).id()];
+    assert_eq!(change(&fixture, 2).header().supersedes(), [change(&fixture, 1).id()]);
+}
+
+#[test]
+fn a_token_holds_in_turn_what_no_other_server_holds() {
+    let mut fixture = Fixture::new();
+    let mut last = None;
+    let mut written = Vec::new();
+    for n in 0..TOKEN_IDS_MAX as u64 + 8 {
+        let answer = fixture.put("ONE", "plan", &json!({"n": n}), last.as_deref()).expect("written");
+        written.push(change(&fixture, n).id());
+        last = Some(token(&answer).to_owned());
+    }
+    // In the log each names the one that it hangs on, and leaves the rest to that one.
+    let end = written.len() - 1;
+    assert_eq!(change(&fixture, end as u64).header().supersedes(), [written[end - 1]]);
+    // The token may outlive the log.
+    let ids = |fixture: &Fixture, token: &str| {
+        let tokens = &fixture.services.shared_space.tokens;
+        tokens.open(&fixture.room, "plan", token).expect("a token")
+    };
+    let newest = &written[written.len() - TOKEN_IDS_MAX..];
+    assert_eq!(ids(&fixture, last.as_deref().expect("a token")), newest);
+    assert_eq!(ids(&fixture, token(&fixture.get("plan"))), newest);
+    // Another incarnation does not hang on that entry in the same way: what it named is named again.
+    fixture.restart();
+    assert_eq!(ids(&fixture, token(&fixture.get("plan"))), written[end - 1..]);
+    fixture.put("ONE", "plan", &json!({"n": 1_000}), None).expect("written");
+    let mut expected = written[end - 1..].to_vec();
     expected.sort_unstable();
-    assert_eq!(change(&fixture, 2).header().supersedes(), expected);
+    assert_eq!(change(&fixture, 1_000).header().supersedes(), expected);
 }
 
 #[test]

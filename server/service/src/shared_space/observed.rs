@@ -4,11 +4,14 @@
 //! device was given follows from the syncs that it acknowledged
 //! ([`crate::sync::given`]), from the state that it read, and from what it wrote itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use causeway_room::state_tree::NodeId;
 use causeway_shared_space::{
-    Change, ChangeId, Counter, Dot, Header, ItemKey, Observed, ObservedFacts, ReplicaId, Sibling,
+    Change, ChangeId, Counter, Dot, Header, ItemKey, Observed, ObservedFacts, ReplicaId,
 };
 use causeway_storage::{
     Database, StorageError,
@@ -20,11 +23,13 @@ use causeway_storage::{
 };
 use ruma::{DeviceId, RoomId, ServerName, UserId};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored};
+use super::{
+    ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored, token::TOKEN_IDS_MAX,
+};
 use crate::{cache::Cache, sync};
 
 /// Headers of which what they name is kept in memory, at most twice as many:
-/// 2 KiB each at most.
+/// 2 KiB each at most, seldom more than 200 bytes.
 const NAMED_MAX: usize = 8_192;
 
 /// What an entry names, and where it stands in its log.
@@ -34,8 +39,8 @@ pub(super) struct Named {
     dot: Dot,
 }
 
-/// What entries name, by id. A writer names at each write what his last writes
-/// named as long as nobody else holds them; an entry never changes.
+/// What entries name, by id. A writer's token holds what his last writes named in
+/// turn as long as nobody else holds them; an entry never changes.
 pub(super) type NamedCache = Cache<ChangeId, Arc<Named>>;
 
 /// An empty [`NamedCache`].
@@ -123,14 +128,17 @@ impl SharedSpace {
         Ok(held.and_then(|held| held.meta.position).and_then(|position| u64::try_from(position).ok()))
     }
 
-    /// Facts for [`Observed::supersedes`]; `drafted` are the entries that are not stored yet.
+    /// Facts for [`Observed::supersedes`] of a change that continues the log of
+    /// `continued`; `drafted` are the entries that are not stored yet.
     pub(super) fn observed_facts<'a>(
         &'a self,
         room: &'a RoomId,
         drafted: &'a HashMap<ChangeId, Change>,
+        continued: Option<&'a ReplicaId>,
     ) -> Facts<'a> {
         let elsewhere = lock(&self.elsewhere).get(room).cloned().unwrap_or_default();
-        Facts { db: &self.db, room, own: self.server_name(), elsewhere, drafted, named: &self.named }
+        let own = self.server_name();
+        Facts { db: &self.db, room, own, elsewhere, drafted, named: &self.named, continued }
     }
 }
 
@@ -148,52 +156,59 @@ pub struct Facts<'a> {
     elsewhere: HashMap<ReplicaId, Counter>,
     drafted: &'a HashMap<ChangeId, Change>,
     named: &'a NamedCache,
+    continued: Option<&'a ReplicaId>,
 }
 
 impl Facts<'_> {
+    /// Whether a new change may leave it to this one to name what it names.
+    fn is_safe(&self, dot: &Dot) -> bool {
+        self.continued == Some(&dot.replica) || self.is_replicated(dot)
+    }
+
     /// Whether a second server is known to hold it: its origin, or one that said so.
     fn is_replicated(&self, dot: &Dot) -> bool {
         dot.replica.server_text() != self.own.as_str()
             || self.elsewhere.get(&dot.replica).is_some_and(|counter| *counter >= dot.counter)
     }
 
-    /// What a caller who is shown these siblings is to give back: their ids and,
-    /// before them, what those name that only this server is known to hold.
-    pub(super) fn shown(&self, siblings: &[Sibling]) -> Result<Observed, StorageError> {
-        let mut carried = Observed::new();
-        for sibling in siblings.iter().filter(|sibling| !sibling.supersedes.is_empty()) {
-            let link = entries::link(self.db, self.room, &sibling.entry)?;
-            // What is only drafted yet has no link.
-            if link.is_none_or(|link| !self.is_replicated(&link.dot)) {
-                sibling.supersedes.iter().for_each(|id| carried.give(*id));
+    /// What a caller who is shown these changes is to give back: their item ids and,
+    /// before them, what those name in turn that only this server is known to hold.
+    /// Unlike a change in the log, a token may outlive this server's disk. What the
+    /// named ones name is looked for in memory only: a token is made at each
+    /// write. At most [`TOKEN_IDS_MAX`] ids.
+    pub(super) fn token_ids<'i>(
+        &self,
+        shown: impl IntoIterator<Item = &'i ChangeId>,
+    ) -> Result<Vec<ChangeId>, StorageError> {
+        // Newest first: what an id names is older than it.
+        let mut ids: Vec<ChangeId> = shown.into_iter().copied().collect();
+        ids.reverse();
+        let mut named = Vec::new();
+        for id in &ids {
+            named.extend(self.observed(id)?.filter(|(_, replicated)| !replicated).map(|(named, _)| named));
+        }
+        let mut named: VecDeque<ChangeId> = named.into_iter().flatten().collect();
+        while let Some(id) = named.pop_front().filter(|_| ids.len() < TOKEN_IDS_MAX) {
+            if !ids.contains(&id) {
+                ids.push(id);
+                let further = self.named.get(&id).filter(|further| !self.is_replicated(&further.dot));
+                named.extend(further.iter().flat_map(|further| &further.supersedes));
             }
         }
-        for sibling in siblings {
-            carried.give(sibling.id);
-        }
-        Ok(carried)
+        ids.reverse();
+        Ok(ids)
     }
 }
 
 impl ObservedFacts for Facts<'_> {
     type Error = StorageError;
 
-    fn named_if_replicated(&self, id: &ChangeId) -> Result<Option<Vec<ChangeId>>, StorageError> {
-        // What only this server holds is asked for most, and copies nothing.
-        if self.drafted.contains_key(id) {
-            return Ok(None);
-        }
-        match self.named.get(id) {
-            Some(named) => Ok(self.is_replicated(&named.dot).then(|| named.supersedes.clone())),
-            None => Ok(self.observed(id)?.and_then(|(named, replicated)| replicated.then_some(named))),
-        }
-    }
-
     fn observed(&self, id: &ChangeId) -> Result<Option<(Vec<ChangeId>, bool)>, StorageError> {
         if let Some(change) = self.drafted.get(id) {
-            return Ok(Some((change.header().supersedes().to_vec(), false)));
+            let header = change.header();
+            return Ok(Some((header.supersedes().to_vec(), self.is_safe(header.dot()))));
         }
-        let fact = |named: &Named| (named.supersedes.clone(), self.is_replicated(&named.dot));
+        let fact = |named: &Named| (named.supersedes.clone(), self.is_safe(&named.dot));
         if let Some(named) = self.named.get(id) {
             return Ok(Some(fact(&named)));
         }
@@ -207,7 +222,7 @@ impl ObservedFacts for Facts<'_> {
         };
         let Some((header, _)) = entry.as_ref().and_then(stored::parts) else { return Ok(None) };
         if let Some(ends) = items::adoption_ends(self.db, self.room, &header.item_id(), &header.id())? {
-            return Ok(Some((ends, self.is_replicated(header.dot()))));
+            return Ok(Some((ends, self.is_safe(header.dot()))));
         }
         let named = Named::of(&header);
         if header.adopts().is_none() {

@@ -214,12 +214,13 @@ impl SharedSpace {
                 shown["banned"] = true.into();
             }
         }
-        let given = self.observed_facts(room, &HashMap::new()).shown(siblings)?;
+        let ids = siblings.iter().map(|sibling| &sibling.id);
+        let given = self.observed_facts(room, &HashMap::new(), None).token_ids(ids)?;
         let mut view = json!({
             "key": key.as_str(),
             "siblings": shown,
             "conflict": row.item.conflict(key).is_some(),
-            "token": self.tokens.issue(room, key.as_str(), given.ids()),
+            "token": self.tokens.issue(room, key.as_str(), &given),
         });
         if row.item.is_incomplete() {
             view["incomplete"] = true.into();

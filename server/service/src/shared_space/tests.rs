@@ -15,7 +15,7 @@ pub(super) static ALICE: std::sync::LazyLock<&UserId> =
     std::sync::LazyLock::new(|| user_id!("@alice:a.example"));
 
 pub(super) struct Fixture {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub(super) services: Services,
     pub(super) room: OwnedRoomId,
 }
@@ -25,7 +25,15 @@ impl Fixture {
         let folder = tempfile::tempdir().expect("a folder");
         let services = open(folder.path(), server_name!("a.example"));
         let room = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
-        Self { _folder: folder, services, room }
+        Self { folder: folder, services, room }
+    }
+
+    /// As after a stop and a start.
+    pub(super) fn restart(&mut self) {
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        // The folder can be opened again only when nobody has it open.
+        self.services = open(elsewhere.path(), server_name!("a.example"));
+        self.services = open(self.folder.path(), server_name!("a.example"));
     }
 
     pub(super) fn put(

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 /// Ids that a token may hold: a token names siblings, which are bounded, and
 /// what they name in turn; the oldest beyond this are left out.
-pub const TOKEN_IDS_MAX: usize = 64;
+pub const TOKEN_IDS_MAX: usize = 32;
 
 /// Characters of the longest token that is looked at.
 const TOKEN_LENGTH_MAX: usize = (1 + TOKEN_IDS_MAX * 32 + TAG_BYTES) * 4 / 3 + 4;

@@ -243,14 +243,13 @@ impl SharedSpace {
         )?;
         self.metrics.wrote(1, "api");
         self.queue_projection(writer, &write.key)?;
-        // No other server holds it yet: what it names is carried along.
         let id = change.id();
-        let given = change.header().supersedes().iter().chain([&id]);
+        let given = self.observed_facts(&room, draft.drafted(), None).token_ids([&id])?;
         Ok(json!({
             "key": write.key.as_str(),
-            "id": change.id().to_string(),
+            "id": id.to_string(),
             "conflict": draft.item(&write.key)?.item.conflict(&write.key).is_some(),
-            "token": self.tokens.issue(&room, write.key.as_str(), given),
+            "token": self.tokens.issue(&room, write.key.as_str(), &given),
         }))
     }
 
@@ -289,7 +288,10 @@ impl SharedSpace {
         let supersedes = match wanted.adopts {
             // Others hold an adoption to what room state showed, and to nothing in turn.
             Some(_) => wanted.observed.ids().to_vec(),
-            None => wanted.observed.supersedes(&self.observed_facts(&room, draft.drafted()))?,
+            None => {
+                let facts = self.observed_facts(&room, draft.drafted(), Some(&dot.replica));
+                wanted.observed.supersedes(&facts)?
+            }
         };
         let depth =
             if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };
