@@ -6,7 +6,8 @@
 //!   that decides;
 //! - [`signals`]: what a room's task must not miss;
 //! - [`exchange`]: the requests to other servers, and what their answers need
-//!   before they can be joined.
+//!   before they can be joined;
+//! - [`pasts`]: what a newcomer asks about adopted events of before his time.
 //!
 //! Not here: any decision about whom to tell or to ask (`causeway-replication`),
 //! any rule about changes (`causeway-service`).
@@ -16,6 +17,7 @@
 //! a round of anti-entropy, not a change.
 
 mod exchange;
+mod pasts;
 mod room;
 mod servers;
 mod signals;

@@ -1,6 +1,6 @@
 //! The shared spaces' endpoints, under
 //! `/_matrix/federation/unstable/org.causeway/`: `versions`, pulls of changes,
-//! values by id, and transactions of advertisements for sidecars.
+//! values by id, adopted events, and transactions of advertisements for sidecars.
 //!
 //! Answers are compressed with zstd for who accepts that.
 
@@ -17,9 +17,13 @@ use causeway_replication::{
     Pull,
     limits::{MAX_DELTA_BYTES, MAX_DELTA_ENTRIES, MAX_PULL_BODY_BYTES},
 };
-use causeway_service::error::MatrixError;
+use causeway_service::{
+    error::MatrixError,
+    shared_space::pasts::{self, Before, Told},
+};
 use causeway_shared_space::ChangeId;
 use http::{HeaderValue, header, request::Parts};
+use ruma::OwnedEventId;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::oneshot;
@@ -51,6 +55,7 @@ pub(super) fn routes() -> Router<FederationState> {
         .route(VERSIONS_PATH, get(versions))
         .route("/_matrix/federation/unstable/org.causeway/rooms/{room_id}/changes", post(changes))
         .route("/_matrix/federation/unstable/org.causeway/rooms/{room_id}/values", post(values))
+        .route("/_matrix/federation/unstable/org.causeway/rooms/{room_id}/adopted", post(adopted))
         .route("/_matrix/federation/unstable/org.causeway/send/{transaction_id}", put(send))
 }
 
@@ -124,6 +129,39 @@ async fn values(
         serde_json::to_vec(&json!({ "values": values })).map_err(|error| MatrixError::internal(&error))
     });
     Ok(answer_with(values.await?, zstd))
+}
+
+#[derive(Deserialize)]
+struct AdoptedBody {
+    events: BoundedList<OwnedEventId, { pasts::ASKED_MAX }>,
+}
+
+async fn adopted(
+    State(state): State<FederationState>,
+    Path(room_id): Path<String>,
+    Accepts(zstd): Accepts,
+    signed: Signed,
+) -> Result<Response, Refusal> {
+    let body: AdoptedBody = signed.json()?;
+    let services = state.services().clone();
+    let answer = blocking(move || {
+        let room = access::room_id(&room_id)?;
+        access::of_room(&services.rooms, &room, &signed.origin)?;
+        let told = services.shared_space.tell_pasts(&room, &signed.origin, &body.events.0)?;
+        services.rooms.barrier()?;
+        let mut events = BTreeMap::new();
+        for (event_id, Told { event, before }) in &told {
+            let mut adopted = BTreeMap::from([("event", Some(event.raw()))]);
+            match before {
+                Before::Event(shown) => drop(adopted.insert("before", Some(shown.raw()))),
+                Before::Nothing => drop(adopted.insert("before", None)),
+                Before::Unknown => {}
+            }
+            events.insert(event_id, adopted);
+        }
+        serde_json::to_vec(&json!({ "events": events })).map_err(|error| MatrixError::internal(&error))
+    });
+    Ok(answer_with(answer.await?, zstd))
 }
 
 #[derive(Deserialize)]

@@ -176,7 +176,8 @@ impl Source<'_> {
         parsed.await.map_err(|_| malformed())
     }
 
-    async fn checked(self, state: &FederationState, raw: Vec<Box<RawValue>>) -> Vec<Pdu> {
+    /// Those of these events that are of the room and whose signatures hold.
+    pub(crate) async fn checked(self, state: &FederationState, raw: Vec<Box<RawValue>>) -> Vec<Pdu> {
         let (version, room_id) = (Arc::clone(self.version), self.room_id.to_owned());
         let parsed = blocking(move || {
             let parse = |raw: Box<RawValue>| match Pdu::parse(&version.rules, raw.get()) {

@@ -62,7 +62,7 @@ fn down(error: &ClientError) -> Down {
 }
 
 /// The body, decompressed within the bound.
-fn decompressed(response: &Response) -> Option<Vec<u8>> {
+pub(super) fn decompressed(response: &Response) -> Option<Vec<u8>> {
     let encoding = response.headers.get(CONTENT_ENCODING).map(http::HeaderValue::as_bytes);
     if encoding != Some(b"zstd") {
         return Some(response.body.to_vec());

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     GATHER, Names, News, RoomInput, changed,
     exchange::{self, Served},
+    pasts::{Asked, Pasts},
     signals::{Signals, Standing},
 };
 use crate::{
@@ -38,6 +39,7 @@ enum Done {
     Failed { from: OwnedServerName, why: Down },
     Applied { from: OwnedServerName, outcome: Outcome },
     Left { to: OwnedServerName },
+    Asked(Result<Asked, MatrixError>),
 }
 
 /// Who waits for the answer to a pull.
@@ -58,6 +60,7 @@ pub struct RoomTask {
     begun: Instant,
     /// When to look who is in the room though nothing happened in it.
     look_again: Option<Instant>,
+    pasts: Pasts,
 }
 
 impl RoomTask {
@@ -74,6 +77,7 @@ impl RoomTask {
             io: JoinSet::new(),
             begun,
             look_again: None,
+            pasts: Pasts::default(),
         }
     }
 
@@ -89,6 +93,7 @@ impl RoomTask {
         while here {
             let deadline = self.deadline();
             let look_again = self.look_again.unwrap_or(deadline);
+            let ask = self.pasts.due();
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(input) = inputs.recv() => self.take(input).await,
@@ -105,6 +110,9 @@ impl RoomTask {
                 () = changed(&changes) => here = self.look_around().await,
                 () = tokio::time::sleep_until(look_again.into()), if self.look_again.is_some() => {
                     here = self.look_around().await;
+                }
+                () = tokio::time::sleep_until(ask.unwrap_or(deadline).into()), if ask.is_some() => {
+                    self.ask_about_pasts();
                 }
                 () = tokio::time::sleep_until(deadline.into()) => self.handle(Input::Deadline, None).await,
             }
@@ -202,6 +210,7 @@ impl RoomTask {
     async fn stands(&mut self, server: &ServerName, standing: Standing) {
         match standing {
             Standing::Up if self.present.contains(server) => {
+                self.ask_soon();
                 self.handle(Input::PeerUp { peer: server.to_string() }, None).await;
                 self.note_peer(server);
             }
@@ -215,6 +224,18 @@ impl RoomTask {
     async fn peer_down(&mut self, server: &ServerName, why: Down) {
         self.handle(Input::PeerDown { peer: server.to_string(), why }, None).await;
         self.note_peer(server);
+    }
+
+    /// Something came in that others may have to be asked about.
+    fn ask_soon(&mut self) {
+        self.pasts.ask_soon(self.state.clock().instant());
+    }
+
+    fn ask_about_pasts(&mut self) {
+        let up = self.replicator.iter().flat_map(Replicator::peers_up);
+        let peers = up.filter_map(|peer| OwnedServerName::try_from(peer).ok()).collect();
+        let run = self.pasts.begin(self.state.clone(), self.room.clone(), peers);
+        self.io.spawn(async move { Done::Asked(run.ask().await) });
     }
 
     async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -231,11 +252,23 @@ impl RoomTask {
                 self.peer_down(&from, why).await;
             }
             Ok(Done::Applied { from, outcome }) => {
+                if outcome.new > 0 {
+                    self.ask_soon();
+                }
                 self.handle(Input::Applied { from: from.to_string(), outcome }, None).await;
             }
             Ok(Done::Left { to }) => self.handle(Input::Delivered { to: to.to_string() }, None).await,
+            Ok(Done::Asked(asked)) => {
+                if let Err(error) = &asked {
+                    tracing::error!(error = %Chain(error), "adopted events can't be looked at");
+                }
+                self.pasts.ended(self.state.clock().instant(), asked.ok());
+            }
             // The replicator's own timeouts make up for it.
-            Err(error) => tracing::error!(%error, "an exchange failed"),
+            Err(error) => {
+                tracing::error!(%error, "an exchange failed");
+                self.pasts.ended(self.state.clock().instant(), None);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod gap_abuse;
 mod gaps;
 mod hearsay;
 mod hostile;
+mod newcomer;
 mod requests;
 mod rooms;
 mod support;

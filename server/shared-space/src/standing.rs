@@ -21,7 +21,7 @@ pub enum Standing {
     Effective,
     /// The rules of the room did not allow it: without effect.
     Void(VoidReason),
-    /// An event that it names is not at hand: without effect for now.
+    /// An event that it names, or what an adopted one overwrote, is not at hand: without effect for now.
     Unproven,
 }
 

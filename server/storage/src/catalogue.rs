@@ -207,6 +207,8 @@ catalogue! {
     SpaceItemNotices = "space_item_notices";
     /// room id | event id -> change id: which change a room event carried or became.
     SpaceEvents = "space_events";
+    /// room id | event id -> JSON `shared_space::pasts::PastRow`: what others told of the state before an adopted event.
+    SpacePasts = "space_pasts";
     /// queue | room id | subject -> JSON `shared_space::queues::QueueRow`.
     SpaceQueues = "space_queues";
     /// scope | request id -> JSON `shared_space::queues::OutcomeRow`.

@@ -5,7 +5,7 @@
 //! else the others in an order that the event's id decides, each 30 s later.
 //! What the event supersedes is what its homeserver's state showed before it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use causeway_room::Pdu;
 use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body, header::adopted_item_id};
@@ -17,7 +17,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::room::member:
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ITEM_TYPE, SharedSpace, draft::as_ms, error::SpaceError, state_event::remember_face, write::Wanted,
+    SharedSpace, draft::as_ms, error::SpaceError, pasts::Past, state_event::remember_face, write::Wanted,
 };
 
 /// How long a stamped event that can't be proven waits for its key or its log.
@@ -91,7 +91,7 @@ impl SharedSpace {
             return Ok(());
         }
         let Some(held) = self.rooms.held(event_id)? else { return Ok(()) };
-        let event = held.pdu;
+        let event = Arc::clone(&held.pdu);
         let item_id = adopted_item_id(event_id);
         let adopted = !items::adoptions(&self.db, room, &item_id, 1)?.is_empty();
         // A redacted event's emptiness is no delete.
@@ -105,13 +105,11 @@ impl SharedSpace {
         }
         let key = ItemKey::new(event.state_key().unwrap_or_default())?;
         let value = Value::from_content(event.content_raw().get().as_bytes())?;
-        let before = match &held.meta.state_before {
-            Some(root) => self.rooms.state_at(root, ITEM_TYPE, key.as_str())?,
-            None => None,
-        };
-        let observed: Observed = match before {
-            Some(before) => self.item_id_of_event(room, before.event_id())?.into_iter().collect(),
-            None => Observed::new(),
+        let observed: Observed = match self.past(room, &key, &held)? {
+            Past::Known(Some(before)) => {
+                self.item_id_of_event(room, before.event_id())?.into_iter().collect()
+            }
+            Past::Known(None) | Past::Untold | Past::Unknown => Observed::new(),
         };
         self.rooms.write(room, |writer| {
             // Judged by what the event itself was authorised by.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{
     pair::{MALLORY, Pair, of_event, put},
+    pasts::{Before, Told},
     read::Pull,
     tests::{ALICE, item, write_at},
 };
@@ -75,7 +76,7 @@ fn an_adoption_ends_an_adopted_event_before_that_is_adopted_here() {
 }
 
 #[test]
-fn an_adoption_whose_past_is_not_known_shows_its_value_and_ends_nothing_yet() {
+fn an_adoption_whose_past_is_not_known_waits_until_it_is() {
     let pair = Pair::new();
     let first = pair.plain(*MALLORY, "plan", 1);
     pair.carry(&[&first]);
@@ -85,7 +86,7 @@ fn an_adoption_whose_past_is_not_known_shows_its_value_and_ends_nothing_yet() {
     let adoptions =
         [pair.adoption(&first, *MALLORY, 1, &[]), pair.adoption(&second, *MALLORY, 2, &[of_event(&first)])];
     pair.join(&adoptions);
-    assert_eq!(pair.values(&pair.a, "plan"), [1, 2]);
+    assert_eq!(pair.values(&pair.a, "plan"), [1]);
     pair.carry(&[&second]);
     let held = pair.a.rooms.held(&second).expect("reads").expect("held");
     assert!(held.meta.state_before.is_some() && !held.meta.outlier);
@@ -93,20 +94,92 @@ fn an_adoption_whose_past_is_not_known_shows_its_value_and_ends_nothing_yet() {
     assert_eq!(pair.values(&pair.a, "plan"), [2]);
 }
 
-#[test]
-fn a_newcomer_sees_the_value_of_an_event_before_his_time() {
+/// Before `b` was in the room: a change by Alice, then two of her plain events
+/// upon it, both adopted by `a`. The events, and `b` with the whole log.
+fn late() -> (Pair, [ruma::OwnedEventId; 2]) {
     let pair = Pair::apart();
     let space = &pair.a.shared_space;
     write_at(&pair.a, *ALICE, &pair.room, "ONE", "plan", &json!({ "n": 1 }));
     space.step().expect("shown");
-    pair.plain(*ALICE, "plan", 2);
-    space.step().expect("adopted");
-    assert_eq!(pair.values(&pair.a, "plan"), [2]);
+    let events = [2, 3].map(|n| {
+        let event = pair.plain(*ALICE, "plan", n);
+        space.step().expect("adopted");
+        event
+    });
+    assert_eq!(pair.values(&pair.a, "plan"), [3]);
     pair.meet();
     let all = space.changes(&pair.room, &Pull { limit: 500, bytes: 1 << 20, ..Pull::default() });
     let changes: Vec<Change> = all.expect("a delta").changes;
     super::pair::join_at(&pair.b, &pair.room, server_name!("a.example"), &changes);
-    assert!(pair.values(&pair.b, "plan").contains(&2), "what the room shows is not hidden");
+    (pair, events)
+}
+
+/// What `a` tells `b` of these events, taken in as the driver does.
+fn told(pair: &Pair, events: &[ruma::OwnedEventId]) -> usize {
+    let b = server_name!("b.example");
+    let told = pair.a.shared_space.tell_pasts(&pair.room, b, events).expect("tells");
+    for (event_id, Told { event, before }) in &told {
+        let pdus = pair.as_sent([Some(event), before.as_ref().event()].into_iter().flatten());
+        pair.b.rooms.receive_outliers(&pair.room, pdus).expect("received");
+        let before = before.as_ref().map(|shown| shown.event_id());
+        assert!(pair.b.shared_space.learn_past(&pair.room, event_id, before).expect("learns"));
+    }
+    pair.b.shared_space.judge_again(&pair.room).expect("is begun");
+    pair.b.shared_space.step().expect("judged again");
+    told.len()
+}
+
+#[test]
+fn a_newcomer_judges_as_the_others_do_once_they_told_him() {
+    let (pair, events) = late();
+    let space = &pair.b.shared_space;
+    assert_eq!(pair.values(&pair.b, "plan"), [1], "nobody has told him of the others yet");
+    let lacking = || space.lacking_pasts(&pair.room, None).expect("reads").0;
+    assert_eq!(lacking().into_keys().collect::<Vec<_>>(), {
+        let mut sorted = events.to_vec();
+        sorted.sort();
+        sorted
+    });
+    assert_eq!(told(&pair, &events), 2);
+    assert_eq!(pair.values(&pair.b, "plan"), [3]);
+    assert!(lacking().is_empty());
+    let status = space.status(*MALLORY, &pair.room).expect("a status");
+    assert_eq!(status["unproven"], 0);
+    // He can tell the next one.
+    let again = space.tell_pasts(&pair.room, server_name!("a.example"), &events).expect("tells");
+    assert!(again.iter().all(|(_, told)| told.before.as_ref().event().is_some()) && again.len() == 2);
+}
+
+#[test]
+fn what_nobody_can_tell_hides_no_value_and_counts_when_somebody_can() {
+    let (pair, events) = late();
+    let space = &pair.b.shared_space;
+    space.nobody_knows_past(&pair.room, &events).expect("noted");
+    space.judge_again(&pair.room).expect("is begun");
+    space.step().expect("judged again");
+    // The last event is in room state, so he has it; the one before it he has not.
+    assert_eq!(pair.values(&pair.b, "plan"), [1, 3], "what the room shows is not hidden");
+    assert_eq!(space.lacking_pasts(&pair.room, None).expect("reads").0.len(), 2, "it is asked for still");
+    told(&pair, &events);
+    assert_eq!(pair.values(&pair.b, "plan"), [3]);
+}
+
+#[test]
+fn what_is_told_of_a_past_must_be_an_event_of_that_item() {
+    let (pair, events) = late();
+    let space = &pair.b.shared_space;
+    let learn = |before: &ruma::EventId| space.learn_past(&pair.room, &events[1], Before::Event(before));
+    let create = pair.b.rooms.state_event(&pair.room, "m.room.create", "").expect("reads").expect("is");
+    let other = pair.plain(*MALLORY, "another", 1);
+    for wrong in [create.event_id(), &*other, &*events[1], &*events[0]] {
+        assert!(!learn(wrong).expect("looked at"), "{wrong}");
+    }
+    // The last one is right, but not held yet.
+    assert_eq!(told(&pair, &events), 2);
+    // Nothing is told of what nobody has adopted.
+    let other = pair.plain(*MALLORY, "another", 2);
+    let nothing = space.tell_pasts(&pair.room, server_name!("a.example"), &[other]).expect("tells");
+    assert!(nothing.is_empty());
 }
 
 #[test]

@@ -49,6 +49,16 @@ struct Stamped {
     change: Change,
 }
 
+/// What is found where an item's event would have its stamp.
+pub(super) enum StampRead {
+    /// None.
+    None,
+    /// The change's origin made it for this event.
+    Genuine(Box<Stamp>),
+    /// It can't be told from a forged one: its key is not known yet.
+    WaitsForKey(Box<Stamp>),
+}
+
 /// A broken event must not stop the stream; what storage refuses will come again.
 fn unless_broken(error: SpaceError, event: &Pdu) -> Result<(), SpaceError> {
     if error.is_storage() {
@@ -149,14 +159,17 @@ impl SharedSpace {
         if notices::change_of_event(&self.db, room, event.event_id())?.is_some() {
             return Ok(None);
         }
-        match self.read_stamp(room, &key, event) {
-            Ok(stamp) => Ok(stamp.map(|stamp| Stamped {
+        match self.examine_stamp(room, &key, event) {
+            Ok(StampRead::Genuine(stamp)) => Ok(Some(Stamped {
                 room: room.clone(),
                 position: place.position.0,
                 key,
                 event: Arc::clone(event),
                 change: stamp.into_change(),
             })),
+            // Without its key the log brings the change, and the event may be
+            // adopted if it does not.
+            Ok(StampRead::None | StampRead::WaitsForKey(_)) => Ok(None),
             Err(error) => {
                 self.metrics.refused("stamp");
                 let error = crate::error::Chain(&error);
@@ -180,21 +193,22 @@ impl SharedSpace {
     /// The same for an event that waits for adoption: its stamp may be proven by now.
     pub(super) fn follow_item_again(&self, room: &RoomId, event: &Arc<Pdu>) -> Result<(), SpaceError> {
         let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { return Ok(()) };
-        let Ok(Some(stamp)) = self.read_stamp(room, &key, event) else { return Ok(()) };
+        let Ok(StampRead::Genuine(stamp)) = self.examine_stamp(room, &key, event) else { return Ok(()) };
         let (change, event) = (stamp.into_change(), Arc::clone(event));
         self.join_stamped(&[Stamped { room: room.to_owned(), position: 0, key, event, change }])
     }
 
-    /// The event's stamp, if it is genuine. `None` too when no key proves it:
-    /// the log brings the change, and the event may be adopted if it does not.
-    pub(super) fn read_stamp(
+    /// What an event's stamp is worth, by the keys that are known now.
+    pub(super) fn examine_stamp(
         &self,
         room: &RoomId,
         key: &ItemKey,
         event: &Pdu,
-    ) -> Result<Option<Stamp>, StampError> {
+    ) -> Result<StampRead, StampError> {
         let content = event.content_raw().get().as_bytes();
-        let Some(stamp) = Stamp::read(room, key, event.sender(), content)? else { return Ok(None) };
+        let Some(stamp) = Stamp::read(room, key, event.sender(), content)? else {
+            return Ok(StampRead::None);
+        };
         let origin = stamp.change().server().to_owned();
         let ids = [stamp.change().signature().key_id().to_owned(), stamp.carrier_key_id().to_owned()];
         let keys: Vec<(String, Vec<u8>)> = ids
@@ -202,7 +216,11 @@ impl SharedSpace {
             .filter_map(|id| Some((id.clone(), self.verify_key(room, &origin, &id).ok()??)))
             .collect();
         let find = |id: &str| keys.iter().find(|(known, _)| known == id).map(|(_, key)| key.as_slice());
-        Ok(stamp.verify(find)?.then_some(stamp))
+        Ok(if stamp.verify(find)? {
+            StampRead::Genuine(Box::new(stamp))
+        } else {
+            StampRead::WaitsForKey(Box::new(stamp))
+        })
     }
 
     /// Joins the changes of a group. If they can't be joined together, each is

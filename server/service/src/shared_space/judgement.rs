@@ -8,12 +8,14 @@
 //! and from held entries; what can't be told yet is said to be open, and never
 //! guessed.
 
-use causeway_room::Pdu;
-use causeway_shared_space::{Change, Header, Kind, Stamp, Standing, VoidReason, header::adopted_item_id};
+use causeway_shared_space::{Change, Header, Kind, Standing, VoidReason, header::adopted_item_id};
 use causeway_storage::shared_space::items;
-use ruma::{EventId, RoomId};
+use ruma::EventId;
 
-use super::{ITEM_TYPE, SharedSpace, authorise, draft::Draft, error::SpaceError, stored, verdict::Verdict};
+use super::{
+    SharedSpace, authorise, draft::Draft, error::SpaceError, follower::StampRead, pasts::Past, stored,
+    verdict::Verdict,
+};
 use crate::rooms::RoomWriter;
 
 impl SharedSpace {
@@ -47,59 +49,49 @@ impl SharedSpace {
         event_id: &EventId,
     ) -> Result<Verdict, SpaceError> {
         let Some(held) = writer.event(event_id)? else { return Ok(Standing::Unproven.into()) };
-        let room = writer.room_id();
-        if self.read_stamp(room, header.key(), &held.pdu).is_ok_and(|stamp| stamp.is_some()) {
+        let (room, key) = (writer.room_id(), header.key());
+        match self.examine_stamp(room, key, &held.pdu) {
             // The event carries a change of its own. To adopt it would bring an
             // old value back in its author's name.
-            return Ok(Standing::Void(VoidReason::AdoptionMismatch).into());
-        }
-        let content = held.pdu.content_raw().get().as_bytes();
-        let stamp = Stamp::read(room, header.key(), held.pdu.sender(), content).ok().flatten();
-        if stamp
-            .is_some_and(|stamp| stamp.change().server().as_str() == held.pdu.sender().server_name().as_str())
-            && self.stamp_waits_for_key(room, header, &held.pdu)
-        {
+            Ok(StampRead::Genuine(_)) => return Ok(Standing::Void(VoidReason::AdoptionMismatch).into()),
             // The event was signed by that very server: its key can be had. Were the
             // adoption let through before, it would have effect here alone.
-            return Ok(Standing::Unproven.into());
+            Ok(StampRead::WaitsForKey(stamp))
+                if stamp.change().server().as_str() == held.pdu.sender().server_name().as_str() =>
+            {
+                return Ok(Standing::Unproven.into());
+            }
+            _ => {}
         }
         let mut verdict = Verdict { standing: Standing::Effective, ends: Some(Vec::new()), open: false };
         if header.supersedes().is_empty() {
             return Ok(verdict);
         }
-        let Some(root) = &held.meta.state_before else {
-            // Of an event of old the state before it will never be known.
-            verdict.open = held.meta.outlier;
-            return Ok(verdict);
-        };
-        let Some(shown) = self.rooms.state_at(root, ITEM_TYPE, header.key().as_str())? else {
-            return Ok(verdict);
+        let shown = match self.past(room, key, &held)? {
+            Past::Known(Some(shown)) => shown,
+            Past::Known(None) => return Ok(verdict),
+            // Those who were in the room then judge by it: so does who came later,
+            // once they told him.
+            Past::Unknown => return Ok(Standing::Unproven.into()),
+            Past::Untold => return Ok(Verdict { open: true, ..verdict }),
         };
         // What the adopter names beside that was not overwritten by this event.
         let adopted = adopted_item_id(shown.event_id());
-        let content = shown.content_raw().get().as_bytes();
-        let stamp = Stamp::read(room, header.key(), shown.sender(), content).ok().flatten();
-        let stamped = stamp.map(|stamp| stamp.change().header().item_id());
+        let (stamped, is_genuine) = match self.examine_stamp(room, key, &shown) {
+            Ok(StampRead::Genuine(stamp)) => (Some(stamp.change().header().item_id()), true),
+            Ok(StampRead::WaitsForKey(stamp)) => (Some(stamp.change().header().item_id()), false),
+            _ => (None, false),
+        };
         let mut ends = Vec::new();
         for id in header.supersedes() {
-            if *id == adopted {
+            if *id == adopted || (is_genuine && Some(*id) == stamped) {
                 ends.push(*id);
             } else if Some(*id) == stamped {
-                match self.read_stamp(room, header.key(), &shown) {
-                    Ok(Some(_)) => ends.push(*id),
-                    // Its key is not known yet.
-                    Ok(None) => verdict.open = true,
-                    Err(_) => {}
-                }
+                verdict.open = true;
             }
         }
         verdict.ends = Some(ends);
         Ok(verdict)
-    }
-
-    /// Whether no key is known yet that would tell a stamp from a forged one.
-    fn stamp_waits_for_key(&self, room: &RoomId, header: &Header, event: &Pdu) -> bool {
-        matches!(self.read_stamp(room, header.key(), event), Ok(None))
     }
 
     /// Whether a redaction's author may erase all that it names.

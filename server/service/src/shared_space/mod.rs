@@ -3,7 +3,7 @@
 //!
 //! - [`write`](self::write): through the API and by ordinary state events;
 //! - [`join`](self::join): what other servers wrote;
-//! - [`judgement`]: what an entry counts for;
+//! - [`judgement`]: what an entry counts for; [`pasts`]: what of the room's past that takes;
 //! - [`read`](self::read): items, history, changes since a vector, status;
 //! - [`draft`]: the one way in which changes get into logs and items;
 //! - [`follower`]: what room events mean for the space;
@@ -39,6 +39,7 @@ pub mod missing_values;
 pub mod notice_text;
 mod notices;
 pub mod observed;
+pub mod pasts;
 pub mod peers;
 mod projection;
 mod quota;

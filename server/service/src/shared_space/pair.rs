@@ -105,9 +105,16 @@ impl Pair {
 
     /// Copies of events of `b` as they travel.
     pub(super) fn copies(&self, events: &[&EventId]) -> Vec<Pdu> {
+        let held: Vec<_> =
+            events.iter().map(|id| self.b.rooms.event(id).expect("reads").expect("held")).collect();
+        self.as_sent(&held)
+    }
+
+    /// Events as they travel.
+    pub(super) fn as_sent<'p>(&self, pdus: impl IntoIterator<Item = &'p Arc<Pdu>>) -> Vec<Pdu> {
         let rules = self.a.rooms.version_rules(&self.room).expect("known");
-        let held = events.iter().map(|id| self.b.rooms.event(id).expect("reads").expect("held"));
-        held.map(|pdu| Pdu::parse(&rules.rules, pdu.raw().get()).expect("an event")).collect()
+        let copy = |pdu: &Arc<Pdu>| Pdu::parse(&rules.rules, pdu.raw().get()).expect("an event");
+        pdus.into_iter().map(copy).collect()
     }
 
     /// The events that show somebody's right to write, as `a` knows them.

@@ -13,6 +13,7 @@
 pub mod entries;
 pub mod items;
 pub mod notices;
+pub mod pasts;
 pub mod queues;
 pub mod usage;
 

@@ -1,0 +1,150 @@
+//! A server that comes late judges what was written before its time as those do
+//! who were there.
+
+use causeway_service::{
+    Services,
+    shared_space::{
+        ITEM_TYPE,
+        write::{OnConflict, Write, Writer},
+    },
+};
+use causeway_shared_space::{ItemKey, Value};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
+use serde_json::{Value as Json, json};
+
+use crate::support::{Network, Server};
+
+const KEYS: [&str; 4] = ["plain", "stamped", "over", "gone"];
+
+/// What an item is like for a user, as far as all servers are to agree.
+fn item(services: &Services, user: &UserId, room: &RoomId, key: &str) -> Option<Json> {
+    let key = ItemKey::new(key).expect("a key");
+    let mut shown = services.shared_space.get(user, room, &key).ok()?;
+    shown.as_object_mut().expect("an object").remove("token");
+    Some(shown)
+}
+
+fn number(item: Option<Json>) -> Option<u64> {
+    item.filter(|item| item["conflict"] == false)?["siblings"][0]["value"]["n"].as_u64()
+}
+
+/// Somebody with the room before him.
+struct Member {
+    server: Server,
+    user: OwnedUserId,
+    room: OwnedRoomId,
+}
+
+impl Member {
+    /// Waits until an item holds this number, and nothing else; without one: until it is deleted.
+    async fn sees(&self, key: &'static str, wanted: Option<u64>) {
+        let (user, room) = (self.user.clone(), self.room.clone());
+        self.server
+            .until(key, move |services| {
+                services.shared_space.step().expect("what is due is done");
+                let item = item(services, &user, &room, key);
+                match wanted {
+                    Some(_) => number(item) == wanted,
+                    None => item.is_none_or(|item| item["siblings"][0]["deleted"] == true),
+                }
+            })
+            .await;
+    }
+
+    /// An event as a server without the extension would send it, and its adoption.
+    async fn plain(&self, key: &'static str, n: Option<u64>) {
+        let content = n.map_or(json!({}), |n| json!({ "n": n }));
+        self.server.send(&self.room, &self.user, ITEM_TYPE, Some(key), content).await;
+        self.sees(key, n).await;
+    }
+
+    /// A change of what is there now, through the API.
+    async fn put(&self, key: &'static str, n: u64) {
+        let (user, room) = (self.user.clone(), self.room.clone());
+        self.server
+            .run(move |services| {
+                let key = ItemKey::new(key).expect("a key");
+                let token = services.shared_space.get(&user, &room, &key).ok();
+                let write = Write {
+                    key,
+                    value: Some(Value::parse(json!({ "n": n }).to_string().as_bytes()).expect("a value")),
+                    token: token.and_then(|shown| Some(shown["token"].as_str()?.to_owned())),
+                    on_conflict: OnConflict::Keep,
+                };
+                let writer = Writer { user: &user, device: None, idempotency_key: None };
+                services.shared_space.put(writer, &room, &write).expect("written");
+                services.shared_space.step().expect("shown");
+            })
+            .await;
+    }
+
+    async fn all(&self) -> Vec<Option<Json>> {
+        let (user, room) = (self.user.clone(), self.room.clone());
+        self.server
+            .run(move |services| KEYS.iter().map(|key| item(services, &user, &room, key)).collect())
+            .await
+    }
+
+    async fn unproven(&self) -> Json {
+        let (user, room) = (self.user.clone(), self.room.clone());
+        self.server
+            .run(move |services| {
+                services.shared_space.status(&user, &room).expect("a status")["unproven"].clone()
+            })
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let [a, b] = [("a.test", 0), ("b.test", 1)].map(|(name, at)| network.start(name, folders[at].path()));
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    a.send(&room, &alice, "m.room.power_levels", Some(""), json!({ "events": { ITEM_TYPE: 0 } })).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let a = Member { server: a, user: alice, room: room.clone() };
+    let b = Member { server: b, user: bob, room: room.clone() };
+
+    for n in 1..=3 {
+        a.plain("plain", Some(n)).await;
+    }
+    // Adopted over a change, and changed over an adoption.
+    b.put("stamped", 1).await;
+    a.sees("stamped", Some(1)).await;
+    for n in 2..=3 {
+        a.plain("stamped", Some(n)).await;
+    }
+    a.plain("over", Some(1)).await;
+    a.plain("over", Some(2)).await;
+    a.put("over", 3).await;
+    a.plain("gone", Some(1)).await;
+    a.plain("gone", None).await;
+    for (key, n) in [("plain", Some(3)), ("stamped", Some(3)), ("over", Some(3)), ("gone", None)] {
+        b.sees(key, n).await;
+    }
+
+    let server = network.start("c.test", folders[2].path());
+    let user = server.user("carol");
+    server.join(&room, &user, &b.server.name).await.expect("joins");
+    let c = Member { server, user, room };
+    for key in ["plain", "stamped", "over"] {
+        c.sees(key, Some(3)).await;
+    }
+    c.sees("gone", None).await;
+    let (user, room) = (c.user.clone(), c.room.clone());
+    c.server
+        .until("everything to be proven", move |services| {
+            services.shared_space.step().expect("what is due is done");
+            services.shared_space.status(&user, &room).expect("a status")["unproven"] == 0
+        })
+        .await;
+    let all = a.all().await;
+    assert_eq!(b.all().await, all);
+    assert_eq!(c.all().await, all);
+    assert_eq!(a.unproven().await, 0);
+    for member in [a, b, c] {
+        member.server.stop().await;
+    }
+}

@@ -1,0 +1,249 @@
+//! What room state showed before an event that was adopted.
+//!
+//! What an adoption ends goes by it, and all servers must judge alike. Who was in
+//! the room knows. A newcomer asks those who were, and until they have told, or
+//! nobody can, the adoption stays unproven ([`super::judgement`]).
+//!
+//! Not here: asking (the replication driver), and what follows from the answer.
+//! Invariant: what this server knows itself is never replaced by what it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use causeway_room::Pdu;
+use causeway_shared_space::{ChangeId, Header, ItemKey, header::adopted_item_id};
+use causeway_storage::shared_space::{
+    entries, items,
+    pasts::{self, PastRow},
+};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
+
+use super::{ITEM_TYPE, SharedSpace, error::SpaceError, stored};
+use crate::{notify::Topic, rooms::Held};
+
+/// Events asked for at once, the bound of such a request.
+pub const ASKED_MAX: usize = 50;
+/// Open entries looked at for one page of what is to be asked for.
+const SCANNED_MAX: usize = 1_000;
+
+/// What is known of the item that an event is about, as of before the event.
+#[derive(Clone, Debug)]
+pub(super) enum Past {
+    /// The item's event then; `None` if there was none.
+    Known(Option<Arc<Pdu>>),
+    /// Nobody could say.
+    Untold,
+    /// Others are yet to be asked.
+    Unknown,
+}
+
+/// An item's event before another one, as one server tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Before<T> {
+    /// This one.
+    Event(T),
+    /// There was none.
+    Nothing,
+    /// The server doesn't know.
+    #[default]
+    Unknown,
+}
+
+impl<T> Before<T> {
+    /// The event, if there was one.
+    pub fn event(self) -> Option<T> {
+        if let Self::Event(event) = self { Some(event) } else { None }
+    }
+
+    /// The same of a part of the event.
+    pub fn map<U>(self, part: impl FnOnce(T) -> U) -> Before<U> {
+        match self {
+            Self::Event(event) => Before::Event(part(event)),
+            Self::Nothing => Before::Nothing,
+            Self::Unknown => Before::Unknown,
+        }
+    }
+
+    /// The same, borrowed.
+    pub const fn as_ref(&self) -> Before<&T> {
+        match self {
+            Self::Event(event) => Before::Event(event),
+            Self::Nothing => Before::Nothing,
+            Self::Unknown => Before::Unknown,
+        }
+    }
+}
+
+/// An adopted event as it is told to a newcomer.
+#[derive(Debug)]
+pub struct Told {
+    /// The event.
+    pub event: Arc<Pdu>,
+    /// The item's event before it.
+    pub before: Before<Arc<Pdu>>,
+}
+
+/// Adopted events whose past others are to be asked for, and who adopted each.
+pub type Lacking = BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>;
+
+impl SharedSpace {
+    /// What is known here of an item as of before one of its events.
+    pub(super) fn past(&self, room: &RoomId, key: &ItemKey, held: &Held) -> Result<Past, SpaceError> {
+        // The state that is kept with fetched history is good for who may see
+        // it, not for more: it is the one of some event near by.
+        let is_history = held.meta.position.is_some_and(|position| position < 0);
+        if let Some(root) = held.meta.state_before.as_ref().filter(|_| !is_history) {
+            return Ok(Past::Known(self.rooms.state_at(root, ITEM_TYPE, key.as_str())?));
+        }
+        Ok(match pasts::past(&self.db, room, held.pdu.event_id())? {
+            Some(PastRow::Shown(event_id)) => Past::Known(self.rooms.event(&event_id)?),
+            Some(PastRow::Nothing) => Past::Known(None),
+            Some(PastRow::Untold) => Past::Untold,
+            None => Past::Unknown,
+        })
+    }
+
+    /// What this server can tell `asker`, who is in the room, of adopted events.
+    /// Nothing of an event that no effective entry adopts: the log, which all in
+    /// the room may read, says the same as one that is.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn tell_pasts(
+        &self,
+        room: &RoomId,
+        asker: &ServerName,
+        events: &[OwnedEventId],
+    ) -> Result<Vec<(OwnedEventId, Told)>, SpaceError> {
+        let mut told = Vec::new();
+        for event_id in events.iter().take(ASKED_MAX) {
+            if items::adoptions(&self.db, room, &adopted_item_id(event_id), 1)?.is_empty() {
+                continue;
+            }
+            let Some(held) = self.item_event(room, event_id)? else { continue };
+            let Some(event) = self.rooms.event_for_server(asker, event_id)? else { continue };
+            let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { continue };
+            let before = match self.past(room, &key, &held)? {
+                Past::Known(Some(shown)) => {
+                    let shown = self.rooms.event_for_server(asker, shown.event_id())?;
+                    shown.map_or(Before::Unknown, Before::Event)
+                }
+                Past::Known(None) => Before::Nothing,
+                Past::Untold | Past::Unknown => Before::Unknown,
+            };
+            told.push((event_id.clone(), Told { event, before }));
+        }
+        Ok(told)
+    }
+
+    /// Adopted events of open entries whose past is to be asked for: at least a
+    /// page, from the entry `after` on. The entry to go on after; `None` at the end.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn lacking_pasts(
+        &self,
+        room: &RoomId,
+        mut after: Option<ChangeId>,
+    ) -> Result<(Lacking, Option<ChangeId>), SpaceError> {
+        let mut lacking = Lacking::new();
+        loop {
+            let page = entries::unproven(&self.db, room, after.as_ref(), SCANNED_MAX)?;
+            for id in &page {
+                let Some(row) = entries::entry(&self.db, room, id)? else { continue };
+                let Some((header, _)) = stored::parts(&row) else { continue };
+                if let Some(event_id) = self.lacks_past(room, &header)? {
+                    lacking.entry(event_id).or_default().insert(header.server().to_owned());
+                }
+            }
+            after = page.last().copied().filter(|_| page.len() == SCANNED_MAX);
+            if after.is_none() || lacking.len() >= ASKED_MAX {
+                return Ok((lacking, after));
+            }
+        }
+    }
+
+    /// The event that a header adopts, if it can't be judged without asking others.
+    fn lacks_past(&self, room: &RoomId, header: &Header) -> Result<Option<OwnedEventId>, SpaceError> {
+        let Some(event_id) = header.adopts() else { return Ok(None) };
+        let Some(held) = self.rooms.held(event_id)? else { return Ok(Some(event_id.to_owned())) };
+        let counts = *held.meta.room_id == *room && held.meta.rejected.is_none();
+        if !counts || header.supersedes().is_empty() {
+            return Ok(None);
+        }
+        let is_known = matches!(self.past(room, header.key(), &held)?, Past::Known(_));
+        Ok((!is_known).then(|| event_id.to_owned()))
+    }
+
+    /// Another server told what an item's event was before one of its events;
+    /// both are held by now. False if that can't be, or says nothing.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn learn_past(
+        &self,
+        room: &RoomId,
+        event_id: &EventId,
+        before: Before<&EventId>,
+    ) -> Result<bool, SpaceError> {
+        let Some(held) = self.item_event(room, event_id)? else { return Ok(false) };
+        let row = match before {
+            Before::Unknown => return Ok(false),
+            Before::Nothing => PastRow::Nothing,
+            Before::Event(before) => {
+                let Some(shown) = self.item_event(room, before)? else { return Ok(false) };
+                if before == event_id || shown.pdu.state_key() != held.pdu.state_key() {
+                    return Ok(false);
+                }
+                PastRow::Shown(before.to_owned())
+            }
+        };
+        self.note_past(room, event_id, &row)?;
+        Ok(true)
+    }
+
+    /// Nobody could tell what was before these events.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn nobody_knows_past<'e>(
+        &self,
+        room: &RoomId,
+        events: impl IntoIterator<Item = &'e OwnedEventId>,
+    ) -> Result<(), SpaceError> {
+        for event_id in events {
+            if pasts::past(&self.db, room, event_id)?.is_none() {
+                self.note_past(room, event_id, &PastRow::Untold)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges again soon what is open: events that were fetched may prove it.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn judge_again(&self, room: &RoomId) -> Result<(), SpaceError> {
+        self.judge_soon(room)?;
+        self.notifier.notify([&Topic::Spaces]);
+        Ok(())
+    }
+
+    fn note_past(&self, room: &RoomId, event_id: &EventId, row: &PastRow) -> Result<(), SpaceError> {
+        let mut batch = self.db.batch();
+        pasts::put_past(&mut batch, room, event_id, row);
+        // Losing it in a crash costs another question.
+        let _unsynced = self.db.commit(batch)?;
+        Ok(())
+    }
+
+    /// A held event of an item of this room that the rules allowed.
+    fn item_event(&self, room: &RoomId, event_id: &EventId) -> Result<Option<Held>, SpaceError> {
+        Ok(self.rooms.held(event_id)?.filter(|held| {
+            let is_item = held.pdu.kind_text() == ITEM_TYPE && held.pdu.state_key().is_some();
+            is_item && *held.meta.room_id == *room && held.meta.rejected.is_none()
+        }))
+    }
+}
