@@ -10,6 +10,7 @@ pub mod get_media;
 pub mod get_server_keys;
 pub mod get_state;
 pub mod get_version;
+pub mod hierarchy;
 pub mod invite;
 pub mod make_membership;
 pub mod query;
@@ -31,6 +32,7 @@ pub fn routes() -> Router<FederationState> {
         .merge(get_server_keys::routes())
         .merge(get_state::routes())
         .merge(get_version::routes())
+        .merge(hierarchy::routes())
         .merge(invite::routes())
         .merge(make_membership::routes())
         .merge(query::routes())

@@ -10,6 +10,7 @@ mod invite;
 mod join;
 mod leave;
 mod media;
+mod space;
 
 use std::sync::Arc;
 
@@ -83,6 +84,9 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
         }
         RemoteRequest::Alias { alias, reply } => {
             let _gone = reply.send(alias::alias(&state, &alias).await);
+        }
+        RemoteRequest::Space { room_id, via, suggested_only, reply } => {
+            let _gone = reply.send(space::space(&state, &room_id, via, suggested_only).await);
         }
         RemoteRequest::Backfill { room_id, limit, reply } => {
             let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);

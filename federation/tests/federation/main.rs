@@ -10,4 +10,5 @@ mod hostile;
 mod newcomer;
 mod requests;
 mod rooms;
+mod spaces;
 mod support;

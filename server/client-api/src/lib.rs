@@ -40,6 +40,7 @@ mod room;
 mod search;
 mod session;
 mod shared_space;
+mod space;
 mod state;
 mod state_event;
 mod sync;
@@ -80,6 +81,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(search::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
+        .merge(space::routes())
         .merge(user_directory::routes())
 }
 

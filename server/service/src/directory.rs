@@ -4,9 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use causeway_storage::{Database, directory as rows};
 use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UserId};
-use serde_json::{Map, Value, json};
 
-use crate::{error::MatrixError, rooms::Rooms};
+use crate::{
+    error::MatrixError,
+    rooms::Rooms,
+    summary::{Summaries, Summary},
+};
 
 /// Rooms looked at for one page of the public list.
 const SCANNED_MAX: usize = 1_000;
@@ -18,7 +21,7 @@ pub const PAGE_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub struct Page {
     /// As the specification's `PublicRoomsChunk`.
-    pub chunk: Vec<Value>,
+    pub chunk: Vec<Summary>,
     /// The room that the next page begins with.
     pub next: Option<OwnedRoomId>,
 }
@@ -27,14 +30,15 @@ pub struct Page {
 pub struct Directory {
     database: Database,
     rooms: Arc<Rooms>,
+    summaries: Arc<Summaries>,
     /// Held from looking an alias up to committing it.
     writing: Mutex<()>,
 }
 
 impl Directory {
     /// Over these rooms.
-    pub fn new(database: Database, rooms: Arc<Rooms>) -> Self {
-        Self { database, rooms, writing: Mutex::default() }
+    pub fn new(database: Database, rooms: Arc<Rooms>, summaries: Arc<Summaries>) -> Self {
+        Self { database, rooms, summaries, writing: Mutex::default() }
     }
 
     /// The room of an alias of this server.
@@ -133,47 +137,13 @@ impl Directory {
                 page.next = Some(room_id);
                 break;
             }
-            let listed = self.listed(&room_id)?;
-            let names = ["name", "topic", "canonical_alias"];
-            let matches = |field: &str| {
-                listed
-                    .get(field)
-                    .and_then(Value::as_str)
-                    .is_some_and(|text| text.to_lowercase().contains(&term))
-            };
-            if term.is_empty() || names.into_iter().any(matches) {
-                page.chunk.push(Value::Object(listed));
+            let Some(summary) = self.summaries.of(&room_id)? else { continue };
+            let names = [&summary.name, &summary.topic, &summary.canonical_alias];
+            let matches = names.into_iter().flatten().any(|text| text.to_lowercase().contains(&term));
+            if term.is_empty() || matches {
+                page.chunk.push(summary.listed());
             }
         }
         Ok(page)
-    }
-
-    fn listed(&self, room_id: &RoomId) -> Result<Map<String, Value>, MatrixError> {
-        let mut listed = Map::new();
-        let joined = self.rooms.joined_count(room_id)?;
-        let visibility = self.field(room_id, "m.room.history_visibility", "history_visibility")?;
-        let guests = self.field(room_id, "m.room.guest_access", "guest_access")?;
-        listed.insert("room_id".to_owned(), json!(room_id));
-        listed.insert("num_joined_members".to_owned(), joined.into());
-        listed.insert("world_readable".to_owned(), (visibility == Some("world_readable".into())).into());
-        listed.insert("guest_can_join".to_owned(), (guests == Some("can_join".into())).into());
-        for (kind, field, name) in [
-            ("m.room.name", "name", "name"),
-            ("m.room.topic", "topic", "topic"),
-            ("m.room.canonical_alias", "alias", "canonical_alias"),
-            ("m.room.avatar", "url", "avatar_url"),
-            ("m.room.join_rules", "join_rule", "join_rule"),
-            ("m.room.create", "type", "room_type"),
-        ] {
-            if let Some(value) = self.field(room_id, kind, field)? {
-                listed.insert(name.to_owned(), value);
-            }
-        }
-        Ok(listed)
-    }
-
-    fn field(&self, room_id: &RoomId, kind: &str, field: &str) -> Result<Option<Value>, MatrixError> {
-        let event = self.rooms.state_event(room_id, kind, "")?;
-        Ok(event.and_then(|event| event.content_object().remove(field)).filter(Value::is_string))
     }
 }

@@ -43,6 +43,8 @@ pub mod settings;
 pub mod shared_secret;
 pub mod shared_space;
 pub mod shown;
+pub mod spaces;
+pub mod summary;
 pub mod sync;
 pub mod threads;
 pub mod to_device;
@@ -74,6 +76,8 @@ use server_keys::{ServerKeys, ServerKeysError};
 use settings::Settings;
 use shared_secret::SharedSecret;
 use shared_space::SharedSpace;
+use spaces::Spaces;
+use summary::Summaries;
 use sync::SyncService;
 use threads::Threads;
 use to_device::ToDevice;
@@ -110,6 +114,10 @@ pub struct Services {
     pub shared_space: Arc<SharedSpace>,
     /// Aliases and the public list.
     pub directory: Arc<Directory>,
+    /// Rooms in short.
+    pub summaries: Arc<Summaries>,
+    /// Walking through spaces.
+    pub spaces: Arc<Spaces>,
     /// What is done in several rooms at once.
     pub upgrades: Arc<Upgrades>,
     /// Rooms' past, for those who may see it.
@@ -193,10 +201,13 @@ impl Services {
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
+        let summaries = Arc::new(Summaries::new(at()));
         let history = Arc::new(History::new(at(), time()));
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
-            directory: Arc::new(Directory::new(db(), at())),
+            directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
+            spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),
+            summaries,
             upgrades: Arc::new(Upgrades::new(db(), at())),
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,

@@ -12,7 +12,7 @@ use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::MatrixError;
+use crate::{error::MatrixError, summary::SpaceForServer};
 
 /// Requests that may wait for the federation door at once.
 pub const REMOTE_REQUESTS_MAX: usize = 256;
@@ -63,6 +63,13 @@ pub enum RemoteRequest {
     Profile { user_id: OwnedUserId, reply: Reply<Value> },
     /// `query/directory`.
     Alias { alias: OwnedRoomAliasId, reply: Reply<(OwnedRoomId, Vec<OwnedServerName>)> },
+    /// `hierarchy`: a space and what is in it, from the first of `via` that says it.
+    Space {
+        room_id: OwnedRoomId,
+        via: Vec<OwnedServerName>,
+        suggested_only: bool,
+        reply: Reply<SpaceForServer>,
+    },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
 }
