@@ -5,6 +5,7 @@
 //! the use-case on a blocking thread.
 
 pub mod backfill;
+pub mod closest_event;
 pub mod get_event;
 pub mod get_media;
 pub mod get_server_keys;
@@ -27,6 +28,7 @@ use crate::state::FederationState;
 pub fn routes() -> Router<FederationState> {
     Router::new()
         .merge(backfill::routes())
+        .merge(closest_event::routes())
         .merge(get_event::routes())
         .merge(get_media::routes())
         .merge(get_server_keys::routes())

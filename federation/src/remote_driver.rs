@@ -6,6 +6,7 @@
 mod alias;
 mod backfill;
 mod candidates;
+mod closest_event;
 mod invite;
 mod join;
 mod leave;
@@ -87,6 +88,9 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
         }
         RemoteRequest::Space { room_id, via, suggested_only, reply } => {
             let _gone = reply.send(space::space(&state, &room_id, via, suggested_only).await);
+        }
+        RemoteRequest::ClosestEvent { room_id, ts, forward, reply } => {
+            let _gone = reply.send(closest_event::closest(&state, &room_id, ts, forward).await);
         }
         RemoteRequest::Backfill { room_id, limit, reply } => {
             let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);

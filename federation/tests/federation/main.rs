@@ -1,6 +1,7 @@
 //! Servers that talk to each other over real TLS on loopback.
 
 mod addresses;
+mod closest_event;
 mod delivery;
 mod ephemeral;
 mod gap_abuse;

@@ -18,6 +18,7 @@ use axum::Router;
 mod account;
 pub mod auth;
 mod backup;
+mod by_time;
 mod config;
 mod device;
 mod directory;
@@ -59,6 +60,7 @@ pub fn routes() -> Router<ClientState> {
     Router::new()
         .merge(account::routes())
         .merge(backup::routes())
+        .merge(by_time::routes())
         .merge(config::routes())
         .merge(device::routes())
         .merge(discovery::routes())

@@ -13,6 +13,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod backups;
 mod bundled;
+pub mod by_time;
 mod cache;
 pub mod client_event;
 pub mod clock;

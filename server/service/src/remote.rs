@@ -70,6 +70,8 @@ pub enum RemoteRequest {
         suggested_only: bool,
         reply: Reply<SpaceForServer>,
     },
+    /// `timestamp_to_event`: the event closest to a time as another server in the room knows it.
+    ClosestEvent { room_id: OwnedRoomId, ts: u64, forward: bool, reply: Reply<OwnedEventId> },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
 }

@@ -128,6 +128,8 @@ catalogue! {
     ThreadOrder = "thread_order";
     /// room id | thread root | local user id who wrote in it -> ().
     ThreadUsers = "thread_users";
+    /// room id | `origin_server_ts` u64 | position i64 -> event id.
+    EventTimes = "event_times";
     /// room id | word | position i64 of an event that holds it -> (); not of encrypted rooms.
     Words = "words";
     /// event id -> id of the redaction that applies to it.

@@ -86,7 +86,7 @@ impl Rooms {
     }
 
     /// Whether any user of a server (which is in the room) may see the event.
-    fn visible_to_server(&self, server: &ServerName, held: &Held) -> Result<bool, RoomError> {
+    pub(crate) fn visible_to_server(&self, server: &ServerName, held: &Held) -> Result<bool, RoomError> {
         let Some(root) = self.nearest_state(held)? else { return Ok(true) };
         let visibility = visibility_of(self.state_at(&root, "m.room.history_visibility", "")?.as_deref());
         let enough: &[MembershipState] = match visibility {

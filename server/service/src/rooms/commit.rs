@@ -69,6 +69,7 @@ impl RoomWriter<'_> {
         }
         let held = self.put_events();
         self.put_threads(&held, &redacted)?;
+        self.put_times(&held);
         self.put_words(&held, &redacted)?;
         self.put_members(members, &held);
         let store = &self.rooms.store;

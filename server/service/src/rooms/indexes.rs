@@ -1,5 +1,5 @@
 //! What is derived of a write's events for reading, beside the timeline: the
-//! room's threads, and the words in it.
+//! room's threads, the words in it, and the order of time.
 //!
 //! Invariant: written in the batch of the events, so that an index and what it
 //! is of are never apart.
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use causeway_room::Pdu;
 use causeway_storage::{
     Direction,
-    rooms::{self as rows, Thread},
+    rooms::{self as rows, Thread, TimePlace},
 };
 use ruma::{OwnedEventId, OwnedUserId};
 
@@ -130,6 +130,16 @@ impl RoomWriter<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Makes what came findable by its time.
+    pub(super) fn put_times(&mut self, held: &[Held]) {
+        for held in held {
+            if let Some(position) = held.meta.position {
+                let at = TimePlace { ts: held.pdu.origin_server_ts(), position };
+                rows::put_time(&mut self.batch, &self.room_id, at, held.pdu.event_id());
+            }
+        }
     }
 
     fn is_here(&self, held: &Held) -> bool {

@@ -12,6 +12,7 @@ mod relations;
 mod state;
 mod threads;
 mod timeline;
+mod times;
 mod words;
 
 use causeway_room::state_tree::Root;
@@ -28,6 +29,7 @@ use serde_json::value::RawValue;
 pub use state::{current, current_of, node, put_current, put_node};
 pub use threads::{Thread, is_participant, put_participant, put_thread, thread, threads};
 pub use timeline::{Place, TimelineRow, position_before, put_stream, put_timeline, stream, timeline};
+pub use times::{TimePlace, by_time, put_time};
 pub use words::{delete_word, put_word, word_positions};
 
 use crate::{
