@@ -38,6 +38,7 @@ fn versions(
         "unstable_features": {
             "org.causeway.shared_space": true,
             "org.matrix.msc4222": true,
+            "org.matrix.simplified_msc3575": true,
         },
     });
     Ok(json_response(StatusCode::OK, &body))

@@ -41,6 +41,7 @@ mod room;
 mod search;
 mod session;
 mod shared_space;
+mod sliding_sync;
 mod space;
 mod state;
 mod state_event;
@@ -83,6 +84,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(search::routes())
         .merge(session::routes())
         .merge(shared_space::routes())
+        .merge(sliding_sync::routes())
         .merge(space::routes())
         .merge(user_directory::routes())
 }

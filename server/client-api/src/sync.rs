@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
+    notify::{Subscription, Topic},
     sync::{Look, Request, StateAfter},
 };
 use http::{Method, StatusCode};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use crate::{ClientState, Custom, Endpoints, blocking, frame::serialized_response};
 
 /// Longest wait; what clients ask for beyond it is cut.
-const TIMEOUT_MAX: Duration = Duration::from_mins(2);
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_mins(2);
 
 /// Longest filter that is taken inline, in bytes.
 const FILTER_BYTES_MAX: usize = 64 * 1024;
@@ -117,12 +118,23 @@ async fn wait_for_news(
         if look.is_worth_sending || answers_at_once || now >= deadline {
             return Ok(look);
         }
-        let expiry = state
-            .sync
-            .next_expiry_ms(&topics)
-            .map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
-        let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
-        // Time running out is no error: the next look answers with what there is.
-        let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;
+        wait_until(state, &topics, &subscription, deadline).await;
     }
+}
+
+/// Waits for news of these topics, for somebody to fall silent, or for the time to be up.
+pub(crate) async fn wait_until(
+    state: &ClientState,
+    topics: &[Topic],
+    subscription: &Subscription,
+    deadline: Instant,
+) {
+    let now = Instant::from_std(state.clock.instant());
+    let expiry = state
+        .sync
+        .next_expiry_ms(topics)
+        .map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
+    let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
+    // Time running out is no error: the next look answers with what there is.
+    let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;
 }

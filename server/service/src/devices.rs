@@ -12,7 +12,7 @@ pub use causeway_storage::devices::Device;
 use causeway_storage::{
     Database,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
-    sync_progress,
+    sliding, sync_progress,
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
@@ -214,6 +214,7 @@ impl Devices {
                 rows::delete_device(&mut batch, user_id, device_id, &device);
                 // Who logs in under its name later has been given nothing.
                 sync_progress::forget_device(&mut batch, user_id, device_id);
+                sliding::forget_device(&mut batch, user_id, device_id);
                 had_keys |= keys::delete_device(&self.database, &mut batch, user_id, device_id)?;
             }
         }

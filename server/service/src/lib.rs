@@ -44,6 +44,7 @@ pub mod settings;
 pub mod shared_secret;
 pub mod shared_space;
 pub mod shown;
+pub mod sliding;
 pub mod spaces;
 pub mod summary;
 pub mod sync;
@@ -77,6 +78,7 @@ use server_keys::{ServerKeys, ServerKeysError};
 use settings::Settings;
 use shared_secret::SharedSecret;
 use shared_space::SharedSpace;
+use sliding::SlidingSync;
 use spaces::Spaces;
 use summary::Summaries;
 use sync::SyncService;
@@ -135,6 +137,8 @@ pub struct Services {
     pub ephemeral: ephemeral::Ephemeral,
     /// What is new to each device.
     pub sync: Arc<SyncService>,
+    /// The same by connections that look at some rooms.
+    pub sliding: Arc<SlidingSync>,
     /// User-interactive authentication.
     pub uiaa: Arc<Uiaa>,
     /// Registration by shared secret.
@@ -204,6 +208,7 @@ impl Services {
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
         let summaries = Arc::new(Summaries::new(at()));
         let history = Arc::new(History::new(at(), time()));
+        let sync = Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time()));
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
             directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
@@ -213,7 +218,8 @@ impl Services {
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,
             threads: Arc::new(Threads::new(at(), time())),
-            sync: Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time())),
+            sliding: Arc::new(SlidingSync::new(Arc::clone(&sync), time())),
+            sync,
             uiaa: Arc::new(Uiaa::new(time())),
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
             user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),

@@ -3,7 +3,7 @@
 //! A receipt never moves backwards. Private ones are told to their owner only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,7 +11,7 @@ use causeway_storage::{
     Database, StorageError, StreamPosition,
     receipts::{self, FiledReceipt},
 };
-use ruma::{EventId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde_json::{
     Map, Value, json,
     value::{RawValue, to_raw_value},
@@ -121,12 +121,44 @@ impl Receipts {
     ) -> Result<Option<Box<RawValue>>, StorageError> {
         let mut set = receipts::receipts_since(&self.database, room_id, since, until, RECEIPTS_TOLD_MAX)?;
         set.retain(|filed| filed.kind != READ_PRIVATE || filed.user_id == user_id);
-        if set.is_empty() {
-            return Ok(None);
-        }
-        let event = json!({ "type": "m.receipt", "content": content(&set) });
-        Ok(to_raw_value(&event).ok())
+        Ok(event(&set))
     }
+
+    /// The `m.receipt` event that tells `user_id` of the receipts of these
+    /// events, and of his own, up to `until`; `None` if there are none.
+    pub fn told_of(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        events: &[Box<RawValue>],
+        until: StreamPosition,
+    ) -> Result<Option<Box<RawValue>>, StorageError> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            event_id: OwnedEventId,
+        }
+        let shown = events.iter().filter_map(|event| serde_json::from_str::<Head>(event.get()).ok());
+        let shown: BTreeSet<OwnedEventId> = shown.map(|head| head.event_id).collect();
+        let mut set = if shown.is_empty() {
+            Vec::new()
+        } else {
+            let start = StreamPosition(0);
+            receipts::receipts_since(&self.database, room_id, start, until, RECEIPTS_TOLD_MAX)?
+        };
+        set.retain(|filed| {
+            filed.user_id != user_id && filed.kind != READ_PRIVATE && shown.contains(&filed.receipt.event_id)
+        });
+        let own = receipts::receipts_of(&self.database, room_id, user_id, RECEIPTS_OF_ONE_MAX)?;
+        set.extend(own.into_iter().filter(|filed| filed.receipt.position <= until));
+        Ok(event(&set))
+    }
+}
+
+fn event(set: &[FiledReceipt]) -> Option<Box<RawValue>> {
+    if set.is_empty() {
+        return None;
+    }
+    to_raw_value(&json!({ "type": "m.receipt", "content": content(set) })).ok()
 }
 
 /// event id -> type -> user id -> time and thread.

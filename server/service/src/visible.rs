@@ -55,6 +55,11 @@ impl<'a> Viewer<'a> {
         Ok((was == Some(MembershipState::Join)).then_some(position))
     }
 
+    /// Whether the user is or was in the room.
+    pub fn was_joined(&self) -> bool {
+        self.joined_until.is_some()
+    }
+
     /// Refuses users who may see nothing of the room at all.
     ///
     /// # Errors

@@ -152,6 +152,10 @@ catalogue! {
     SyncGiven = "sync_given";
     /// user id | device id | room id -> JSON `sync_progress::StateRead`.
     SyncRead = "sync_read";
+    /// user id | device id | connection id -> JSON `sliding::Connection`.
+    SlidingConnections = "sliding_connections";
+    /// user id | device id | connection id | room id -> JSON `sliding::SentRoom`.
+    SlidingRooms = "sliding_rooms";
 
     /// event id -> JSON `transactions::Origin`, for events that a client sent with a transaction id.
     EventOrigins = "event_origins";

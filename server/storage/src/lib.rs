@@ -39,6 +39,7 @@ pub mod receipts;
 pub mod rooms;
 pub mod server_keys;
 pub mod shared_space;
+pub mod sliding;
 pub mod sync_progress;
 pub mod to_device;
 pub mod transactions;

@@ -10,6 +10,9 @@ use crate::{
     codec::{self, KeyParts, key},
 };
 
+/// Receipts read at once.
+const PAGE: usize = 32;
+
 /// Where somebody has read up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -67,21 +70,31 @@ pub fn receipts_since(
     limit: usize,
 ) -> Result<Vec<FiledReceipt>, StorageError> {
     let prefix = key().str(room_id);
-    let last = prefix.clone().u64(until.0);
-    let mut rows =
-        read.scan(Cf::ReceiptChanges, prefix.as_ref(), Some(last.as_ref()), Direction::Backward, limit)?;
-    rows.reverse();
+    let mut last = until.0;
     let mut found = Vec::new();
-    for (row, receipt_row) in rows {
-        let mut parts = KeyParts::new(Cf::ReceiptChanges, &row);
-        parts.str()?;
-        if parts.u64()? <= since.0 {
-            continue;
+    // Mostly few are new, of very many.
+    'pages: while found.len() < limit {
+        let from = prefix.clone().u64(last);
+        let rows =
+            read.scan(Cf::ReceiptChanges, prefix.as_ref(), Some(from.as_ref()), Direction::Backward, PAGE)?;
+        let is_last = rows.len() < PAGE;
+        for (row, receipt_row) in rows {
+            let mut parts = KeyParts::new(Cf::ReceiptChanges, &row);
+            parts.str()?;
+            let position = parts.u64()?;
+            if position <= since.0 || found.len() == limit {
+                break 'pages;
+            }
+            last = position - 1;
+            if let Some(receipt) = codec::get(read, Cf::Receipts, &receipt_row)? {
+                found.push(filed(&receipt_row, receipt)?);
+            }
         }
-        if let Some(receipt) = codec::get(read, Cf::Receipts, &receipt_row)? {
-            found.push(filed(&receipt_row, receipt)?);
+        if is_last {
+            break;
         }
     }
+    found.reverse();
     Ok(found)
 }
 

@@ -81,10 +81,10 @@ impl SharedSpace {
         let own = own_writes(row, Some(&device_name(user, device)));
         let mut shown = self.read_by_device(room, key.as_str(), user, device)?;
         let given = sync::given(&self.db, user, device, room)?;
-        if let Some(root) = given.as_ref().and_then(|given| given.state.as_deref()).and_then(parse_root)
-            && let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())?
-        {
-            shown.push(event.event_id().to_owned());
+        for root in given.iter().filter_map(|given| parse_root(given.state.as_deref()?)) {
+            if let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())? {
+                shown.push(event.event_id().to_owned());
+            }
         }
         let mut observed = Observed::new();
         for event_id in &shown {
@@ -96,7 +96,7 @@ impl SharedSpace {
             }
         }
         let was_given = |position: Option<u64>| {
-            given.as_ref().zip(position).is_some_and(|(given, at)| given.after < at && at <= given.up_to)
+            position.is_some_and(|at| given.iter().any(|given| given.after < at && at <= given.up_to))
         };
         // What has been superseded in the meantime is named, too: elsewhere that
         // may not be known yet, and it would look like a conflict.

@@ -14,8 +14,19 @@ use super::response::{RawEvent, raw_event};
 /// Pieces of account data in one answer; of more, the earliest.
 const PIECES_MAX: usize = 10_000;
 
-/// Account data as events, by room id; the empty id is for what belongs to no room.
-pub type ByRoom = BTreeMap<String, Vec<(String, RawEvent)>>;
+/// A piece of account data.
+#[derive(Debug)]
+pub struct Piece {
+    /// Its type.
+    pub kind: String,
+    /// When it changed.
+    pub position: u64,
+    /// As an event.
+    pub event: RawEvent,
+}
+
+/// Account data by room id; the empty id is for what belongs to no room.
+pub type ByRoom = BTreeMap<String, Vec<Piece>>;
 
 /// What changed in `(since, until]`.
 pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
@@ -32,7 +43,8 @@ pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Re
     for (row, kind) in rows {
         let mut parts = KeyParts::new(Cf::AccountDataChanges, &row);
         parts.str()?;
-        if parts.u64()? > until {
+        let position = parts.u64()?;
+        if position > until {
             break;
         }
         let room_id = parts.str()?;
@@ -40,7 +52,11 @@ pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Re
         let kind = std::str::from_utf8(&kind).map_err(broken)?;
         if let Some(content) = content(read, user_id, room_id, kind)? {
             let event = raw_event(&json!({ "type": kind, "content": content }));
-            by_room.entry(room_id.to_owned()).or_default().push((kind.to_owned(), event));
+            by_room.entry(room_id.to_owned()).or_default().push(Piece {
+                kind: kind.to_owned(),
+                position,
+                event,
+            });
         }
     }
     Ok(by_room)

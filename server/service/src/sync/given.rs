@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use causeway_storage::{Database, StorageError, sync_progress as rows};
+use causeway_storage::{Database, StorageError, sliding, sync_progress as rows};
 use ruma::{DeviceId, RoomId, UserId};
 
 use super::{
@@ -14,11 +14,14 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// What the device was given of the room, as far as it acknowledged it; `None`
-/// if nothing is known. Conservative: see [`super::progress`].
+/// Connections of sliding sync that one device may have.
+pub const CONNECTIONS_MAX: usize = 8;
+
+/// What the device was given of the room, as far as it acknowledged it, by
+/// /sync and by each connection of sliding sync. Conservative: see [`super::progress`].
 ///
-/// An item event was given if its position is above `after` and not above
-/// `up_to`, or if it is the item's event in `state`.
+/// An item event was given if, in any of these, its position is above `after` and
+/// not above `up_to`, or if it is the item's event in `state`.
 ///
 /// # Errors
 /// When storage fails.
@@ -27,10 +30,20 @@ pub fn given(
     user_id: &UserId,
     device_id: &DeviceId,
     room_id: &RoomId,
-) -> Result<Option<Given>, StorageError> {
+) -> Result<Vec<Given>, StorageError> {
     let snapshot = database.snapshot();
-    let Some(progress) = rows::progress(&snapshot, user_id, device_id)? else { return Ok(None) };
-    Ok(progress::given(&progress, rows::given_room(&snapshot, user_id, device_id, room_id)?))
+    let mut given = Vec::new();
+    if let Some(progress) = rows::progress(&snapshot, user_id, device_id)? {
+        let room = rows::given_room(&snapshot, user_id, device_id, room_id)?;
+        given.extend(progress::given(&progress, room));
+    }
+    for (conn_id, connection) in sliding::connections(&snapshot, user_id, device_id, CONNECTIONS_MAX)? {
+        if let Some(sent) = sliding::sent_room(&snapshot, user_id, device_id, &conn_id, room_id)? {
+            let (after, up_to) = (sent.from.0, sent.until.unwrap_or(connection.position).0);
+            given.push(Given { after, up_to: up_to.max(after), state: sent.state });
+        }
+    }
+    Ok(given)
 }
 
 /// Writes the progress of devices.

@@ -53,7 +53,7 @@ pub fn joined_room(
     if !has_news {
         return Ok(None);
     }
-    room.unread_notifications = answer.unread(room_id, &span.end)?;
+    room.unread_notifications = answer.counter.unread(room_id, &span.end)?;
     Ok(Some(room))
 }
 

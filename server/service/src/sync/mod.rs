@@ -10,17 +10,18 @@
 //!
 //! Not here: waiting (the door does, on [`SyncService::topics`]), parsing of requests.
 
-mod account_data;
+pub(crate) mod account_data;
 mod answer;
+pub(crate) mod counting;
 pub mod filter;
 mod given;
 mod joined;
-mod others;
+pub(crate) mod others;
 pub mod progress;
 pub mod response;
 mod state;
-mod summary;
-mod timeline;
+pub(crate) mod summary;
+pub(crate) mod timeline;
 pub mod token;
 pub mod unread;
 
@@ -31,18 +32,19 @@ use causeway_storage::{
     rooms::{self as rows, Member},
     to_device,
 };
-pub use given::given;
+pub use given::{CONNECTIONS_MAX, given};
 pub use progress::Given;
 use ruma::{
-    OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
+    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
     events::room::member::MembershipState,
 };
+use serde_json::json;
 pub use timeline::passes;
 
 use self::{
     answer::Answer,
     progress::Told,
-    response::{DeviceLists, Events, InvitedRoom, KnockedRoom, Response},
+    response::{DeviceLists, Events, InvitedRoom, KnockedRoom, RawEvent, Response, raw_event},
     token::SyncToken,
     unread::UnreadCounts,
 };
@@ -120,6 +122,26 @@ impl SyncService {
         Self { database, rooms, receipts, typing, clock, devices, unread: UnreadCounts::default() }
     }
 
+    /// Rooms as they are.
+    pub(crate) fn view(&self) -> RoomView<'_> {
+        RoomView::new(&self.rooms)
+    }
+
+    /// The time.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Read receipts.
+    pub(crate) fn receipts(&self) -> &Receipts {
+        &self.receipts
+    }
+
+    /// Who types.
+    pub(crate) fn typing(&self) -> &Typing {
+        &self.typing
+    }
+
     /// Takes note of the request's `since`: what came with it has arrived, so
     /// its to-device messages can be forgotten.
     pub fn acknowledge(&self, request: &Request) -> Result<(), MatrixError> {
@@ -129,9 +151,18 @@ impl SyncService {
             return Err(MatrixError::invalid_param("`since` is not a token of this server"));
         }
         self.devices.acknowledge(user_id, device_id, since)?;
+        self.forget_to_device(user_id, device_id, StreamPosition(since.position))
+    }
+
+    /// Deletes the to-device messages that have arrived.
+    pub(crate) fn forget_to_device(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        until: StreamPosition,
+    ) -> Result<(), MatrixError> {
         loop {
             let mut batch = self.database.batch();
-            let until = StreamPosition(since.position);
             let more = to_device::delete_until(
                 &self.database,
                 &mut batch,
@@ -152,10 +183,18 @@ impl SyncService {
 
     /// What a waiting request of this user is to be woken by.
     pub fn topics(&self, request: &Request) -> Result<Vec<Topic>, MatrixError> {
-        let user_id = request.user_id.clone();
-        let mut topics =
-            vec![Topic::User(user_id.clone()), Topic::Device(user_id, request.device_id.clone())];
-        let rooms = self.memberships(&request.user_id)?;
+        self.topics_of(&request.user_id, &request.device_id)
+    }
+
+    /// The same for whoever waits for a device.
+    pub(crate) fn topics_of(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<Vec<Topic>, MatrixError> {
+        let rooms = self.memberships(user_id)?;
+        let user_id = user_id.to_owned();
+        let mut topics = vec![Topic::User(user_id.clone()), Topic::Device(user_id, device_id.to_owned())];
         topics.extend(
             rooms
                 .into_iter()
@@ -201,7 +240,7 @@ impl SyncService {
         let mut answer = Answer::new(self, request, until, &joined)?;
         let mut response = Response {
             to_device: Events { events: to_device.into_iter().map(|(_, event)| event).collect() },
-            device_lists: self.device_lists(request, until, &joined)?,
+            device_lists: self.device_lists(user_id, answer.since(), until, &joined)?,
             device_one_time_keys_count: keys::one_time_key_counts(&self.database, user_id, device_id)?,
             device_unused_fallback_key_types: keys::unused_fallback_algorithms(
                 &self.database,
@@ -230,7 +269,7 @@ impl SyncService {
     }
 
     /// A visible position, and memberships none of which is beyond it.
-    fn consistent_memberships(
+    pub(crate) fn consistent_memberships(
         &self,
         user_id: &UserId,
     ) -> Result<(u64, Vec<(OwnedRoomId, Member)>), MatrixError> {
@@ -264,19 +303,20 @@ impl SyncService {
     }
 
     /// Users with whom a room is shared and whose keys changed.
-    fn device_lists(
+    pub(crate) fn device_lists(
         &self,
-        request: &Request,
+        own_id: &UserId,
+        since: Option<u64>,
         until: u64,
         joined: &[OwnedRoomId],
     ) -> Result<DeviceLists, MatrixError> {
-        let Some(since) = request.since else { return Ok(DeviceLists::default()) };
-        let (since, until) = (StreamPosition(since.position), StreamPosition(until));
+        let Some(since) = since else { return Ok(DeviceLists::default()) };
+        let (since, until) = (StreamPosition(since), StreamPosition(until));
         let changes = keys::key_changes(&self.database, since, until, KEY_CHANGES_MAX)?;
         let users: BTreeSet<OwnedUserId> = changes.into_iter().map(|(_, user_id)| user_id).collect();
         let mut changed = Vec::new();
         for user_id in users {
-            if user_id == request.user_id || self.shares_room(&user_id, joined)? {
+            if user_id == own_id || self.shares_room(&user_id, joined)? {
                 changed.push(user_id);
             }
         }
@@ -291,6 +331,11 @@ impl SyncService {
         }
         Ok(false)
     }
+}
+
+/// The `m.typing` event.
+pub(crate) fn typing_event(users: &[OwnedUserId]) -> RawEvent {
+    raw_event(&json!({ "type": "m.typing", "content": { "user_ids": users } }))
 }
 
 fn is_joined(member: &Member) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use causeway_room::Root;
 use causeway_storage::rooms::{self as rows, Member};
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedRoomId, RoomId, UserId};
 
 use super::{
     answer::Answer,
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     client_event::{Shape, client_event},
     error::MatrixError,
+    room_view::RoomView,
     shown::Detail,
     visible::Viewer,
 };
@@ -46,19 +47,30 @@ pub fn stripped(
     {
         return Ok(None);
     }
-    let mut events = rows::invite_state(answer.view.database(), answer.user_id(), room_id)?;
+    let events = stripped_state(answer.view, answer.user_id(), room_id, member)?;
+    Ok(Some(Events { events }))
+}
+
+/// Stripped state of a room that the user is invited to or knocked on.
+pub fn stripped_state(
+    view: RoomView<'_>,
+    user_id: &UserId,
+    room_id: &RoomId,
+    member: &Member,
+) -> Result<Vec<RawEvent>, MatrixError> {
+    let mut events = rows::invite_state(view.database(), user_id, room_id)?;
     if events.is_empty() {
         for kind in STRIPPED {
-            if let Some(event) = answer.view.current(room_id, kind, "")? {
+            if let Some(event) = view.current(room_id, kind, "")? {
                 events.push(event.stripped());
             }
         }
-        if let Some(inviter) = answer.view.current(room_id, "m.room.member", member.sender.as_str())? {
+        if let Some(inviter) = view.current(room_id, "m.room.member", member.sender.as_str())? {
             events.push(inviter.stripped());
         }
     }
-    if !events.iter().any(|event| is_own_membership(event, answer.user_id().as_str()))
-        && let Some(held) = answer.view.held(&member.event_id)?
+    if !events.iter().any(|event| is_own_membership(event, user_id.as_str()))
+        && let Some(held) = view.held(&member.event_id)?
     {
         // In full, as the specification allows here: clients show who invited, and when.
         let event = client_event(
@@ -70,7 +82,7 @@ pub fn stripped(
         );
         events.push(event.map_err(|error| MatrixError::internal(&error))?);
     }
-    Ok(Some(Events { events }))
+    Ok(events)
 }
 
 fn is_own_membership(event: &RawEvent, user_id: &str) -> bool {

@@ -1,0 +1,263 @@
+//! The rooms of a user in order, and which of them a request is about.
+//!
+//! Ordered by the last event that this server received of a room, as the MSC
+//! wants it: whoever looks at the first rooms of a list sees every room in which
+//! something happens come up. Costs one look at each room of the user.
+
+use std::{
+    cell::OnceCell,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use causeway_storage::{
+    Direction,
+    rooms::{self as rows, Member},
+};
+use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    making::Making,
+    request::{Filters, List, RoomConfig},
+    response,
+};
+use crate::{error::MatrixError, sync::account_data, visible::Viewer};
+
+/// A room of the user.
+pub struct Entry {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// The user's standing.
+    pub member: Member,
+    /// The position of the last event that the user can know of.
+    pub activity: u64,
+    facts: OnceCell<Facts>,
+}
+
+/// What filters look at and what costs a look.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    /// `None` if not known: of a remote room without stripped state.
+    is_encrypted: Option<bool>,
+    room_type: Option<RoomType>,
+}
+
+/// The type of a room, which most have not.
+#[derive(Clone, Debug)]
+struct RoomType(Option<String>);
+
+/// What is wanted of a room.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// The lists that show it.
+    pub lists: BTreeSet<String>,
+    /// Whether it was named.
+    pub is_subscribed: bool,
+    /// What to send of it.
+    pub config: RoomConfig,
+}
+
+/// The rooms that a request is about, and what it is told of its lists.
+pub struct Selection {
+    /// By index into the entries.
+    pub wanted: BTreeMap<usize, Wanted>,
+    /// The lists.
+    pub lists: BTreeMap<String, response::List>,
+}
+
+/// The user's rooms, the one with the latest event first.
+pub fn entries(
+    making: &Making<'_>,
+    memberships: Vec<(OwnedRoomId, Member)>,
+) -> Result<Vec<Entry>, MatrixError> {
+    let mut entries = Vec::with_capacity(memberships.len());
+    for (room_id, member) in memberships {
+        let activity = match member.membership {
+            MembershipState::Join => last_event(making, &room_id)?.unwrap_or(member.position.0),
+            _ => member.position.0,
+        };
+        if is_listed(making, &room_id, &member)? {
+            entries.push(Entry { room_id, member, activity, facts: OnceCell::new() });
+        }
+    }
+    entries.sort_by(|a, b| (Reverse(a.activity), &a.room_id).cmp(&(Reverse(b.activity), &b.room_id)));
+    Ok(entries)
+}
+
+/// Chooses by lists and subscriptions.
+pub fn select(making: &Making<'_>, entries: &[Entry]) -> Result<Selection, MatrixError> {
+    let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
+    let mut lists = BTreeMap::new();
+    for (name, list) in &making.request.lists {
+        let spaces = list.filters.spaces.as_deref().map(|spaces| children(making, spaces)).transpose()?;
+        let mut count = 0;
+        for (index, entry) in entries.iter().enumerate() {
+            if !passes(making, entry, &list.filters, spaces.as_ref())? {
+                continue;
+            }
+            if in_range(list, count) {
+                let wanted = wanted.entry(index).or_default();
+                wanted.lists.insert(name.clone());
+                wanted.config.add(&list.config);
+            }
+            count += 1;
+        }
+        lists.insert(name.clone(), response::List { count });
+    }
+    if !making.request.subscriptions.is_empty() {
+        for (index, entry) in entries.iter().enumerate() {
+            if let Some(config) = making.request.subscriptions.get(&entry.room_id) {
+                let wanted = wanted.entry(index).or_default();
+                wanted.is_subscribed = true;
+                wanted.config.add(config);
+            }
+        }
+    }
+    Ok(Selection { wanted, lists })
+}
+
+fn in_range(list: &List, index: usize) -> bool {
+    let index = u64::try_from(index).unwrap_or(u64::MAX);
+    let within = |(first, last): &(u64, u64)| (*first..=*last).contains(&index);
+    list.ranges.as_ref().is_none_or(|ranges| ranges.iter().any(within))
+}
+
+fn last_event(making: &Making<'_>, room_id: &RoomId) -> Result<Option<u64>, MatrixError> {
+    let until = i64::try_from(making.until).unwrap_or(i64::MAX);
+    let rows = making.view.timeline(room_id, Some(until), Direction::Backward, 1)?;
+    Ok(rows.first().and_then(|row| u64::try_from(row.position).ok()))
+}
+
+/// Whether the room is in the list of the user's rooms. Of rooms that the user
+/// is not in any more: those that he was put out of, and those of which the
+/// connection does not know yet that he left.
+fn is_listed(making: &Making<'_>, room_id: &RoomId, member: &Member) -> Result<bool, MatrixError> {
+    match member.membership {
+        MembershipState::Join | MembershipState::Knock => Ok(true),
+        MembershipState::Invite => Ok(!making.ignored.contains(member.sender.as_str())),
+        _ => {
+            let told_until = making.told_until(room_id);
+            if told_until.is_some_and(|until| until < member.position.0) {
+                return Ok(true);
+            }
+            let is_own_doing = member.sender == making.request.user_id;
+            let is_wanted = !is_own_doing || making.request.subscriptions.contains_key(room_id);
+            Ok(is_wanted && Viewer::new(making.view, room_id, &making.request.user_id)?.was_joined())
+        }
+    }
+}
+
+fn passes(
+    making: &Making<'_>,
+    entry: &Entry,
+    filters: &Filters,
+    spaces: Option<&BTreeSet<OwnedRoomId>>,
+) -> Result<bool, MatrixError> {
+    let is_invited = entry.member.membership == MembershipState::Invite;
+    let simple = filters.is_dm.is_none_or(|wanted| making.direct.contains(&entry.room_id) == wanted)
+        && filters.is_invite.is_none_or(|wanted| is_invited == wanted)
+        && spaces.is_none_or(|children| children.contains(&entry.room_id));
+    if !simple {
+        return Ok(false);
+    }
+    if filters.tags.is_some() || filters.not_tags.is_some() {
+        let held = tags(making, &entry.room_id)?;
+        let has_any = |tags: &Vec<String>| tags.iter().any(|tag| held.contains(tag));
+        if filters.not_tags.as_ref().is_some_and(has_any) || !filters.tags.as_ref().is_none_or(has_any) {
+            return Ok(false);
+        }
+    }
+    if filters.is_encrypted.is_none() && filters.room_types.is_none() && filters.not_room_types.is_none() {
+        return Ok(true);
+    }
+    let facts = entry.facts(making)?;
+    let is_type_listed = |types: &Vec<Option<String>>| {
+        facts.room_type.as_ref().is_some_and(|RoomType(room_type)| types.contains(room_type))
+    };
+    Ok(filters.is_encrypted.is_none_or(|wanted| facts.is_encrypted == Some(wanted))
+        && filters.room_types.as_ref().is_none_or(is_type_listed)
+        && filters
+            .not_room_types
+            .as_ref()
+            .is_none_or(|unwanted| facts.room_type.is_some() && !is_type_listed(unwanted)))
+}
+
+impl Entry {
+    fn facts(&self, making: &Making<'_>) -> Result<&Facts, MatrixError> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(facts);
+        }
+        let facts = match self.member.membership {
+            MembershipState::Invite | MembershipState::Knock => self.stripped_facts(making)?,
+            _ => {
+                let create = making.view.current(&self.room_id, "m.room.create", "")?;
+                let encryption = making.view.current(&self.room_id, "m.room.encryption", "")?;
+                let named = |create: &causeway_room::Pdu| {
+                    let content = create.content_object();
+                    RoomType(content.get("type").and_then(|kind| kind.as_str()).map(str::to_owned))
+                };
+                Facts { is_encrypted: Some(encryption.is_some()), room_type: create.as_deref().map(named) }
+            }
+        };
+        Ok(self.facts.get_or_init(|| facts))
+    }
+
+    fn stripped_facts(&self, making: &Making<'_>) -> Result<Facts, MatrixError> {
+        #[derive(Deserialize)]
+        struct Stripped {
+            #[serde(rename = "type")]
+            kind: String,
+            #[serde(default)]
+            content: serde_json::Map<String, serde_json::Value>,
+        }
+        let events: Vec<Box<RawValue>> = making.stripped(&self.room_id, &self.member)?;
+        let mut facts = Facts::default();
+        let events = events.iter().filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok());
+        for event in events {
+            match &*event.kind {
+                "m.room.create" => {
+                    let kind = event.content.get("type").and_then(|kind| kind.as_str());
+                    facts.room_type = Some(RoomType(kind.map(str::to_owned)));
+                    facts.is_encrypted.get_or_insert(false);
+                }
+                "m.room.encryption" => facts.is_encrypted = Some(true),
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+}
+
+fn tags(making: &Making<'_>, room_id: &RoomId) -> Result<BTreeSet<String>, MatrixError> {
+    #[derive(Default, Deserialize)]
+    struct Tags {
+        #[serde(default)]
+        tags: BTreeMap<String, serde_json::Value>,
+    }
+    let user_id = &making.request.user_id;
+    let content = account_data::content(making.view.database(), user_id, room_id.as_str(), "m.tag")?;
+    let tags = content.and_then(|content| serde_json::from_str::<Tags>(content.get()).ok());
+    Ok(tags.unwrap_or_default().tags.into_keys().collect())
+}
+
+/// The rooms that these spaces name as their children, of spaces that the user is in.
+fn children(making: &Making<'_>, spaces: &[String]) -> Result<BTreeSet<OwnedRoomId>, MatrixError> {
+    let database = making.view.database();
+    let mut children = BTreeSet::new();
+    for space in spaces.iter().filter_map(|space| RoomId::parse(space).ok()) {
+        let member = rows::membership(database, &making.request.user_id, &space)?;
+        if member.is_none_or(|member| member.membership != MembershipState::Join) {
+            continue;
+        }
+        for (key, event_id) in rows::current_of(database, &space, Some("m.space.child"), None, usize::MAX)? {
+            let Some(event) = making.view.event(&event_id)? else { continue };
+            let via = event.content_object().get("via").and_then(|via| via.as_array()).map_or(0, Vec::len);
+            if let (Ok(room_id), true) = (RoomId::parse(&key.key), via > 0) {
+                children.insert(room_id);
+            }
+        }
+    }
+    Ok(children)
+}

@@ -1,0 +1,434 @@
+//! One room, as one answer of simplified sliding sync tells it.
+//!
+//! Invariant: a row says `live` only if everything up to the answer's position
+//! that was asked for has been told, now or before.
+
+use std::collections::BTreeMap;
+
+use causeway_room::{Root, StateKey};
+use causeway_storage::{Direction, StreamPosition, rooms as rows, sliding::SentRoom};
+use ruma::{
+    OwnedEventId, RoomId, api::client::filter::RoomEventFilter, events::room::member::MembershipState,
+};
+
+use super::{
+    lists::{Entry, Wanted},
+    making::Making,
+    required::Required,
+    response::{Hero, Room},
+};
+use crate::{
+    client_event::Shape,
+    error::MatrixError,
+    shown::Detail,
+    sync::{
+        response::RawEvent,
+        summary,
+        timeline::{Range, Selected, select},
+        token::TimelineToken,
+    },
+    visible::Viewer,
+};
+
+const MEMBER: &str = "m.room.member";
+
+/// Events that bring a room up in a list sorted by `bump_stamp`; the MSC's.
+const BUMPING: [&str; 7] = [
+    "m.room.create",
+    "m.room.message",
+    "m.room.encrypted",
+    "m.sticker",
+    "m.call.invite",
+    "m.poll.start",
+    "m.beacon_info",
+];
+
+/// Events looked at for one of them.
+const BUMP_SCAN_MAX: usize = 100;
+
+/// Of those, read at once: mostly it is the last one.
+const BUMP_PAGE: usize = 4;
+
+/// Builds the room's part of the answer, and notes what it makes true; `None`
+/// if there is nothing to tell.
+pub fn room(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Option<Room>, MatrixError> {
+    making.required.insert(wanted.config.required.number(), wanted.config.required.clone());
+    let told = match entry.member.membership {
+        MembershipState::Join => in_room(making, entry, wanted, making.until)?,
+        MembershipState::Invite | MembershipState::Knock => asked_in(making, entry)?,
+        _ => gone(making, entry, wanted)?,
+    };
+    Ok(told.map(|mut room| {
+        room.lists.clone_from(&wanted.lists);
+        room.membership = Some(entry.member.membership.clone());
+        room
+    }))
+}
+
+/// What a connection has of a room.
+struct Known {
+    at: u64,
+    root: Root,
+    sent: SentRoom,
+}
+
+/// What the connection has; `None` if the room is new to it, or the user was not in it then.
+fn known(making: &Making<'_>, entry: &Entry) -> Result<Option<Known>, MatrixError> {
+    let room_id = &entry.room_id;
+    let Some(at) = making.told_until(room_id) else { return Ok(None) };
+    let Some(sent) = making.standing.sent.get(room_id) else { return Ok(None) };
+    let Some(root) = making.view.root_at(room_id, at)? else { return Ok(None) };
+    let was_in = entry.member.position.0 <= at || making.view.is_joined_in(&root, &making.request.user_id)?;
+    Ok(was_in.then(|| Known { at, root, sent: sent.clone() }))
+}
+
+/// Of a room that the user is in, or was in until `until`.
+fn in_room(
+    making: &mut Making<'_>,
+    entry: &Entry,
+    wanted: &Wanted,
+    until: u64,
+) -> Result<Option<Room>, MatrixError> {
+    let known = known(making, entry)?;
+    let Some(end) = making.view.root_at(&entry.room_id, until)? else { return Ok(None) };
+    let told = Telling::new(making, entry, wanted, known, (until, end))?;
+    let row = told.row(wanted);
+    let room = if told.is_silent() { None } else { Some(told.room(making)?) };
+    making.rows.insert(entry.room_id.clone(), row);
+    Ok(room.flatten())
+}
+
+/// What there is to tell of a room.
+struct Telling<'a> {
+    entry: &'a Entry,
+    wanted: &'a Wanted,
+    known: Option<Known>,
+    selected: Selected,
+    /// Pieces of state that changed, or that were not asked for before.
+    state: BTreeMap<StateKey, OwnedEventId>,
+    /// Whether any membership, the name, the picture changed.
+    changed: Changed,
+    is_expanded: bool,
+    is_dm: bool,
+    required_before: Option<Required>,
+    end: Root,
+}
+
+#[derive(Default)]
+struct Changed {
+    members: bool,
+    name: bool,
+    avatar: bool,
+}
+
+impl<'a> Telling<'a> {
+    fn new(
+        making: &Making<'_>,
+        entry: &'a Entry,
+        wanted: &'a Wanted,
+        known: Option<Known>,
+        (until, end): (u64, Root),
+    ) -> Result<Self, MatrixError> {
+        let limit = wanted.config.timeline_limit;
+        let sent_limit = known.as_ref().map(|known| known.sent.timeline_limit);
+        let is_expanded = sent_limit.is_some_and(|sent| sent < u64::try_from(limit).unwrap_or(u64::MAX));
+        let after = match &known {
+            Some(known) if !is_expanded => i64::try_from(known.at).unwrap_or(i64::MAX),
+            _ => i64::MIN,
+        };
+        let selected = if known.as_ref().is_some_and(|known| known.at >= entry.activity) && !is_expanded {
+            Selected { start: i64::try_from(until).unwrap_or(i64::MAX), ..Selected::default() }
+        } else {
+            let mut viewer = Viewer::new(making.view, &entry.room_id, &making.request.user_id)?;
+            let range = Range { after, until: i64::try_from(until).unwrap_or(i64::MAX), limit };
+            select(making.view, &entry.room_id, range, &RoomEventFilter::default(), &mut viewer)?
+        };
+        let number = wanted.config.required.number();
+        let required_before = match &known {
+            Some(known) if known.sent.required == number => Some(wanted.config.required.clone()),
+            Some(known) => Some(making.standing.required(known.sent.required).unwrap_or_default()),
+            None => None,
+        };
+        let is_dm = making.direct.contains(&entry.room_id);
+        let mut telling = Self {
+            entry,
+            wanted,
+            known,
+            selected,
+            state: BTreeMap::new(),
+            changed: Changed::default(),
+            is_expanded,
+            is_dm,
+            required_before,
+            end,
+        };
+        telling.choose_state(making)?;
+        Ok(telling)
+    }
+
+    /// Whether events between what the connection has and the timeline are left out.
+    fn has_gap(&self) -> bool {
+        let known_at = self.known.as_ref().map(|known| i64::try_from(known.at).unwrap_or(i64::MAX));
+        known_at.is_some_and(|at| self.selected.limited && self.selected.start > at)
+    }
+
+    fn choose_state(&mut self, making: &Making<'_>) -> Result<(), MatrixError> {
+        let required = &self.wanted.config.required;
+        let mut chosen = BTreeMap::new();
+        match &self.known {
+            None => matching(making, &self.end, required, &Required::default(), &mut chosen)?,
+            Some(known) => {
+                let all_members = required.is_lazy() && !self.has_gap();
+                for difference in making.view.state_diff(&known.root, &self.end)? {
+                    let StateKey { kind, key } = &difference.key;
+                    self.changed.members |= kind == MEMBER;
+                    self.changed.name |= kind == "m.room.name";
+                    self.changed.avatar |= kind == "m.room.avatar";
+                    if (required.has(kind, key) || (all_members && kind == MEMBER))
+                        && let Some(event_id) = difference.new
+                    {
+                        chosen.insert(difference.key, event_id);
+                    }
+                }
+                let before = self.required_before.as_ref().unwrap_or(required);
+                if before != required {
+                    matching(making, &self.end, required, before, &mut chosen)?;
+                }
+            }
+        }
+        if required.is_lazy() {
+            for (_, held) in &self.selected.events {
+                let target = held.pdu.state_key().filter(|_| held.pdu.kind_text() == MEMBER);
+                for member in target.into_iter().chain([held.pdu.sender().as_str()]) {
+                    if let Some(event) = making.view.state(&self.end, MEMBER, member)? {
+                        chosen.insert(StateKey::new(MEMBER, member), event.event_id().to_owned());
+                    }
+                }
+            }
+        }
+        self.state = chosen;
+        Ok(())
+    }
+
+    fn is_silent(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.sent.is_dm == self.is_dm)
+            && !self.selected.any
+            && !self.is_expanded
+            && self.state.is_empty()
+    }
+
+    /// What the connection has once it has this.
+    fn row(&self, wanted: &Wanted) -> SentRoom {
+        let required = &wanted.config.required;
+        let limit = u64::try_from(wanted.config.timeline_limit).unwrap_or(u64::MAX);
+        let start = u64::try_from(self.selected.start.max(self.selected.unseen_until)).unwrap_or(0);
+        let end = hex::encode(self.end.0);
+        let (from, state, timeline_limit) = match &self.known {
+            None => (StreamPosition(start), required.has_items().then_some(end), limit),
+            Some(known) => {
+                let had_items = self.required_before.as_ref().is_some_and(Required::has_items);
+                let is_whole =
+                    required.has_items() && (!had_items || (self.has_gap() && known.sent.state.is_some()));
+                let state = if is_whole { Some(end) } else { known.sent.state.clone() };
+                let from = if self.has_gap() { StreamPosition(start) } else { known.sent.from };
+                let afresh = self.has_gap() || self.is_expanded;
+                (from, state, if afresh { limit } else { known.sent.timeline_limit })
+            }
+        };
+        SentRoom {
+            until: None,
+            from,
+            state,
+            timeline_limit,
+            required: required.number(),
+            is_dm: self.is_dm,
+            account_data: self.known.as_ref().is_some_and(|known| known.sent.account_data),
+            receipts: self.known.as_ref().is_some_and(|known| known.sent.receipts),
+        }
+    }
+
+    /// `None` if after all nothing is left to show.
+    fn room(self, making: &Making<'_>) -> Result<Option<Room>, MatrixError> {
+        let (room_id, is_new) = (&self.entry.room_id, self.known.is_none());
+        let mut room = Room { initial: is_new, ..Room::default() };
+        self.name(making, &mut room)?;
+        for event_id in self.state.values() {
+            room.required_state.extend(making.shower.by_id(event_id, Shape::Sync, Detail::Plain)?);
+        }
+        room.timeline = timeline(making, &self.selected)?;
+        let since = making.since().and_then(|since| i64::try_from(since).ok()).unwrap_or(i64::MAX);
+        let live = self.selected.events.iter().filter(|(row, _)| row.position > since);
+        room.num_live = Some(live.count().min(room.timeline.len()));
+        room.limited = Some(self.selected.limited);
+        room.prev_batch = Some(TimelineToken(self.selected.start).to_string());
+        room.expanded_timeline = self.is_expanded;
+        room.bump_stamp = match &self.known {
+            Some(known) => bump_stamp(making, room_id, known.at)?,
+            None => Some(bump_stamp(making, room_id, 0)?.unwrap_or(self.entry.member.position.0)),
+        };
+        if self.known.as_ref().is_none_or(|known| known.sent.is_dm != self.is_dm) {
+            room.is_dm = Some(self.is_dm);
+        }
+        let is_joined = self.entry.member.membership == MembershipState::Join;
+        if is_joined {
+            room.unread = Some(making.counter.unread(room_id, &self.end)?);
+        }
+        Ok(Some(room))
+    }
+
+    /// Name, picture, counts and heroes.
+    fn name(&self, making: &Making<'_>, room: &mut Room) -> Result<(), MatrixError> {
+        let is_new = self.known.is_none();
+        let piece = |kind, field| -> Result<Option<String>, MatrixError> {
+            let event = making.view.state(&self.end, kind, "")?;
+            let value =
+                event.and_then(|event| event.content_object().get(field)?.as_str().map(str::to_owned));
+            Ok(value.filter(|value| !value.is_empty()))
+        };
+        let name = piece("m.room.name", "name")?;
+        if self.changed.avatar || is_new {
+            room.avatar = Some(piece("m.room.avatar", "url")?).filter(|avatar| avatar.is_some() || !is_new);
+        }
+        let is_joined = self.entry.member.membership == MembershipState::Join;
+        if is_joined && (is_new || self.changed.members || (self.changed.name && name.is_none())) {
+            let counted = summary::summary(making.view, &self.entry.room_id, &making.request.user_id)?;
+            room.joined_count = Some(counted.joined_member_count);
+            room.invited_count = Some(counted.invited_member_count);
+            if name.is_none() {
+                let heroes =
+                    counted.heroes.into_iter().map(|user_id| hero(making, &self.entry.room_id, user_id));
+                room.heroes = Some(heroes.collect::<Result<_, _>>()?);
+            }
+        }
+        if self.changed.name || is_new {
+            room.name = Some(name).filter(|name| name.is_some() || !is_new);
+        }
+        Ok(())
+    }
+}
+
+fn hero(making: &Making<'_>, room_id: &RoomId, user_id: ruma::OwnedUserId) -> Result<Hero, MatrixError> {
+    let member = rows::member(making.view.database(), room_id, &user_id)?;
+    let (displayname, avatar_url) =
+        member.map_or((None, None), |member| (member.displayname, member.avatar_url));
+    Ok(Hero { user_id, displayname, avatar_url })
+}
+
+/// The pieces of a state that are required now and were not before.
+fn matching(
+    making: &Making<'_>,
+    root: &Root,
+    required: &Required,
+    before: &Required,
+    chosen: &mut BTreeMap<StateKey, OwnedEventId>,
+) -> Result<(), MatrixError> {
+    if let Some(named) = required.named() {
+        for key in named {
+            if !before.has(&key.kind, &key.key)
+                && let Some(event) = making.view.state(root, &key.kind, &key.key)?
+            {
+                chosen.insert(key, event.event_id().to_owned());
+            }
+        }
+        return Ok(());
+    }
+    let entries = making.view.state_entries(root)?;
+    chosen.extend(
+        entries
+            .into_iter()
+            .filter(|(key, _)| required.has(&key.kind, &key.key) && !before.has(&key.kind, &key.key)),
+    );
+    Ok(())
+}
+
+fn timeline(making: &Making<'_>, selected: &Selected) -> Result<Vec<RawEvent>, MatrixError> {
+    let mut events = Vec::with_capacity(selected.events.len());
+    for (_, held) in &selected.events {
+        let is_message = held.pdu.state_key().is_none();
+        if is_message && making.ignored.contains(held.pdu.sender().as_str()) {
+            continue;
+        }
+        events.push(making.shower.show(&held.pdu, Shape::Sync, Detail::Timeline)?);
+    }
+    Ok(events)
+}
+
+/// The position of the last event above `after` that brings the room up.
+fn bump_stamp(making: &Making<'_>, room_id: &RoomId, after: u64) -> Result<Option<u64>, MatrixError> {
+    let mut from = i64::try_from(making.until).unwrap_or(i64::MAX);
+    let mut scanned = 0;
+    while scanned < BUMP_SCAN_MAX {
+        let page = making.view.timeline(room_id, Some(from), Direction::Backward, BUMP_PAGE)?;
+        let is_last = page.len() < BUMP_PAGE;
+        for row in page {
+            let position = u64::try_from(row.position).unwrap_or(0);
+            if position <= after {
+                return Ok(None);
+            }
+            let event = making.view.event(&row.event_id)?;
+            if event.is_some_and(|event| BUMPING.contains(&event.kind_text())) {
+                return Ok(Some(position));
+            }
+            from = row.position - 1;
+            scanned += 1;
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Of a room that the user is invited to or knocked on.
+fn asked_in(making: &mut Making<'_>, entry: &Entry) -> Result<Option<Room>, MatrixError> {
+    if !outside(making, entry) {
+        return Ok(None);
+    }
+    let position = entry.member.position.0;
+    let invite_state = making.stripped(&entry.room_id, &entry.member)?;
+    let is_dm = making.direct.contains(&entry.room_id);
+    Ok(Some(Room {
+        initial: true,
+        bump_stamp: Some(position),
+        is_dm: Some(is_dm),
+        invite_state: Some(invite_state),
+        ..Room::default()
+    }))
+}
+
+/// Of a room that the user left, or was put out of.
+fn gone(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Option<Room>, MatrixError> {
+    let was_in = Viewer::new(making.view, &entry.room_id, &making.request.user_id)?.was_joined();
+    if was_in && making.view.root_at(&entry.room_id, entry.member.position.0)?.is_some() {
+        let until = entry.member.position.0.min(making.until);
+        return in_room(making, entry, wanted, until);
+    }
+    if !outside(making, entry) {
+        return Ok(None);
+    }
+    let position = entry.member.position.0;
+    // Of a room that the user never was in there is the end of the invite, and no more.
+    let event = making.shower.by_id(&entry.member.event_id, Shape::Sync, Detail::Plain)?;
+    let is_required = wanted.config.required.has(MEMBER, making.request.user_id.as_str());
+    Ok(Some(Room {
+        initial: true,
+        bump_stamp: Some(position),
+        required_state: event.iter().filter(|_| is_required).cloned().collect(),
+        timeline: event.into_iter().collect(),
+        num_live: Some(1),
+        limited: Some(false),
+        ..Room::default()
+    }))
+}
+
+/// The row of a room that the user is not in, and whether that is news.
+fn outside(making: &mut Making<'_>, entry: &Entry) -> bool {
+    let position = entry.member.position;
+    let is_told = making.told_until(&entry.room_id).is_some_and(|until| until >= position.0);
+    let row = match making.standing.sent.get(&entry.room_id) {
+        Some(sent) if is_told => SentRoom { until: None, ..sent.clone() },
+        _ => SentRoom { from: position, ..SentRoom::default() },
+    };
+    making.rows.insert(entry.room_id.clone(), row);
+    !is_told
+}
