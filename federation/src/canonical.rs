@@ -9,7 +9,7 @@
 //! Pure. Invariant: for a text without such numbers the result is canonical
 //! JSON; nesting deeper than [`DEPTH_MAX`] is refused.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use serde::de::Error as _;
 
@@ -18,15 +18,26 @@ pub const DEPTH_MAX: usize = 100;
 /// The largest integer of canonical JSON.
 const INTEGER_MAX: i64 = (1 << 53) - 1;
 
+/// Numbers that are no integers of canonical JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherNumbers {
+    /// Taken as they are written.
+    Keep,
+    /// An error: this server does not sign them.
+    Refuse,
+}
+
 /// Writes the canonical form of the JSON text `json` to the end of `out`.
 ///
 /// # Errors
-/// It is not JSON, or nested too deeply.
-pub fn canonicalise(json: &[u8], out: &mut String) -> Result<(), serde_json::Error> {
+/// It is not JSON, nested too deeply, or has numbers that are refused.
+pub fn canonicalise(json: &[u8], numbers: OtherNumbers, out: &mut String) -> Result<(), serde_json::Error> {
     // What follows relies on the text being well-formed.
     serde_json::from_slice::<serde::de::IgnoredAny>(json)?;
     let text = std::str::from_utf8(json).map_err(serde_json::Error::custom)?;
-    Text { rest: text }.value(out, 0)
+    // Room for what is signed around it besides.
+    out.reserve(json.len() + 512);
+    Text { rest: text, numbers }.value(out, 0)
 }
 
 /// A string, unescaped.
@@ -36,6 +47,7 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 /// A well-formed JSON text, from where it was read to.
 struct Text<'a> {
     rest: &'a str,
+    numbers: OtherNumbers,
 }
 
 impl<'a> Text<'a> {
@@ -52,36 +64,38 @@ impl<'a> Text<'a> {
             }
             _ => {
                 let end = self.rest.find([',', '}', ']', ' ', '\t', '\r', '\n']).unwrap_or(self.rest.len());
-                write_scalar(self.take(end), out);
-                Ok(())
+                write_scalar(self.take(end), self.numbers, out)
             }
         }
     }
 
     fn object(&mut self, out: &mut String, depth: usize) -> Result<(), serde_json::Error> {
-        let mut members: BTreeMap<Cow<'a, str>, String> = BTreeMap::new();
+        // Written as they come, which is their order if the text was canonical.
+        let mut members: Vec<(Cow<'a, str>, Range<usize>)> = Vec::new();
+        let mut in_order = true;
         self.take(1);
+        out.push('{');
+        let start = out.len();
         while self.peek() != b'}' {
             let name = self.string()?;
             self.peek();
             self.take(1);
-            let mut value = String::new();
-            self.value(&mut value, depth + 1)?;
-            // Of members of one name the last counts, as everywhere.
-            members.insert(name, value);
+            if let Some((before, _)) = members.last() {
+                in_order &= *before < name;
+                out.push(',');
+            }
+            let from = out.len();
+            write_string(&name, out)?;
+            out.push(':');
+            self.value(out, depth + 1)?;
+            members.push((name, from..out.len()));
             if self.peek() == b',' {
                 self.take(1);
             }
         }
         self.take(1);
-        out.push('{');
-        for (at, (name, value)) in members.iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            write_string(name, out)?;
-            out.push(':');
-            out.push_str(value);
+        if !in_order {
+            sort_members(members, start, out);
         }
         out.push('}');
         Ok(())
@@ -127,13 +141,29 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Puts the members of the object whose text begins at `start` into their order.
+fn sort_members(members: Vec<(Cow<'_, str>, Range<usize>)>, start: usize, out: &mut String) {
+    let written = out.split_off(start);
+    // Of members of one name the last counts, as everywhere.
+    let members: BTreeMap<Cow<'_, str>, Range<usize>> = members.into_iter().collect();
+    for (at, range) in members.into_values().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        out.push_str(&written[range.start - start..range.end - start]);
+    }
+}
+
 /// A number, `true`, `false` or `null`.
-fn write_scalar(token: &str, out: &mut String) {
+fn write_scalar(token: &str, numbers: OtherNumbers, out: &mut String) -> Result<(), serde_json::Error> {
     match token.parse::<i64>() {
         // `-0` is the one integer with two spellings.
         Ok(integer) if (-INTEGER_MAX..=INTEGER_MAX).contains(&integer) => out.push_str(&integer.to_string()),
-        _ => out.push_str(token),
+        Err(_) if matches!(token, "true" | "false" | "null") => out.push_str(token),
+        _ if numbers == OtherNumbers::Keep => out.push_str(token),
+        _ => return Err(serde_json::Error::custom("a number that canonical JSON lacks")),
     }
+    Ok(())
 }
 
 fn write_string(text: &str, out: &mut String) -> Result<(), serde_json::Error> {
@@ -149,7 +179,8 @@ mod tests {
 
     fn canonical(json: &str) -> String {
         let mut out = String::new();
-        canonicalise(json.as_bytes(), &mut out).unwrap_or_else(|error| panic!("{json}: {error}"));
+        canonicalise(json.as_bytes(), OtherNumbers::Keep, &mut out)
+            .unwrap_or_else(|error| panic!("{json}: {error}"));
         out
     }
 
@@ -162,7 +193,11 @@ mod tests {
             "[true ,false,null,0,-9007199254740991, 9007199254740991\n]",
             r#"{"b":1,"a":[{"d":"\u00e9\/\n\u0000\"","c":""}],"\ud83d\ude00":{},"\uffff":"😀"}"#,
             r#"{"same":1,"same":[2, {"x" : "\\" } ]}"#,
+            r#"{"c":{"z":1,"y":{"b":[],"a":"é"}},"a":{"a":1,"b":2},"b":[{"q":{},"p":0}]}"#,
         ] {
+            let mut strict = String::new();
+            canonicalise(json.as_bytes(), OtherNumbers::Refuse, &mut strict).expect(json);
+            assert_eq!(strict, canonical(json));
             let value: CanonicalJsonValue = serde_json::from_str(json).expect("canonical");
             assert_eq!(canonical(json), serde_json::to_string(&value).expect("writes"), "{json}");
         }
@@ -175,6 +210,13 @@ mod tests {
         let expected =
             r#"{"a":[0,1e-05,-0.0,1E400,123456789012345678901234567890,9007199254740993],"z":1.5}"#;
         assert_eq!(canonical(json), expected);
+        for number in ["1.5", "1e5", "9007199254740992", "-9007199254740992", "1E400"] {
+            let json = format!("{{\"a\":[{number}]}}");
+            assert!(
+                canonicalise(json.as_bytes(), OtherNumbers::Refuse, &mut String::new()).is_err(),
+                "{json}"
+            );
+        }
     }
 
     #[test]
@@ -183,9 +225,9 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(DEPTH_MAX + 2), "]".repeat(DEPTH_MAX + 2));
         for json in ["", "{", "[1,]", r#"{"a":1,}"#, "\"\u{1}\"", "01", "nul", "{} {}", r#""\ud800""#, &deep]
         {
-            assert!(canonicalise(json.as_bytes(), &mut out).is_err(), "{json}");
+            assert!(canonicalise(json.as_bytes(), OtherNumbers::Keep, &mut out).is_err(), "{json}");
         }
-        assert!(canonicalise(b"\"\xff\"", &mut out).is_err());
+        assert!(canonicalise(b"\"\xff\"", OtherNumbers::Keep, &mut out).is_err());
         canonical(&format!("{}{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX)));
     }
 }

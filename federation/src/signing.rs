@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 
 use http::HeaderValue;
 use ruma::{
-    CanonicalJsonValue, OwnedServerName, ServerName, SigningKeyAlgorithm,
+    OwnedServerName, ServerName, SigningKeyAlgorithm,
     serde::Base64,
     signatures::{Ed25519KeyPair, KeyPair, verify_canonical_json_bytes},
 };
 
-use crate::canonical;
+use crate::canonical::{OtherNumbers, canonicalise};
 
 /// Longest `Authorization` header that is looked at, in bytes.
 pub const AUTHORIZATION_BYTES_MAX: usize = 4096;
@@ -171,36 +171,29 @@ pub fn verify(
 
 /// The canonical JSON that the signature of a request of this server covers.
 fn signed_bytes(request: &SignedRequest<'_>) -> Result<Vec<u8>, SigningError> {
-    let mut content = None;
-    if !request.body.is_empty() {
-        let canonical: CanonicalJsonValue =
-            serde_json::from_slice(request.body).map_err(SigningError::Body)?;
-        content = Some(serde_json::to_string(&canonical).map_err(SigningError::Body)?);
-    }
-    envelope(request, content.as_deref())
+    envelope(request, OtherNumbers::Refuse)
 }
 
 /// What the signature of another server's request covers. It may have put
-/// numbers in the body that canonical JSON lacks: see [`canonical`].
+/// numbers in the body that canonical JSON lacks: see [`crate::canonical`].
 fn received_bytes(request: &SignedRequest<'_>) -> Result<Vec<u8>, SigningError> {
-    let mut content = String::new();
-    if !request.body.is_empty() {
-        canonical::canonicalise(request.body, &mut content).map_err(SigningError::Body)?;
-    }
-    envelope(request, Some(&*content).filter(|content| !content.is_empty()))
+    envelope(request, OtherNumbers::Keep)
 }
 
-/// The object that is signed, with the canonical `content` in its place.
-fn envelope(request: &SignedRequest<'_>, content: Option<&str>) -> Result<Vec<u8>, SigningError> {
+/// The object that is signed, with the body in canonical form in its place.
+fn envelope(request: &SignedRequest<'_>, numbers: OtherNumbers) -> Result<Vec<u8>, SigningError> {
     let text = |text: &str| serde_json::to_string(text).map_err(SigningError::Body);
-    let content = content.map(|content| format!("\"content\":{content},")).unwrap_or_default();
-    let signed = format!(
-        "{{{content}\"destination\":{},\"method\":{},\"origin\":{},\"uri\":{}}}",
-        text(request.destination.as_str())?,
-        text(request.method)?,
-        text(request.origin.as_str())?,
-        text(request.uri)?
-    );
+    let mut signed = String::from("{");
+    if !request.body.is_empty() {
+        signed.push_str("\"content\":");
+        canonicalise(request.body, numbers, &mut signed).map_err(SigningError::Body)?;
+        signed.push(',');
+    }
+    let (destination, origin) = (text(request.destination.as_str())?, text(request.origin.as_str())?);
+    let (method, uri) = (text(request.method)?, text(request.uri)?);
+    let rest = ["\"destination\":", &destination, ",\"method\":", &method, ",\"origin\":", &origin];
+    signed.extend(rest);
+    signed.extend([",\"uri\":", &uri, "}"]);
     Ok(signed.into_bytes())
 }
 

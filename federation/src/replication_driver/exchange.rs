@@ -68,7 +68,8 @@ pub(super) fn decompressed(response: &Response) -> Option<Vec<u8>> {
         return Some(response.body.to_vec());
     }
     let decoder = zstd::stream::read::Decoder::new(&response.body[..]).ok()?;
-    let mut body = Vec::new();
+    // Entries shrink to a third or so. What is sent for long is not moved about while it grows.
+    let mut body = Vec::with_capacity(response.body.len().saturating_mul(3).min(MAX_DELTA_BODY_BYTES));
     let bound = u64::try_from(MAX_DELTA_BODY_BYTES).unwrap_or(u64::MAX);
     decoder.take(bound.saturating_add(1)).read_to_end(&mut body).ok()?;
     (body.len() <= MAX_DELTA_BODY_BYTES).then_some(body)
