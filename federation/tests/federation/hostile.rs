@@ -1,6 +1,6 @@
 //! What malformed, oversized, unsigned, forged and nosy requests get.
 
-use causeway_federation::canonical::canonicalise;
+use causeway_federation::canonical::{OtherNumbers, canonicalise};
 use causeway_room::{NewEvent, Pdu, Placement, build};
 use causeway_service::server_keys::{RemoteKey, RemoteKeys};
 use http::{Method, StatusCode};
@@ -216,7 +216,7 @@ async fn numbers_that_canonical_json_lacks_fail_no_transaction() {
         good.raw()
     );
     let mut content = String::new();
-    canonicalise(body.as_bytes(), &mut content).expect("JSON");
+    canonicalise(body.as_bytes(), OtherNumbers::Keep, &mut content).expect("JSON");
     let uri = "/_matrix/federation/v1/send/floats";
     let signed = format!(
         r#"{{"content":{content},"destination":"a.test","method":"PUT","origin":"m.test","uri":"{uri}"}}"#

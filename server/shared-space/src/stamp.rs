@@ -3,8 +3,10 @@
 //! The content of a stamped `org.causeway.item` event is the value's members,
 //! and under `org.causeway.change` the header less `room_id` and `key` (which
 //! the event says), the origin's signature, the *carrier* (the event's sender)
-//! and the origin's signature over `{"carrier", "id"}`. The second signature
-//! recognises a stamp that somebody copied into an event of his own.
+//! and, unless he is a user of the origin and the change's author himself, the
+//! origin's signature over `{"carrier", "id"}`: it recognises a stamp that
+//! somebody copied into an event of his own. An author's own server lets nobody
+//! copy one into an event of the author's.
 //!
 //! ```json
 //! "org.causeway.change": {
@@ -34,7 +36,7 @@ use crate::{
 pub struct Stamp {
     change: Change,
     carrier: OwnedUserId,
-    carrier_signature: EntrySignature,
+    carrier_signature: Option<EntrySignature>,
 }
 
 /// Why an event's stamp says nothing.
@@ -66,7 +68,8 @@ pub enum StampError {
 impl Stamp {
     /// Stamps `change` for an event sent by `carrier`, with the origin's key.
     pub fn sign(change: Change, carrier: OwnedUserId, key: &Ed25519KeyPair) -> Self {
-        let carrier_signature = EntrySignature::sign(&carrier_text(&change, &carrier), key);
+        let carrier_signature = needs_signature(&change, &carrier)
+            .then(|| EntrySignature::sign(&carrier_text(&change, &carrier), key));
         Self { change, carrier, carrier_signature }
     }
 
@@ -85,7 +88,9 @@ impl Stamp {
         header.remove("key");
         let mut stamp = Members::new();
         stamp.string("carrier", self.carrier.as_str());
-        stamp.raw("carrier_signature", self.carrier_signature.to_json());
+        if let Some(signature) = &self.carrier_signature {
+            stamp.raw("carrier_signature", signature.to_json());
+        }
         stamp.raw("header", Json::Object(header));
         stamp.raw("signature", self.change.signature().to_json());
         let stamp = canonical::parse(&stamp.finish()).expect("written as canonical JSON just now");
@@ -138,11 +143,15 @@ impl Stamp {
         let header =
             Header::parse(Json::Object(header).to_string().as_bytes()).map_err(StampError::Header)?;
         let mut signature = |name: &'static str| {
-            let json = stamp.remove(name).ok_or(StampError::Malformed(name))?;
-            serde_json::from_str::<EntrySignature>(&json.to_string()).map_err(|_| StampError::Malformed(name))
+            let read = |json: Json| serde_json::from_str::<EntrySignature>(&json.to_string());
+            stamp.remove(name).map(read).transpose().map_err(|_| StampError::Malformed(name))
         };
         let carrier_signature = signature("carrier_signature")?;
-        let change = change_with(header, signature("signature")?, fields)?;
+        let entry_signature = signature("signature")?.ok_or(StampError::Malformed("signature"))?;
+        let change = change_with(header, entry_signature, fields)?;
+        if carrier_signature.is_none() && needs_signature(&change, sender) {
+            return Err(StampError::Malformed("carrier_signature"));
+        }
         Ok(Some(Self { change, carrier: sender.to_owned(), carrier_signature }))
     }
 
@@ -151,14 +160,12 @@ impl Stamp {
     /// `public_key` gives the raw bytes of the origin's key of that id. `None`
     /// from it makes the stamp unproven: `Ok(false)`.
     pub fn verify<'k>(&self, public_key: impl Fn(&str) -> Option<&'k [u8]>) -> Result<bool, StampError> {
-        let (Some(key), Some(carrier_key)) =
-            (public_key(self.change.signature().key_id()), public_key(self.carrier_signature.key_id()))
-        else {
-            return Ok(false);
-        };
+        let Some(key) = public_key(self.change.signature().key_id()) else { return Ok(false) };
         self.change.verify(key).map_err(StampError::Forged)?;
-        let text = carrier_text(&self.change, &self.carrier);
-        self.carrier_signature.verify(&text, carrier_key).map_err(StampError::Forged)?;
+        if let Some(signature) = &self.carrier_signature {
+            let Some(key) = public_key(signature.key_id()) else { return Ok(false) };
+            signature.verify(&carrier_text(&self.change, &self.carrier), key).map_err(StampError::Forged)?;
+        }
         Ok(true)
     }
 
@@ -174,10 +181,16 @@ impl Stamp {
     pub fn carrier(&self) -> &UserId {
         &self.carrier
     }
-    /// The id of the key under the carrier's signature.
-    pub fn carrier_key_id(&self) -> &str {
-        self.carrier_signature.key_id()
+    /// The id of the key under the carrier's signature, if it has one.
+    pub fn carrier_key_id(&self) -> Option<&str> {
+        self.carrier_signature.as_ref().map(EntrySignature::key_id)
     }
+}
+
+/// Whether the origin must sign that this carrier is its choice.
+fn needs_signature(change: &Change, carrier: &UserId) -> bool {
+    let author = change.header().author();
+    author != carrier || author.server_name() != change.server()
 }
 
 /// Joins a stamp's header to the rest of the content.

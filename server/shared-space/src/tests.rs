@@ -75,6 +75,8 @@ fn golden_redact() {
 fn golden_stamp() {
     let stamp = Stamp::sign(put(r#"{"title":"Plan"}"#), user_id!("@alice:a.example").to_owned(), &key_pair());
     golden(&stamp.content(&[]), include_str!("../tests/data/stamp.json"));
+    let stamp = Stamp::sign(put(r#"{"title":"Plan"}"#), user_id!("@bob:a.example").to_owned(), &key_pair());
+    golden(&stamp.content(&[]), include_str!("../tests/data/carried_stamp.json"));
 }
 
 #[test]
@@ -142,11 +144,17 @@ fn lists_of_our_own_are_bounded() {
 fn stamps_come_back_as_they_were() {
     let (room, alice) = (room_id!("!room:a.example"), user_id!("@alice:a.example"));
     let change = put(r#"{"title":"Plan","z":{"org.causeway.change":1}}"#);
-    let stamp = Stamp::sign(change.clone(), alice.to_owned(), &key_pair());
+    let (signed, bob) = (
+        |by: &ruma::UserId| Stamp::sign(change.clone(), by.to_owned(), &key_pair()),
+        user_id!("@bob:a.example"),
+    );
     let other = Sibling::of(put(r#"{"title":"Other"}"#).header()).expect("a put");
-    for content in [stamp.content(&[]), stamp.content(&[other])] {
-        let key = change.header().key();
-        let read = Stamp::read(room, key, alice, content.as_bytes()).expect("our own").expect("stamped");
+    let others = [other];
+    for (by, others) in [(alice, &[][..]), (alice, &others), (bob, &[]), (bob, &others)] {
+        let (key, stamp) = (change.header().key(), signed(by));
+        let content = stamp.content(others);
+        assert_eq!(stamp.carrier_key_id().is_some(), by == bob);
+        let read = Stamp::read(room, key, by, content.as_bytes()).expect("our own").expect("stamped");
         assert_eq!(read, stamp);
         assert_eq!(read.change().header().as_str(), change.header().as_str());
         let public = key_pair().public_key();
@@ -163,7 +171,7 @@ fn copied_and_altered_stamps_are_recognised() {
     let change = put(r#"{"title":"Plan"}"#);
     let key = change.header().key().clone();
     let public = key_pair().public_key();
-    let content = Stamp::sign(change, alice.to_owned(), &key_pair()).content(&[]);
+    let content = Stamp::sign(change.clone(), alice.to_owned(), &key_pair()).content(&[]);
     assert_eq!(Stamp::read(room, &key, mallory, content.as_bytes()), Err(StampError::OtherCarrier));
     let altered = content.replace("Plan", "Plot");
     assert!(matches!(Stamp::read(room, &key, alice, altered.as_bytes()), Err(StampError::OtherValue(_))));
@@ -173,7 +181,16 @@ fn copied_and_altered_stamps_are_recognised() {
         let read = Stamp::read(room, key, alice, content.as_bytes()).expect("well formed").expect("stamped");
         assert!(matches!(read.verify(|_| Some(&public[..])), Err(StampError::Forged(_))));
     }
-    let stolen = content.replace("@alice:a.example\",\"carrier_", "@m:m.example\",\"carrier_");
+    // Nobody but the author carries a stamp that names him without the origin's word.
+    let stolen = content.replace("\"carrier\":\"@alice:a.example\"", "\"carrier\":\"@m:m.example\"");
+    assert_ne!(stolen, content);
+    let malformed = StampError::Malformed("carrier_signature");
+    assert_eq!(Stamp::read(room, &key, mallory, stolen.as_bytes()), Err(malformed));
+    let bob = user_id!("@bob:a.example");
+    let carried = Stamp::sign(change, bob.to_owned(), &key_pair()).content(&[]);
+    let read = Stamp::read(room, &key, bob, carried.as_bytes()).expect("our own").expect("stamped");
+    assert_eq!(read.verify(|_| Some(&public[..])), Ok(true));
+    let stolen = carried.replace("@bob:a.example\",\"carrier_", "@m:m.example\",\"carrier_");
     let read = Stamp::read(room, &key, mallory, stolen.as_bytes()).expect("well formed").expect("stamped");
     assert!(matches!(read.verify(|_| Some(&public[..])), Err(StampError::Forged(_))));
     assert_eq!(Stamp::read(room, &key, alice, b"{}"), Ok(None));

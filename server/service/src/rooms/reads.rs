@@ -120,6 +120,17 @@ impl Rooms {
         Ok(row.filter(|row| row.position > 0).map(|row| row.current))
     }
 
+    /// The states that were current before and after the event at a stream position;
+    /// `None` if the room was not known here before it.
+    pub fn state_roots_around(
+        &self,
+        room_id: &RoomId,
+        position: i64,
+    ) -> Result<Option<(Root, Root)>, RoomError> {
+        let rows = rows::position_and_before(&self.store.database, room_id, position)?;
+        Ok(rows.filter(|(_, before)| before.position > 0).map(|(at, before)| (before.current, at.current)))
+    }
+
     /// A piece of some state.
     pub fn state_at(&self, root: &Root, kind: &str, key: &str) -> Result<Option<Arc<Pdu>>, RoomError> {
         self.store.state(root, kind, key)

@@ -210,9 +210,11 @@ impl SharedSpace {
             return Ok(StampRead::None);
         };
         let origin = stamp.change().server().to_owned();
-        let ids = [stamp.change().signature().key_id().to_owned(), stamp.carrier_key_id().to_owned()];
+        let ids = [Some(stamp.change().signature().key_id()), stamp.carrier_key_id()];
         let keys: Vec<(String, Vec<u8>)> = ids
             .into_iter()
+            .flatten()
+            .map(str::to_owned)
             .filter_map(|id| Some((id.clone(), self.verify_key(room, &origin, &id).ok()??)))
             .collect();
         let find = |id: &str| keys.iter().find(|(known, _)| known == id).map(|(_, key)| key.as_slice());

@@ -11,7 +11,7 @@
 //! Not here: fetching keys. The replication driver fetches what
 //! [`SharedSpace::unknown_keys`] names before it hands entries over.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use causeway_room::Pdu;
@@ -27,11 +27,22 @@ use ruma::{
 };
 
 use super::{ITEM_TYPE, SharedSpace, error::SpaceError};
+use crate::cache::Cache;
 
 /// Length of an Ed25519 public key.
 const KEY_BYTES: usize = 32;
+/// Keys that are kept in memory, at most twice as many: every entry needs one.
+const CACHED_MAX: usize = 1_024;
 /// Events that are looked at for one key that a peer says somebody has.
 const LOOKED_AT_MAX: usize = 200;
+
+/// Published keys by server and key id.
+pub(super) type VerifyKeyCache = Cache<(OwnedServerName, String), Arc<[u8]>>;
+
+/// An empty [`VerifyKeyCache`].
+pub(super) fn verify_key_cache() -> VerifyKeyCache {
+    Cache::new(CACHED_MAX)
+}
 
 /// What the peer that served entries says that a key of their origin is.
 #[derive(Debug)]
@@ -56,8 +67,17 @@ impl SharedSpace {
             let own = self.keys.own_public_keys();
             return Ok(own.get(key_id).map(|key| key.as_bytes().to_vec()));
         }
+        let name = (server.to_owned(), key_id.to_owned());
+        if let Some(key) = self.verify_keys.get(&name) {
+            return Ok(Some(key.to_vec()));
+        }
         let known = match entries::verify_key(&self.db, server.as_str(), key_id)? {
-            Some(row) => Some(row.key),
+            Some(row) => {
+                if let Some(key) = decode(&row.key) {
+                    self.verify_keys.insert_read(name, key.into());
+                }
+                Some(row.key)
+            }
             // Known from events that it signed: kept with the entries from now on.
             None => self.take_remembered_key(server, key_id)?,
         };
@@ -94,10 +114,12 @@ impl SharedSpace {
         &self,
         changes: &[Change],
     ) -> Result<BTreeSet<(OwnedServerName, String)>, SpaceError> {
+        let needed = changes.iter().map(|change| (change.server(), change.signature().key_id()));
+        let needed: BTreeSet<(&ServerName, &str)> = needed.collect();
         let mut unknown = BTreeSet::new();
-        for change in changes {
-            let needed = (change.server().to_owned(), change.signature().key_id().to_owned());
-            if unknown.contains(&needed) || needed.0 == self.server_name() {
+        for (server, key_id) in needed.into_iter().filter(|(server, _)| *server != self.server_name()) {
+            let needed = (server.to_owned(), key_id.to_owned());
+            if self.verify_keys.get(&needed).is_some() {
                 continue;
             }
             let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?.is_some();
@@ -177,6 +199,9 @@ impl SharedSpace {
         entries::put_verify_key(&mut batch, server.as_str(), key_id, row);
         // In the log before any entry that needs it; synced with that.
         let _commit = self.db.commit(batch)?;
+        if let Some(key) = decode(&row.key) {
+            self.verify_keys.insert((server.to_owned(), key_id.to_owned()), key.into());
+        }
         Ok(())
     }
 }

@@ -126,6 +126,8 @@ pub struct SharedSpace {
     notifier: Arc<Notifier>,
     clock: Clock,
     tokens: TokenKey,
+    /// Keys of other servers.
+    verify_keys: keys::VerifyKeyCache,
     /// By room. Lock order: this map, never held while a room's lock is waited for.
     spaces: Mutex<HashMap<OwnedRoomId, Space>>,
     /// Up to which counter of its replicas other servers hold what this server
@@ -199,6 +201,7 @@ impl SharedSpace {
             notifier,
             clock,
             tokens: TokenKey::new(secret),
+            verify_keys: keys::verify_key_cache(),
             spaces: Mutex::default(),
             elsewhere: Mutex::default(),
             written: Mutex::default(),

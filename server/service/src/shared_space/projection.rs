@@ -308,10 +308,7 @@ impl SharedSpace {
             return Ok(());
         }
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let before = self.rooms.state_root_at(room, position.saturating_sub(1))?;
-        let (Some(before), Some(after)) = (before, self.rooms.state_root_at(room, position)?) else {
-            return Ok(());
-        };
+        let Some((before, after)) = self.rooms.state_roots_around(room, position)? else { return Ok(()) };
         if before == after {
             return Ok(());
         }

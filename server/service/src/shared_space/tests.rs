@@ -25,7 +25,7 @@ impl Fixture {
         let folder = tempfile::tempdir().expect("a folder");
         let services = open(folder.path(), server_name!("a.example"));
         let room = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
-        Self { folder: folder, services, room }
+        Self { folder, services, room }
     }
 
     /// As after a stop and a start.

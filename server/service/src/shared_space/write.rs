@@ -285,13 +285,12 @@ impl SharedSpace {
             space.replica = Some(replica);
             at
         };
-        let supersedes = match wanted.adopts {
+        let supersedes = if wanted.adopts.is_some() {
             // Others hold an adoption to what room state showed, and to nothing in turn.
-            Some(_) => wanted.observed.ids().to_vec(),
-            None => {
-                let facts = self.observed_facts(&room, draft.drafted(), Some(&dot.replica));
-                wanted.observed.supersedes(&facts)?
-            }
+            wanted.observed.ids().to_vec()
+        } else {
+            let facts = self.observed_facts(&room, draft.drafted(), Some(&dot.replica));
+            wanted.observed.supersedes(&facts)?
         };
         let depth =
             if supersedes.is_empty() { Counter::FIRST } else { draft.item(wanted.key)?.item.next_depth() };

@@ -28,7 +28,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 pub use state::{current, current_of, node, put_current, put_node};
 pub use threads::{Thread, is_participant, put_participant, put_thread, thread, threads};
-pub use timeline::{Place, TimelineRow, position_before, put_stream, put_timeline, stream, timeline};
+pub use timeline::{
+    Place, TimelineRow, position_and_before, position_before, put_stream, put_timeline, stream, timeline,
+};
 pub use times::{TimePlace, by_time, put_time};
 pub use words::{delete_word, put_word, word_positions};
 

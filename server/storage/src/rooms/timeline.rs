@@ -80,6 +80,17 @@ pub fn position_before(
     Ok(timeline(read, room_id, Some(position), Direction::Backward, 1)?.pop())
 }
 
+/// The event at a position, if the room has one there, and the one before it.
+pub fn position_and_before(
+    read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    position: i64,
+) -> Result<Option<(TimelineRow, TimelineRow)>, StorageError> {
+    let rows = timeline(read, room_id, Some(position), Direction::Backward, 2)?;
+    let rows: Option<[TimelineRow; 2]> = rows.try_into().ok();
+    Ok(rows.map(|[at, before]| (at, before)).filter(|(at, _)| at.position == position))
+}
+
 /// Puts an event into the server's stream.
 pub fn put_stream(batch: &mut Batch, position: StreamPosition, room_id: &RoomId, event_id: &EventId) {
     batch.put(Cf::EventStream, key().u64(position.0).str(room_id), event_id.as_str());
@@ -92,6 +103,9 @@ pub fn stream(
     up_to: StreamPosition,
     limit: usize,
 ) -> Result<Vec<Place>, StorageError> {
+    if after >= up_to {
+        return Ok(Vec::new());
+    }
     let from = key().u64(after.0.saturating_add(1)).finish();
     let rows = read.scan(Cf::EventStream, &[], Some(&from), Direction::Forward, limit)?;
     let mut places = Vec::with_capacity(rows.len());
