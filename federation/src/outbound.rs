@@ -66,11 +66,12 @@ impl Sender {
         Self(Arc::new(Inner { outbox, notifier, client, clock, policy, peers, metrics, slots }))
     }
 
-    /// Queues an ephemeral unit (`{"edu_type", "content"}`) in memory. It
-    /// replaces one of the same `key` that has not left yet.
-    pub fn queue_edu(&self, destination: &ServerName, key: impl Into<String>, edu: Box<RawValue>) {
+    /// Queues an advertisement (`{"edu_type", "content"}`) in memory, to leave after
+    /// the events that were queued before it. It replaces one of the same `key`
+    /// that has not left yet.
+    pub fn queue_advertisement(&self, destination: &ServerName, key: impl Into<String>, edu: Box<RawValue>) {
         if destination != self.0.client.server_name() {
-            self.0.outbox.queue_ephemeral(destination, key, edu);
+            self.0.outbox.queue_after_events(destination, key, edu);
         }
     }
 

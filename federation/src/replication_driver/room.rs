@@ -358,7 +358,8 @@ impl RoomTask {
             "edu_type": VERSION_VECTOR, "content": content,
         });
         let Ok(edu) = to_raw_value(&edu) else { return };
-        self.state.sender().queue_edu(to, format!("version_vector:{}", self.room), edu);
+        // What events bring with them need not be pulled besides.
+        self.state.sender().queue_advertisement(to, format!("version_vector:{}", self.room), edu);
         let to = to.clone();
         self.io.spawn(async move { Done::Left { to } });
     }

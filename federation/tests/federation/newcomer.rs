@@ -113,6 +113,14 @@ async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
     // Adopted over a change, and changed over an adoption.
     b.put("stamped", 1).await;
     a.sees("stamped", Some(1)).await;
+    // A plain event is over what room state shows where it is sent, and over nothing else.
+    let (room_id, shown) = (a.room.clone(), json!(1));
+    a.server
+        .until("the change's event", move |services| {
+            let face = services.rooms.state_event(&room_id, ITEM_TYPE, "stamped").expect("reads");
+            face.is_some_and(|face| face.content_object().get("n") == Some(&shown))
+        })
+        .await;
     for n in 2..=3 {
         a.plain("stamped", Some(n)).await;
     }

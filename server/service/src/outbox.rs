@@ -35,6 +35,8 @@ pub const TRANSACTION_EDUS_MAX: usize = 100;
 pub const EPHEMERAL_MAX: usize = 1_000;
 /// Durable rows in one transaction, at most.
 pub const TRANSACTION_ROWS_MAX: usize = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_MAX;
+/// Full transactions that a unit of [`Outbox::queue_after_events`] lets go before it.
+const LET_PASS_MAX: u8 = 20;
 /// How far the depth of a queue is counted.
 pub const DEPTH_MAX: usize = 10_000;
 /// Bytes of events and units after which a transaction is full.
@@ -60,6 +62,8 @@ pub struct Outbox {
 struct Ephemeral {
     key: String,
     edu: Box<RawValue>,
+    /// Full transactions that it still lets go before it.
+    lets_pass: u8,
 }
 
 /// What is sent to one destination at once.
@@ -88,15 +92,28 @@ impl Outbox {
     /// Queues a unit that need not survive a restart. It replaces one of the same
     /// `key` that has not left yet.
     pub fn queue_ephemeral(&self, destination: &ServerName, key: impl Into<String>, edu: Box<RawValue>) {
-        let key = key.into();
+        self.queue(destination, Ephemeral { key: key.into(), edu, lets_pass: 0 });
+    }
+
+    /// The same for one that speaks of what events bring which were queued before
+    /// it: it stays while they fill whole transactions, but not for long.
+    pub fn queue_after_events(&self, destination: &ServerName, key: impl Into<String>, edu: Box<RawValue>) {
+        self.queue(destination, Ephemeral { key: key.into(), edu, lets_pass: LET_PASS_MAX });
+    }
+
+    fn queue(&self, destination: &ServerName, mut unit: Ephemeral) {
         {
             let mut all = self.lock();
             let queue = all.entry(destination.to_owned()).or_default();
-            queue.retain(|queued| queued.key != key);
+            if let Some(at) = queue.iter().position(|queued| queued.key == unit.key) {
+                // Who is replaced again and again must not wait for ever.
+                unit.lets_pass =
+                    queue.remove(at).map_or(0, |replaced| replaced.lets_pass.min(unit.lets_pass));
+            }
             if queue.len() >= EPHEMERAL_MAX {
                 queue.pop_front();
             }
-            queue.push_back(Ephemeral { key, edu });
+            queue.push_back(unit);
         }
         self.notifier.notify([&Topic::Outbox]);
     }
@@ -206,8 +223,19 @@ impl Outbox {
     fn take_ephemeral(&self, transaction: &mut Transaction, destination: &ServerName) {
         let mut all = self.lock();
         let Some(queue) = all.get_mut(destination) else { return };
-        let room = TRANSACTION_EDUS_MAX.saturating_sub(transaction.edus.len()).min(queue.len());
-        transaction.edus.extend(queue.drain(..room).map(|queued| queued.edu));
+        let full = transaction.pdus.len() >= TRANSACTION_PDUS_MAX;
+        let mut stay = VecDeque::new();
+        for mut unit in queue.drain(..) {
+            if full && unit.lets_pass > 0 {
+                unit.lets_pass -= 1;
+                stay.push_back(unit);
+            } else if transaction.edus.len() >= TRANSACTION_EDUS_MAX {
+                stay.push_back(unit);
+            } else {
+                transaction.edus.push(unit.edu);
+            }
+        }
+        *queue = stay;
         if queue.is_empty() {
             all.remove(destination);
         }
@@ -377,112 +405,4 @@ impl Transaction {
 }
 
 #[cfg(test)]
-mod tests {
-    use ruma::server_name;
-
-    use super::*;
-
-    fn edu(n: u32) -> Box<RawValue> {
-        RawValue::from_string(format!(r#"{{"edu_type":"x","content":{{"n":{n}}}}}"#)).expect("JSON")
-    }
-
-    fn outbox(folder: &tempfile::TempDir) -> Outbox {
-        let database = Database::open(folder.path(), &causeway_storage::Options::default()).expect("opens");
-        Outbox::new(database, Arc::default())
-    }
-
-    fn push(outbox: &Outbox, n: u32) {
-        let mut batch = outbox.database.batch();
-        let position = batch.position();
-        rows::push_edu(&mut batch, server_name!("b.example"), position, edu(n));
-        outbox.database.commit_durable(batch).expect("commits");
-    }
-
-    fn next(outbox: &Outbox, id: &str) -> Option<Transaction> {
-        outbox.next(server_name!("b.example"), id.to_owned(), 7, TRANSACTION_ROWS_MAX).expect("reads")
-    }
-
-    #[test]
-    fn a_transaction_keeps_its_id_and_rows_until_acknowledged_also_over_a_restart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let first = {
-            let outbox = outbox(&folder);
-            push(&outbox, 1);
-            push(&outbox, 2);
-            next(&outbox, "first").expect("rows wait")
-        };
-        let outbox = outbox(&folder);
-        push(&outbox, 3);
-        let again = next(&outbox, "second").expect("rows wait");
-        assert_eq!((again.id.as_str(), again.origin_server_ts), ("first", 7));
-        let texts = |transaction: &Transaction| {
-            transaction.edus.iter().map(|edu| edu.get().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(texts(&again), texts(&first));
-        outbox.acknowledged(server_name!("b.example"), &again).expect("deletes");
-        let rest = next(&outbox, "third").expect("one row waits");
-        assert_eq!((rest.id.as_str(), texts(&rest)), ("third", vec![edu(3).get().to_owned()]));
-        outbox.acknowledged(server_name!("b.example"), &rest).expect("deletes");
-        assert!(next(&outbox, "fourth").is_none());
-        assert!(outbox.destinations().expect("reads").is_empty());
-    }
-
-    #[test]
-    fn a_transaction_holds_what_the_specification_allows() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let outbox = outbox(&folder);
-        for n in 0..105 {
-            push(&outbox, n);
-        }
-        let first = next(&outbox, "first").expect("rows wait");
-        assert_eq!(first.edus.len(), TRANSACTION_EDUS_MAX);
-        outbox.acknowledged(server_name!("b.example"), &first).expect("deletes");
-        assert_eq!(next(&outbox, "second").expect("rows wait").edus.len(), 5);
-    }
-
-    #[test]
-    fn a_transaction_is_made_smaller_under_another_id() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let outbox = outbox(&folder);
-        let server = server_name!("b.example");
-        push(&outbox, 1);
-        push(&outbox, 2);
-        outbox.queue_ephemeral(server, "x", edu(3));
-        assert_eq!(next(&outbox, "first").expect("rows wait").units(), 3);
-        outbox.queue_ephemeral(server, "x", edu(4));
-        outbox.abandon(server).expect("writes");
-        let half = outbox.next(server, "half".to_owned(), 7, 1).expect("reads").expect("rows wait");
-        assert_eq!((half.id.as_str(), half.rows(), half.units()), ("half", 1, 1));
-        outbox.set_aside(server, &half, 8).expect("writes");
-        let rest = next(&outbox, "rest").expect("a row waits");
-        assert_eq!((rest.rows(), rest.units()), (1, 2));
-    }
-
-    #[test]
-    fn ephemeral_units_coalesce_by_key_and_are_bounded() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let outbox = outbox(&folder);
-        let other = server_name!("c.example");
-        outbox.queue_ephemeral(other, "a", edu(1));
-        outbox.queue_ephemeral(other, "b", edu(2));
-        outbox.queue_ephemeral(other, "a", edu(3));
-        assert_eq!(outbox.destinations().expect("reads").len(), 1);
-        let taken = outbox.next(other, "x".to_owned(), 1, TRANSACTION_ROWS_MAX);
-        let taken = taken.expect("reads").expect("two wait");
-        let texts: Vec<_> = taken.edus.iter().map(|edu| edu.get()).collect();
-        assert_eq!(texts, [edu(2).get(), edu(3).get()]);
-        for n in 0..2_000 {
-            outbox.queue_ephemeral(other, n.to_string(), edu(n));
-        }
-        assert_eq!(outbox.lock()[other].len(), EPHEMERAL_MAX);
-    }
-
-    #[test]
-    fn pauses_are_remembered() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let met = Destination { failures: 3, retry_at_ms: 99, ..Destination::default() };
-        let server = server_name!("b.example");
-        outbox(&folder).set_pause(server, 3, 99).expect("writes");
-        assert_eq!(outbox(&folder).met(server).expect("reads"), met);
-    }
-}
+mod tests;
