@@ -5,13 +5,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use causeway_storage::{Database, StorageError, account_data as rows};
+use causeway_storage::{Database, account_data as rows};
 use ruma::{RoomId, UserId, push::Ruleset};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     error::MatrixError,
     notify::{Notifier, Topic},
+    push_rules::{PUSH_RULES, parse_rules},
     secrets,
 };
 
@@ -30,9 +31,6 @@ const FILTER_ID_CHARS: usize = 16;
 /// A pusher, in bytes; and how many a user may have.
 const PUSHER_BYTES_MAX: usize = 8 * 1024;
 const PUSHERS_MAX: usize = 50;
-
-/// The type of push rules.
-pub const PUSH_RULES: &str = "m.push_rules";
 
 /// Types that the server manages itself: clients may not set them directly.
 const MANAGED: &[&str] = &[PUSH_RULES, "m.fully_read"];
@@ -186,20 +184,6 @@ impl AccountData {
         self.database.commit_durable(batch)?;
         Ok(())
     }
-}
-
-/// The stored rules, with default rules added that were not known when they were stored.
-fn parse_rules(user_id: &UserId, stored: Option<&RawValue>) -> Result<Ruleset, StorageError> {
-    #[derive(serde::Deserialize)]
-    struct Content {
-        global: Ruleset,
-    }
-    let defaults = Ruleset::server_default(user_id);
-    let Some(stored) = stored else { return Ok(defaults) };
-    let broken = |source| StorageError::BrokenValue { cf: "account_data", source };
-    let mut rules = serde_json::from_str::<Content>(stored.get()).map_err(broken)?.global;
-    rules.update_with_server_default(defaults);
-    Ok(rules)
 }
 
 fn raw(value: &Value) -> Result<Box<RawValue>, MatrixError> {

@@ -31,6 +31,7 @@ pub mod outbox;
 pub mod passwords;
 pub mod prefetch;
 pub mod profiles;
+pub mod push_rules;
 pub mod rate_limit;
 pub mod receipts;
 pub mod remote;

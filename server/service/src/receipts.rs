@@ -37,6 +37,34 @@ pub const RECEIPTS_TOLD_MAX: usize = 1_000;
 /// Receipts that one user has in one room: two types, and threads.
 const RECEIPTS_OF_ONE_MAX: usize = 200;
 
+/// How far a user has read a room, as places in its timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadUpTo {
+    /// In every thread.
+    pub everything: i64,
+    /// Outside of threads.
+    pub main: i64,
+    /// In threads, by their roots.
+    pub threads: BTreeMap<OwnedEventId, i64>,
+}
+
+impl Default for ReadUpTo {
+    fn default() -> Self {
+        Self { everything: i64::MIN, main: i64::MIN, threads: BTreeMap::new() }
+    }
+}
+
+impl ReadUpTo {
+    /// In this thread, or outside of threads.
+    pub fn of(&self, thread: Option<&EventId>) -> i64 {
+        let own = match thread {
+            None => self.main,
+            Some(root) => self.threads.get(root).copied().unwrap_or(i64::MIN),
+        };
+        own.max(self.everything)
+    }
+}
+
 /// The receipts of all rooms.
 pub struct Receipts {
     database: Database,
@@ -99,15 +127,27 @@ impl Receipts {
         Ok(())
     }
 
-    /// How far the user has read the room's main timeline: a place in it; `None` without any receipt.
-    pub fn read_up_to(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<i64>, MatrixError> {
-        let mut furthest = None;
-        for filed in receipts::receipts_of(&self.database, room_id, user_id, RECEIPTS_OF_ONE_MAX)? {
-            if filed.thread.is_empty() || filed.thread == "main" {
-                furthest = furthest.max(self.view().position(room_id, &filed.receipt.event_id)?);
+    /// How far the user has read the room, by receipts of either kind.
+    pub fn read_up_to(&self, room_id: &RoomId, user_id: &UserId) -> Result<ReadUpTo, MatrixError> {
+        let mut read = ReadUpTo::default();
+        let place = |event_id: &EventId| self.view().position(room_id, event_id);
+        // These by name: of receipts in threads there may be very many.
+        for kind in [READ, READ_PRIVATE] {
+            for (thread, furthest) in [("", &mut read.everything), ("main", &mut read.main)] {
+                if let Some(receipt) = receipts::receipt(&self.database, room_id, user_id, kind, thread)? {
+                    *furthest = (*furthest).max(place(&receipt.event_id)?.unwrap_or(i64::MIN));
+                }
             }
         }
-        Ok(furthest)
+        for filed in receipts::receipts_of(&self.database, room_id, user_id, RECEIPTS_OF_ONE_MAX)? {
+            if let Ok(root) = OwnedEventId::try_from(filed.thread.as_str())
+                && let Some(at) = place(&filed.receipt.event_id)?
+            {
+                let furthest = read.threads.entry(root).or_insert(at);
+                *furthest = at.max(*furthest);
+            }
+        }
+        Ok(read)
     }
 
     /// The `m.receipt` event that tells `user_id` of what was set in

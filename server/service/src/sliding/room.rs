@@ -271,7 +271,7 @@ impl<'a> Telling<'a> {
         }
         let is_joined = self.entry.member.membership == MembershipState::Join;
         if is_joined {
-            room.unread = Some(making.counter.unread(room_id, &self.end)?);
+            room.unread = Some(making.counter.unread(room_id, &self.end)?.total());
         }
         Ok(Some(room))
     }

@@ -1,26 +1,24 @@
 //! Counting what a user has not read of a room, for one answer.
 //!
-//! Not here: what counts ([`super::unread`]), and where the count is kept.
+//! Not here: where the counts are kept ([`super::unread`]).
+
+use std::collections::BTreeSet;
 
 use causeway_room::Root;
-use causeway_storage::Direction;
+use causeway_storage::{
+    Direction,
+    rooms::{self as rows, TimelineRow},
+};
 use ruma::{
     OwnedEventId, RoomId, UserId,
-    push::{PushConditionRoomCtx, Ruleset},
+    push::{Action, Ruleset},
 };
 
 use super::{
-    SyncService, account_data,
-    response::Unread,
-    unread::{self, Counted, UNREAD_PAGE, UNREAD_SCAN_MAX},
+    SyncService,
+    unread::{Counted, Counts, UNREAD_PAGE, UNREAD_SCAN_MAX, UnreadEvent},
 };
-use crate::{error::MatrixError, room_view::RoomView};
-
-/// The account data `m.push_rules`.
-#[derive(serde::Deserialize)]
-struct PushRules {
-    global: Ruleset,
-}
+use crate::{error::MatrixError, push_rules, receipts::ReadUpTo, room_view::RoomView, rooms::Held};
 
 /// Counts for one user, up to one position.
 pub struct Counter<'a> {
@@ -39,84 +37,115 @@ impl<'a> Counter<'a> {
     }
 
     /// Counts the room's unread events; only those that were not counted before are looked at.
-    pub fn unread(&self, room_id: &RoomId, root: &Root) -> Result<Unread, MatrixError> {
+    pub fn unread(&self, room_id: &RoomId, root: &Root) -> Result<Counts, MatrixError> {
         let user_id = self.user_id;
-        let read = self.services.receipts.read_up_to(room_id, user_id)?;
-        let read = match read {
-            Some(read) => read,
-            None => self.joined_at(room_id)?,
-        };
-        let mut counted = self.services.unread.counted(user_id, room_id, read);
+        let read = self.read_up_to(room_id)?;
+        let mut counted = self.services.unread.counted(user_id, room_id, read.everything);
         let until = i64::try_from(self.until).unwrap_or(i64::MAX);
-        if counted.until >= until {
-            return Ok(counted.unread);
+        let mut redacted = BTreeSet::new();
+        if counted.until < until {
+            let new = self.rows_between(room_id, counted.until, until)?;
+            self.add(room_id, root, &new, (&mut counted, &mut redacted))?;
+            counted.until = until;
         }
-        let new = self.events_between(room_id, counted.until, until)?;
-        if !new.is_empty() {
-            let context = self.push_context(room_id, root)?;
-            let rules = self.rules()?;
-            for event_id in &new {
-                let Some(held) = self.view.held(event_id)? else { continue };
-                if held.pdu.sender() != user_id {
-                    unread::add(&mut counted.unread, rules, &context, held.pdu.raw());
-                }
+        counted.from = read.everything.max(counted.from);
+        counted.forget(&read, |event_id| redacted.contains(event_id));
+        let counts = counted.counts();
+        self.services.unread.remember(user_id, room_id, counted);
+        Ok(counts)
+    }
+
+    fn add(
+        &self,
+        room_id: &RoomId,
+        root: &Root,
+        new: &[TimelineRow],
+        (counted, redacted): (&mut Counted, &mut BTreeSet<OwnedEventId>),
+    ) -> Result<(), MatrixError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let context = push_rules::context(self.view, room_id, root, self.user_id)?;
+        let rules = self.rules()?;
+        for row in new {
+            let Some(held) = self.view.held(&row.event_id)? else { continue };
+            if held.pdu.kind_text() == "m.room.redaction" {
+                redacted.extend(self.redacted_by(&held)?);
+            }
+            let is_own = held.pdu.sender() == self.user_id;
+            if is_own || rows::redaction_of(self.view.database(), &row.event_id)?.is_some() {
+                continue;
+            }
+            let actions = push_rules::actions(rules, &context, held.pdu.raw());
+            let notifies = actions.iter().any(Action::should_notify);
+            let highlights = actions.iter().any(Action::is_highlight);
+            if notifies || highlights {
+                let (event_id, position, thread) = (row.event_id.clone(), row.position, thread_of(&held));
+                counted.events.push(UnreadEvent { event_id, position, thread, notifies, highlights });
             }
         }
-        counted = Counted { read, until, unread: counted.unread };
-        self.services.unread.remember(user_id, room_id, counted);
-        Ok(counted.unread)
+        Ok(())
+    }
+
+    /// What a redaction names, if it applies.
+    fn redacted_by(&self, held: &Held) -> Result<Option<OwnedEventId>, MatrixError> {
+        let Some(target) = held.pdu.redacts() else { return Ok(None) };
+        let applied = rows::redaction_of(self.view.database(), target)?;
+        Ok(applied.map(|_| target.to_owned()))
     }
 
     /// The latest events of a stretch, at most [`UNREAD_SCAN_MAX`]; reads little more than that.
-    fn events_between(
+    fn rows_between(
         &self,
         room_id: &RoomId,
         after: i64,
         until: i64,
-    ) -> Result<Vec<OwnedEventId>, MatrixError> {
-        let mut events = Vec::new();
+    ) -> Result<Vec<TimelineRow>, MatrixError> {
+        let mut rows = Vec::new();
         let mut from = until;
-        while events.len() < UNREAD_SCAN_MAX {
+        while rows.len() < UNREAD_SCAN_MAX {
             let page = self.view.timeline(room_id, Some(from), Direction::Backward, UNREAD_PAGE)?;
             let is_last = page.len() < UNREAD_PAGE;
             for row in page {
                 if row.position <= after {
-                    return Ok(events);
+                    return Ok(rows);
                 }
                 from = row.position - 1;
-                events.push(row.event_id);
+                rows.push(row);
             }
             if is_last {
                 break;
             }
         }
-        Ok(events)
+        Ok(rows)
     }
 
-    /// Without a receipt everything since the user's own membership event is unread.
-    fn joined_at(&self, room_id: &RoomId) -> Result<i64, MatrixError> {
-        let member = causeway_storage::rooms::membership(self.view.database(), self.user_id, room_id)?;
-        Ok(member.map_or(0, |member| i64::try_from(member.position.0).unwrap_or(i64::MAX)))
-    }
-
-    fn push_context(&self, room_id: &RoomId, root: &Root) -> Result<PushConditionRoomCtx, MatrixError> {
-        let user_id = self.user_id;
-        let servers = causeway_storage::rooms::joined_servers(self.view.database(), room_id)?;
-        let members: u64 = servers.values().sum();
-        let own = self.view.state(root, "m.room.member", user_id.as_str())?;
-        let name = own.and_then(|own| own.content_object().get("displayname")?.as_str().map(str::to_owned));
-        let members = ruma::UInt::new_saturating(members);
-        let name = name.unwrap_or_else(|| user_id.localpart().to_owned());
-        Ok(PushConditionRoomCtx::new(room_id.to_owned(), members, user_id.to_owned(), name))
+    /// Without a receipt for the whole room everything since the user's own membership event is unread.
+    fn read_up_to(&self, room_id: &RoomId) -> Result<ReadUpTo, MatrixError> {
+        let mut read = self.services.receipts.read_up_to(room_id, self.user_id)?;
+        let member = rows::membership(self.view.database(), self.user_id, room_id)?;
+        let joined_at = member.map_or(0, |member| i64::try_from(member.position.0).unwrap_or(i64::MAX));
+        if read.everything == i64::MIN {
+            read.everything = joined_at;
+        }
+        Ok(read)
     }
 
     fn rules(&self) -> Result<&Ruleset, MatrixError> {
         if let Some(rules) = self.rules.get() {
             return Ok(rules);
         }
-        let own = account_data::content(self.view.database(), self.user_id, "", "m.push_rules")?;
-        let own = own.and_then(|content| serde_json::from_str::<PushRules>(content.get()).ok());
-        let rules = own.map_or_else(|| Ruleset::server_default(self.user_id), |rules| rules.global);
+        let rules = push_rules::rules_of(self.view.database(), self.user_id)?;
         Ok(self.rules.get_or_init(|| rules))
     }
+}
+
+/// The root of the thread that an event is in.
+fn thread_of(held: &Held) -> Option<OwnedEventId> {
+    let content = held.pdu.content_object();
+    let relation = content.get("m.relates_to")?;
+    if relation.get("rel_type")?.as_str()? != "m.thread" {
+        return None;
+    }
+    OwnedEventId::try_from(relation.get("event_id")?.as_str()?).ok()
 }

@@ -53,7 +53,13 @@ pub fn joined_room(
     if !has_news {
         return Ok(None);
     }
-    room.unread_notifications = answer.counter.unread(room_id, &span.end)?;
+    let counts = answer.counter.unread(room_id, &span.end)?;
+    if answer.filter.room.timeline.unread_thread_notifications {
+        room.unread_notifications = counts.main;
+        room.unread_thread_notifications = counts.threads;
+    } else {
+        room.unread_notifications = counts.total();
+    }
     Ok(Some(room))
 }
 

@@ -1,26 +1,21 @@
-//! Counting a user's unread events by the user's push rules.
+//! What users have not read, by room and thread.
 //!
 //! Counted when a room is shown to the user, not when an event is written: a
-//! write must not cost in proportion to a room's members. What was counted is
-//! kept in memory, so each event is looked at once per user who syncs.
+//! write must not cost in proportion to a room's members. Events that count are
+//! kept in memory until they are read, so each event is looked at once per user
+//! who syncs, and moving a receipt costs nothing.
 //!
-//! Not here: sending pushes.
+//! Not here: which events count ([`crate::push_rules`]), sending pushes.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::FutureExt;
-use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UserId,
-    events::AnySyncTimelineEvent,
-    push::{Action, PushConditionRoomCtx, Ruleset},
-    serde::Raw,
-};
-use serde_json::value::RawValue;
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use super::response::Unread;
+use crate::receipts::ReadUpTo;
 
 /// Unread events that are looked at in one room at once; those further back
 /// are not counted.
@@ -29,109 +24,165 @@ pub const UNREAD_SCAN_MAX: usize = 1_000;
 /// Of those, read at once: mostly there are few new ones.
 pub const UNREAD_PAGE: usize = 16;
 
-/// Counts kept in memory; beyond it they are forgotten and counted again.
+/// Rooms of users kept in memory; beyond it they are forgotten and counted again.
 const COUNTS_MAX: usize = 50_000;
+
+/// Unread events kept for all of them; likewise.
+const EVENTS_MAX: usize = 500_000;
+
+/// An event that counts.
+#[derive(Clone, Debug)]
+pub struct UnreadEvent {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Its place in the timeline.
+    pub position: i64,
+    /// The root of its thread.
+    pub thread: Option<OwnedEventId>,
+    /// Whether it notifies.
+    pub notifies: bool,
+    /// Whether it highlights.
+    pub highlights: bool,
+}
+
+/// The events that count of those in `(from, until]`.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// From where on events were looked at.
+    pub from: i64,
+    /// The last one looked at.
+    pub until: i64,
+    /// Those that count and are not read.
+    pub events: Vec<UnreadEvent>,
+}
+
+impl Counted {
+    /// Drops what is read, and what was redacted.
+    pub fn forget(&mut self, read: &ReadUpTo, is_redacted: impl Fn(&EventId) -> bool) {
+        self.events.retain(|event| {
+            event.position > read.of(event.thread.as_deref()) && !is_redacted(&event.event_id)
+        });
+    }
+
+    /// The numbers.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for event in &self.events {
+            let unread = match &event.thread {
+                None => &mut counts.main,
+                Some(root) => counts.threads.entry(root.clone()).or_default(),
+            };
+            unread.notification_count += u64::from(event.notifies);
+            unread.highlight_count += u64::from(event.highlights);
+        }
+        counts
+    }
+}
+
+/// Unread events of a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Outside of threads.
+    pub main: Unread,
+    /// In threads, by their roots.
+    pub threads: BTreeMap<OwnedEventId, Unread>,
+}
+
+impl Counts {
+    /// All of them.
+    pub fn total(&self) -> Unread {
+        self.threads.values().fold(self.main, |total, thread| Unread {
+            notification_count: total.notification_count + thread.notification_count,
+            highlight_count: total.highlight_count + thread.highlight_count,
+        })
+    }
+}
 
 /// What was counted for whom.
 #[derive(Debug, Default)]
 pub struct UnreadCounts {
-    counts: Mutex<HashMap<(OwnedUserId, OwnedRoomId), Counted>>,
+    kept: Mutex<Kept>,
 }
 
-/// A count over the events in `(read, until]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// The user's read receipt, as a place in the room's timeline.
-    pub read: i64,
-    /// The last event counted.
-    pub until: i64,
-    /// The count.
-    pub unread: Unread,
+#[derive(Debug, Default)]
+struct Kept {
+    counts: HashMap<(OwnedUserId, OwnedRoomId), Counted>,
+    events: usize,
 }
 
 impl UnreadCounts {
-    /// What was counted, if it was from this receipt on; else nothing yet.
-    pub fn counted(&self, user_id: &UserId, room_id: &RoomId, read: i64) -> Counted {
-        let found = self.lock().get(&(user_id.to_owned(), room_id.to_owned())).copied();
-        found.filter(|counted| counted.read == read).unwrap_or(Counted {
-            read,
-            until: read,
-            unread: Unread::default(),
-        })
+    /// What was counted, if it was from this place or an earlier one on; else nothing yet.
+    pub fn counted(&self, user_id: &UserId, room_id: &RoomId, from: i64) -> Counted {
+        let found = self.lock().counts.get(&(user_id.to_owned(), room_id.to_owned())).cloned();
+        let found = found.filter(|counted| counted.from <= from && counted.until >= from);
+        found.unwrap_or(Counted { from, until: from, events: Vec::new() })
     }
 
     /// Remembers a count.
     pub fn remember(&self, user_id: &UserId, room_id: &RoomId, counted: Counted) {
-        let mut counts = self.lock();
-        if counts.len() >= COUNTS_MAX {
-            counts.clear();
+        let mut kept = self.lock();
+        if kept.counts.len() >= COUNTS_MAX || kept.events + counted.events.len() > EVENTS_MAX {
+            *kept = Kept::default();
         }
-        counts.insert((user_id.to_owned(), room_id.to_owned()), counted);
+        kept.events += counted.events.len();
+        let before = kept.counts.insert((user_id.to_owned(), room_id.to_owned()), counted);
+        kept.events -= before.map_or(0, |before| before.events.len());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(OwnedUserId, OwnedRoomId), Counted>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Adds one event to a count.
-pub fn add(unread: &mut Unread, rules: &Ruleset, context: &PushConditionRoomCtx, event: &RawValue) {
-    let event: Raw<AnySyncTimelineEvent> = Raw::from_json(event.to_owned());
-    // The future waits for nothing: its only await is on thread subscriptions, which are not in use.
-    let actions = rules.get_actions(&event, context).now_or_never().unwrap_or_default();
-    unread.notification_count += u64::from(actions.iter().any(Action::should_notify));
-    unread.highlight_count += u64::from(actions.iter().any(Action::is_highlight));
 }
 
 #[cfg(test)]
 mod tests {
-    use ruma::{owned_room_id, owned_user_id, room_id, uint, user_id};
-    use serde_json::{Value, json, value::to_raw_value};
+    use ruma::{event_id, owned_event_id, owned_user_id, room_id};
 
     use super::*;
 
-    fn message(sender: &str, content: &Value) -> Box<RawValue> {
-        to_raw_value(&json!({
-            "type": "m.room.message", "event_id": "$e", "sender": sender, "origin_server_ts": 1, "content": content,
-        }))
-        .expect("JSON")
+    fn event(position: i64, thread: Option<&EventId>, highlights: bool) -> UnreadEvent {
+        let event_id = OwnedEventId::try_from(format!("$e{position}")).expect("an id");
+        let thread = thread.map(ToOwned::to_owned);
+        UnreadEvent { event_id, position, thread, notifies: true, highlights }
+    }
+
+    fn unread(notification_count: u64, highlight_count: u64) -> Unread {
+        Unread { notification_count, highlight_count }
     }
 
     #[test]
-    fn messages_notify_and_mentions_highlight() {
-        let bob = user_id!("@bob:b.c");
-        let rules = Ruleset::server_default(bob);
-        let context =
-            PushConditionRoomCtx::new(owned_room_id!("!r:b.c"), uint!(3), bob.to_owned(), "Bob".to_owned());
-        let mut unread = Unread::default();
-        add(
-            &mut unread,
-            &rules,
-            &context,
-            &message("@alice:b.c", &json!({ "msgtype": "m.text", "body": "hi" })),
-        );
-        assert_eq!(unread, Unread { notification_count: 1, highlight_count: 0 });
-        let mention = json!({ "msgtype": "m.text", "body": "x", "m.mentions": { "user_ids": ["@bob:b.c"] } });
-        add(&mut unread, &rules, &context, &message("@alice:b.c", &mention));
-        assert_eq!(unread, Unread { notification_count: 2, highlight_count: 1 });
-        add(&mut unread, &rules, &context, &message("@bob:b.c", &mention));
-        add(
-            &mut unread,
-            &rules,
-            &context,
-            &message("@alice:b.c", &json!({ "msgtype": "m.notice", "body": "x" })),
-        );
-        assert_eq!(unread, Unread { notification_count: 2, highlight_count: 1 });
+    fn receipts_clear_what_they_are_about() {
+        let root = event_id!("$root");
+        let events = vec![event(5, None, true), event(6, Some(root), false), event(7, None, false)];
+        let counted = Counted { from: 1, until: 9, events };
+        let after = |read: ReadUpTo| {
+            let mut counted = counted.clone();
+            counted.forget(&read, |_| false);
+            counted.counts()
+        };
+        let all = after(ReadUpTo::default());
+        assert_eq!((all.main, all.total()), (unread(2, 1), unread(3, 1)));
+        assert_eq!(all.threads, [(root.to_owned(), unread(1, 0))].into());
+        let main = after(ReadUpTo { main: 7, ..ReadUpTo::default() });
+        assert_eq!((main.main, main.total()), (unread(0, 0), unread(1, 0)));
+        let thread = after(ReadUpTo { threads: [(root.to_owned(), 6)].into(), ..ReadUpTo::default() });
+        assert_eq!((thread.main, thread.total()), (unread(2, 1), unread(2, 1)));
+        assert_eq!(after(ReadUpTo { everything: 6, ..ReadUpTo::default() }).total(), unread(1, 0));
+        let mut redacted = counted.clone();
+        redacted.forget(&ReadUpTo::default(), |event_id| event_id == owned_event_id!("$e5"));
+        assert_eq!(redacted.counts().total(), unread(2, 0));
     }
 
     #[test]
-    fn a_moved_receipt_starts_a_new_count() {
+    fn counts_are_kept_while_the_receipt_goes_on_and_not_back() {
         let counts = UnreadCounts::default();
         let (room, bob) = (room_id!("!r:b.c"), owned_user_id!("@bob:b.c"));
-        let unread = Unread { notification_count: 2, highlight_count: 0 };
-        counts.remember(&bob, room, Counted { read: 5, until: 9, unread });
-        assert_eq!(counts.counted(&bob, room, 5).until, 9);
-        assert_eq!(counts.counted(&bob, room, 7).until, 7);
-        assert_eq!(counts.counted(&bob, room, 7).unread, Unread::default());
+        let counted = Counted { from: 5, until: 9, events: vec![event(8, None, false)] };
+        counts.remember(&bob, room, counted);
+        assert_eq!(counts.counted(&bob, room, 5).events.len(), 1);
+        assert_eq!(counts.counted(&bob, room, 7).events.len(), 1);
+        assert_eq!(counts.counted(&bob, room, 3).until, 3, "earlier events were not looked at");
+        counts.remember(&bob, room, Counted::default());
+        assert_eq!(counts.lock().events, 0);
     }
 }
