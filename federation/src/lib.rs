@@ -7,6 +7,7 @@
 //! - [`incoming`]: what is done with room events that others send.
 //! - [`replication_driver`]: the shared spaces' anti-entropy.
 //! - [`remote_driver`]: what a client's request needs from other servers.
+//! - `device_lists`: fetches the device lists of other servers' users.
 //!
 //! Not here: what an event may do (`causeway-room`), what is kept
 //! (`causeway-service`), what replication decides (`causeway-replication`).
@@ -25,6 +26,7 @@ pub mod body;
 pub mod bounded;
 pub mod canonical;
 pub mod client;
+mod device_lists;
 pub mod discovery;
 pub mod error;
 pub mod handshake;
@@ -78,7 +80,9 @@ pub fn drivers(
     let sender = state.sender().clone().run(stop.clone());
     let remote = remote_driver::run(state.clone(), requests, stop.clone());
     let replication = replication_driver::run(state.clone(), messages, stop.clone());
+    let lists = device_lists::run(state.clone(), stop.clone());
     vec![
+        ("device lists", Box::pin(lists)),
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),
         ("replication", Box::pin(replication)),

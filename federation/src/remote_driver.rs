@@ -12,6 +12,7 @@ mod join;
 mod leave;
 mod media;
 mod space;
+mod user_keys;
 
 use std::sync::Arc;
 
@@ -91,6 +92,12 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
         }
         RemoteRequest::ClosestEvent { room_id, ts, forward, reply } => {
             let _gone = reply.send(closest_event::closest(&state, &room_id, ts, forward).await);
+        }
+        RemoteRequest::UserKeys { server, asked, timeout, reply } => {
+            let _gone = reply.send(user_keys::query(&state, &server, &asked, timeout).await);
+        }
+        RemoteRequest::ClaimKeys { server, wanted, timeout, reply } => {
+            let _gone = reply.send(user_keys::claim(&state, &server, &wanted, timeout).await);
         }
         RemoteRequest::Backfill { room_id, limit, reply } => {
             let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);

@@ -8,7 +8,11 @@ use axum::{
     extract::State,
     routing::{get, post},
 };
-use causeway_service::{Services, error::MatrixError, keys::CrossSigningKind};
+use causeway_service::{
+    Services,
+    error::MatrixError,
+    keys::{CrossSigningKind, remote::Wanted},
+};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -52,12 +56,11 @@ async fn devices(
         if !local(&services, &user_id) || !services.accounts.is_active(&user_id)? {
             return Err(MatrixError::not_found("There is no such user"));
         }
+        // The number first: a change that comes between is then told once more.
+        let number = services.keys.list_number(&user_id)?;
         let keys = services.keys.devices(&user_id, &[] as &[OwnedDeviceId])?;
-        let devices: Vec<Value> =
-            keys.into_iter().map(|(device_id, keys)| json!({"device_id": device_id, "keys": keys})).collect();
-        // Changes of device lists are not sent to other servers, so there is
-        // one version of the list only: the present one.
-        let mut answer = json!({"user_id": user_id, "stream_id": 0, "devices": devices});
+        let devices: Vec<Value> = keys.into_iter().map(device).collect();
+        let mut answer = json!({"user_id": user_id, "stream_id": number, "devices": devices});
         for (field, _, kind) in SHOWN {
             if let Some(key) = services.keys.cross_signing(&user_id, kind)? {
                 answer[field] = Value::Object(key);
@@ -68,6 +71,17 @@ async fn devices(
     .await;
     drop(signed);
     Ok(Json(answer?))
+}
+
+fn device((device_id, mut keys): (String, Value)) -> Value {
+    let unsigned = keys.as_object_mut().and_then(|keys| keys.remove("unsigned"));
+    let mut device = json!({"device_id": device_id, "keys": keys});
+    if let Some(name) =
+        unsigned.and_then(|mut unsigned| Some(unsigned.get_mut("device_display_name")?.take()))
+    {
+        device["device_display_name"] = name;
+    }
+    device
 }
 
 #[derive(Deserialize)]
@@ -97,26 +111,18 @@ async fn query(State(state): State<FederationState>, signed: Signed) -> Result<J
 
 #[derive(Deserialize)]
 struct Claim {
-    one_time_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
+    one_time_keys: Wanted,
 }
 
 async fn claim(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
-    let Claim { one_time_keys } = signed.json()?;
+    let Claim { mut one_time_keys } = signed.json()?;
     bounded(one_time_keys.values().map(BTreeMap::len).sum())?;
     let services = state.services().clone();
-    let answer = blocking(move || {
-        let mut claimed: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
-        for (user_id, devices) in one_time_keys.iter().filter(|(user_id, _)| local(&services, user_id)) {
-            for (device_id, algorithm) in devices {
-                if let Some((id, key)) = services.keys.claim(user_id, device_id, algorithm)? {
-                    let by_device = claimed.entry(user_id.to_string()).or_default();
-                    by_device.insert(device_id.to_string(), json!({ (id): key }));
-                }
-            }
-        }
-        Ok(json!({"one_time_keys": claimed}))
+    let claimed = blocking(move || {
+        one_time_keys.retain(|user_id, _| local(&services, user_id));
+        services.keys.claim_all(&one_time_keys)
     });
-    Ok(Json(answer.await?))
+    Ok(Json(json!({"one_time_keys": claimed.await?})))
 }
 
 fn bounded(asked: usize) -> Result<(), MatrixError> {

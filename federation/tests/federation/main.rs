@@ -3,6 +3,7 @@
 mod addresses;
 mod closest_event;
 mod delivery;
+mod encryption;
 mod ephemeral;
 mod gap_abuse;
 mod gaps;

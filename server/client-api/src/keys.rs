@@ -3,16 +3,21 @@
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
-    keys::{CrossSigningKind, StreamPosition, Uploaded},
+    keys::{
+        CrossSigningKind, Keys, Uploaded,
+        remote::{Asked, Query, UserKeys, Wanted},
+    },
+    remote::RemoteRequest,
     sync::token::SyncToken,
 };
+use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode};
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{OwnedServerName, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::{ClientState, Custom, Endpoints, json_response, uiaa::confirm_password};
+use crate::{ClientState, Custom, Endpoints, blocking, json_response, uiaa::confirm_password};
 
 const UPLOAD: &[&str] = &["/_matrix/client/r0/keys/upload", "/_matrix/client/v3/keys/upload"];
 const QUERY: &[&str] = &["/_matrix/client/r0/keys/query", "/_matrix/client/v3/keys/query"];
@@ -30,12 +35,21 @@ const TO_DEVICE: &[&str] = &[
 /// Users and devices that one request may ask for.
 const ASKED_MAX: usize = 1_000;
 
+/// How long other servers have to answer, unless the client says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest that a client may wish for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+
+/// Other servers that one request asks at once.
+const SERVERS_AT_ONCE: usize = 16;
+
 /// Not ruma's types: keys stay as they were signed, unknown algorithms included.
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .custom_unlimited(Method::POST, UPLOAD, upload)
-        .custom_unlimited(Method::POST, QUERY, query)
-        .custom_unlimited(Method::POST, CLAIM, claim)
+        .custom_async_unlimited(Method::POST, QUERY, query)
+        .custom_async_unlimited(Method::POST, CLAIM, claim)
         .custom_unlimited(Method::GET, CHANGES, changes)
         .custom_unlimited(Method::POST, CROSS_SIGNING, set_cross_signing)
         .custom_unlimited(Method::POST, SIGNATURES, add_signatures)
@@ -65,74 +79,110 @@ fn upload(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
     Ok(json_response(StatusCode::OK, &json!({ "one_time_key_counts": counts })))
 }
 
-fn query(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+async fn query(state: ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
-        device_keys: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+        device_keys: Asked,
+        timeout: Option<u64>,
     }
-    let body: Body = request.json()?;
-    if body.device_keys.len() > ASKED_MAX {
-        return Err(MatrixError::too_large("Too many users in one request"));
+    let Body { device_keys, timeout } = request.json()?;
+    if device_keys.values().map(|devices| devices.len().max(1)).sum::<usize>() > ASKED_MAX {
+        return Err(MatrixError::too_large("Too many users or devices in one request"));
     }
-    let mut answer: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    let (asker, timeout) = (request.auth.user_id, timeout_of(timeout));
+    let (own, for_user) = (state.clone(), asker.clone());
+    let Query { mut found, elsewhere } = blocking(move || own.keys.query(&for_user, device_keys)).await?;
     let mut failures = Map::new();
-    for (user_id, devices) in body.device_keys {
-        if user_id.server_name() != state.settings.server_name {
-            failures.insert(user_id.server_name().to_string(), json!({}));
-            continue;
+    let mut answers = stream::iter(elsewhere.into_iter().map(|(server, asked)| {
+        let remote = state.remote.clone();
+        async move {
+            let (of, at) = (asked.clone(), server.clone());
+            let build = |reply| RemoteRequest::UserKeys { server: at, asked: of, timeout, reply };
+            (server, asked, remote.request(build).await)
         }
-        let found = state.keys.devices(&user_id, &devices)?;
-        answer.entry("device_keys").or_default().insert(user_id.to_string(), json!(found));
-        for (field, kind) in [
-            ("master_keys", CrossSigningKind::Master),
-            ("self_signing_keys", CrossSigningKind::SelfSigning),
-            ("user_signing_keys", CrossSigningKind::UserSigning),
-        ] {
-            // With which key a user signs others is nobody else's business.
-            if kind == CrossSigningKind::UserSigning && user_id != request.auth.user_id {
-                continue;
-            }
-            if let Some(key) = state.keys.cross_signing(&user_id, kind)? {
-                answer.entry(field).or_default().insert(user_id.to_string(), Value::Object(key));
-            }
+    }))
+    .buffer_unordered(SERVERS_AT_ONCE);
+    while let Some((server, asked, answer)) = answers.next().await {
+        if let Err(error) = &answer {
+            failures.insert(server.to_string(), failure(error));
         }
+        let (own, for_user) = (state.clone(), asker.clone());
+        found.extend(blocking(move || own.keys.take_answer(&for_user, asked, answer.ok().as_ref())).await?);
     }
-    let mut answer = json!(answer);
-    answer["failures"] = Value::Object(failures);
-    if answer["device_keys"].is_null() {
-        answer["device_keys"] = json!({});
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(json_response(StatusCode::OK, &queried(found, failures)))
 }
 
-fn claim(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+/// How long other servers have: as the client wishes, within bounds.
+fn timeout_of(wished_ms: Option<u64>) -> Duration {
+    wished_ms.map_or(TIMEOUT, |wished_ms| Duration::from_millis(wished_ms).min(TIMEOUT_MAX))
+}
+
+fn failure(error: &MatrixError) -> Value {
+    let mut failure = error.body();
+    failure["status"] = error.status.into();
+    failure
+}
+
+fn queried(found: BTreeMap<OwnedUserId, UserKeys>, failures: Map<String, Value>) -> Value {
+    let mut answer = json!({ "device_keys": {}, "failures": failures });
+    for (user_id, keys) in found {
+        answer["device_keys"][user_id.as_str()] = json!(keys.devices);
+        let others = [
+            ("master_keys", keys.master),
+            ("self_signing_keys", keys.self_signing),
+            ("user_signing_keys", keys.user_signing),
+        ];
+        for (field, key) in others {
+            if let Some(key) = key {
+                answer[field][user_id.as_str()] = Value::Object(key);
+            }
+        }
+    }
+    answer
+}
+
+async fn claim(state: ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
-        one_time_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
+        one_time_keys: Wanted,
+        timeout: Option<u64>,
     }
-    let body: Body = request.json()?;
-    if body.one_time_keys.values().map(BTreeMap::len).sum::<usize>() > ASKED_MAX {
+    let Body { one_time_keys, timeout } = request.json()?;
+    if one_time_keys.values().map(BTreeMap::len).sum::<usize>() > ASKED_MAX {
         return Err(MatrixError::too_large("Too many devices in one request"));
     }
-    let mut claimed: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
-    let mut failures = Map::new();
-    for (user_id, devices) in body.one_time_keys {
-        if user_id.server_name() != state.settings.server_name {
-            failures.insert(user_id.server_name().to_string(), json!({}));
-            continue;
+    let timeout = timeout_of(timeout);
+    let (mut local, mut elsewhere) = (Wanted::new(), BTreeMap::<OwnedServerName, Wanted>::new());
+    for (user_id, devices) in one_time_keys {
+        if user_id.server_name() == state.settings.server_name {
+            local.insert(user_id, devices);
+        } else {
+            let server = user_id.server_name().to_owned();
+            elsewhere.entry(server).or_default().insert(user_id, devices);
         }
-        for (device_id, algorithm) in devices {
-            if let Some((id, key)) = state.keys.claim(&user_id, &device_id, &algorithm)? {
-                let by_device = claimed.entry(user_id.to_string()).or_default();
-                by_device.insert(device_id.to_string(), json!({ (id): key }));
-            }
+    }
+    let own = state.clone();
+    let mut claimed = blocking(move || own.keys.claim_all(&local)).await?;
+    let mut failures = Map::new();
+    let mut answers = stream::iter(elsewhere.into_iter().map(|(server, wanted)| {
+        let remote = state.remote.clone();
+        async move {
+            let (of, at) = (wanted.clone(), server.clone());
+            let build = |reply| RemoteRequest::ClaimKeys { server: at, wanted: of, timeout, reply };
+            (server, wanted, remote.request(build).await)
+        }
+    }))
+    .buffer_unordered(SERVERS_AT_ONCE);
+    while let Some((server, wanted, answer)) = answers.next().await {
+        match answer {
+            Ok(answer) => claimed.extend(Keys::claimed_elsewhere(&wanted, &answer)),
+            Err(error) => drop(failures.insert(server.to_string(), failure(&error))),
         }
     }
     Ok(json_response(StatusCode::OK, &json!({ "one_time_keys": claimed, "failures": failures })))
 }
 
-/// Whose keys changed between two sync tokens. Who left is not said: a client
-/// that keeps an unneeded device list loses nothing by it.
+/// Whose keys changed between two sync tokens, and who is gone.
 fn changes(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Query {
@@ -140,15 +190,13 @@ fn changes(state: &ClientState, request: Custom) -> Result<Response, MatrixError
         to: String,
     }
     let query: Query = request.query()?;
-    let position = |token: &str| {
+    let token = |token: &str| {
         let token: Result<SyncToken, _> = token.parse();
-        token
-            .map(|token| StreamPosition(token.position))
-            .map_err(|_| MatrixError::invalid_param("Invalid token"))
+        token.map_err(|_| MatrixError::invalid_param("Invalid token"))
     };
-    let (from, to) = (position(&query.from)?, position(&query.to)?);
-    let changed = state.keys.changed_between(&request.auth.user_id, from, to)?;
-    Ok(json_response(StatusCode::OK, &json!({ "changed": changed, "left": [] })))
+    let (from, to) = (token(&query.from)?, token(&query.to)?);
+    let lists = state.sync.device_lists_between(&request.auth.user_id, from, to)?;
+    Ok(json_response(StatusCode::OK, &json!(lists)))
 }
 
 fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
@@ -188,7 +236,7 @@ fn add_signatures(state: &ClientState, request: Custom) -> Result<Response, Matr
             let added = if user_id == request.auth.user_id {
                 state.keys.add_signatures(&user_id, &target, &signed)
             } else {
-                Err(MatrixError::invalid_param("Signatures of other users' keys are not kept here"))
+                state.keys.sign_user(&request.auth.user_id, &user_id, &target, &signed)
             };
             if let Err(error) = added {
                 failures.entry(user_id.to_string()).or_default().insert(target, error.body());

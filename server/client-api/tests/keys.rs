@@ -208,3 +208,128 @@ async fn messages_to_devices_wait_once_for_each_transaction() {
         .await
         .is_error(400, "M_BAD_JSON");
 }
+
+/// A cross-signing key pair, named by its public half.
+fn cross_signing_pair() -> (Ed25519KeyPair, String) {
+    let document = Ed25519KeyPair::generate();
+    let pair = |version: &str| Ed25519KeyPair::from_der(&document, version.to_owned()).expect("a key");
+    let public = Base64::<Standard, _>::new(pair("x").public_key().to_vec()).encode();
+    (pair(&public), public)
+}
+
+fn cross_signing_key(user: &str, usage: &str, public: &str) -> Value {
+    json!({ "user_id": user, "usage": [usage], "keys": { format!("ed25519:{public}"): public } })
+}
+
+#[tokio::test]
+async fn only_the_signer_sees_who_signed_another_users_key() {
+    let server = server();
+    let tokens =
+        [server.register("alice").await, server.register("bob").await, server.register("carol").await];
+    let users = ["@alice:example.org", "@bob:example.org"];
+    let path = format!("{V3}/keys/device_signing/upload");
+    let mut user_signing = Vec::new();
+    let mut masters = Vec::new();
+    for (user, token) in users.iter().zip(&tokens) {
+        let (master, master_public) = cross_signing_pair();
+        let (signing, signing_public) = cross_signing_pair();
+        // Signatures that nobody verified are kept for nobody.
+        let mut key = cross_signing_key(user, "master", &master_public);
+        key["signatures"] = json!({ "@carol:example.org": { "ed25519:X": "AAAA" } });
+        let signing_key = signed(&master, user, cross_signing_key(user, "user_signing", &signing_public));
+        let body = json!({ "master_key": key, "user_signing_key": signing_key });
+        server.post(&path, token, body).await.ok();
+        user_signing.push((signing, signing_public));
+        masters.push((master_public.clone(), cross_signing_key(user, "master", &master_public)));
+    }
+    let query = |token: String| {
+        let server = &server;
+        async move {
+            let body = json!({ "device_keys": { users[0]: [], users[1]: [] } });
+            server.post(&format!("{V3}/keys/query"), &token, body).await.ok()
+        }
+    };
+    let found = query(tokens[0].clone()).await;
+    assert_eq!(found["master_keys"][users[1]], masters[1].1);
+    assert!(found["user_signing_keys"][users[0]].is_object());
+    assert!(found["user_signing_keys"].get(users[1]).is_none());
+
+    let path = format!("{V3}/keys/signatures/upload");
+    let good = signed(&user_signing[0].0, users[0], masters[1].1.clone());
+    let key_id = format!("ed25519:{}", user_signing[0].1);
+    let body = |signed: &Value| json!({ users[1]: { masters[1].0.as_str(): signed } });
+    let mut forged = good.clone();
+    forged["signatures"][users[0]][&key_id] = json!("A".repeat(86));
+    let answer = server.post(&path, &tokens[0], body(&forged)).await.ok();
+    assert_eq!(answer["failures"][users[1]][&masters[1].0]["errcode"], "M_INVALID_SIGNATURE");
+    let answer = server.post(&path, &tokens[2], body(&good)).await.ok();
+    assert!(answer["failures"][users[1]][&masters[1].0].is_object(), "not in another's name");
+    let (_, other) = cross_signing_pair();
+    let strange = signed(&user_signing[0].0, users[0], cross_signing_key(users[1], "master", &other));
+    let answer = server.post(&path, &tokens[0], json!({ users[1]: { other.as_str(): strange } })).await.ok();
+    assert_eq!(answer["failures"][users[1]][&other]["errcode"], "M_NOT_FOUND");
+
+    let since = server.get(&format!("{V3}/sync"), &tokens[0]).await.ok()["next_batch"].clone();
+    let since = since.as_str().expect("a token").to_owned();
+    let room = json!({ "preset": "public_chat" });
+    let room = server.post(&format!("{V3}/createRoom"), &tokens[0], room).await.ok();
+    for token in &tokens[1..] {
+        let join = format!("{V3}/join/{}", room["room_id"].as_str().expect("id"));
+        server.post(&join, token, json!({})).await.ok();
+    }
+    let carol = server.get(&format!("{V3}/sync"), &tokens[2]).await.ok();
+    let carol = carol["next_batch"].as_str().expect("a token").to_owned();
+    assert_eq!(server.post(&path, &tokens[0], body(&good)).await.ok()["failures"], json!({}));
+    let mut expected = masters[1].1.clone();
+    expected["signatures"] = good["signatures"].clone();
+    assert_eq!(query(tokens[0].clone()).await["master_keys"][users[1]], expected);
+    for other in [&tokens[1], &tokens[2]] {
+        assert_eq!(query(other.clone()).await["master_keys"][users[1]], masters[1].1);
+    }
+    let told = server.get(&format!("{V3}/sync?since={since}"), &tokens[0]).await.ok();
+    let told = told["device_lists"]["changed"].as_array().expect("a list").clone();
+    assert!(told.contains(&json!(users[1])), "{told:?}");
+    let told = server.get(&format!("{V3}/sync?since={carol}&timeout=0"), &tokens[2]).await.ok();
+    assert_eq!(told["device_lists"]["changed"].as_array().map_or(0, Vec::len), 0, "{told}");
+}
+
+#[tokio::test]
+async fn who_comes_and_goes_is_told_of_as_changed_and_left() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let token = |answer: &Value| answer["next_batch"].as_str().expect("a token").to_owned();
+    let mut rooms = Vec::new();
+    for _ in 0..2 {
+        let room = json!({ "preset": "public_chat" });
+        let room = server.post(&format!("{V3}/createRoom"), &alice, room).await.ok();
+        rooms.push(room["room_id"].as_str().expect("id").to_owned());
+    }
+    let start = token(&server.get(&format!("{V3}/sync"), &alice).await.ok());
+    let bob_start = token(&server.get(&format!("{V3}/sync"), &bob).await.ok());
+    let lists = |since: String, of: String| {
+        let server = &server;
+        async move {
+            let answer = server.get(&format!("{V3}/sync?since={since}"), &of).await.ok();
+            (token(&answer), answer["device_lists"].clone())
+        }
+    };
+    let empty = |lists: &Value, field: &str| lists[field].as_array().is_none_or(Vec::is_empty);
+    for room in &rooms {
+        server.post(&format!("{V3}/join/{room}"), &bob, json!({})).await.ok();
+    }
+    let (since, came) = lists(start.clone(), alice.clone()).await;
+    assert_eq!(came["changed"], json!(["@bob:example.org"]));
+    assert!(empty(&came, "left"));
+    let (_, came) = lists(bob_start, bob.clone()).await;
+    assert!(came["changed"].as_array().expect("a list").contains(&json!("@alice:example.org")), "{came}");
+
+    server.post(&format!("{V3}/rooms/{}/leave", rooms[0]), &bob, json!({})).await.ok();
+    let (since, lists_then) = lists(since, alice.clone()).await;
+    assert!(empty(&lists_then, "changed") && empty(&lists_then, "left"), "a room is still shared");
+    server.post(&format!("{V3}/rooms/{}/leave", rooms[1]), &alice, json!({})).await.ok();
+    let (now, went) = lists(since.clone(), alice.clone()).await;
+    assert_eq!(went["left"], json!(["@bob:example.org"]));
+    assert!(empty(&went, "changed"));
+    let path = format!("{V3}/keys/changes?from={since}&to={now}");
+    assert_eq!(server.get(&path, &alice).await.ok()["left"], json!(["@bob:example.org"]));
+}

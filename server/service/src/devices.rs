@@ -17,7 +17,9 @@ use causeway_storage::{
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 pub use crate::session::Session;
-use crate::{clock::Clock, error::MatrixError, keys, notify::Notifier, secrets, settings::Settings};
+use crate::{
+    clock::Clock, device_lists, error::MatrixError, keys, notify::Notifier, secrets, settings::Settings,
+};
 
 /// A device's display name, in bytes.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 256;
@@ -180,9 +182,12 @@ impl Devices {
         device.display_name = Some(name);
         let mut batch = self.database.batch();
         rows::put_device(&mut batch, user_id, device_id, &device);
+        let topics = device_lists::announce_renamed(&self.database, &mut batch, user_id, device_id, &device)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
-        Ok(self.database.wait_durable(commit)?)
+        self.database.wait_durable(commit)?;
+        self.notifier.notify(&topics);
+        Ok(())
     }
 
     /// Remembers that a device was seen. Cheap when it was seen lately; not
@@ -208,18 +213,19 @@ impl Devices {
     pub fn delete(&self, user_id: &UserId, device_ids: &[OwnedDeviceId]) -> Result<(), MatrixError> {
         let writing = self.lock();
         let mut batch = self.database.batch();
-        let mut had_keys = false;
+        let mut gone = Vec::new();
         for device_id in device_ids {
             if let Some(device) = rows::device(&self.database, user_id, device_id)? {
                 rows::delete_device(&mut batch, user_id, device_id, &device);
                 // Who logs in under its name later has been given nothing.
                 sync_progress::forget_device(&mut batch, user_id, device_id);
                 sliding::forget_device(&mut batch, user_id, device_id);
-                had_keys |= keys::delete_device(&self.database, &mut batch, user_id, device_id)?;
+                if keys::delete_device(&self.database, &mut batch, user_id, device_id)? {
+                    gone.push(device_id.clone());
+                }
             }
         }
-        let topics =
-            if had_keys { keys::mark_changed(&self.database, &mut batch, user_id)? } else { Vec::new() };
+        let topics = device_lists::announce_deleted(&self.database, &mut batch, user_id, &gone)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
@@ -291,16 +297,16 @@ impl Devices {
     fn make_room(&self, batch: &mut causeway_storage::Batch, user_id: &UserId) -> Result<(), MatrixError> {
         let mut devices = rows::devices(&self.database, user_id)?;
         devices.sort_by_key(|(_, device)| std::cmp::Reverse(device.last_seen_ts));
-        let mut had_keys = false;
+        let mut gone = Vec::new();
         for (device_id, device) in devices.iter().skip(DEVICES_MAX - 1) {
             rows::delete_device(batch, user_id, device_id, device);
-            had_keys |= keys::delete_device(&self.database, batch, user_id, device_id)?;
+            if keys::delete_device(&self.database, batch, user_id, device_id)? {
+                gone.push(device_id.clone());
+            }
         }
-        if had_keys {
-            // Whoever shares a room learns of it at the next look; that a device
-            // unseen for long is gone is worth waking nobody.
-            keys::mark_changed(&self.database, batch, user_id)?;
-        }
+        // Whoever shares a room learns of it at the next look; that a device
+        // unseen for long is gone is worth waking nobody.
+        device_lists::announce_deleted(&self.database, batch, user_id, &gone)?;
         Ok(())
     }
 

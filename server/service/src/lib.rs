@@ -17,6 +17,7 @@ pub mod by_time;
 mod cache;
 pub mod client_event;
 pub mod clock;
+mod device_lists;
 pub mod devices;
 pub mod directory;
 pub mod ephemeral;
@@ -224,9 +225,9 @@ impl Services {
             uiaa: Arc::new(Uiaa::new(time())),
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
             user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),
-            keys: Arc::new(Keys::new(db(), at(), wake())),
+            keys: Arc::new(Keys::new(db(), at(), wake(), time())),
             backups: Arc::new(Backups::new(db())),
-            to_device: Arc::new(ToDevice::new(db(), wake())),
+            to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(media),
             shared_space: Arc::new(shared_space),

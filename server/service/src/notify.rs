@@ -30,6 +30,8 @@ pub enum Topic {
     WantedFiles,
     /// Anything in any room: for drivers that follow the whole stream.
     Stream,
+    /// Device lists of other servers' users are to be fetched.
+    DeviceLists,
     /// Rows for other servers are waiting.
     Outbox,
 }

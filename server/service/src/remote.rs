@@ -5,6 +5,8 @@
 //! came with it. A server without federation drops the receiver, and every
 //! request answers "unavailable".
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,11 @@ use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{error::MatrixError, summary::SpaceForServer};
+use crate::{
+    error::MatrixError,
+    keys::remote::{Asked, Wanted},
+    summary::SpaceForServer,
+};
 
 /// Requests that may wait for the federation door at once.
 pub const REMOTE_REQUESTS_MAX: usize = 256;
@@ -72,6 +78,10 @@ pub enum RemoteRequest {
     },
     /// `timestamp_to_event`: the event closest to a time as another server in the room knows it.
     ClosestEvent { room_id: OwnedRoomId, ts: u64, forward: bool, reply: Reply<OwnedEventId> },
+    /// `user/keys/query`, of users of one server.
+    UserKeys { server: OwnedServerName, asked: Asked, timeout: Duration, reply: Reply<Value> },
+    /// `user/keys/claim`, of devices of users of one server.
+    ClaimKeys { server: OwnedServerName, wanted: Wanted, timeout: Duration, reply: Reply<Value> },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
 }

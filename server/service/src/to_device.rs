@@ -1,28 +1,52 @@
-//! Messages from device to device between local users.
+//! Messages from device to device: between local users, to users of other
+//! servers, and from them.
 //!
-//! Messages to users of other servers are not sent yet.
+//! Invariants: a request's messages are queued once for each transaction id,
+//! those of another server once for each message id; what goes to other servers
+//! is in the batch of what stays here; no queue grows beyond its bound.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_storage::{Database, devices, to_device as rows, transactions};
-use ruma::{DeviceId, OwnedDeviceId, UserId};
-use serde_json::{Map, Value, json};
+use causeway_storage::{Batch, Database, devices, outbox, to_device as rows, transactions};
+use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
+use serde::Deserialize;
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{
+    clock::Clock,
     error::MatrixError,
     notify::{Notifier, Topic},
+    secrets,
     session::Session,
 };
 
-/// Messages that may wait for one device; further ones are refused to the
-/// sender, so that a device that never comes back costs a bounded amount.
+/// Messages that may wait for one device; further ones are dropped, so that a
+/// device that never comes back costs a bounded amount.
 pub const WAITING_MAX: usize = 10_000;
 
-/// Recipients of one request.
+/// Rows that may wait for another server; further messages are dropped.
+const WAITING_FOR_SERVER_MAX: usize = 10_000;
+
+/// Recipients of one request, or of one message of another server.
 const RECIPIENTS_MAX: usize = 1_000;
 
 /// One message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages in one unit to another server, in bytes, unless one alone is larger.
+const UNIT_BYTES_MAX: usize = 64 * 1024;
+
+/// The type of a message, in bytes.
+const TYPE_BYTES_MAX: usize = 255;
+
+/// A message's id, in characters (server-server API, "`m.direct_to_device`").
+const MESSAGE_ID_CHARS_MAX: usize = 32;
+
+/// How long the ids of messages of other servers are remembered at least.
+const GENERATION_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 const ENDPOINT: &str = "sendToDevice";
 
@@ -30,12 +54,39 @@ const ENDPOINT: &str = "sendToDevice";
 pub struct ToDevice {
     database: Database,
     notifier: Arc<Notifier>,
+    server_name: OwnedServerName,
+    clock: Clock,
 }
 
+/// The content of `m.direct_to_device`.
+#[derive(Debug, Deserialize)]
+pub struct Direct {
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    message_id: String,
+    messages: Map<String, Value>,
+}
+
+/// One message to one local device.
+struct Local {
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+    event: Box<RawValue>,
+}
+
+/// Messages by device and user, for one server.
+type ForServer = Vec<(OwnedUserId, String, Value)>;
+
 impl ToDevice {
-    /// Over `database`.
-    pub fn new(database: Database, notifier: Arc<Notifier>) -> Self {
-        Self { database, notifier }
+    /// Over `database`, for the users of this server.
+    pub fn new(
+        database: Database,
+        notifier: Arc<Notifier>,
+        server_name: OwnedServerName,
+        clock: Clock,
+    ) -> Self {
+        Self { database, notifier, server_name, clock }
     }
 
     /// Queues messages: user → device (or `*`) → content. Once for each transaction id.
@@ -53,69 +104,188 @@ impl ToDevice {
         if transactions::answer(&self.database, user_id, device_id, transaction_id, ENDPOINT)?.is_some() {
             return Ok(());
         }
-        let recipients = self.recipients(messages)?;
+        let (local, remote) = self.recipients(user_id, kind, messages)?;
+        let units = remote
+            .into_iter()
+            .flat_map(|(server, messages)| {
+                units(user_id, kind, messages).into_iter().map(move |unit| (server.clone(), unit))
+            })
+            .collect::<Vec<_>>();
+        let mut topics = Vec::with_capacity(local.len() + 1);
         let mut batch = self.database.batch();
         transactions::put_answer(&mut batch, user_id, device_id, transaction_id, ENDPOINT, "");
-        let mut topics = Vec::with_capacity(recipients.len());
-        let mut events = Vec::with_capacity(recipients.len());
-        for (user_id, device_id, content) in recipients {
-            let event = json!({ "sender": session.user_id, "type": kind, "content": content });
-            let event =
-                serde_json::value::to_raw_value(&event).map_err(|error| MatrixError::internal(&error))?;
-            if event.get().len() > MESSAGE_BYTES_MAX {
-                return Err(MatrixError::too_large("A message is too large"));
+        for (server, unit) in units {
+            if outbox::waiting(&self.database, &server, WAITING_FOR_SERVER_MAX)? >= WAITING_FOR_SERVER_MAX {
+                tracing::warn!(%server, "too much waits for a server: a message to devices is dropped");
+                continue;
             }
-            events.push((user_id, device_id, event));
-        }
-        for (user_id, device_id, event) in events {
             let position = batch.position();
-            rows::put(&mut batch, &user_id, &device_id, position, &event);
-            topics.push(Topic::Device(user_id, device_id));
+            outbox::push_edu(&mut batch, &server, position, unit);
+            topics.push(Topic::Outbox);
         }
+        put(&mut batch, local, &mut topics);
         self.database.commit_durable(batch)?;
         self.notifier.notify(&topics);
         Ok(())
     }
 
-    /// Local devices that exist and have room; others are skipped, as the
-    /// specification has it.
-    fn recipients<'a>(
+    /// Takes in messages of a user of `origin`. Once for each message id; what
+    /// is for nobody here is skipped.
+    ///
+    /// # Errors
+    /// 403 for messages of another server's user, 400 for what has not the form.
+    pub fn receive(&self, origin: &ServerName, direct: &Direct) -> Result<(), MatrixError> {
+        if direct.sender.server_name() != origin {
+            return Err(MatrixError::forbidden("The sender is a user of another server"));
+        }
+        let id_chars = direct.message_id.chars().take(MESSAGE_ID_CHARS_MAX + 1).count();
+        if id_chars > MESSAGE_ID_CHARS_MAX || direct.kind.len() > TYPE_BYTES_MAX {
+            return Err(MatrixError::invalid_param("The message's id or type is too long"));
+        }
+        let generation = self.clock.now_ms() / GENERATION_MS;
+        let remembered = [generation, generation.saturating_sub(1)];
+        if rows::was_received(&self.database, origin, &remembered, &direct.message_id)? {
+            return Ok(());
+        }
+        let (local, _) = self.recipients(&direct.sender, &direct.kind, &direct.messages)?;
+        if local.is_empty() {
+            return Ok(());
+        }
+        let mut topics = Vec::with_capacity(local.len());
+        let mut batch = self.database.batch();
+        rows::put_received(&mut batch, origin, generation, &direct.message_id);
+        if let Some(first) = rows::first_generation(&self.database, origin)?
+            && first < remembered[1]
+        {
+            rows::forget_received(&mut batch, origin, first);
+        }
+        put(&mut batch, local, &mut topics);
+        self.database.commit_durable(batch)?;
+        self.notifier.notify(&topics);
+        Ok(())
+    }
+
+    /// Local devices that exist and have room, others being skipped as the
+    /// specification has it; and what goes to which server.
+    fn recipients(
         &self,
-        messages: &'a Map<String, Value>,
-    ) -> Result<Vec<(ruma::OwnedUserId, OwnedDeviceId, &'a Value)>, MatrixError> {
-        let mut recipients = Vec::new();
+        sender: &UserId,
+        kind: &str,
+        messages: &Map<String, Value>,
+    ) -> Result<(Vec<Local>, BTreeMap<OwnedServerName, ForServer>), MatrixError> {
+        let (mut local, mut remote) = (Vec::new(), BTreeMap::<OwnedServerName, ForServer>::new());
+        let mut count = 0;
         for (user_id, by_device) in messages {
             let user_id =
                 UserId::parse(user_id).map_err(|_| MatrixError::invalid_param("Invalid user id"))?;
             let by_device =
                 by_device.as_object().ok_or_else(|| MatrixError::bad_json("Not an object of devices"))?;
-            for (device_id, content) in by_device {
+            for (device, content) in by_device {
                 if !content.is_object() {
                     return Err(MatrixError::bad_json("The content of a message is an object"));
                 }
-                if device_id == "*" {
-                    let all = devices::devices(&self.database, &user_id)?;
-                    recipients
-                        .extend(all.into_iter().map(|(device_id, _)| (user_id.clone(), device_id, content)));
+                let event = json!({ "sender": sender, "type": kind, "content": content });
+                let event = to_raw_value(&event).map_err(|error| MatrixError::internal(&error))?;
+                if event.get().len() > MESSAGE_BYTES_MAX {
+                    return Err(MatrixError::too_large("A message is too large"));
+                }
+                if user_id.server_name() == self.server_name {
+                    let before = local.len();
+                    self.add_local(&mut local, &user_id, device, &event)?;
+                    count += local.len() - before;
                 } else {
-                    let device_id: &DeviceId = device_id.as_str().into();
-                    if devices::device(&self.database, &user_id, device_id)?.is_some() {
-                        recipients.push((user_id.clone(), device_id.to_owned(), content));
-                    }
+                    let server = user_id.server_name().to_owned();
+                    let message = (user_id.clone(), device.clone(), content.clone());
+                    remote.entry(server).or_default().push(message);
+                    count += 1;
+                }
+                if count > RECIPIENTS_MAX {
+                    return Err(MatrixError::too_large("Too many recipients"));
                 }
             }
-            if recipients.len() > RECIPIENTS_MAX {
-                return Err(MatrixError::too_large("Too many recipients"));
-            }
         }
-        let mut roomy = Vec::with_capacity(recipients.len());
-        for (user_id, device_id, content) in recipients {
-            if rows::waiting(&self.database, &user_id, &device_id, WAITING_MAX)? < WAITING_MAX {
-                roomy.push((user_id, device_id, content));
+        Ok((local, remote))
+    }
+
+    fn add_local(
+        &self,
+        local: &mut Vec<Local>,
+        user_id: &UserId,
+        device: &str,
+        event: &RawValue,
+    ) -> Result<(), MatrixError> {
+        let found: Vec<OwnedDeviceId> = if device == "*" {
+            devices::devices(&self.database, user_id)?.into_iter().map(|(device_id, _)| device_id).collect()
+        } else {
+            let device_id: &DeviceId = device.into();
+            let found = devices::device(&self.database, user_id, device_id)?;
+            found.map(|_| device_id.to_owned()).into_iter().collect()
+        };
+        for device_id in found {
+            if rows::waiting(&self.database, user_id, &device_id, WAITING_MAX)? < WAITING_MAX {
+                local.push(Local { user_id: user_id.to_owned(), device_id, event: event.to_owned() });
             } else {
                 tracing::warn!(%user_id, %device_id, "too many messages wait for a device");
             }
         }
-        Ok(roomy)
+        Ok(())
+    }
+}
+
+fn put(batch: &mut Batch, local: Vec<Local>, topics: &mut Vec<Topic>) {
+    for Local { user_id, device_id, event } in local {
+        let position = batch.position();
+        rows::put(batch, &user_id, &device_id, position, &event);
+        topics.push(Topic::Device(user_id, device_id));
+    }
+}
+
+/// Messages for one server as units of bounded size, each with an id of its own.
+fn units(sender: &UserId, kind: &str, messages: ForServer) -> Vec<Box<RawValue>> {
+    let mut units = Vec::new();
+    let mut by_user: BTreeMap<OwnedUserId, Map<String, Value>> = BTreeMap::new();
+    let mut bytes = 0;
+    for (user_id, device, content) in messages {
+        let length = content.to_string().len() + device.len() + user_id.as_str().len();
+        if bytes > 0 && bytes + length > UNIT_BYTES_MAX {
+            units.push(unit(sender, kind, &std::mem::take(&mut by_user)));
+            bytes = 0;
+        }
+        by_user.entry(user_id).or_default().insert(device, content);
+        bytes += length;
+    }
+    if !by_user.is_empty() {
+        units.push(unit(sender, kind, &by_user));
+    }
+    units
+}
+
+fn unit(sender: &UserId, kind: &str, messages: &BTreeMap<OwnedUserId, Map<String, Value>>) -> Box<RawValue> {
+    let message_id = secrets::alphanumeric(MESSAGE_ID_CHARS_MAX);
+    let content = json!({ "sender": sender, "type": kind, "message_id": message_id, "messages": messages });
+    let edu = json!({ "edu_type": "m.direct_to_device", "content": content });
+    RawValue::from_string(edu.to_string()).expect("a JSON value's text is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn units_are_bounded_and_have_ids_of_their_own() {
+        let content = json!({ "text": "x".repeat(30_000) });
+        let message =
+            |device: &str| (user_id!("@bob:b.example").to_owned(), device.to_owned(), content.clone());
+        let messages = ["A", "B", "C", "D", "E"].map(message).to_vec();
+        let units = units(user_id!("@alice:a.example"), "m.test", messages);
+        let units: Vec<Value> =
+            units.iter().map(|unit| serde_json::from_str(unit.get()).expect("JSON")).collect();
+        let count = |unit: &Value| unit["content"]["messages"]["@bob:b.example"].as_object().map(Map::len);
+        assert_eq!(units.iter().map(count).collect::<Vec<_>>(), [Some(2), Some(2), Some(1)]);
+        let ids: Vec<&str> = units.iter().filter_map(|unit| unit["content"]["message_id"].as_str()).collect();
+        assert!(ids[0] != ids[1] && ids.iter().all(|id| id.chars().count() <= MESSAGE_ID_CHARS_MAX));
+        assert_eq!(units[0]["edu_type"], "m.direct_to_device");
     }
 }

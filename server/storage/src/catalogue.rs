@@ -84,8 +84,18 @@ catalogue! {
     KeyBackups = "key_backups";
     /// user id | version u64 | room id | session id -> JSON `backup::RoomKey`.
     BackedUpKeys = "backed_up_keys";
-    /// position u64 -> user id whose keys or devices changed.
+    /// signer | user id whose master key is signed -> JSON `keys::UserSignature`; seen by the signer only.
+    UserSignatures = "user_signatures";
+    /// position u64 -> user id whose keys or devices changed, then 0xFF and the one user who is told, if not all are.
     KeyChanges = "key_changes";
+    /// local user id -> u64, the number of the last change of its devices that other servers were told.
+    DeviceListNumbers = "device_list_numbers";
+    /// user id of another server -> JSON `device_lists::RemoteList`, while a room is shared.
+    RemoteDeviceLists = "remote_device_lists";
+    /// user id of another server -> JSON `device_lists::Stale`: its list is to be fetched.
+    StaleDeviceLists = "stale_device_lists";
+    /// server name | generation u64 | message id -> (): messages to devices that came from there.
+    ReceivedMessages = "received_messages";
     /// user id | device id | position u64 -> raw JSON of the to-device event.
     ToDevice = "to_device";
     /// user id | device id | transaction id | endpoint -> what was answered.
@@ -116,6 +126,8 @@ catalogue! {
     RoomMembers = "room_members";
     /// local user id | room id -> JSON `rooms::Member`, also of rooms that the server is not in.
     Memberships = "memberships";
+    /// user id of another server | room id -> (), where the user is joined.
+    RemoteMemberships = "remote_memberships";
     /// local user id | room id -> JSON list of stripped state events.
     InviteState = "invite_state";
     /// room id | server name -> u64 number of its joined members.

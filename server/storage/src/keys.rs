@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Batch, Cf, Direction, Read, StorageError, StreamPosition,
-    codec::{self, KeyParts, key},
+    codec::{self, KeyParts, SEPARATOR, key},
 };
 
 /// One-time keys that a device may have waiting.
@@ -201,9 +201,61 @@ pub fn put_cross_signing_key(batch: &mut Batch, user_id: &UserId, kind: CrossSig
     batch.put(Cf::CrossSigningKeys, key().str(user_id).str(kind.as_str()), value.get());
 }
 
-/// Notes that a user's keys or devices changed.
-pub fn put_key_change(batch: &mut Batch, position: StreamPosition, user_id: &UserId) {
-    batch.put(Cf::KeyChanges, key().u64(position.0), user_id.as_str());
+/// A signature that a user made of another user's master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSignature {
+    /// The public half of the signed key.
+    pub master: String,
+    /// The signing key, `ed25519:…`.
+    pub key_id: String,
+    /// The signature.
+    pub signature: String,
+}
+
+/// The signature that `signer` made of the master key of `user_id`.
+pub fn user_signature(
+    read: &impl Read,
+    signer: &UserId,
+    user_id: &UserId,
+) -> Result<Option<UserSignature>, StorageError> {
+    codec::get(read, Cf::UserSignatures, key().str(signer).str(user_id).as_ref())
+}
+
+/// How many users' master keys `signer` signed, counted up to `limit`.
+pub fn user_signatures(read: &impl Read, signer: &UserId, limit: usize) -> Result<usize, StorageError> {
+    let prefix = key().str(signer);
+    Ok(read.scan(Cf::UserSignatures, prefix.as_ref(), None, Direction::Forward, limit)?.len())
+}
+
+/// Replaces it.
+pub fn put_user_signature(batch: &mut Batch, signer: &UserId, user_id: &UserId, value: &UserSignature) {
+    codec::put(batch, Cf::UserSignatures, key().str(signer).str(user_id), value);
+}
+
+/// That a user's keys or devices changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// When.
+    pub position: StreamPosition,
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// The one user who is told of it, if not all are.
+    pub only_for: Option<OwnedUserId>,
+}
+
+/// Notes that a user's keys or devices changed; only for one other user, if one is named.
+pub fn put_key_change(
+    batch: &mut Batch,
+    position: StreamPosition,
+    user_id: &UserId,
+    only_for: Option<&UserId>,
+) {
+    let mut value = user_id.as_bytes().to_vec();
+    if let Some(only_for) = only_for {
+        value.push(SEPARATOR);
+        value.extend_from_slice(only_for.as_bytes());
+    }
+    batch.put(Cf::KeyChanges, key().u64(position.0), value);
 }
 
 /// Whose keys changed after `since` and up to `until`; at most `limit` changes,
@@ -213,7 +265,7 @@ pub fn key_changes(
     since: StreamPosition,
     until: StreamPosition,
     limit: usize,
-) -> Result<Vec<(StreamPosition, OwnedUserId)>, StorageError> {
+) -> Result<Vec<KeyChange>, StorageError> {
     let from = key().u64(since.0.saturating_add(1));
     let rows = read.scan(Cf::KeyChanges, b"", Some(from.as_ref()), Direction::Forward, limit)?;
     let mut changes = Vec::with_capacity(rows.len());
@@ -222,8 +274,15 @@ pub fn key_changes(
         if position > until {
             break;
         }
-        let user_id = std::str::from_utf8(&value).ok().and_then(|id| OwnedUserId::try_from(id).ok());
-        changes.push((position, user_id.ok_or(StorageError::BrokenKey { cf: Cf::KeyChanges.name() })?));
+        let broken = || StorageError::BrokenKey { cf: Cf::KeyChanges.name() };
+        let id = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).map_err(|_| broken())?;
+            OwnedUserId::try_from(text).map_err(|_| broken())
+        };
+        let mut parts = value.split(|byte| *byte == SEPARATOR);
+        let user_id = id(parts.next().unwrap_or_default())?;
+        let only_for = parts.next().map(id).transpose()?;
+        changes.push(KeyChange { position, user_id, only_for });
     }
     Ok(changes)
 }

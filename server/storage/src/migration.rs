@@ -8,10 +8,16 @@
 
 use std::path::Path;
 
-use crate::{Cf, Database, OpenError, Read as _, StorageError, codec};
+use ruma::{RoomId, UserId, events::room::member::MembershipState};
+
+use crate::{
+    Cf, Database, Direction, OpenError, Read as _, StorageError, codec,
+    codec::KeyParts,
+    rooms::{Member, put_remote_membership},
+};
 
 /// The newest schema that this program reads and the one that it writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Row of `Meta`: the last step that is complete, as a number of eight bytes.
 const SCHEMA: &[u8] = b"schema";
@@ -23,7 +29,36 @@ struct Step {
 }
 
 /// All steps, ascending.
-const STEPS: &[Step] = &[];
+const STEPS: &[Step] = &[Step { to: 2, run: index_remote_members }];
+
+/// Rows of one batch of a step.
+const BATCH_ROWS: usize = 10_000;
+
+/// 2: the joined users of other servers are listed by user as well.
+fn index_remote_members(database: &Database) -> Result<(), StorageError> {
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let rows = database.scan(Cf::RoomMembers, b"", from.as_deref(), Direction::Forward, BATCH_ROWS)?;
+        let mut batch = database.batch();
+        for (row, value) in &rows {
+            let mut parts = KeyParts::new(Cf::RoomMembers, row);
+            let (room_id, user_id) = (parts.str()?, parts.str()?);
+            let (Ok(room_id), Ok(user_id)) = (RoomId::parse(room_id), UserId::parse(user_id)) else {
+                continue;
+            };
+            let member: Member = codec::decode(Cf::RoomMembers, value)?;
+            // Local users have rows of their own, and these are not looked at.
+            if member.membership == MembershipState::Join {
+                put_remote_membership(&mut batch, &user_id, &room_id, true);
+            }
+        }
+        database.commit_durable(batch)?;
+        match rows.last() {
+            Some((last, _)) if rows.len() == BATCH_ROWS => from = Some([last.as_slice(), &[0]].concat()),
+            _ => return Ok(()),
+        }
+    }
+}
 
 pub(crate) struct Failure {
     to: u32,
@@ -70,6 +105,32 @@ mod tests {
     use crate::Options;
 
     #[test]
+    fn remote_members_are_indexed() {
+        use crate::rooms::{put_member, remote_rooms};
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("open");
+        let room_id = ruma::room_id!("!room:a.example");
+        let users = [ruma::user_id!("@joined:b.example"), ruma::user_id!("@left:b.example")];
+        let mut batch = database.batch();
+        for (user_id, membership) in users.iter().zip([MembershipState::Join, MembershipState::Leave]) {
+            let member = Member {
+                membership,
+                event_id: ruma::owned_event_id!("$event"),
+                sender: (*user_id).to_owned(),
+                position: crate::StreamPosition(1),
+                displayname: None,
+                avatar_url: None,
+            };
+            put_member(&mut batch, room_id, user_id, Some(&member));
+        }
+        batch.put(Cf::Meta, SCHEMA, 1_u64.to_be_bytes());
+        database.commit_durable(batch).expect("writes");
+        assert!(run(&database).is_ok());
+        assert_eq!(remote_rooms(&database, users[0], 9).expect("reads"), [room_id]);
+        assert!(remote_rooms(&database, users[1], 9).expect("reads").is_empty());
+    }
+
+    #[test]
     fn steps_run_once_and_in_order() {
         fn second(database: &Database) -> Result<(), StorageError> {
             let mut batch = database.batch();
@@ -83,11 +144,12 @@ mod tests {
             batch.put(Cf::Meta, b"trace", trace);
             database.commit_durable(batch).map(|_| ())
         }
-        let steps = [Step { to: 2, run: second }, Step { to: 3, run: third }];
+        let (next, newest) = (SCHEMA_VERSION + 1, SCHEMA_VERSION + 2);
+        let steps = [Step { to: next, run: second }, Step { to: newest, run: third }];
         let folder = tempfile::tempdir().expect("temporary folder");
         let database = Database::open(folder.path(), &Options::default()).expect("open");
         for _ in 0..2 {
-            assert!(run_steps(&database, &steps, 3).is_ok());
+            assert!(run_steps(&database, &steps, newest).is_ok());
             assert_eq!(database.get(Cf::Meta, b"trace").expect("read"), Some(b"23".to_vec()));
         }
     }

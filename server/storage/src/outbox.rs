@@ -103,6 +103,12 @@ pub fn rows(
         .collect()
 }
 
+/// How many rows wait for `destination`, counted up to `limit`.
+pub fn waiting(read: &impl Read, destination: &ServerName, limit: usize) -> Result<usize, StorageError> {
+    let prefix = codec::key().str(destination).finish();
+    Ok(read.scan(Cf::Outbox, &prefix, None, Direction::Forward, limit)?.len())
+}
+
 /// Deletes an acknowledged row.
 pub fn delete(batch: &mut Batch, destination: &ServerName, position: StreamPosition) {
     batch.delete(Cf::Outbox, codec::key().str(destination).u64(position.0));

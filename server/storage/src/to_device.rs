@@ -1,6 +1,6 @@
 //! Rows of messages from device to device that wait for /sync.
 
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, ServerName, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -77,6 +77,42 @@ pub fn delete_until(
         batch.delete(Cf::ToDevice, row);
     }
     Ok(done.len() == limit)
+}
+
+/// Whether a message came from a server in one of these generations.
+pub fn was_received(
+    read: &impl Read,
+    origin: &ServerName,
+    generations: &[u64],
+    message_id: &str,
+) -> Result<bool, StorageError> {
+    for &generation in generations {
+        let row = key().str(origin).u64(generation).str(message_id);
+        if read.get(Cf::ReceivedMessages, row.as_ref())?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Notes that a message came from a server.
+pub fn put_received(batch: &mut Batch, origin: &ServerName, generation: u64, message_id: &str) {
+    batch.put(Cf::ReceivedMessages, key().str(origin).u64(generation).str(message_id), []);
+}
+
+/// Forgets what came from a server in a generation.
+pub fn forget_received(batch: &mut Batch, origin: &ServerName, generation: u64) {
+    batch.delete_prefix(Cf::ReceivedMessages, key().str(origin).u64(generation));
+}
+
+/// The first generation of which anything is remembered of a server.
+pub fn first_generation(read: &impl Read, origin: &ServerName) -> Result<Option<u64>, StorageError> {
+    let prefix = key().str(origin);
+    let rows = read.scan(Cf::ReceivedMessages, prefix.as_ref(), None, Direction::Forward, 1)?;
+    let Some((row, _)) = rows.first() else { return Ok(None) };
+    let mut parts = KeyParts::new(Cf::ReceivedMessages, row);
+    parts.str()?;
+    parts.u64().map(Some)
 }
 
 /// Deletes everything that waits for a device.

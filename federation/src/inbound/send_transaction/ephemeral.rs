@@ -1,4 +1,5 @@
-//! The ephemeral units of a transaction. Unknown ones, and ones that make no
+//! The units of a transaction that are no events: short-lived ones, messages to
+//! devices, changes of encryption keys. Unknown ones, and ones that make no
 //! sense or are not the sender's to send, are skipped.
 
 use std::collections::BTreeMap;
@@ -6,6 +7,7 @@ use std::collections::BTreeMap;
 use causeway_service::{
     Services,
     error::{Chain, MatrixError},
+    keys::remote::{CrossSigningUpdate, DeviceUpdate},
     receipts::READ,
     typing::TYPING_TIMEOUT_MAX_MS,
 };
@@ -53,6 +55,9 @@ pub(crate) async fn receive(state: &FederationState, origin: &ServerName, edu: &
         }
         "m.typing" => typing,
         "m.receipt" => receipts,
+        "m.direct_to_device" => direct_to_device,
+        "m.device_list_update" => device_list_update,
+        "m.signing_key_update" => signing_key_update,
         _ => return tracing::trace!(%origin, edu_type, "an unknown ephemeral unit is skipped"),
     };
     let (services, from) = (state.services().clone(), origin.to_owned());
@@ -123,4 +128,28 @@ fn receipts(services: &Services, origin: &ServerName, content: &str) -> Result<(
         }
     }
     Ok(())
+}
+
+fn direct_to_device(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    services.to_device.receive(origin, &parse(content)?)
+}
+
+fn device_list_update(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    let update: DeviceUpdate = parse(content)?;
+    is_of(origin, &update.user_id)?;
+    services.keys.device_changed(&update)
+}
+
+fn signing_key_update(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    let update: CrossSigningUpdate = parse(content)?;
+    is_of(origin, &update.user_id)?;
+    services.keys.cross_signing_changed(&update)
+}
+
+fn is_of(origin: &ServerName, user_id: &UserId) -> Result<(), MatrixError> {
+    if user_id.server_name() == origin {
+        Ok(())
+    } else {
+        Err(MatrixError::forbidden("That is not a user of that server"))
+    }
 }

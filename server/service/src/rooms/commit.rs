@@ -24,7 +24,7 @@ use super::{
     store::{Held, Store},
     writer::{Pending, RoomWriter},
 };
-use crate::notify::Topic;
+use crate::{device_lists::announce_join, notify::Topic};
 
 /// Redactions of one event that came before it and are looked at.
 const PENDING_REDACTIONS_MAX: usize = 20;
@@ -71,7 +71,7 @@ impl RoomWriter<'_> {
         self.put_threads(&held, &redacted)?;
         self.put_times(&held);
         self.put_words(&held, &redacted)?;
-        self.put_members(members, &held);
+        self.put_members(members, &held)?;
         let store = &self.rooms.store;
         let commit = store.database.commit(self.batch)?;
         publish(store, &held, &nodes);
@@ -180,7 +180,7 @@ impl RoomWriter<'_> {
     }
 
     /// Who stands where in the room now, by room and (our own users) by user.
-    fn put_members(&mut self, members: ChangedMembers, held: &[Held]) {
+    fn put_members(&mut self, members: ChangedMembers, held: &[Held]) -> Result<(), RoomError> {
         let positions: HashMap<&EventId, i64> =
             held.iter().filter_map(|held| Some((held.pdu.event_id(), held.meta.position?))).collect();
         let mut learnt = None;
@@ -199,14 +199,35 @@ impl RoomWriter<'_> {
                 )
             });
             rows::put_member(&mut self.batch, &self.room_id, &user_id, row.as_ref());
-            if local {
-                match &row {
-                    Some(row) => rows::put_membership(&mut self.batch, &user_id, &self.room_id, row),
-                    None => rows::delete_membership(&mut self.batch, &user_id, &self.room_id),
-                }
-                self.topics.push(Topic::User(user_id));
+            let joined = row.as_ref().is_some_and(|row| row.membership == MembershipState::Join);
+            if !local {
+                rows::put_remote_membership(&mut self.batch, &user_id, &self.room_id, joined);
+                continue;
             }
+            if joined {
+                self.announce_devices(&user_id)?;
+            }
+            match &row {
+                Some(row) => rows::put_membership(&mut self.batch, &user_id, &self.room_id, row),
+                None => rows::delete_membership(&mut self.batch, &user_id, &self.room_id),
+            }
+            self.topics.push(Topic::User(user_id));
         }
+        Ok(())
+    }
+
+    /// Tells the room's other servers of the devices of a local user who is new in it.
+    fn announce_devices(&mut self, user_id: &UserId) -> Result<(), RoomError> {
+        let database = &self.rooms.store.database;
+        let before = rows::membership(database, user_id, &self.room_id)?;
+        if before.is_some_and(|before| before.membership == MembershipState::Join) {
+            return Ok(());
+        }
+        let servers = self.head.servers.keys().cloned().collect();
+        if announce_join(database, &mut self.batch, user_id, &self.room_id, servers)? {
+            self.topics.push(Topic::Outbox);
+        }
+        Ok(())
     }
 
     /// Which redactions apply from now on, and which wait for their target.

@@ -26,6 +26,9 @@ use super::{
     store::{Held, Reader, VersionRules},
 };
 
+/// Rooms of one user of another server that are looked at.
+const SHARED_ROOMS_MAX: usize = 10_000;
+
 impl Rooms {
     /// Whether this server knows the room.
     pub fn exists(&self, room_id: &RoomId) -> Result<bool, RoomError> {
@@ -217,6 +220,28 @@ impl Rooms {
             }
         }
         Ok(false)
+    }
+
+    /// Whether this server is in a room with a user of another server.
+    pub fn shares_a_room(&self, user_id: &UserId) -> Result<bool, RoomError> {
+        for room_id in rows::remote_rooms(&self.store.database, user_id, SHARED_ROOMS_MAX)? {
+            if self.is_joined_here(&room_id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The rooms that this server and a user of another one are in.
+    pub fn shared_rooms(&self, user_id: &UserId) -> Result<Vec<OwnedRoomId>, RoomError> {
+        let mut rooms = rows::remote_rooms(&self.store.database, user_id, SHARED_ROOMS_MAX)?;
+        let mut shared = Vec::with_capacity(rooms.len());
+        for room_id in rooms.drain(..) {
+            if self.is_joined_here(&room_id)? {
+                shared.push(room_id);
+            }
+        }
+        Ok(shared)
     }
 
     /// The number of joined members.

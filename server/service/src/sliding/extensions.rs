@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_storage::{StreamPosition, keys, to_device};
+use causeway_storage::{StreamPosition, keys, rooms::Member, to_device};
 use ruma::{OwnedRoomId, events::room::member::MembershipState};
 
 use super::{
@@ -56,14 +56,14 @@ pub fn to_device_since(request: &super::Request) -> Result<Option<u64>, MatrixEr
 }
 
 /// Device lists and key counts.
-pub fn e2ee(making: &Making<'_>, joined: &[OwnedRoomId]) -> Result<Option<E2ee>, MatrixError> {
+pub fn e2ee(making: &Making<'_>, memberships: &[(OwnedRoomId, Member)]) -> Result<Option<E2ee>, MatrixError> {
     if !making.request.extensions.e2ee.is_on() {
         return Ok(None);
     }
     let (user_id, device_id) = (&making.request.user_id, &making.request.device_id);
     let database = making.view.database();
     let device_lists = match making.since() {
-        Some(since) => Some(making.services.device_lists(user_id, Some(since), making.until, joined)?),
+        since @ Some(_) => Some(making.services.device_lists(user_id, since, memberships, making.until)?),
         None => None,
     };
     let mut counts = keys::one_time_key_counts(database, user_id, device_id)?;

@@ -24,7 +24,7 @@ mod room;
 use std::sync::Arc;
 
 use causeway_storage::StreamPosition;
-use ruma::{OwnedRoomId, events::room::member::MembershipState};
+use ruma::OwnedRoomId;
 
 pub use self::request::Request;
 use self::{
@@ -94,11 +94,7 @@ impl SlidingSync {
         let mut making = Making::new(&self.sync, request, standing, until)?;
         let known: std::collections::BTreeSet<OwnedRoomId> =
             memberships.iter().map(|(room_id, _)| room_id.clone()).collect();
-        let joined: Vec<OwnedRoomId> = memberships
-            .iter()
-            .filter(|(_, member)| member.membership == MembershipState::Join)
-            .map(|(room_id, _)| room_id.clone())
-            .collect();
+        let e2ee = extensions::e2ee(&making, &memberships)?;
         let entries = lists::entries(&making, memberships)?;
         let selection = lists::select(&making, &entries)?;
         let asked: Vec<_> =
@@ -111,7 +107,7 @@ impl SlidingSync {
             }
         }
         response.extensions.to_device = extensions::to_device(&making)?;
-        response.extensions.e2ee = extensions::e2ee(&making, &joined)?;
+        response.extensions.e2ee = e2ee;
         response.extensions.account_data = extensions::account_data(&mut making, &asked)?;
         response.extensions.receipts = extensions::receipts(&mut making, &asked, &response)?;
         let (told, typing) = extensions::typing(&making, &asked);

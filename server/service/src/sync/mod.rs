@@ -13,6 +13,7 @@
 pub(crate) mod account_data;
 mod answer;
 pub(crate) mod counting;
+pub mod device_lists;
 pub mod filter;
 mod given;
 mod joined;
@@ -25,7 +26,7 @@ pub(crate) mod timeline;
 pub mod token;
 pub mod unread;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use causeway_storage::{
     Database, StorageError, StreamPosition, keys,
@@ -58,9 +59,6 @@ const ROOMS_PAGE: usize = 1_000;
 
 /// To-device messages in one answer; the rest comes with the next.
 pub const TO_DEVICE_MAX: usize = 100;
-
-/// Key changes looked at for one answer; if there are more, clients ask for all.
-const KEY_CHANGES_MAX: usize = 10_000;
 
 /// How often a look waits for what is committed to become visible.
 const VISIBLE_TRIES: usize = 3;
@@ -240,7 +238,7 @@ impl SyncService {
         let mut answer = Answer::new(self, request, until, &joined)?;
         let mut response = Response {
             to_device: Events { events: to_device.into_iter().map(|(_, event)| event).collect() },
-            device_lists: self.device_lists(user_id, answer.since(), until, &joined)?,
+            device_lists: self.device_lists(user_id, answer.since(), &memberships, until)?,
             device_one_time_keys_count: keys::one_time_key_counts(&self.database, user_id, device_id)?,
             device_unused_fallback_key_types: keys::unused_fallback_algorithms(
                 &self.database,
@@ -289,6 +287,32 @@ impl SyncService {
         }
     }
 
+    /// Whose keys to look at; nothing for a device that has nothing yet: it looks
+    /// at everybody anyway.
+    pub(crate) fn device_lists(
+        &self,
+        user_id: &UserId,
+        since: Option<u64>,
+        memberships: &[(OwnedRoomId, Member)],
+        until: u64,
+    ) -> Result<DeviceLists, MatrixError> {
+        let Some(since) = since else { return Ok(DeviceLists::default()) };
+        device_lists::device_lists(RoomView::new(&self.rooms), user_id, memberships, since, until)
+    }
+
+    /// Whose keys changed between two tokens, and who is gone.
+    pub fn device_lists_between(
+        &self,
+        user_id: &UserId,
+        from: SyncToken,
+        to: SyncToken,
+    ) -> Result<DeviceLists, MatrixError> {
+        let (until, memberships) = self.consistent_memberships(user_id)?;
+        let view = RoomView::new(&self.rooms);
+        let until = until.min(to.position);
+        device_lists::device_lists(view, user_id, &memberships, from.position, until)
+    }
+
     fn memberships(&self, user_id: &UserId) -> Result<Vec<(OwnedRoomId, Member)>, StorageError> {
         let mut all: Vec<(OwnedRoomId, Member)> = Vec::new();
         loop {
@@ -300,36 +324,6 @@ impl SyncService {
                 return Ok(all);
             }
         }
-    }
-
-    /// Users with whom a room is shared and whose keys changed.
-    pub(crate) fn device_lists(
-        &self,
-        own_id: &UserId,
-        since: Option<u64>,
-        until: u64,
-        joined: &[OwnedRoomId],
-    ) -> Result<DeviceLists, MatrixError> {
-        let Some(since) = since else { return Ok(DeviceLists::default()) };
-        let (since, until) = (StreamPosition(since), StreamPosition(until));
-        let changes = keys::key_changes(&self.database, since, until, KEY_CHANGES_MAX)?;
-        let users: BTreeSet<OwnedUserId> = changes.into_iter().map(|(_, user_id)| user_id).collect();
-        let mut changed = Vec::new();
-        for user_id in users {
-            if user_id == own_id || self.shares_room(&user_id, joined)? {
-                changed.push(user_id);
-            }
-        }
-        Ok(DeviceLists { changed, left: Vec::new() })
-    }
-
-    fn shares_room(&self, user_id: &UserId, joined: &[OwnedRoomId]) -> Result<bool, StorageError> {
-        for room_id in joined {
-            if rows::member(&self.database, room_id, user_id)?.is_some_and(|member| is_joined(&member)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -73,6 +73,34 @@ pub fn put_member(batch: &mut Batch, room_id: &RoomId, user_id: &UserId, member:
     }
 }
 
+/// Notes whether a user of another server is joined to a room.
+pub fn put_remote_membership(batch: &mut Batch, user_id: &UserId, room_id: &RoomId, joined: bool) {
+    let row = key().str(user_id).str(room_id);
+    if joined {
+        batch.put(Cf::RemoteMemberships, row, []);
+    } else {
+        batch.delete(Cf::RemoteMemberships, row);
+    }
+}
+
+/// The rooms that a user of another server is joined to, as far as this server
+/// is or was in them, at most `limit`.
+pub fn remote_rooms(
+    read: &(impl Read + ?Sized),
+    user_id: &UserId,
+    limit: usize,
+) -> Result<Vec<OwnedRoomId>, StorageError> {
+    let prefix = key().str(user_id).finish();
+    let rows = read.scan(Cf::RemoteMemberships, &prefix, None, Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(row, _)| {
+            let mut parts = KeyParts::new(Cf::RemoteMemberships, row);
+            parts.str()?;
+            room_id_part(Cf::RemoteMemberships, &mut parts)
+        })
+        .collect()
+}
+
 /// A local user's standing in a room, also one that this server is not in.
 pub fn membership(
     read: &(impl Read + ?Sized),

@@ -1,0 +1,124 @@
+//! The driver that fetches device lists of other servers' users: those of which
+//! a change was missed, and those that were asked for and are to be held.
+//!
+//! What is to be fetched is in storage, so nothing is forgotten over a restart.
+//! Invariants: one attempt at a time for each user, a few at once for each server
+//! and for all, and pauses that grow after each failure.
+
+use std::time::Duration;
+
+use causeway_service::keys::remote::Stale;
+use causeway_service::{
+    error::{Chain, MatrixError},
+    keys::remote::{Due, FETCHES_AT_ONCE},
+    notify::Topic,
+};
+use http::Method;
+use ruma::{OwnedUserId, UserId};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::{Backoff, BackoffPolicy},
+    client::{ClientError, Request, escape},
+    error::blocking,
+    state::FederationState,
+};
+
+/// Largest answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest wait for one answer.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pauses after failures. A change that is heard of ends them.
+const PAUSES: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_secs(5), longest: Duration::from_hours(1) };
+/// Longest sleep when nothing is known to be due: a bound on what a missed wake-up costs.
+const IDLE: Duration = Duration::from_mins(10);
+
+/// Fetches until `stop`.
+pub(crate) async fn run(state: FederationState, stop: CancellationToken) {
+    let subscription = state.services().notifier.subscribe([Topic::DeviceLists]);
+    let mut tasks: JoinSet<OwnedUserId> = JoinSet::new();
+    let mut busy: Vec<OwnedUserId> = Vec::new();
+    loop {
+        let due = due(&state, FETCHES_AT_ONCE.saturating_sub(busy.len()), &busy).await;
+        for (user_id, stale) in due.lists {
+            busy.push(user_id.clone());
+            tasks.spawn(fetch(state.clone(), user_id, stale));
+        }
+        let now_ms = state.clock().now_ms();
+        let wait = due.next_at_ms.map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(now_ms)));
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(user_id) => busy.retain(|busy| *busy != user_id),
+                Err(error) => {
+                    tracing::error!(%error, "fetching a device list failed");
+                    busy.clear();
+                    tasks.shutdown().await;
+                }
+            },
+            () = subscription.changed() => {}
+            () = tokio::time::sleep(wait.min(IDLE)) => {}
+        }
+    }
+    tasks.shutdown().await;
+}
+
+async fn due(state: &FederationState, limit: usize, busy: &[OwnedUserId]) -> Due {
+    if limit == 0 {
+        return Due::default();
+    }
+    let (services, busy) = (state.services().clone(), busy.to_vec());
+    blocking(move || services.keys.due_lists(limit, &busy)).await.unwrap_or_else(|error| {
+        tracing::error!(error = %Chain(&error), "stale device lists can't be read");
+        Due::default()
+    })
+}
+
+/// One attempt; whose list it was.
+async fn fetch(state: FederationState, user_id: OwnedUserId, stale: Stale) -> OwnedUserId {
+    let fetched = ask(&state, &user_id).await;
+    let (services, of) = (state.services().clone(), user_id.clone());
+    let now_ms = state.clock().now_ms();
+    let noted = blocking(move || match fetched {
+        Ok(answer) => services.keys.list_fetched(&of, stale, &answer).or_else(|error| {
+            tracing::info!(user_id = %of, error = %Chain(&error), "a device list can't be used");
+            pause(&services.keys, &of, stale, now_ms)
+        }),
+        Err(ClientError::Status { status, .. }) if status == http::StatusCode::NOT_FOUND => {
+            services.keys.forget_list(&of)
+        }
+        Err(error) => {
+            tracing::debug!(user_id = %of, error = %Chain(&error), "a device list can't be fetched");
+            pause(&services.keys, &of, stale, now_ms)
+        }
+    });
+    if let Err(error) = noted.await {
+        tracing::error!(%user_id, error = %Chain(&error), "a fetched device list can't be noted");
+    }
+    user_id
+}
+
+fn pause(
+    keys: &causeway_service::keys::Keys,
+    user_id: &UserId,
+    stale: Stale,
+    now_ms: u64,
+) -> Result<(), MatrixError> {
+    let backoff = Backoff { failures: stale.failures, retry_at_ms: stale.retry_at_ms };
+    let Backoff { failures, retry_at_ms } = backoff.failed(PAUSES, now_ms, rand::random());
+    keys.list_not_fetched(user_id, failures, retry_at_ms)
+}
+
+async fn ask(state: &FederationState, user_id: &UserId) -> Result<Value, ClientError> {
+    let server = user_id.server_name();
+    let path = format!("/_matrix/federation/v1/user/devices/{}", escape(user_id));
+    let mut request = Request::new(server, Method::GET, &path);
+    request.response_bytes_max = ANSWER_BYTES_MAX;
+    request.timeout = Some(FETCH_TIMEOUT);
+    let response = state.client().send_ok(request).await?;
+    serde_json::from_slice(&response.body)
+        .map_err(|error| ClientError::Answer(server.to_owned(), error.to_string()))
+}

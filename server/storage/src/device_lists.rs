@@ -1,0 +1,100 @@
+//! Rows of device lists between servers: how far others were told of our
+//! users' devices, and what is held of the devices of theirs.
+//!
+//! A remote list is one row: it changes as a whole and is read as a whole.
+
+use std::collections::BTreeMap;
+
+use ruma::{OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Batch, Cf, Direction, Read, StorageError, StreamPosition,
+    codec::{self, KeyParts, key},
+};
+
+/// The devices and cross-signing keys of a user of another server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RemoteList {
+    /// The number of the last change that is in it, as its server counts.
+    pub stream_id: u64,
+    /// Signed device keys by device id, raw as far as they are signed.
+    pub devices: BTreeMap<String, Box<RawValue>>,
+    /// The master key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<Box<RawValue>>,
+    /// The self-signing key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_signing: Option<Box<RawValue>>,
+}
+
+/// A list that is to be fetched, and how that went so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// No attempt before this time, milliseconds since the Unix epoch.
+    pub retry_at_ms: u64,
+    /// How often it was marked: one who fetched it knows by this whether the list changed meanwhile.
+    pub marks: u64,
+}
+
+/// The number of the last change of a local user's devices; zero before the first.
+pub fn number(read: &impl Read, user_id: &UserId) -> Result<u64, StorageError> {
+    let row = read.get(Cf::DeviceListNumbers, key().str(user_id).as_ref())?;
+    row.map_or(Ok(0), |bytes| codec::decode_u64(Cf::DeviceListNumbers, &bytes))
+}
+
+/// Sets it.
+pub fn put_number(batch: &mut Batch, user_id: &UserId, number: StreamPosition) {
+    batch.put(Cf::DeviceListNumbers, key().str(user_id), number.0.to_be_bytes());
+}
+
+/// What is held of a user of another server.
+pub fn remote(read: &impl Read, user_id: &UserId) -> Result<Option<RemoteList>, StorageError> {
+    codec::get(read, Cf::RemoteDeviceLists, key().str(user_id).as_ref())
+}
+
+/// Replaces it.
+pub fn put_remote(batch: &mut Batch, user_id: &UserId, list: &RemoteList) {
+    codec::put(batch, Cf::RemoteDeviceLists, key().str(user_id), list);
+}
+
+/// Forgets it, and that it was to be fetched.
+pub fn delete_remote(batch: &mut Batch, user_id: &UserId) {
+    batch.delete(Cf::RemoteDeviceLists, key().str(user_id));
+    batch.delete(Cf::StaleDeviceLists, key().str(user_id));
+}
+
+/// Whether a user's list is to be fetched.
+pub fn stale(read: &impl Read, user_id: &UserId) -> Result<Option<Stale>, StorageError> {
+    codec::get(read, Cf::StaleDeviceLists, key().str(user_id).as_ref())
+}
+
+/// Notes that it is, or how an attempt went.
+pub fn put_stale(batch: &mut Batch, user_id: &UserId, stale: &Stale) {
+    codec::put(batch, Cf::StaleDeviceLists, key().str(user_id), stale);
+}
+
+/// Notes that it was fetched.
+pub fn delete_stale(batch: &mut Batch, user_id: &UserId) {
+    batch.delete(Cf::StaleDeviceLists, key().str(user_id));
+}
+
+/// Lists that are to be fetched, of users after `after` in order, at most `limit`.
+pub fn all_stale(
+    read: &impl Read,
+    after: Option<&UserId>,
+    limit: usize,
+) -> Result<Vec<(OwnedUserId, Stale)>, StorageError> {
+    let from = after.map(|user_id| key().str(user_id).bytes(&[0]).finish());
+    let rows = read.scan(Cf::StaleDeviceLists, b"", from.as_deref(), Direction::Forward, limit)?;
+    let decoded = rows.iter().map(|(row, value)| {
+        let user_id = KeyParts::new(Cf::StaleDeviceLists, row).str()?;
+        let broken = |_| StorageError::BrokenKey { cf: Cf::StaleDeviceLists.name() };
+        let user_id = OwnedUserId::try_from(user_id).map_err(broken)?;
+        Ok((user_id, codec::decode(Cf::StaleDeviceLists, value)?))
+    });
+    decoded.collect()
+}
