@@ -37,6 +37,7 @@ fn versions(
         "versions": VERSIONS,
         "unstable_features": {
             "org.causeway.shared_space": true,
+            "org.matrix.msc3814": true,
             "org.matrix.msc4222": true,
             "org.matrix.simplified_msc3575": true,
         },

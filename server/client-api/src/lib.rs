@@ -20,6 +20,7 @@ pub mod auth;
 mod backup;
 mod by_time;
 mod config;
+mod dehydrated_device;
 mod device;
 mod directory;
 mod discovery;
@@ -63,6 +64,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(backup::routes())
         .merge(by_time::routes())
         .merge(config::routes())
+        .merge(dehydrated_device::routes())
         .merge(device::routes())
         .merge(discovery::routes())
         .merge(keys::routes())

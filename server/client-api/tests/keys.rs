@@ -101,6 +101,26 @@ async fn one_time_keys_are_given_once_and_then_the_fallback_key() {
 }
 
 #[tokio::test]
+async fn one_time_keys_are_given_in_the_order_in_which_they_came() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for id in ["C", "A", "B"] {
+        let keys = json!({ "one_time_keys": { format!("signed_curve25519:{id}"): { "key": id } } });
+        upload(&server, &alice, keys).await.ok();
+    }
+    let mut given = Vec::new();
+    for left in [2, 1, 0] {
+        let claim = json!({ "one_time_keys": { "@alice:example.org": { "DEV": "signed_curve25519" } } });
+        let claimed = server.post(&format!("{V3}/keys/claim"), &bob, claim).await.ok();
+        let keys = claimed["one_time_keys"]["@alice:example.org"]["DEV"].as_object().expect("a key").clone();
+        given.extend(keys.values().map(|key| key["key"].clone()));
+        let counts = upload(&server, &alice, json!({})).await.ok();
+        assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], left);
+    }
+    assert_eq!(given, ["C", "A", "B"]);
+}
+
+#[tokio::test]
 async fn cross_signing_keys_hang_together_and_forged_signatures_are_refused() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
@@ -332,4 +352,51 @@ async fn who_comes_and_goes_is_told_of_as_changed_and_left() {
     assert!(empty(&went, "changed"));
     let path = format!("{V3}/keys/changes?from={since}&to={now}");
     assert_eq!(server.get(&path, &alice).await.ok()["left"], json!(["@bob:example.org"]));
+}
+
+#[tokio::test]
+async fn a_dehydrated_device_is_kept_in_place_of_the_one_before() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let path = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+    server.get(path, &alice).await.is_error(404, "M_NOT_FOUND");
+    let user = "@alice:example.org";
+    let body = |device_id: &str| {
+        let (key, public) = pair(device_id);
+        let keys = json!({ "user_id": user, "device_id": device_id, "algorithms": [], "dehydrated": true,
+            "keys": { format!("ed25519:{device_id}"): public } });
+        json!({ "device_id": device_id, "device_data": { "algorithm": "x", "pickle": device_id },
+            "initial_device_display_name": "Asleep", "device_keys": signed(&key, user, keys),
+            "fallback_keys": { "signed_curve25519:F": { "key": "f" } } })
+    };
+    let mut forged = body("SLEEP");
+    forged["device_keys"]["algorithms"] = json!(["other"]);
+    server.put(path, &alice, forged).await.is_error(400, "M_INVALID_SIGNATURE");
+    server.put(path, &alice, body("DEV")).await.is_error(400, "M_INVALID_PARAM");
+    assert_eq!(server.put(path, &alice, body("SLEEP")).await.ok(), json!({ "device_id": "SLEEP" }));
+    let held = server.get(path, &alice).await.ok();
+    assert_eq!(held, json!({ "device_id": "SLEEP", "device_data": { "algorithm": "x", "pickle": "SLEEP" } }));
+    server.get(path, &bob).await.is_error(404, "M_NOT_FOUND");
+
+    for n in [1, 2] {
+        let message = json!({ "messages": { user: { "SLEEP": { "n": n } } } });
+        server.put(&format!("{V3}/sendToDevice/m.test/{n}"), &bob, message).await.ok();
+    }
+    let events = format!("{path}/SLEEP/events");
+    let got = server.post(&events, &alice, json!({})).await.ok();
+    let ns: Vec<&Value> =
+        got["events"].as_array().expect("events").iter().map(|event| &event["content"]["n"]).collect();
+    assert_eq!(ns, [1, 2]);
+    let rest = server.post(&events, &alice, json!({ "next_batch": got["next_batch"] })).await.ok();
+    assert_eq!(rest["events"], json!([]));
+    server.post(&events, &bob, json!({})).await.is_error(404, "M_NOT_FOUND");
+    server.post(&format!("{path}/DEV/events"), &alice, json!({})).await.is_error(403, "M_FORBIDDEN");
+
+    server.put(path, &alice, body("OTHER")).await.ok();
+    let query = json!({ "device_keys": { user: [] } });
+    let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
+    let devices = found["device_keys"][user].as_object().expect("devices");
+    assert_eq!(devices.keys().collect::<Vec<_>>(), ["OTHER"]);
+    assert_eq!(server.ask("DELETE", path, Some(&alice), None).await.ok(), json!({ "device_id": "OTHER" }));
+    server.get(path, &alice).await.is_error(404, "M_NOT_FOUND");
 }

@@ -128,6 +128,31 @@ impl Devices {
         Ok(session)
     }
 
+    /// Makes a device that nobody is logged in to.
+    ///
+    /// # Errors
+    /// 400 when the user has a device of this id.
+    pub(crate) fn add_without_session(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        name: Option<String>,
+    ) -> Result<(), MatrixError> {
+        check_device_id(device_id)?;
+        let display_name = name.map(|name| bounded_name(&name)).transpose()?;
+        let writing = self.lock();
+        if rows::device(&self.database, user_id, device_id)?.is_some() {
+            return Err(MatrixError::invalid_param("There is a device of this id"));
+        }
+        let device = Device { display_name, last_seen_ts: self.clock.now_ms(), ..Device::default() };
+        let mut batch = self.database.batch();
+        rows::put_device(&mut batch, user_id, device_id, &device);
+        self.make_room(&mut batch, user_id)?;
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        Ok(self.database.wait_durable(commit)?)
+    }
+
     /// New tokens for an old refresh token. The old ones end when the new ones
     /// are first used, so a lost answer doesn't log the device out.
     ///

@@ -77,6 +77,14 @@ impl Keys {
         Self { database, rooms, notifier, clock, writing: Mutex::default() }
     }
 
+    /// Whether [`Self::upload`] would take the device's identity.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(session: &Session, keys: &Uploaded) -> Result<(), MatrixError> {
+        keys.device_keys.clone().map_or(Ok(()), |keys| check_device_keys(session, keys).map(drop))
+    }
+
     /// Stores a device's keys; how many one-time keys of each algorithm it has then.
     ///
     /// # Errors
@@ -121,11 +129,15 @@ impl Keys {
         if counts.values().sum::<u64>() + keys.len() as u64 > ONE_TIME_KEYS_MAX as u64 {
             return Err(MatrixError::too_large("Too many one-time keys"));
         }
+        let mut position = None;
         for (full_id, key) in keys {
             let (algorithm, id) = split_id(full_id)?;
             let key = bounded(key, KEY_BYTES_MAX)?;
             match rows::one_time_key(&self.database, user_id, device_id, algorithm, id)? {
-                None => rows::put_one_time_key(batch, user_id, device_id, algorithm, id, &key),
+                None => {
+                    let position = *position.get_or_insert_with(|| batch.position());
+                    rows::put_one_time_key(batch, (user_id, device_id), algorithm, id, position, &key);
+                }
                 Some(known) if known.get() == key.get() => {}
                 Some(_) => {
                     let message = format!("One time key {full_id} already exists with another value");
@@ -189,9 +201,9 @@ impl Keys {
         let writing = self.lock();
         let mut batch = self.database.batch();
         let claimed = match rows::first_one_time_key(&self.database, user_id, device_id, algorithm)? {
-            Some((id, key)) => {
-                rows::delete_one_time_key(&mut batch, user_id, device_id, algorithm, &id);
-                (format!("{algorithm}:{id}"), key)
+            Some(first) => {
+                rows::delete_one_time_key(&mut batch, user_id, device_id, algorithm, &first);
+                (format!("{algorithm}:{}", first.id), first.key)
             }
             None => match rows::fallback_key(&self.database, user_id, device_id, algorithm)? {
                 None => return Ok(None),

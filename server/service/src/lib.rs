@@ -17,6 +17,7 @@ pub mod by_time;
 mod cache;
 pub mod client_event;
 pub mod clock;
+pub mod dehydrated;
 mod device_lists;
 pub mod devices;
 pub mod directory;
@@ -63,6 +64,7 @@ use account_data::AccountData;
 use accounts::Accounts;
 use backups::Backups;
 use clock::Clock;
+use dehydrated::DehydratedDevices;
 use devices::Devices;
 use directory::Directory;
 use history::History;
@@ -151,6 +153,8 @@ pub struct Services {
     pub user_directory: Arc<UserDirectory>,
     /// End-to-end encryption keys.
     pub keys: Arc<Keys>,
+    /// Devices that nobody is logged in to.
+    pub dehydrated: DehydratedDevices,
     /// Backups of room keys.
     pub backups: Arc<Backups>,
     /// Messages from device to device.
@@ -202,6 +206,7 @@ impl Services {
             .with_rank_wait(Duration::from_millis(settings.rank_wait_ms))
             .with_quota(settings.space_quota_bytes);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
+        let keys = Arc::new(Keys::new(db(), at(), wake(), time()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let profiles = Arc::new(Profiles::new(db(), at()));
         let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
@@ -225,7 +230,8 @@ impl Services {
             uiaa: Arc::new(Uiaa::new(time())),
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
             user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),
-            keys: Arc::new(Keys::new(db(), at(), wake(), time())),
+            dehydrated: DehydratedDevices::new(db(), Arc::clone(&devices), Arc::clone(&keys)),
+            keys,
             backups: Arc::new(Backups::new(db())),
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
             account_data: Arc::new(AccountData::new(db(), wake())),

@@ -72,10 +72,14 @@ catalogue! {
     AccountDataChanges = "account_data_changes";
 
     // --- end-to-end encryption and to-device messages
+    /// user id -> JSON `dehydrated::Dehydrated`.
+    DehydratedDevices = "dehydrated_devices";
     /// user id | device id -> raw JSON of the signed device keys.
     DeviceKeys = "device_keys";
     /// user id | device id | algorithm | key id -> raw JSON of the key.
     OneTimeKeys = "one_time_keys";
+    /// user id | device id | algorithm | position u64 | key id -> (): in which order the keys came.
+    OneTimeKeyOrder = "one_time_key_order";
     /// user id | device id | algorithm -> JSON `keys::FallbackKey`.
     FallbackKeys = "fallback_keys";
     /// user id | `master`, `self_signing` or `user_signing` -> raw JSON of the key.

@@ -72,6 +72,7 @@ pub fn delete_device_keys(batch: &mut Batch, user_id: &UserId, device_id: &Devic
     let prefix = key().str(user_id).str(device_id);
     batch.delete(Cf::DeviceKeys, &prefix);
     batch.delete_prefix(Cf::OneTimeKeys, &prefix);
+    batch.delete_prefix(Cf::OneTimeKeyOrder, &prefix);
     batch.delete_prefix(Cf::FallbackKeys, &prefix);
 }
 
@@ -87,33 +88,59 @@ pub fn one_time_key(
     row.map(|bytes| raw(Cf::OneTimeKeys, &bytes)).transpose()
 }
 
-/// Adds a one-time key.
+/// Adds a one-time key that came at `position`.
 pub fn put_one_time_key(
     batch: &mut Batch,
-    user_id: &UserId,
-    device_id: &DeviceId,
+    (user_id, device_id): (&UserId, &DeviceId),
     algorithm: &str,
     id: &str,
+    position: StreamPosition,
     value: &RawValue,
 ) {
-    batch.put(Cf::OneTimeKeys, key().str(user_id).str(device_id).str(algorithm).str(id), value.get());
+    let prefix = key().str(user_id).str(device_id).str(algorithm);
+    batch.put(Cf::OneTimeKeyOrder, prefix.clone().u64(position.0).str(id), []);
+    batch.put(Cf::OneTimeKeys, prefix.str(id), value.get());
 }
 
-/// The first one-time key of an algorithm, and its id.
+/// A one-time key that waits.
+#[derive(Clone, Debug)]
+pub struct OneTimeKey {
+    /// Its name, without the algorithm.
+    pub id: String,
+    /// As uploaded.
+    pub key: Box<RawValue>,
+    /// When it came; `None` for one from before that was noted.
+    position: Option<u64>,
+}
+
+/// The one-time key of an algorithm that came first. Those from before their
+/// order was noted come last.
 pub fn first_one_time_key(
     read: &impl Read,
     user_id: &UserId,
     device_id: &DeviceId,
     algorithm: &str,
-) -> Result<Option<(String, Box<RawValue>)>, StorageError> {
+) -> Result<Option<OneTimeKey>, StorageError> {
     let prefix = key().str(user_id).str(device_id).str(algorithm);
-    let rows = read.scan(Cf::OneTimeKeys, prefix.as_ref(), None, Direction::Forward, 1)?;
+    let first = |cf| read.scan(cf, prefix.as_ref(), None, Direction::Forward, 1);
+    if let Some((row, _)) = first(Cf::OneTimeKeyOrder)?.first() {
+        let mut parts = KeyParts::new(Cf::OneTimeKeyOrder, row);
+        for _ in 0..3 {
+            parts.str()?;
+        }
+        let (position, id) = (parts.u64()?, parts.str()?.to_owned());
+        let found = one_time_key(read, user_id, device_id, algorithm, &id)?;
+        let key = found.ok_or(StorageError::BrokenKey { cf: Cf::OneTimeKeyOrder.name() })?;
+        return Ok(Some(OneTimeKey { id, key, position: Some(position) }));
+    }
+    let rows = first(Cf::OneTimeKeys)?;
     let Some((row, value)) = rows.first() else { return Ok(None) };
     let mut parts = KeyParts::new(Cf::OneTimeKeys, row);
     for _ in 0..3 {
         parts.str()?;
     }
-    Ok(Some((parts.str()?.to_owned(), raw(Cf::OneTimeKeys, value)?)))
+    let id = parts.str()?.to_owned();
+    Ok(Some(OneTimeKey { id, key: raw(Cf::OneTimeKeys, value)?, position: None }))
 }
 
 /// Removes a one-time key: it is given away once.
@@ -122,9 +149,13 @@ pub fn delete_one_time_key(
     user_id: &UserId,
     device_id: &DeviceId,
     algorithm: &str,
-    id: &str,
+    one: &OneTimeKey,
 ) {
-    batch.delete(Cf::OneTimeKeys, key().str(user_id).str(device_id).str(algorithm).str(id));
+    let prefix = key().str(user_id).str(device_id).str(algorithm);
+    batch.delete(Cf::OneTimeKeys, prefix.clone().str(&one.id));
+    if let Some(position) = one.position {
+        batch.delete(Cf::OneTimeKeyOrder, prefix.u64(position).str(&one.id));
+    }
 }
 
 /// How many one-time keys of each algorithm a device has waiting.

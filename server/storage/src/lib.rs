@@ -24,6 +24,7 @@ mod batch;
 mod catalogue;
 pub mod codec;
 mod database;
+pub mod dehydrated;
 pub mod device_lists;
 pub mod devices;
 pub mod directory;
