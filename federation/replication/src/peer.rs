@@ -2,7 +2,8 @@
 //!
 //! Knowledge of what a peer holds moves only by what the peer says itself: in
 //! an advertisement, a pull or a delta. That it answered 200 means nothing. A
-//! peer that says less than before is believed (it was restored); a peer that
+//! peer that says less than before was restored, or its words came out of order:
+//! it is believed, and asked once. A peer that
 //! says more than it holds harms itself (it is told less) and is found out by the
 //! next pull, after which its claims wait out a back-off that doubles.
 
@@ -49,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) told: Option<(Digest, u64)>,
     /// Whether to pull because of it.
     pub(crate) wish: Wish,
+    /// It said less than before, and was not asked since.
+    pub(crate) receded: bool,
     /// The origin was asked for what this peer claims.
     pub(crate) origin_asked: bool,
     /// After requests that failed.
@@ -57,6 +60,11 @@ pub(crate) struct Peer {
     pub(crate) claims: Backoff,
     /// After hints that brought nothing.
     pub(crate) hints: Backoff,
+}
+
+/// Whether points of a replica say less than one of it did before.
+fn is_below(points: &[Point], before: &Point) -> bool {
+    points.iter().all(|now| now.counter < before.counter)
 }
 
 impl Peer {
@@ -69,6 +77,7 @@ impl Peer {
             in_flight_until_ms: None,
             told: None,
             wish: Wish::Nothing,
+            receded: false,
             origin_asked: false,
             failures: Backoff::default(),
             claims: Backoff::default(),
@@ -84,11 +93,9 @@ impl Peer {
     /// It said all that it holds. If that is less than before, it has lost what
     /// we told it, too.
     pub(crate) fn said_all(&mut self, vector: VersionVector) {
-        let lost = |(replica, point): (_, &Point)| {
-            vector.points(replica).iter().all(|now| now.counter < point.counter)
-        };
-        if self.vector.iter().any(lost) {
+        if self.vector.iter().any(|(replica, point)| is_below(vector.points(replica), point)) {
             self.told = None;
+            self.receded = true;
         }
         self.digest = Some(Digest::of(&vector));
         self.vector = vector;
@@ -120,6 +127,7 @@ impl Peer {
     ) -> Result<(), S::Error> {
         for (replica, _) in vector.iter() {
             for point in self.vector.points(replica).to_vec() {
+                self.receded |= is_below(vector.points(replica), &point);
                 self.vector.remove(replica, &point);
             }
         }
@@ -140,14 +148,15 @@ impl Peer {
             self.vector = at.log().vector();
             self.claims.clear();
             self.hints.clear();
+            self.receded = false;
             self.wish = Wish::Nothing;
         } else if !at.log().lacking(&self.vector, at)?.is_empty() {
             self.wish = Wish::Claim;
-        } else if digest == Digest::of(&self.vector) {
+        } else if digest == Digest::of(&self.vector) && !self.receded {
             // We know its vector exactly and hold all of it: it lags behind us.
             self.wish = Wish::Nothing;
         } else {
-            let behind = self.lags(at)?;
+            let behind = !self.receded && self.lags(at)?;
             let due_ms = now_ms.saturating_add(if behind { EXPLAINED_HINT_MS } else { 0 });
             let not_before_ms = match self.wish {
                 Wish::Hint { not_before_ms } => not_before_ms.min(due_ms),

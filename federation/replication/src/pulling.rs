@@ -150,6 +150,7 @@ impl Replicator {
                     peer.also_said(&vector, at)?;
                 } else {
                     peer.said_all(vector);
+                    peer.receded = false;
                 }
                 peer.assess(now_ms, Digest::of(&at.log().vector()), at)?;
             }

@@ -47,7 +47,7 @@ pub enum Broken {
     Deaf,
     /// A second pull is sent while one is in flight.
     PullTwice,
-    /// A value that arrives after its redaction is kept.
+    /// Redacted values are kept.
     KeepRedacted,
 }
 

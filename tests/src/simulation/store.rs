@@ -108,7 +108,7 @@ impl Store {
         let Some(sibling) = Sibling::of(header) else {
             for id in header.redacts() {
                 self.erased.insert(*id);
-                if let Some(redacted) = self.changes.get_mut(id) {
+                if let Some(redacted) = self.changes.get_mut(id).filter(|_| !self.keeps_redacted) {
                     *redacted = redacted.without_value();
                 }
             }

@@ -52,7 +52,7 @@ fn knowledge_sees_a_shell_that_believes_in_200() {
 }
 
 #[test]
-fn redacted_sees_a_value_that_arrives_after_its_redaction_and_is_kept() {
+fn redacted_sees_a_value_that_is_kept() {
     trips(Broken::KeepRedacted, "redacted", |plan| Plan { redactions: true, stamps: 90, ..plan });
 }
 
