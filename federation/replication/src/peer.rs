@@ -35,6 +35,7 @@ pub(crate) enum Wish {
 
 /// One peer.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each true or not")]
 pub(crate) struct Peer {
     /// It can be reached, as far as we know.
     pub(crate) up: bool,
