@@ -9,8 +9,10 @@ mod candidates;
 mod closest_event;
 mod invite;
 mod join;
+mod knock;
 mod leave;
 mod media;
+mod public_rooms;
 mod space;
 mod user_keys;
 
@@ -68,6 +70,12 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
     match request {
         RemoteRequest::Join { room_id, user_id, via, content, reply } => {
             let _gone = reply.send(join::join(&state, &room_id, &user_id, via, content).await);
+        }
+        RemoteRequest::Knock { room_id, user_id, via, content, reply } => {
+            let _gone = reply.send(knock::knock(&state, &room_id, &user_id, via, content).await);
+        }
+        RemoteRequest::PublicRooms { server, query, reply } => {
+            let _gone = reply.send(public_rooms::public_rooms(&state, &server, query).await);
         }
         RemoteRequest::Leave { room_id, user_id, via, content, reply } => {
             let _gone = reply.send(leave::leave(&state, &room_id, &user_id, via, content).await);

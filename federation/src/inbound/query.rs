@@ -2,20 +2,23 @@
 //! `GET …/query/profile`, `GET …/query/directory`, `GET` and `POST …/publicRooms`.
 
 use axum::{Json, Router, extract::State, routing::get};
-use causeway_service::{Services, error::MatrixError};
-use ruma::{OwnedRoomAliasId, RoomId};
+use causeway_service::{Services, directory::Wanted, error::MatrixError};
+use ruma::OwnedRoomAliasId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     access,
     authenticated::Signed,
+    bounded::BoundedList,
     error::{Refusal, blocking},
     state::FederationState,
 };
 
 /// Rooms on one page unless less are asked for.
 const PAGE: usize = 100;
+/// Types of rooms that a filter may name.
+const ROOM_TYPES_MAX: usize = 100;
 
 pub(super) fn routes() -> Router<FederationState> {
     Router::new()
@@ -80,6 +83,7 @@ async fn directory(State(state): State<FederationState>, signed: Signed) -> Resu
 #[serde(default)]
 struct Filter {
     generic_search_term: Option<String>,
+    room_types: Option<BoundedList<Option<String>, ROOM_TYPES_MAX>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,13 +108,18 @@ async fn search_public_rooms(
 }
 
 fn list(services: &Services, page: Page) -> Result<Value, MatrixError> {
-    let from = page.since.as_deref().map(access::room_id).transpose()?;
-    let term = page.filter.and_then(|filter| filter.generic_search_term).unwrap_or_default();
-    let limit = page.limit.unwrap_or(PAGE).min(PAGE);
-    let found = services.directory.public_rooms(from.as_deref().map(|id| -> &RoomId { id }), &term, limit)?;
-    let mut answer = json!({"chunk": found.chunk});
+    let filter = page.filter.unwrap_or_default();
+    let wanted = Wanted {
+        from: page.since.as_deref().filter(|since| !since.is_empty()).map(str::parse).transpose()?,
+        term: filter.generic_search_term.unwrap_or_default(),
+        room_types: filter.room_types.map(|kinds| kinds.0).unwrap_or_default(),
+        limit: page.limit.unwrap_or(PAGE).min(PAGE),
+    };
+    let found = services.directory.public_rooms(&wanted)?;
+    services.rooms.barrier()?;
+    let mut answer = json!({"chunk": found.chunk, "total_room_count_estimate": found.total});
     if let Some(next) = found.next {
-        answer["next_batch"] = json!(next);
+        answer["next_batch"] = next.to_string().into();
     }
     Ok(answer)
 }

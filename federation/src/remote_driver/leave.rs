@@ -1,6 +1,8 @@
 //! Leaving a room that this server is not in: turning an invite down, or taking
-//! a knock back, through a server that is.
+//! a knock back, through a server that is. Here the invite or knock is over
+//! whether one of them takes note or not.
 
+use causeway_room::Pdu;
 use causeway_service::error::MatrixError;
 use http::Method;
 use ruma::{OwnedServerName, RoomId, UserId};
@@ -13,6 +15,7 @@ use super::{
 };
 use crate::{
     client::{Request, escape},
+    error::blocking,
     handshake::Wanted,
     state::FederationState,
 };
@@ -26,18 +29,27 @@ pub(super) async fn leave(
 ) -> Result<(), MatrixError> {
     let named = room_id.server_name().map(ToOwned::to_owned);
     let servers = candidates(state.server_name(), via.into_iter().chain(named));
-    first(&servers, |server| {
+    let left = first(&servers, |server| {
         let wanted = Wanted { room_id, user_id, membership: "leave", content: &content };
         leave_through(state, server, wanted)
-    })
-    .await
+    });
+    let leave = match left.await {
+        Ok(leave) => Some(leave),
+        // Nobody has to keep an invite because its server is gone or has forgotten it.
+        Err(error) => {
+            tracing::info!(%room_id, %error, "no server took note of the leave");
+            None
+        }
+    };
+    let (services, room_id, user_id) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
+    blocking(move || Ok(services.rooms.leave_outside(&room_id, &user_id, leave.as_ref())?)).await
 }
 
 async fn leave_through(
     state: &FederationState,
     server: OwnedServerName,
     wanted: Wanted<'_>,
-) -> Result<(), MatrixError> {
+) -> Result<Pdu, MatrixError> {
     let template = template(state, &server, "make_leave", wanted).await?;
     let leave = complete(state, template, wanted)?;
     let path =
@@ -45,5 +57,5 @@ async fn leave_through(
     let mut request = Request::new(&server, Method::PUT, &path);
     request.body = Some(leave.raw().get().as_bytes().to_vec());
     state.client().send_ok(request).await.map_err(|error| answer(&error))?;
-    Ok(())
+    Ok(leave)
 }

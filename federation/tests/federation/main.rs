@@ -9,6 +9,7 @@ mod gap_abuse;
 mod gaps;
 mod hearsay;
 mod hostile;
+mod knocks;
 mod newcomer;
 mod requests;
 mod rooms;

@@ -32,7 +32,7 @@ async fn private_room(server: &Server, user: &UserId) -> OwnedRoomId {
 }
 
 /// Invites as a client's request does.
-async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target: &UserId) {
+pub async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target: &UserId) {
     let (room_id, sender, user_id) = (room.clone(), sender.to_owned(), target.to_owned());
     let invited = user_id.clone();
     let prepared = server
@@ -48,7 +48,7 @@ async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target: &U
     server.run(move |services| services.rooms.commit_invite(&room_id, &signed).expect("is allowed")).await;
 }
 
-async fn membership(server: &Server, room: &OwnedRoomId, user: &UserId) -> Option<MembershipState> {
+pub async fn membership(server: &Server, room: &OwnedRoomId, user: &UserId) -> Option<MembershipState> {
     let (room, user) = (room.clone(), user.to_owned());
     let member = server.run(move |services| services.rooms.member(&room, &user).expect("reads")).await;
     member.map(|member| member.membership)

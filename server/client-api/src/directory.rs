@@ -1,19 +1,24 @@
 //! Aliases and the public list of rooms.
 
 use axum::{Router, response::Response};
-use causeway_service::error::MatrixError;
+use causeway_service::{
+    directory::{PAGE_MAX, Wanted},
+    error::MatrixError,
+    remote::{PublicRoomsQuery, RemoteRequest},
+};
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UInt,
+    RoomOrAliasId, UInt,
     api::client::{
         alias::{create_alias, delete_alias, get_alias},
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::Visibility,
     },
+    directory::Filter,
 };
 use serde_json::json;
 
-use crate::{ClientState, Endpoints, Ruma, frame::serialized_response, membership, message::limit};
+use crate::{ClientState, Endpoints, Ruma, blocking, frame::serialized_response, membership, message::limit};
 
 /// Rooms on a page when the client names no limit.
 const LIMIT_DEFAULT: usize = 50;
@@ -25,8 +30,8 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint(remove_alias)
         .endpoint(visibility)
         .endpoint(set_visibility)
-        .endpoint_raw(list)
-        .endpoint_raw(search)
+        .endpoint_async_raw(list)
+        .endpoint_async_raw(search)
 }
 
 async fn alias(
@@ -74,40 +79,58 @@ fn set_visibility(
     Ok(set_room_visibility::v3::Response::new())
 }
 
-fn list(state: &ClientState, request: Ruma<get_public_rooms::v3::Request>) -> Result<Response, MatrixError> {
+async fn list(
+    state: ClientState,
+    request: Ruma<get_public_rooms::v3::Request>,
+) -> Result<Response, MatrixError> {
     let body = request.body;
-    answer(state, body.server.as_ref(), body.since.as_deref(), "", body.limit)
+    if body.server.is_some_and(|server| server != state.settings.server_name) {
+        // Nobody in particular does not make this server ask others.
+        return Err(MatrixError::forbidden("The lists of other servers are for users: search them instead"));
+    }
+    answer(&state, body.since.as_deref(), Filter::default(), body.limit).await
 }
 
-fn search(
-    state: &ClientState,
+async fn search(
+    state: ClientState,
     request: Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Response, MatrixError> {
     let body = request.body;
-    let term = body.filter.generic_search_term.unwrap_or_default();
-    answer(state, body.server.as_ref(), body.since.as_deref(), &term, body.limit)
+    let Some(server) = body.server.filter(|server| *server != state.settings.server_name) else {
+        return answer(&state, body.since.as_deref(), body.filter, body.limit).await;
+    };
+    let filter = (!body.filter.is_empty()).then(|| json!(body.filter));
+    let query = PublicRoomsQuery {
+        limit: body.limit.map_or(LIMIT_DEFAULT, limit).min(PAGE_MAX),
+        since: body.since.filter(|since| !since.is_empty()),
+        filter,
+    };
+    let listed = state.remote.request(|reply| RemoteRequest::PublicRooms { server, query, reply }).await?;
+    serialized_response(StatusCode::OK, &listed)
 }
 
-/// A page's token is the id of the room that it begins with.
-fn answer(
+async fn answer(
     state: &ClientState,
-    server: Option<&OwnedServerName>,
     since: Option<&str>,
-    term: &str,
+    filter: Filter,
     wanted: Option<UInt>,
 ) -> Result<Response, MatrixError> {
-    if server.is_some_and(|server| *server != state.settings.server_name) {
-        return Err(MatrixError::forbidden("The lists of other servers are not fetched"));
-    }
-    let from: Option<OwnedRoomId> = since
-        .map(|since| {
-            RoomId::parse(since).map_err(|_| MatrixError::invalid_param("Not a token of this server"))
-        })
-        .transpose()?;
-    let page = state.directory.public_rooms(from.as_deref(), term, wanted.map_or(LIMIT_DEFAULT, limit))?;
-    let mut answer = json!({ "total_room_count_estimate": page.chunk.len(), "chunk": page.chunk });
+    let wanted = Wanted {
+        from: since.filter(|since| !since.is_empty()).map(str::parse).transpose()?,
+        term: filter.generic_search_term.unwrap_or_default(),
+        room_types: filter.room_types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect(),
+        limit: wanted.map_or(LIMIT_DEFAULT, limit),
+    };
+    let state = state.clone();
+    let page = blocking(move || {
+        let page = state.directory.public_rooms(&wanted)?;
+        state.rooms.barrier()?;
+        Ok(page)
+    })
+    .await?;
+    let mut answer = json!({ "total_room_count_estimate": page.total, "chunk": page.chunk });
     if let Some(next) = page.next {
-        answer["next_batch"] = next.as_str().into();
+        answer["next_batch"] = next.to_string().into();
     }
     serialized_response(StatusCode::OK, &answer)
 }

@@ -106,19 +106,23 @@ async fn knock(
     state: ClientState,
     request: Ruma<knock_room::v3::Request>,
 ) -> Result<knock_room::v3::Response, MatrixError> {
-    let (room_id, _) = resolve(&state, &request.body.room_id_or_alias).await?;
-    let room = room_id.clone();
-    let outcome = blocking(move || {
-        let content = own_content(&state, &request.auth.user_id, request.body.reason)?;
-        Ok(state.rooms.knock(&room, &request.auth.user_id, content)?)
+    let (room_id, mut via) = resolve(&state, &request.body.room_id_or_alias).await?;
+    via.splice(0..0, request.body.via);
+    let user_id = request.auth.user_id;
+    let (knocking, room, user, reason) =
+        (state.clone(), room_id.clone(), user_id.clone(), request.body.reason);
+    let (outcome, content) = blocking(move || {
+        let content = own_content(&knocking, &user, reason)?;
+        Ok((knocking.rooms.knock(&room, &user, content.clone())?, content))
     })
     .await?;
-    match outcome {
-        Outcome::Done(_) => Ok(knock_room::v3::Response::new(room_id)),
-        Outcome::Remote { .. } => {
-            Err(MatrixError::forbidden("Knocking on rooms of other servers is not supported"))
-        }
+    if let Outcome::Remote { via: known } = outcome {
+        let via = servers_to_ask(&state, &room_id, via, known)?;
+        let (room_id, content) = (room_id.clone(), Value::Object(content));
+        let request = |reply| RemoteRequest::Knock { room_id, user_id, via, content, reply };
+        state.remote.request(request).await?;
     }
+    Ok(knock_room::v3::Response::new(room_id))
 }
 
 async fn leave(

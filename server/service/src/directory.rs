@@ -1,6 +1,11 @@
 //! The directory: aliases of this server, and the rooms it lists publicly.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    cmp::Ordering,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use causeway_storage::{Database, directory as rows};
 use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UserId};
@@ -17,13 +22,37 @@ const SCANNED_MAX: usize = 1_000;
 /// Rooms on one page of the public list.
 pub const PAGE_MAX: usize = 100;
 
+/// Where a page of the public list begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Joined members.
+    members: u64,
+    /// The room.
+    room_id: OwnedRoomId,
+}
+
+/// Which page of the public list.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Where it begins.
+    pub from: Option<Place>,
+    /// Part of the name, topic or alias; empty for all.
+    pub term: String,
+    /// Types of rooms, `None` being ordinary ones; empty for all.
+    pub room_types: Vec<Option<String>>,
+    /// At most so many.
+    pub limit: usize,
+}
+
 /// A page of the public list.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// As the specification's `PublicRoomsChunk`.
+    /// The rooms.
     pub chunk: Vec<Summary>,
-    /// The room that the next page begins with.
-    pub next: Option<OwnedRoomId>,
+    /// Where the next page begins.
+    pub next: Option<Place>,
+    /// Rooms in the list, about.
+    pub total: usize,
 }
 
 /// See the module.
@@ -127,23 +156,57 @@ impl Directory {
         Ok(())
     }
 
-    /// A page of the public list, beginning with `from`, of rooms whose name,
-    /// topic or alias holds `term`.
-    pub fn public_rooms(&self, from: Option<&RoomId>, term: &str, limit: usize) -> Result<Page, MatrixError> {
-        let (limit, term) = (limit.clamp(1, PAGE_MAX), term.to_lowercase());
-        let mut page = Page::default();
-        for room_id in rows::published_rooms(&self.database, from, SCANNED_MAX)? {
-            if page.chunk.len() >= limit {
-                page.next = Some(room_id);
-                break;
-            }
-            let Some(summary) = self.summaries.of(&room_id)? else { continue };
+    /// A page of the public list, the rooms with most members first.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn public_rooms(&self, wanted: &Wanted) -> Result<Page, MatrixError> {
+        let (limit, term) = (wanted.limit.clamp(1, PAGE_MAX), wanted.term.to_lowercase());
+        let mut places = Vec::new();
+        for room_id in rows::published_rooms(&self.database, None, SCANNED_MAX)? {
+            places.push(Place { members: self.rooms.joined_count(&room_id)?, room_id });
+        }
+        places.sort_by(Place::order);
+        let mut page = Page { total: places.len(), ..Page::default() };
+        places.retain(|place| wanted.from.as_ref().is_none_or(|from| from.order(place).is_le()));
+        for place in places {
+            let Some(summary) = self.summaries.of(&place.room_id)? else { continue };
             let names = [&summary.name, &summary.topic, &summary.canonical_alias];
             let matches = names.into_iter().flatten().any(|text| text.to_lowercase().contains(&term));
-            if term.is_empty() || matches {
-                page.chunk.push(summary.listed());
+            let kind = |wanted: &Option<String>| *wanted == summary.room_type;
+            let is_wanted = wanted.room_types.is_empty() || wanted.room_types.iter().any(kind);
+            if !is_wanted || !(term.is_empty() || matches) {
+                continue;
             }
+            if page.chunk.len() >= limit {
+                page.next = Some(place);
+                break;
+            }
+            page.chunk.push(summary.listed());
         }
         Ok(page)
+    }
+}
+
+impl Place {
+    fn order(&self, other: &Self) -> Ordering {
+        other.members.cmp(&self.members).then_with(|| self.room_id.cmp(&other.room_id))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.members, self.room_id)
+    }
+}
+
+impl FromStr for Place {
+    type Err = MatrixError;
+
+    fn from_str(text: &str) -> Result<Self, MatrixError> {
+        let place = text.split_once('_').and_then(|(members, room_id)| {
+            Some(Self { members: members.parse().ok()?, room_id: RoomId::parse(room_id).ok()? })
+        });
+        place.ok_or_else(|| MatrixError::invalid_param("Not a token of this server"))
     }
 }

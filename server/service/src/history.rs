@@ -18,6 +18,7 @@ use crate::{
     client_event::Shape,
     clock::Clock,
     error::MatrixError,
+    ignored::ignored_users,
     room_view::RoomView,
     rooms::{Held, Rooms},
     shown::{Detail, Shower},
@@ -136,11 +137,13 @@ impl History {
         let mut senders = BTreeSet::new();
         let mut chunk = Vec::new();
         let limit = wanted.limit.min(PAGE_MAX);
+        let ignored = ignored_users(view.database(), reader.user_id)?;
         while chunk.len() < limit
             && let Some(row) = walk.next(view, room_id)?
         {
             let Some(held) = view.held(&row.event_id)? else { continue };
-            if passes(&wanted.filter, room_id, &held) && viewer.may_see(&held)? {
+            let is_noise = is_message_of(&held, &ignored);
+            if !is_noise && passes(&wanted.filter, room_id, &held) && viewer.may_see(&held)? {
                 senders.insert(held.pdu.sender().to_owned());
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
             }
@@ -230,6 +233,7 @@ impl History {
             state: Vec::new(),
             is_at_hole: false,
         };
+        let ignored = ignored_users(self.view().database(), reader.user_id)?;
         for (position, pdu) in related {
             if wanted.to.is_some_and(|to| if backward { position <= to.0 } else { position > to.0 }) {
                 return Ok(Page { end: None, ..page });
@@ -237,6 +241,7 @@ impl History {
             page.end = is_full.then_some(TimelineToken(if backward { position - 1 } else { position }));
             if let Some(held) = self.view().held(pdu.event_id())?
                 && *held.meta.room_id == *room_id
+                && !is_message_of(&held, &ignored)
                 && viewer.may_see(&held)?
                 && self.rooms.redaction_of(pdu.event_id())?.is_none()
             {
@@ -362,6 +367,11 @@ impl History {
     fn shower<'a>(&'a self, reader: Reader<'a>) -> Shower<'a> {
         Shower::new(self.view(), (reader.user_id, reader.device_id), self.clock.now_ms())
     }
+}
+
+/// Whether it is a message of one of these: their state is shown nevertheless.
+fn is_message_of(held: &Held, users: &BTreeSet<String>) -> bool {
+    held.pdu.state_key().is_none() && users.contains(held.pdu.sender().as_str())
 }
 
 /// A walk along a timeline. A token is the place *after* the event at its

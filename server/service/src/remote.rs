@@ -47,6 +47,16 @@ pub enum RemoteRequest {
         content: Value,
         reply: Reply<()>,
     },
+    /// `make_knock` and `send_knock` through one of `via`; answers when the knock is kept here.
+    Knock {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+        via: Vec<OwnedServerName>,
+        content: Value,
+        reply: Reply<()>,
+    },
+    /// `publicRooms`: a page of what another server lists.
+    PublicRooms { server: OwnedServerName, query: PublicRoomsQuery, reply: Reply<Value> },
     /// `PUT …/invite`: has the invited user's server sign the invite; answers the event as signed by both.
     Invite {
         room_id: OwnedRoomId,
@@ -84,6 +94,17 @@ pub enum RemoteRequest {
     ClaimKeys { server: OwnedServerName, wanted: Wanted, timeout: Duration, reply: Reply<Value> },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
+}
+
+/// Which page of another server's public list.
+#[derive(Clone, Debug)]
+pub struct PublicRoomsQuery {
+    /// At most so many rooms.
+    pub limit: usize,
+    /// Where it begins, in the other server's words.
+    pub since: Option<String>,
+    /// The specification's `filter`.
+    pub filter: Option<Value>,
 }
 
 /// What an item says of the content of the file that it refers to.

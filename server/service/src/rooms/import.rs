@@ -160,8 +160,13 @@ impl Rooms {
     /// Storage only.
     pub fn knock_outside(&self, knock: &Pdu, told: &[Box<RawValue>]) -> Result<(), RoomError> {
         let room_id = knock.room_id();
+        if self.is_joined(room_id, knock.sender())? {
+            return Ok(());
+        }
+        let mut shown = stripped_of(told);
+        shown.push(knock.stripped());
         let mut batch = self.store.database.batch();
-        rows::put_invite_state(&mut batch, knock.sender(), room_id, &stripped_of(told));
+        rows::put_invite_state(&mut batch, knock.sender(), room_id, &shown);
         let position: StreamPosition = batch.position();
         rows::put_membership(&mut batch, knock.sender(), room_id, &member_row(knock, position));
         let _commit = self.store.database.commit_durable(batch)?;

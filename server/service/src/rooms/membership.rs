@@ -57,6 +57,12 @@ pub enum Invite {
     Remote(PreparedInvite),
 }
 
+/// Of a piece of stripped state, who wrote it.
+#[derive(serde::Deserialize)]
+struct Told {
+    sender: OwnedUserId,
+}
+
 /// State that an invited user is shown of the room.
 const STRIPPED_TYPES: [&str; 7] = [
     "m.room.create",
@@ -240,6 +246,12 @@ impl Rooms {
             via.push(member.sender.server_name().to_owned());
         }
         via.extend(rows::joined_servers(&self.store.database, room_id)?.into_keys());
+        // Whoever wrote what was told of the room is or was in it.
+        for told in rows::invite_state(&self.store.database, user_id, room_id)? {
+            if let Ok(Told { sender }) = serde_json::from_str(told.get()) {
+                via.push(sender.server_name().to_owned());
+            }
+        }
         via.extend(room_id.server_name().map(ToOwned::to_owned));
         let mut seen = BTreeSet::new();
         via.retain(|server| *server != self.server_name && seen.insert(server.clone()));
