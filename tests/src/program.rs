@@ -24,6 +24,20 @@ pub fn server() -> Result<PathBuf> {
         .map_err(Failure::new)
 }
 
+/// The client program over matrix-rust-sdk in `tests/rust-sdk`, built on first
+/// use into a folder of its own.
+pub fn rust_sdk_client() -> Result<PathBuf> {
+    let folder = target()?.join("rust-sdk");
+    let manifest = checkout().join("tests/rust-sdk/Cargo.toml");
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
+    command.arg("--target-dir").arg(&folder);
+    // Settings for the workspace, which this is not part of.
+    command.env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION");
+    ensure(command.status()?.success(), || "the client can't be built".to_owned())?;
+    Ok(folder.join("debug/rust-sdk-client"))
+}
+
 /// The folder of the checkout.
 pub fn checkout() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -46,8 +60,7 @@ fn profile_folder() -> Result<PathBuf> {
 
 fn build() -> Result<PathBuf> {
     let profile = profile_folder()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.current_dir(checkout()).args([
         "build",
         "--quiet",
@@ -57,17 +70,22 @@ fn build() -> Result<PathBuf> {
         "--target-dir",
     ]);
     command.arg(target()?);
-    // What cargo says to the tests that it runs would make it compile whatever
-    // depends on such a variable again, and once more the next time.
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    ensure(command.status()?.success(), || "the server can't be built".to_owned())?;
+    Ok(profile.join("causeway"))
+}
+
+/// Cargo, without what it says to the tests that it runs: that would make it
+/// compile whatever depends on such a variable again, and once more the next time.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         let of_this_crate = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
         if name.to_str().is_some_and(|name| of_this_crate.iter().any(|prefix| name.starts_with(prefix))) {
             command.env_remove(&name);
         }
     }
-    if profile.ends_with("release") {
-        command.arg("--release");
-    }
-    ensure(command.status()?.success(), || "the server can't be built".to_owned())?;
-    Ok(profile.join("causeway"))
+    command
 }

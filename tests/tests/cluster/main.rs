@@ -13,6 +13,7 @@ mod many;
 mod origin_gone;
 mod pair;
 mod restore;
+mod rust_sdk;
 mod scripts;
 mod synapse;
 mod telemetry;
