@@ -51,6 +51,7 @@ test: test-packages ## Pass every test
 	@$(MAKE) --no-print-directory .test
 .test:
 	scripts/interop-venv.sh $(TARGET)/interop-venv
+	scripts/interop-js.sh $(TARGET)/interop-js $(TARGET)/interop-venv
 	$(CARGO) build --locked --manifest-path tests/rust-sdk/Cargo.toml --target-dir $(TARGET)/rust-sdk
 	$(CARGO) build --locked --workspace --bins
 	TESTED_SERVER=$(TARGET)/debug/causeway $(CARGO) test --locked --workspace --no-fail-fast

@@ -8,6 +8,7 @@ mod cut;
 mod encrypted;
 mod federation;
 mod interop;
+mod js_sdk;
 mod lifecycle;
 mod many;
 mod origin_gone;

@@ -1,0 +1,69 @@
+// End-to-end encryption between two homeservers: cross-signing, an encrypted room,
+// a device that comes later, and a key backup that a new device restores.
+
+import { login, north, run, south, until } from "./client.mjs";
+
+/** Answers user-interactive authentication with the password. */
+const authenticated = (client, password) => async (request) => {
+    try {
+        return await request(null);
+    } catch (error) {
+        const user = { type: "m.id.user", user: client.getUserId() };
+        return request({ type: "m.login.password", identifier: user, password, session: error.data?.session });
+    }
+};
+
+await run(async () => {
+    const alice = await login(north, { encrypted: true });
+    const bob = await login(south, { encrypted: true });
+    for (const [client, [, , password]] of [[alice, north], [bob, south]]) {
+        const authUploadDeviceSigningKeys = authenticated(client, password);
+        await client.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys });
+    }
+    const key = await alice.getCrypto().createRecoveryKeyFromPassphrase();
+    const createSecretStorageKey = async () => key;
+    await alice.getCrypto().bootstrapSecretStorage({ createSecretStorageKey, setupNewKeyBackup: true });
+    console.log("ok cross-signing and key backup are set up");
+
+    const algorithm = { algorithm: "m.megolm.v1.aes-sha2" };
+    const { room_id: room } = await alice.createRoom({
+        preset: "private_chat",
+        invite: [bob.getUserId()],
+        initial_state: [{ type: "m.room.encryption", state_key: "", content: algorithm }],
+    });
+    await until("bob is invited", () => bob.getRoom(room)?.getMyMembership() === "invite");
+    await bob.joinRoom(room);
+    await until("alice sees bob", () => alice.getRoom(room)?.getMember(bob.getUserId())?.membership === "join");
+    await until("bob has joined", () => bob.getRoom(room)?.getMyMembership() === "join");
+
+    const reads = (client, id, body) => {
+        const event = client.getRoom(room)?.findEventById(id);
+        return event?.getWireType() === "m.room.encrypted" && event.getContent().body === body;
+    };
+    const first = await alice.sendMessage(room, { msgtype: "m.text", body: "from the north" });
+    await until("bob decrypts", () => reads(bob, first.event_id, "from the north"));
+    const second = await bob.sendMessage(room, { msgtype: "m.text", body: "from the south" });
+    await until("alice decrypts", () => reads(alice, second.event_id, "from the south"));
+    await until("alice sees that bob signs his devices", () =>
+        alice.getCrypto().userHasCrossSigningKeys(bob.getUserId(), true));
+
+    const tablet = await login(south, { encrypted: true });
+    await until("alice learns of bob's other device", async () => {
+        const devices = await alice.getCrypto().getUserDeviceInfo([bob.getUserId()]);
+        return devices.get(bob.getUserId())?.has(tablet.getDeviceId());
+    });
+    const third = await alice.sendMessage(room, { msgtype: "m.text", body: "for both" });
+    await until("bob's other device decrypts", () => reads(tablet, third.event_id, "for both"));
+
+    await alice.getCrypto().checkKeyBackupAndEnable();
+    const laptop = await login(north, { encrypted: true });
+    const backup = await laptop.getCrypto().getKeyBackupInfo();
+    const secret = await alice.getCrypto().getSessionBackupPrivateKey();
+    await laptop.getCrypto().storeSessionBackupPrivateKey(secret, backup.version);
+    // The other device uploads keys when it has nothing better to do.
+    await until("the backup is restored", async () => {
+        const { imported, total } = await laptop.getCrypto().restoreKeyBackup();
+        return total >= 2 && imported === total;
+    });
+    await until("a new device reads what was said before it", () => reads(laptop, first.event_id, "from the north"));
+});
