@@ -33,6 +33,8 @@ use crate::{
 /// Largest answer that is read unless a request says otherwise, in bytes: the
 /// state of a large room.
 pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Largest answer of a push gateway that is read, in bytes.
+const GATEWAY_BYTES_MAX: usize = 64 * 1024;
 /// Redirects that are followed where redirects are.
 const REDIRECTS_MAX: usize = 5;
 /// Longest wait for a well-known file or a redirected media file's answer to begin.
@@ -313,6 +315,30 @@ impl FederationClient {
             headers.insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("zstd"));
         }
         Ok((url, headers))
+    }
+
+    /// Tells a push gateway something: unsigned, and no redirect is followed.
+    ///
+    /// # Errors
+    /// No answer, or the address is one that this server never connects to.
+    pub async fn notify_gateway(&self, url: &str, body: &serde_json::Value) -> Result<Response, ClientError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Request(error);
+        let url = Url::parse(url).map_err(|error| failed(error.into()))?;
+        let host = url.host_str().and_then(|host| OwnedServerName::try_from(host).ok());
+        let Some(host) = host.filter(|_| may_follow(&self.0.dns, &url)) else {
+            return Err(failed("the address is one that this server never connects to".into()));
+        };
+        let body = serde_json::to_vec(body).map_err(|error| failed(error.into()))?;
+        let transport = |error| ClientError::Transport(host.clone(), error);
+        let request = self.0.by_host.post(url).timeout(UNSIGNED_TIMEOUT).body(body);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let response = request.send().await.map_err(transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = read_bounded(response, GATEWAY_BYTES_MAX).await.map_err(|error| match error {
+            ReadError::TooLarge => ClientError::TooLarge(GATEWAY_BYTES_MAX),
+            ReadError::Transport(error) => transport(error),
+        })?;
+        Ok(Response { status, headers, body })
     }
 
     /// Fetches a file that another server redirected to, without a signature.

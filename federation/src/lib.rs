@@ -38,6 +38,7 @@ pub mod multipart;
 pub mod outbound;
 mod params;
 pub mod peers;
+pub mod push_driver;
 pub mod remote_driver;
 pub mod replication_driver;
 mod replies;
@@ -86,5 +87,6 @@ pub fn drivers(
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),
         ("replication", Box::pin(replication)),
+        ("push notifications", Box::pin(push_driver::run(state.clone(), stop.clone()))),
     ]
 }

@@ -11,6 +11,7 @@ mod hearsay;
 mod hostile;
 mod knocks;
 mod newcomer;
+mod pushes;
 mod requests;
 mod rooms;
 mod spaces;

@@ -38,6 +38,9 @@ use tokio_util::sync::CancellationToken;
 /// A test that waits longer than this for something has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where every server is.
+const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 /// A network of servers `a.test`, `b.test`, … with one certificate authority.
 pub struct Network {
     issuer: Issuer<'static, KeyPair>,
@@ -64,6 +67,11 @@ impl Network {
             listeners.insert(name, listener);
         }
         Self { issuer: Issuer::new(params, key), roots: Arc::new(roots), addresses, listeners }
+    }
+
+    /// The port of `name`.
+    pub fn port(&self, name: &str) -> u16 {
+        self.addresses[<&ServerName>::try_from(name).expect("a name")].port()
     }
 
     /// Starts the server `name` over the data in `folder`.
@@ -144,7 +152,15 @@ impl Server {
         let services = Services::open(database, settings, Clock::System, remote).expect("services");
         let services = Arc::new(services);
         let settings = Settings {
-            overrides: Overrides { servers: network.addresses.clone(), ..Overrides::default() },
+            overrides: Overrides {
+                servers: network.addresses.clone(),
+                hosts: network
+                    .addresses
+                    .keys()
+                    .map(|name| (name.host().to_owned(), vec![LOOPBACK]))
+                    .collect(),
+                ..Overrides::default()
+            },
             resolve_names: false,
             backoff: BackoffPolicy { first: Duration::from_millis(50), longest: Duration::from_secs(1) },
             gap: shape.gap,

@@ -149,6 +149,6 @@ fn pushers(state: &ClientState, request: Custom) -> Result<Response, MatrixError
 
 fn set_pusher(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let pusher: Value = request.json()?;
-    state.account_data.set_pusher(&request.auth.user_id, &pusher)?;
+    state.account_data.set_pusher(&request.auth.user_id, &request.auth.device_id, &pusher)?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }

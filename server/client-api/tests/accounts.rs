@@ -304,9 +304,44 @@ async fn push_rules_begin_with_the_default_set_and_change() {
     server.ask("DELETE", &default, Some(&alice), None).await.is_error(400, "M_INVALID_PARAM");
     let data = format!("{V3}/user/@alice:example.org/account_data/m.push_rules");
     assert!(server.get(&data, &alice).await.ok()["global"]["override"].is_array());
-    let pusher = json!({ "app_id": "a", "pushkey": "k", "kind": "http", "data": {} });
-    server.post(&format!("{V3}/pushers/set"), &alice, pusher.clone()).await.ok();
+}
+
+#[tokio::test]
+async fn pushers_are_kept_for_their_device_and_name_gateways_only() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let set = format!("{V3}/pushers/set");
+    let pusher = json!({ "app_id": "a", "pushkey": "k", "kind": "http", "app_display_name": "A",
+        "device_display_name": "D", "lang": "en",
+        "data": { "url": "https://push.example.org/_matrix/push/v1/notify" } });
+    server.post(&set, &alice, pusher.clone()).await.ok();
     assert_eq!(server.get(&format!("{V3}/pushers"), &alice).await.ok()["pushers"], json!([pusher]));
+    for (field, value, errcode) in [
+        ("data", json!({ "url": "http://push.example.org/_matrix/push/v1/notify" }), "M_INVALID_PARAM"),
+        ("data", json!({ "url": "https://10.0.0.1/admin" }), "M_INVALID_PARAM"),
+        ("kind", json!("email"), "M_INVALID_PARAM"),
+        ("pushkey", json!("x".repeat(513)), "M_INVALID_PARAM"),
+        ("app_id", json!(null), "M_MISSING_PARAM"),
+        ("lang", json!(null), "M_MISSING_PARAM"),
+    ] {
+        let mut wrong = pusher.clone();
+        wrong[field] = value;
+        server.post(&set, &alice, wrong).await.is_error(400, errcode);
+    }
+    // The same phone, another user: the first one's goes, unless it is appended.
+    let mut appended = pusher.clone();
+    appended["append"] = true.into();
+    server.post(&set, &bob, appended).await.ok();
+    assert_eq!(server.get(&format!("{V3}/pushers"), &alice).await.ok()["pushers"], json!([pusher]));
+    server.post(&set, &bob, pusher.clone()).await.ok();
+    assert_eq!(server.get(&format!("{V3}/pushers"), &alice).await.ok()["pushers"], json!([]));
+    // Logging out ends it.
+    server.post(&format!("{V3}/logout"), &bob, json!({})).await.ok();
+    let login = json!({ "type": "m.login.password", "password": "pw",
+        "identifier": { "type": "m.id.user", "user": "bob" } });
+    let bob = server.ask("POST", &format!("{V3}/login"), None, Some(login)).await.ok();
+    let bob = bob["access_token"].as_str().expect("a token");
+    assert_eq!(server.get(&format!("{V3}/pushers"), bob).await.ok()["pushers"], json!([]));
 }
 
 #[tokio::test]

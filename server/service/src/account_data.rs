@@ -5,14 +5,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use causeway_storage::{Database, account_data as rows};
-use ruma::{RoomId, UserId, push::Ruleset};
+use causeway_storage::{
+    Database, account_data as rows,
+    push_queue::{self, PusherKey},
+};
+use ruma::{DeviceId, RoomId, UserId, push::Ruleset};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     error::MatrixError,
     notify::{Notifier, Topic},
     push_rules::{PUSH_RULES, parse_rules},
+    pushers::gateway,
     secrets,
 };
 
@@ -27,6 +31,10 @@ const FILTER_BYTES_MAX: usize = 16 * 1024;
 
 /// Characters of a filter's id: it is derived from the content's hash.
 const FILTER_ID_CHARS: usize = 16;
+
+/// An `app_id` and a `pushkey`, in bytes; the specification's numbers.
+const APP_ID_BYTES_MAX: usize = 64;
+const PUSH_KEY_BYTES_MAX: usize = 512;
 
 /// A pusher, in bytes; and how many a user may have.
 const PUSHER_BYTES_MAX: usize = 8 * 1024;
@@ -159,29 +167,69 @@ impl AccountData {
             .ok_or_else(|| MatrixError::not_found("Unknown filter"))
     }
 
-    /// A user's pushers.
-    pub fn pushers(&self, user_id: &UserId) -> Result<Vec<Box<RawValue>>, MatrixError> {
-        Ok(rows::pushers(&self.database, user_id, PUSHERS_MAX)?)
+    /// A user's pushers, as they were set.
+    pub fn pushers(&self, user_id: &UserId) -> Result<Vec<Value>, MatrixError> {
+        let mut pushers = Vec::new();
+        for pusher in rows::pushers(&self.database, user_id, PUSHERS_MAX)? {
+            let mut pusher: Value =
+                serde_json::from_str(pusher.get()).map_err(|error| MatrixError::internal(&error))?;
+            if let Some(pusher) = pusher.as_object_mut() {
+                pusher.remove(push_queue::DEVICE);
+            }
+            pushers.push(pusher);
+        }
+        Ok(pushers)
     }
 
-    /// Sets a pusher, or deletes it when its `kind` is null.
-    pub fn set_pusher(&self, user_id: &UserId, pusher: &Value) -> Result<(), MatrixError> {
-        let text = |field: &str| {
-            pusher[field].as_str().ok_or_else(|| MatrixError::bad_json(format!("Missing {field}")))
+    /// Sets a pusher of a device, or deletes it when its `kind` is null. Unless
+    /// it is appended it takes the place of other users' on the same phone.
+    ///
+    /// # Errors
+    /// 400 for what is missing, too long, or no gateway.
+    pub fn set_pusher(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        pusher: &Value,
+    ) -> Result<(), MatrixError> {
+        let text = |field: &str, max: usize| {
+            let text = pusher[field].as_str();
+            let text =
+                text.ok_or_else(|| MatrixError::new(400, "M_MISSING_PARAM", format!("Missing {field}")))?;
+            let is_fit = !text.is_empty() && text.len() <= max;
+            is_fit.then_some(text).ok_or_else(|| MatrixError::invalid_param(format!("Not a {field}")))
         };
-        let (app_id, push_key) = (text("app_id")?, text("pushkey")?);
-        let content = raw(pusher)?;
-        if content.get().len() > PUSHER_BYTES_MAX {
-            return Err(MatrixError::too_large("The pusher is too large"));
-        }
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let delete = pusher["kind"].is_null();
-        if !delete && rows::pushers(&self.database, user_id, PUSHERS_MAX)?.len() >= PUSHERS_MAX {
-            return Err(MatrixError::too_large("Too many pushers"));
-        }
+        let (app_id, push_key) = (text("app_id", APP_ID_BYTES_MAX)?, text("pushkey", PUSH_KEY_BYTES_MAX)?);
+        let key = PusherKey { user_id: user_id.to_owned(), app_id: app_id.into(), push_key: push_key.into() };
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = self.database.batch();
-        rows::put_pusher(&mut batch, user_id, app_id, push_key, (!delete).then_some(&*content));
-        self.database.commit_durable(batch)?;
+        if pusher["kind"].is_null() {
+            push_queue::delete_pusher(&mut batch, &key);
+        } else {
+            for field in ["app_display_name", "device_display_name", "lang"] {
+                text(field, PUSHER_BYTES_MAX)?;
+            }
+            if gateway(pusher).is_none() {
+                return Err(MatrixError::invalid_param("Only HTTPS push gateways can be told"));
+            }
+            let held = push_queue::pushers_of(&self.database, user_id, PUSHERS_MAX)?;
+            if held.len() >= PUSHERS_MAX && !held.iter().any(|(held, _)| *held == key) {
+                return Err(MatrixError::too_large("Too many pushers"));
+            }
+            let mut stored = pusher.clone();
+            stored[push_queue::DEVICE] = device_id.as_str().into();
+            let content = raw(&stored)?;
+            if content.get().len() > PUSHER_BYTES_MAX {
+                return Err(MatrixError::too_large("The pusher is too large"));
+            }
+            if pusher["append"] != true {
+                push_queue::delete_others(&self.database, &mut batch, &key)?;
+            }
+            rows::put_pusher(&mut batch, user_id, app_id, push_key, Some(&content));
+        }
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ pub use causeway_storage::devices::Device;
 use causeway_storage::{
     Database,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
-    sliding, sync_progress,
+    push_queue, sliding, sync_progress,
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
@@ -245,6 +245,7 @@ impl Devices {
                 // Who logs in under its name later has been given nothing.
                 sync_progress::forget_device(&mut batch, user_id, device_id);
                 sliding::forget_device(&mut batch, user_id, device_id);
+                push_queue::delete_of_device(&self.database, &mut batch, user_id, device_id)?;
                 if keys::delete_device(&self.database, &mut batch, user_id, device_id)? {
                     gone.push(device_id.clone());
                 }

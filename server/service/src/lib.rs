@@ -34,6 +34,8 @@ pub mod passwords;
 pub mod prefetch;
 pub mod profiles;
 pub mod push_rules;
+pub mod pushers;
+pub mod pushes;
 pub mod rate_limit;
 pub mod receipts;
 pub mod remote;
@@ -73,6 +75,7 @@ use media::MediaStore;
 use notify::Notifier;
 use outbox::Outbox;
 use profiles::Profiles;
+use pushes::Pushes;
 use rate_limit::RateLimits;
 use receipts::Receipts;
 use remote::RemoteHandle;
@@ -143,6 +146,8 @@ pub struct Services {
     pub sync: Arc<SyncService>,
     /// The same by connections that look at some rooms.
     pub sliding: Arc<SlidingSync>,
+    /// What push gateways are told.
+    pub pushes: Arc<Pushes>,
     /// User-interactive authentication.
     pub uiaa: Arc<Uiaa>,
     /// Registration by shared secret.
@@ -225,6 +230,7 @@ impl Services {
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,
             threads: Arc::new(Threads::new(at(), time())),
+            pushes: Arc::new(Pushes::new(at(), Arc::clone(&receipts), Arc::clone(&sync))),
             sliding: Arc::new(SlidingSync::new(Arc::clone(&sync), time())),
             sync,
             uiaa: Arc::new(Uiaa::new(time())),

@@ -64,6 +64,10 @@ catalogue! {
     Filters = "filters";
     /// user id | app id | push key -> raw JSON of the pusher.
     Pushers = "pushers";
+    /// user id | app id | push key | position u64 -> JSON `push_queue::Queued`.
+    PushQueue = "push_queue";
+    /// empty -> u64 position: up to there the stream was looked at for pushers.
+    PushCursor = "push_cursor";
 
     // --- account data
     /// user id | room id, empty for global | type -> u64 position, then raw JSON content.

@@ -36,6 +36,7 @@ mod migration;
 mod open;
 pub mod outbox;
 pub mod profiles;
+pub mod push_queue;
 mod read;
 pub mod receipts;
 pub mod rooms;

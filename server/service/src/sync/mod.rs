@@ -130,6 +130,19 @@ impl SyncService {
         self.clock.now_ms()
     }
 
+    /// How many events a user has not read, in all his rooms.
+    pub(crate) fn unread_of(&self, user_id: &UserId) -> Result<u64, MatrixError> {
+        let (until, memberships) = self.consistent_memberships(user_id)?;
+        let counter = counting::Counter::new(self, user_id, until);
+        let mut unread = 0;
+        for (room_id, _) in memberships.iter().filter(|(_, member)| is_joined(member)) {
+            if let Some(root) = self.view().root_at(room_id, until)? {
+                unread += counter.unread(room_id, &root)?.total().notification_count;
+            }
+        }
+        Ok(unread)
+    }
+
     /// Read receipts.
     pub(crate) fn receipts(&self) -> &Receipts {
         &self.receipts
