@@ -78,6 +78,12 @@ impl<'a> RoomView<'a> {
         self.rooms.state_root_at(room_id, i64::try_from(position).unwrap_or(i64::MAX))
     }
 
+    /// The state before an event, or before the nearest after it that came live;
+    /// `None` where neither is known.
+    pub fn nearest_state(&self, held: &Held) -> Result<Option<Root>, RoomError> {
+        self.rooms.nearest_state(held)
+    }
+
     /// The current state.
     pub fn current_root(&self, room_id: &RoomId) -> Result<Root, RoomError> {
         self.rooms.state_root(room_id)

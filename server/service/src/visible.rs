@@ -4,13 +4,23 @@
 //! A [`Viewer`] answers for one user and room. The state at an event decides;
 //! for an event that changes the visibility or the user's own membership the
 //! state after it counts too.
+//!
+//! Invariant: what is not known does not let anybody see. History that was
+//! fetched later is before somebody left only if an event that came live before
+//! that follows it. Where the state at it is not known, the state at that event
+//! decides, and of that only what is older than the event.
+
+use std::sync::Arc;
 
 use causeway_room::{
-    Root,
+    Pdu, Root,
     visibility::{AtEvent, user_may_see, visibility_of},
 };
 use causeway_storage::rooms as rows;
-use ruma::{RoomId, UserId, events::room::member::MembershipState};
+use ruma::{
+    RoomId, UserId,
+    events::room::{history_visibility::HistoryVisibility, member::MembershipState},
+};
 
 use crate::{
     error::MatrixError,
@@ -27,8 +37,11 @@ pub struct Viewer<'a> {
     /// Until where in the timeline the user was joined; `None` if he never was.
     joined_until: Option<i64>,
     /// The last answer, by state: neighbours share it.
-    last: Option<(Root, AtEvent)>,
+    last: Option<(Root, Deciding)>,
 }
+
+/// What decides in one state: the visibility, and the user's membership.
+type Deciding = [Option<Arc<Pdu>>; 2];
 
 impl<'a> Viewer<'a> {
     /// For this user and room.
@@ -74,7 +87,6 @@ impl<'a> Viewer<'a> {
 
     /// Whether anybody may read the room now.
     pub fn is_world_readable(&self, room_id: &RoomId) -> Result<bool, RoomError> {
-        use ruma::events::room::history_visibility::HistoryVisibility;
         let event = self.view.current(room_id, "m.room.history_visibility", "")?;
         Ok(visibility_of(event.as_deref()) == HistoryVisibility::WorldReadable)
     }
@@ -94,39 +106,55 @@ impl<'a> Viewer<'a> {
         if own_membership && self.joined_until.is_some() {
             return Ok(true);
         }
-        let joined_since = match held.meta.position {
-            Some(position) => self.joined_until.is_some_and(|until| position <= until),
-            None => self.joined_until.is_some(),
-        };
+        let joined_since = self.joined_until.is_some_and(|until| held.meta.not_after() <= until);
         let roots = [held.meta.state_before, held.meta.state_after.filter(|_| changes_rule)];
         let mut known = false;
         for root in roots.into_iter().flatten() {
             known = true;
-            if user_may_see(&self.at(root)?, joined_since) {
+            let [visibility, member] = self.deciding(root)?;
+            if user_may_see(&at_event(visibility.as_deref(), member.as_deref()), joined_since) {
                 return Ok(true);
             }
         }
-        // History whose state is not known is judged by the state of today.
-        if !known {
-            let root = self.view.current_root(&held.meta.room_id)?;
-            return Ok(user_may_see(&self.at(root)?, joined_since));
-        }
-        Ok(false)
+        Ok(!known && user_may_see(&self.near(held)?, joined_since))
     }
 
-    fn at(&mut self, root: Root) -> Result<AtEvent, RoomError> {
-        if let Some((last, at)) = &self.last
+    /// What is known of the state at an event of which it is not kept.
+    fn near(&mut self, held: &Held) -> Result<AtEvent, RoomError> {
+        let root = match self.view.nearest_state(held)? {
+            Some(root) => root,
+            None => self.view.current_root(&held.meta.room_id)?,
+        };
+        let [visibility, member] = self.deciding(root)?;
+        let was_so = |event: &Option<Arc<Pdu>>| {
+            event.as_ref().is_none_or(|event| event.depth() < held.pdu.depth())
+        };
+        let mut at = at_event(visibility.as_deref(), member.as_deref().filter(|_| was_so(&member)));
+        // What the room was before it got this visibility is not known. State
+        // is what the room's members know anyway.
+        if held.pdu.state_key().is_none() && !was_so(&visibility) {
+            at.visibility = HistoryVisibility::Joined;
+        }
+        Ok(at)
+    }
+
+    fn deciding(&mut self, root: Root) -> Result<Deciding, RoomError> {
+        if let Some((last, deciding)) = &self.last
             && *last == root
         {
-            return Ok(at.clone());
+            return Ok(deciding.clone());
         }
         let visibility = self.view.state(&root, "m.room.history_visibility", "")?;
         let member = self.view.state(&root, "m.room.member", self.user_id.as_str())?;
-        let membership = member.and_then(|member| member.membership()).unwrap_or(MembershipState::Leave);
-        let at = AtEvent { visibility: visibility_of(visibility.as_deref()), membership };
-        self.last = Some((root, at.clone()));
-        Ok(at)
+        let deciding = [visibility, member];
+        self.last = Some((root, deciding.clone()));
+        Ok(deciding)
     }
+}
+
+fn at_event(visibility: Option<&Pdu>, member: Option<&Pdu>) -> AtEvent {
+    let membership = member.and_then(Pdu::membership).unwrap_or(MembershipState::Leave);
+    AtEvent { visibility: visibility_of(visibility), membership }
 }
 
 #[cfg(test)]

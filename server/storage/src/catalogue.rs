@@ -128,7 +128,8 @@ catalogue! {
     Timeline = "timeline";
     /// position u64 | room id -> event id.
     EventStream = "event_stream";
-    /// room id | event id that accepted events follow and that is not held -> ().
+    /// room id | event id that accepted events follow and that is not held -> i64, the lowest place of
+    /// an event at the live end that came after it, or () where that is not known.
     MissingEvents = "missing_events";
     /// room id | user id -> JSON `rooms::Member`, by the current state.
     RoomMembers = "room_members";

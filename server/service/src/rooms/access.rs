@@ -2,8 +2,8 @@
 //! authorises, and of the rest what its users may see; without what was redacted.
 //!
 //! The rule for users is [`crate::visible`]'s. An event of history whose own
-//! state is not known is judged by the state of the first event that this
-//! server saw of the room: the nearest that it knows.
+//! state is not known is judged by the state of the nearest event after it that
+//! came live; where none is known, of the first that did.
 
 use std::sync::Arc;
 
@@ -21,12 +21,13 @@ use super::{
 };
 
 impl Rooms {
-    /// The state before an event, or of the first event that came live.
-    fn nearest_state(&self, held: &Held) -> Result<Option<Root>, RoomError> {
+    /// The state before an event, or of the nearest event after it that came live.
+    pub(crate) fn nearest_state(&self, held: &Held) -> Result<Option<Root>, RoomError> {
         if held.meta.state_before.is_some() {
             return Ok(held.meta.state_before);
         }
-        let first = rows::timeline(&self.store.database, &held.meta.room_id, Some(0), Direction::Forward, 1)?;
+        let edge = Some(held.meta.edge.unwrap_or_default());
+        let first = rows::timeline(&self.store.database, &held.meta.room_id, edge, Direction::Forward, 1)?;
         let Some(first) = first.first() else { return Ok(None) };
         Ok(self.held(&first.event_id)?.and_then(|first| first.meta.state_before))
     }

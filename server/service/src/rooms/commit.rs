@@ -1,6 +1,9 @@
 //! Turning a writer's work into rows: one batch, positions last.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use causeway_room::{
     Pdu, StateKey,
@@ -67,7 +70,7 @@ impl RoomWriter<'_> {
                 rows::put_pending_redaction(&mut self.batch, &target, &redaction);
             }
         }
-        let held = self.put_events();
+        let held = self.put_events()?;
         self.put_threads(&held, &redacted)?;
         self.put_times(&held);
         self.put_words(&held, &redacted)?;
@@ -139,22 +142,30 @@ impl RoomWriter<'_> {
     }
 
     /// Gives the events their positions and writes them.
-    fn put_events(&mut self) -> Vec<Held> {
+    fn put_events(&mut self) -> Result<Vec<Held>, RoomError> {
         let mut held = Vec::with_capacity(self.pending.len());
+        // Of each missing event, the lowest place of what follows it.
+        let mut missing: BTreeMap<OwnedEventId, Option<i64>> = BTreeMap::new();
         for mut pending in std::mem::take(&mut self.pending) {
             if pending.live {
                 let position = self.batch.position();
                 pending.meta.position = i64::try_from(position.0).ok();
                 self.put_live(&pending, position);
             }
-            for event_id in &pending.missing {
-                rows::set_missing(&mut self.batch, &self.room_id, event_id, true);
+            let edge = Some(pending.meta.not_after()).filter(|edge| *edge != i64::MAX);
+            for event_id in pending.missing {
+                let known = missing.entry(event_id).or_insert(edge);
+                *known = lowest(*known, edge);
             }
             rows::put_event(&mut self.batch, pending.pdu.event_id(), pending.pdu.raw(), &pending.meta);
             held.push(Held { pdu: pending.pdu, meta: Arc::new(pending.meta) });
         }
+        for (event_id, edge) in missing {
+            let known = rows::missing_edge(&self.rooms.store.database, &self.room_id, &event_id)?;
+            rows::put_missing(&mut self.batch, &self.room_id, &event_id, lowest(known, edge));
+        }
         rows::put_room(&mut self.batch, &self.room_id, &self.head.row);
-        held
+        Ok(held)
     }
 
     fn put_live(&mut self, pending: &Pending, position: StreamPosition) {
@@ -164,7 +175,7 @@ impl RoomWriter<'_> {
         let row = TimelineRow { position: at, event_id, current: pending.current };
         rows::put_timeline(&mut self.batch, &self.room_id, &row);
         if pending.followed {
-            rows::set_missing(&mut self.batch, &self.room_id, &row.event_id, false);
+            rows::delete_missing(&mut self.batch, &self.room_id, &row.event_id);
         }
         if let Some((target, related)) = relation(&pending.pdu, at) {
             rows::put_relation(&mut self.batch, &target, &related);
@@ -279,6 +290,11 @@ impl RoomWriter<'_> {
         let power = Power::new(create, levels);
         Ok(power.may(&self.head.rules.rules, redaction.sender(), RoomPowerLevelsIntField::Redact))
     }
+}
+
+/// The lower of two places, of which either may be unknown.
+pub(super) fn lowest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.into_iter().chain(b).min()
 }
 
 /// Lets readers find what was committed without asking the database.

@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Rooms,
-    commit::{member_row, relation},
+    commit::{lowest, member_row, relation},
     error::RoomError,
     head::Head,
     receive::{Received, Results, state_entry},
@@ -242,31 +242,54 @@ impl RoomWriter<'_> {
             depths.then_with(|| b.pdu.event_id().cmp(a.pdu.event_id()))
         });
         let ids: BTreeSet<OwnedEventId> = taken.iter().map(|held| held.pdu.event_id().to_owned()).collect();
+        let states = self.states_of_history(&taken)?;
+        let mut edges = BTreeMap::new();
         for held in taken {
             self.head.row.history_floor -= 1;
             let position = self.head.row.history_floor;
-            let state = self.state_of_history(&held)?;
-            self.put_history(&held, position, state, &ids)?;
+            let state = states.get(held.pdu.event_id()).copied();
+            self.put_history(&held, (position, state), &ids, &mut edges)?;
             results.push((held.pdu.event_id().to_owned(), Received::Accepted));
         }
         Ok(results)
     }
 
-    /// The state before an event of history, where its own past gives it.
-    fn state_of_history(&self, held: &Held) -> Result<Option<Root>, RoomError> {
-        let [prev] = held.pdu.prev_events() else { return Ok(None) };
-        Ok(self.work.held(prev)?.and_then(|prev| prev.meta.state_after))
+    /// The states before events of history (newest first), where their own past gives them.
+    fn states_of_history(&self, taken: &[Held]) -> Result<BTreeMap<OwnedEventId, Root>, RoomError> {
+        let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+        for pdu in taken.iter().rev().map(|held| &held.pdu) {
+            let [prev] = pdu.prev_events() else { continue };
+            let state = match after.get(prev) {
+                Some(state) => Some(*state),
+                None => self.work.held(prev)?.and_then(|prev| prev.meta.state_after),
+            };
+            let Some(state) = state else { continue };
+            before.insert(pdu.event_id().to_owned(), state);
+            if pdu.state_key().is_none() {
+                after.insert(pdu.event_id().to_owned(), state);
+            }
+        }
+        Ok(before)
     }
 
-    /// Gives an outlier its place in the history.
+    /// Gives an outlier its place in the history, with the state before it.
+    /// `edges` are the places of what is known to follow events of history.
     fn put_history(
         &mut self,
         held: &Held,
-        position: i64,
-        state: Option<Root>,
+        (position, state): (i64, Option<Root>),
         taken: &BTreeSet<OwnedEventId>,
+        edges: &mut BTreeMap<OwnedEventId, i64>,
     ) -> Result<(), RoomError> {
         let pdu = Arc::clone(&held.pdu);
+        let known = rows::missing_edge(&self.rooms.store.database, &self.room_id, pdu.event_id())?;
+        let edge = lowest(known, edges.get(pdu.event_id()).copied());
+        if let Some(edge) = edge {
+            for prev in pdu.prev_events() {
+                let lower = edges.entry(prev.clone()).or_insert(edge);
+                *lower = edge.min(*lower);
+            }
+        }
         let mut missing = Vec::new();
         for event_id in pdu.prev_events() {
             if !taken.contains(event_id) && self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
@@ -276,18 +299,19 @@ impl RoomWriter<'_> {
         let room_id = self.room_id.clone();
         let current = self.head.row.state;
         let event_id = pdu.event_id().to_owned();
-        rows::set_missing(&mut self.batch, &room_id, &event_id, false);
+        rows::delete_missing(&mut self.batch, &room_id, &event_id);
         rows::put_timeline(&mut self.batch, &room_id, &TimelineRow { position, event_id, current });
         if let Some((target, related)) = relation(&pdu, position) {
             rows::put_relation(&mut self.batch, &target, &related);
         }
         let meta = EventMeta {
             position: Some(position),
+            edge,
             outlier: false,
             gap_before: !missing.is_empty(),
             state_before: state,
-            // Enough for what is asked of history: who may see it.
-            state_after: state,
+            // Whether the state before a piece of state allowed it is not asked.
+            state_after: state.filter(|_| pdu.state_key().is_none()),
             ..(*held.meta).clone()
         };
         self.keep_with_missing(&pdu, meta, missing);

@@ -295,6 +295,7 @@ impl RoomWriter<'_> {
         let mut meta = EventMeta {
             room_id: self.room_id.clone(),
             position: None,
+            edge: None,
             rejected: None,
             soft_failed: false,
             outlier: false,
@@ -340,6 +341,7 @@ impl RoomWriter<'_> {
         let mut meta = EventMeta {
             room_id: self.room_id.clone(),
             position: None,
+            edge: None,
             rejected: None,
             soft_failed: false,
             outlier: true,

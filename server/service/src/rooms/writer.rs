@@ -262,6 +262,7 @@ impl<'a> RoomWriter<'a> {
         let meta = EventMeta {
             room_id: self.room_id.clone(),
             position: None,
+            edge: None,
             rejected: None,
             soft_failed: false,
             outlier: false,

@@ -74,6 +74,10 @@ pub struct EventMeta {
     /// `None` when it has no place there (rejected, soft-failed, outlier).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<i64>,
+    /// Of history: the place of an event at the live end that came after it, as
+    /// far as its followers prove one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<i64>,
     /// Why the authorisation rules refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
@@ -92,6 +96,14 @@ pub struct EventMeta {
     /// The same after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_after: Option<Root>,
+}
+
+impl EventMeta {
+    /// A place at the live end that the event is not after; the end of all
+    /// places when that is not known.
+    pub fn not_after(&self) -> i64 {
+        self.position.filter(|position| *position >= 0).or(self.edge).unwrap_or(i64::MAX)
+    }
 }
 
 /// The room's row.
@@ -167,10 +179,28 @@ pub fn is_missing(
     Ok(read.get(Cf::MissingEvents, key().str(room_id).str(event_id).as_ref())?.is_some())
 }
 
-/// Notes that an event is missing, or no more.
-pub fn set_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId, missing: bool) {
-    let row = key().str(room_id).str(event_id);
-    if missing { batch.put(Cf::MissingEvents, row, []) } else { batch.delete(Cf::MissingEvents, row) }
+/// The lowest place at the live end of an event that came after a missing one;
+/// `None` when none is known.
+pub fn missing_edge(
+    read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    event_id: &EventId,
+) -> Result<Option<i64>, StorageError> {
+    let value = read.get(Cf::MissingEvents, key().str(room_id).str(event_id).as_ref())?;
+    let edge = value.as_deref().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+    Ok(edge.map(i64::from_be_bytes))
+}
+
+/// Notes that an event is missing which came before the one at `edge`.
+pub fn put_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId, edge: Option<i64>) {
+    let value = edge.map(i64::to_be_bytes);
+    let value: &[u8] = value.as_ref().map_or(&[], |bytes| bytes);
+    batch.put(Cf::MissingEvents, key().str(room_id).str(event_id), value);
+}
+
+/// Notes that an event is missing no more.
+pub fn delete_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId) {
+    batch.delete(Cf::MissingEvents, key().str(room_id).str(event_id));
 }
 
 pub(crate) fn room_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedRoomId, StorageError> {
@@ -214,6 +244,7 @@ mod tests {
         let meta = EventMeta {
             room_id: owned_room_id!("!room"),
             position: Some(9),
+            edge: None,
             rejected: None,
             soft_failed: false,
             outlier: false,
