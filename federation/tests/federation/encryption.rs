@@ -238,6 +238,32 @@ async fn cross_signing_keys_are_told_of_and_forged_ones_are_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn servers_that_a_join_brings_together_are_told_of_the_devices_once() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.register("bob").await);
+    device(&b, &bob, "FIRST").await;
+    let mut rooms = Vec::new();
+    for _ in 0..2 {
+        rooms.push(a.create_room(&alice, RoomVersionId::V12).await);
+    }
+    b.join(&rooms[0], &bob, &a.name).await.expect("joins");
+    let of = bob.clone();
+    a.until("the devices are told of", move |services| changes(services, &of) == 1).await;
+    b.join(&rooms[1], &bob, &a.name).await.expect("joins");
+    // What is told later shows that nothing was told of the second room.
+    device(&b, &bob, "SECOND").await;
+    let of = bob.clone();
+    a.until("the new device is told of", move |services| changes(services, &of) > 1).await;
+    let of = bob.clone();
+    assert_eq!(a.run(move |services| changes(services, &of)).await, 2);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_is_shown_while_its_server_is_away_and_fetched_when_it_is_back() {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
     let mut network = Network::of(&["a.test", "b.test"]);

@@ -90,6 +90,17 @@ async fn one_time_keys_are_given_once_and_then_the_fallback_key() {
     }
     let expected = ["A", "B", "F", "F"].map(|id| format!("signed_curve25519:{id}"));
     assert_eq!(given, expected);
+    let unused = async || {
+        let sync = server.get(&format!("{V3}/sync"), &alice).await.ok();
+        sync["device_unused_fallback_key_types"].clone()
+    };
+    assert_eq!(unused().await, json!([]));
+    let same = json!({ "fallback_keys": { "signed_curve25519:F": { "key": "f", "fallback": true } } });
+    upload(&server, &alice, same).await.ok();
+    assert_eq!(unused().await, json!([]), "it was given away all the same");
+    let new = json!({ "fallback_keys": { "signed_curve25519:G": { "key": "g", "fallback": true } } });
+    upload(&server, &alice, new).await.ok();
+    assert_eq!(unused().await, json!(["signed_curve25519"]));
     let none = json!({ "one_time_keys": { "@alice:example.org": { "NONE": "signed_curve25519" } } });
     let claimed = server.post(&format!("{V3}/keys/claim"), &bob, none).await.ok();
     assert_eq!(claimed["one_time_keys"], json!({}));

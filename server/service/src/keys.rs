@@ -99,6 +99,11 @@ impl Keys {
         for (id, key) in &keys.fallback_keys {
             let (algorithm, _) = split_id(id)?;
             let row = FallbackKey { key_id: id.clone(), key: bounded(key, KEY_BYTES_MAX)?, used: false };
+            let held = rows::fallback_key(&self.database, user_id, device_id, algorithm)?;
+            if held.is_some_and(|held| held.key_id == row.key_id && held.key.get() == row.key.get()) {
+                // Uploaded again, perhaps for a lost answer: whether it was given away stays.
+                continue;
+            }
             rows::put_fallback_key(&mut batch, user_id, device_id, algorithm, &row);
         }
         if let Some(signed) = signed {
