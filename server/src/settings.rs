@@ -43,6 +43,7 @@ pub fn of_services(config: &Config) -> Settings {
         secret: filled(&config.turn.secret),
         lifetime_s: config.turn.lifetime_s,
     };
+    settings.presence = config.presence.enabled;
     settings.rank_wait_ms = config.shared_space.announce_step_ms;
     settings.space_quota_bytes = config.shared_space.server_quota_bytes;
     settings.default_room_version = config.rooms.default_version.clone();

@@ -1,6 +1,6 @@
 //! Typing, receipts, advertisements of replication; and the keys of users.
 
-use causeway_service::receipts::ReadUpTo;
+use causeway_service::{presence::State, receipts::ReadUpTo};
 use http::{Method, StatusCode};
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
@@ -54,6 +54,49 @@ async fn typing_and_receipts_reach_the_other_servers_of_a_room() {
         let typing = services.typing.changed_since([&*room_id], 0);
         assert_eq!(typing.by_room[&room_id], std::slice::from_ref(&user_id));
         assert_eq!(services.receipts.read_up_to(&room_id, &user_id).expect("reads"), ReadUpTo::default());
+    })
+    .await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_online_is_told_to_the_servers_of_shared_rooms() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob, eve) = (a.user("alice"), b.user("bob"), b.user("eve"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let user_id = alice.clone();
+    a.run(move |services| services.presence.set(&user_id, State::Online, Some("here".to_owned())))
+        .await
+        .expect("is told");
+    let (viewer, user_id) = (bob.clone(), alice.clone());
+    b.until("alice is online", move |services| {
+        let seen = services.presence.of(&viewer, &user_id).expect("shares a room");
+        seen["presence"] == "online" && seen["status_msg"] == "here"
+    })
+    .await;
+    let (viewer, user_id) = (eve.clone(), alice.clone());
+    b.run(move |services| {
+        services.presence.of(&viewer, &user_id).expect_err("shares no room");
+        assert!(services.presence.changed_since(&viewer, 0).expect("reads").is_empty());
+    })
+    .await;
+
+    // Nobody speaks for the users of others.
+    let lie = json!({"edus": [{"edu_type": "m.presence", "content": {"push": [
+        7, {"user_id": alice, "presence": "offline"}, {"user_id": bob, "presence": "unavailable"},
+    ]}}]});
+    let send = "/_matrix/federation/v1/send/lie";
+    let (status, _) =
+        b.state.client().request(&a.name, Method::PUT, send, Some(&lie)).await.expect("answers");
+    assert_eq!(status, StatusCode::OK);
+    a.run(move |services| {
+        let of = |user_id| services.presence.of(&alice, user_id).expect("may")["presence"].clone();
+        assert_eq!((of(&alice), of(&bob)), ("online".into(), "unavailable".into()));
     })
     .await;
     a.stop().await;

@@ -1,31 +1,29 @@
-//! Presence: accepted, because clients send it unasked, and not kept.
+//! Presence: saying what one does, and asking what another does.
 
-use axum::Router;
-use causeway_service::error::MatrixError;
-use ruma::{
-    api::client::presence::{get_presence, set_presence},
-    presence::PresenceState,
-};
+use axum::{Router, response::Response};
+use causeway_service::{error::MatrixError, presence::State};
+use http::StatusCode;
+use ruma::api::client::presence::{get_presence, set_presence};
 
-use crate::{ClientState, Endpoints, Ruma};
+use crate::{ClientState, Endpoints, Ruma, frame::serialized_response};
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint(set).endpoint(get)
+    Router::new().endpoint(set).endpoint_raw(get)
 }
 
 fn set(
-    _state: &ClientState,
+    state: &ClientState,
     request: Ruma<set_presence::v3::Request>,
 ) -> Result<set_presence::v3::Response, MatrixError> {
-    if request.body.user_id != request.auth.user_id {
+    let body = request.body;
+    if body.user_id != request.auth.user_id {
         return Err(MatrixError::forbidden("This is another user's presence"));
     }
+    state.presence.set(&body.user_id, State::of(body.presence.as_str()), body.status_msg)?;
     Ok(set_presence::v3::Response::new())
 }
 
-fn get(
-    _state: &ClientState,
-    _request: Ruma<get_presence::v3::Request>,
-) -> Result<get_presence::v3::Response, MatrixError> {
-    Ok(get_presence::v3::Response::new(PresenceState::Offline))
+fn get(state: &ClientState, request: Ruma<get_presence::v3::Request>) -> Result<Response, MatrixError> {
+    let presence = state.presence.of(&request.auth.user_id, &request.body.user_id)?;
+    serialized_response(StatusCode::OK, &presence)
 }

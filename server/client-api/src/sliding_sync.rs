@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
+    presence::State,
     sliding::{Look, Request, request::Body},
 };
 use http::{Method, StatusCode};
@@ -27,6 +28,7 @@ pub(crate) fn routes() -> Router<ClientState> {
 #[derive(Debug, Default, Deserialize)]
 struct Query {
     pos: Option<String>,
+    set_presence: Option<String>,
     #[serde(default)]
     timeout: u64,
 }
@@ -41,6 +43,8 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
         let device = (custom.auth.user_id.clone(), custom.auth.device_id.clone());
         let request = Request::new(device, query.pos.as_deref(), body)?;
         acknowledging.sliding.acknowledge(&request)?;
+        let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
+        acknowledging.presence.connected(&custom.auth.user_id, presence)?;
         Ok(request)
     })
     .await?;

@@ -7,7 +7,8 @@ use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
     notify::{Subscription, Topic},
-    sync::{Look, Request, StateAfter},
+    presence::State,
+    sync::{Look, Request, StateAfter, filter::global_event_passes},
 };
 use http::{Method, StatusCode};
 use ruma::api::client::filter::FilterDefinition;
@@ -35,6 +36,7 @@ struct Query {
     full_state: bool,
     #[serde(default)]
     timeout: u64,
+    set_presence: Option<String>,
     #[serde(default)]
     use_state_after: bool,
     #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
@@ -49,6 +51,8 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
     let request = blocking(move || {
         let request = parse(&acknowledging, &custom, &query)?;
         acknowledging.sync.acknowledge(&request)?;
+        let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
+        acknowledging.presence.connected(&request.user_id, presence)?;
         Ok(request)
     })
     .await?;
@@ -100,6 +104,19 @@ fn filter(state: &ClientState, custom: &Custom, filter: &str) -> Result<FilterDe
         .map_err(|error| MatrixError::invalid_param(format!("Invalid filter: {error}")))
 }
 
+/// What there is now, with who is online. That is read last: whatever has a
+/// number below the one that the token gets is in it.
+fn look_once(state: &ClientState, request: &Request) -> Result<Look, MatrixError> {
+    let mut look = state.sync.look(request)?;
+    if global_event_passes(&request.filter.presence, "m.presence") {
+        let since = request.since.map_or(0, |since| since.typing);
+        let events = state.presence.changed_since(&request.user_id, since)?;
+        look.is_worth_sending |= !events.is_empty();
+        look.response.presence.events = events;
+    }
+    Ok(look)
+}
+
 /// Looks until there is something to tell, or the time is up.
 async fn wait_for_news(
     state: &ClientState,
@@ -113,7 +130,7 @@ async fn wait_for_news(
         let topics = blocking(move || asking.sync.topics(&topics_of)).await?;
         let subscription = state.notifier.subscribe(topics.iter().cloned());
         let (looking, looked_for) = (state.clone(), request.clone());
-        let look = blocking(move || looking.sync.look(&looked_for)).await?;
+        let look = blocking(move || look_once(&looking, &looked_for)).await?;
         let now = Instant::from_std(state.clock.instant());
         if look.is_worth_sending || answers_at_once || now >= deadline {
             return Ok(look);

@@ -32,6 +32,7 @@ pub mod notify;
 pub mod outbox;
 pub mod passwords;
 pub mod prefetch;
+pub mod presence;
 pub mod profiles;
 pub mod push_rules;
 pub mod pushers;
@@ -74,6 +75,7 @@ use keys::Keys;
 use media::MediaStore;
 use notify::Notifier;
 use outbox::Outbox;
+use presence::Presence;
 use profiles::Profiles;
 use pushes::Pushes;
 use rate_limit::RateLimits;
@@ -138,6 +140,8 @@ pub struct Services {
     pub threads: Arc<Threads>,
     /// Read receipts.
     pub receipts: Arc<Receipts>,
+    /// Who is online.
+    pub presence: Arc<Presence>,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// What of this other servers are told.
@@ -226,6 +230,7 @@ impl Services {
             directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
             spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),
             summaries,
+            presence: Presence::new(settings.presence, at(), &outbox, &typing, wake(), time()),
             upgrades: Arc::new(Upgrades::new(db(), at())),
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,

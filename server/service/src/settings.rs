@@ -30,6 +30,8 @@ pub struct Settings {
     pub turn: TurnSettings,
     /// The version of rooms whose creator asks for none.
     pub default_room_version: RoomVersionId,
+    /// Whether it is kept and told who is online.
+    pub presence: bool,
     /// How long each server that should tell a conflict, or adopt an event, is
     /// waited for before the next one does, in milliseconds.
     pub rank_wait_ms: u64,
@@ -51,6 +53,7 @@ impl Settings {
             well_known: WellKnownSettings::default(),
             turn: TurnSettings::default(),
             default_room_version: RoomVersionId::V12,
+            presence: true,
             rank_wait_ms: 30_000,
             space_quota_bytes: 1 << 30,
         }

@@ -118,6 +118,13 @@ impl Typing {
         rooms.flat_map(|room| room.until_ms.values()).min().copied()
     }
 
+    /// The next number, for a change of something else that is told with the same token.
+    pub fn next_change(&self) -> u64 {
+        let mut rooms = self.lock();
+        rooms.changes += 1;
+        rooms.changes
+    }
+
     fn lock(&self) -> MutexGuard<'_, Rooms> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }

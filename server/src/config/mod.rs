@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
-    Bucket, Federation, Listener, LogFormat, Media, Passwords, RateLimits, Registration, RegistrationMode,
-    Rooms, SharedSpace, Telemetry, Turn, WellKnown,
+    Bucket, Federation, Listener, LogFormat, Media, Passwords, Presence, RateLimits, Registration,
+    RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.
@@ -45,6 +45,9 @@ pub struct Config {
     /// Defaults for new rooms.
     #[serde(default)]
     pub rooms: Rooms,
+    /// Who is online.
+    #[serde(default)]
+    pub presence: Presence,
     /// Files.
     #[serde(default)]
     pub media: Media,

@@ -119,6 +119,20 @@ impl Rooms {
     }
 }
 
+/// `[presence]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Presence {
+    /// Whether it is kept and told who is online.
+    pub enabled: bool,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// `[media]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -8,21 +8,25 @@ use causeway_service::{
     Services,
     error::{Chain, MatrixError},
     keys::remote::{CrossSigningUpdate, DeviceUpdate},
+    presence::State,
     receipts::READ,
     typing::TYPING_TIMEOUT_MAX_MS,
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     access,
+    bounded::BoundedList,
     error::blocking,
     state::{FederationState, ReplicationMessage, VERSION_VECTOR},
 };
 
 /// Receipts of one unit that are looked at.
 const RECEIPTS_MAX: usize = 1_000;
+/// Users of one unit of presence.
+const PRESENCES_MAX: usize = 500;
 /// How long somebody on another server is taken to type, in milliseconds, when
 /// nothing more is heard.
 const TYPING_MS: u64 = 30_000;
@@ -54,6 +58,7 @@ pub(crate) async fn receive(state: &FederationState, origin: &ServerName, edu: &
             return state.replicate(ReplicationMessage::Advertised { origin: origin.to_owned(), content });
         }
         "m.typing" => typing,
+        "m.presence" => presence,
         "m.receipt" => receipts,
         "m.direct_to_device" => direct_to_device,
         "m.device_list_update" => device_list_update,
@@ -96,6 +101,31 @@ fn typing(services: &Services, origin: &ServerName, content: &str) -> Result<(),
     let Typing { room_id, user_id, now } = parse(content)?;
     speaks_for(services, origin, &room_id, &user_id)?;
     services.typing.set(&room_id, &user_id, now.then_some(TYPING_MS.min(TYPING_TIMEOUT_MAX_MS)));
+    Ok(())
+}
+
+fn presence(services: &Services, origin: &ServerName, content: &str) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct Presence {
+        push: BoundedList<Value, PRESENCES_MAX>,
+    }
+    #[derive(Deserialize)]
+    struct Pushed {
+        user_id: OwnedUserId,
+        presence: String,
+        #[serde(default)]
+        status_msg: Option<String>,
+        #[serde(default)]
+        last_active_ago: u64,
+    }
+    let Presence { push } = parse(content)?;
+    for pushed in push.0 {
+        let Ok(pushed) = serde_json::from_value::<Pushed>(pushed) else { continue };
+        if pushed.user_id.server_name() == origin {
+            let state = State::of(&pushed.presence);
+            services.presence.heard(&pushed.user_id, state, pushed.status_msg, pushed.last_active_ago);
+        }
+    }
     Ok(())
 }
 

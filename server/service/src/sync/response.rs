@@ -26,7 +26,7 @@ pub struct Response {
     /// What changed in rooms.
     #[serde(skip_serializing_if = "Rooms::is_empty")]
     pub rooms: Rooms,
-    /// Presence is not tracked: always empty, but there.
+    /// Who came and went; the door fills it in.
     pub presence: Events,
     /// The user's account data that belongs to no room.
     pub account_data: Events,
