@@ -28,7 +28,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{client::ClientError, state::FederationState};
+use crate::{
+    client::ClientError,
+    state::{FederationState, ReplicationMessage},
+};
 
 /// Requests that are served at once.
 pub const AT_ONCE_MAX: usize = 64;
@@ -69,7 +72,12 @@ fn log_panic(ended: Result<(), JoinError>) {
 async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteRequest) {
     match request {
         RemoteRequest::Join { room_id, user_id, via, content, reply } => {
-            let _gone = reply.send(join::join(&state, &room_id, &user_id, via, content).await);
+            let joined = join::join(&state, &room_id, &user_id, via, content).await;
+            if joined.is_ok() {
+                // What its servers said of its changes before this one could listen is lost.
+                state.replicate(ReplicationMessage::Joined { room: room_id });
+            }
+            let _gone = reply.send(joined);
         }
         RemoteRequest::Knock { room_id, user_id, via, content, reply } => {
             let _gone = reply.send(knock::knock(&state, &room_id, &user_id, via, content).await);

@@ -63,6 +63,8 @@ const ROOMS_MAX: usize = 10_000;
 
 /// What a room's task is told.
 enum RoomInput {
+    /// This server has come into the room.
+    Joined,
     /// A peer said what it holds.
     Advertised { from: OwnedServerName, message: Box<Advertise> },
     /// A peer asked for what it lacks.
@@ -81,6 +83,9 @@ enum News {
 struct RoomHandle {
     inputs: mpsc::Sender<RoomInput>,
     signals: Arc<Signals>,
+    /// This server joined since the task was started, which may be about to end
+    /// because it had not.
+    rejoined: bool,
 }
 
 /// Everything of the driver that outlives one message.
@@ -159,7 +164,7 @@ impl Driver {
 
     /// The room's task, started if there is none; `None` when there are too many.
     fn room(&mut self, room: &RoomId) -> Option<&RoomHandle> {
-        if !self.rooms.contains_key(room) {
+        if self.rooms.get(room).is_none_or(|handle| handle.inputs.is_closed()) {
             if self.rooms.len() >= ROOMS_MAX {
                 tracing::warn!("too many rooms are replicated; one more waits");
                 return None;
@@ -169,7 +174,7 @@ impl Driver {
             let news = self.news.0.clone();
             let task = RoomTask::new(self.state.clone(), room.to_owned(), news);
             self.tasks.spawn(task.run(received, Arc::clone(&signals), self.stop.clone()));
-            self.rooms.insert(room.to_owned(), RoomHandle { inputs, signals });
+            self.rooms.insert(room.to_owned(), RoomHandle { inputs, signals, rejoined: false });
         }
         self.rooms.get(room)
     }
@@ -190,6 +195,13 @@ impl Driver {
                         self.state.services().shared_space.metrics().refused("advertisement");
                         tracing::debug!(%origin, error = %Chain(&error), "an advertisement is skipped");
                     }
+                }
+            }
+            ReplicationMessage::Joined { room } => {
+                let known = self.rooms.contains_key(&room);
+                self.give(&room, RoomInput::Joined);
+                if let Some(handle) = self.rooms.get_mut(&room) {
+                    handle.rejoined = known;
                 }
             }
             ReplicationMessage::Asked { origin, room, pull, reply } => {
@@ -272,8 +284,14 @@ impl Driver {
     fn ended(&mut self, ended: Result<OwnedRoomId, tokio::task::JoinError>) {
         match ended {
             Ok(room) => {
-                self.rooms.remove(&room);
+                // It may have been started again already.
+                if self.rooms.get(&room).is_some_and(|handle| !handle.inputs.is_closed()) {
+                    return;
+                }
                 self.servers.forget_room(&room);
+                if self.rooms.remove(&room).is_some_and(|handle| handle.rejoined) {
+                    self.give(&room, RoomInput::Joined);
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "a room's replication failed; it begins again with the next message");

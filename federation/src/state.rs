@@ -35,6 +35,11 @@ pub enum ReplicationMessage {
         /// The `content` as it came; nothing in it was checked.
         content: Box<RawValue>,
     },
+    /// This server has come into a room that others know.
+    Joined {
+        /// Which.
+        room: OwnedRoomId,
+    },
     /// A server that may ask about the room asks for what it lacks.
     Asked {
         /// Who asks.

@@ -38,6 +38,8 @@ pub enum Input {
         /// Whom it was for.
         to: ServerName,
     },
+    /// This server has just come into the room: what peers told before is lost.
+    Joined,
     /// A capable peer is in the room and can be reached: at start, when it
     /// joined, when it was reached or heard again.
     PeerUp {

@@ -25,8 +25,8 @@ pub(crate) enum Wish {
     Nothing,
     /// It claims entries that we don't hold.
     Claim,
-    /// Its digest does not follow from what we know of it: look once, at this
-    /// time.
+    /// Its digest does not follow from what we know of it, or we are newcomers and
+    /// it has said nothing yet: look once, at this time.
     Hint {
         /// Milliseconds.
         not_before_ms: u64,
@@ -139,10 +139,20 @@ impl Peer {
         Ok(())
     }
 
+    /// It is asked though it has said nothing yet, if nothing is held.
+    pub(crate) fn ask_as_newcomer<S: Snapshot>(&mut self, now_ms: u64, at: &S) {
+        if self.digest.is_none() && at.log().is_empty() {
+            self.wish = Wish::Hint { not_before_ms: now_ms };
+        }
+    }
+
     /// Sets [`Peer::wish`] from what it said and what is held.
     pub(crate) fn assess<S: Snapshot>(&mut self, now_ms: u64, own: Digest, at: &S) -> Result<(), S::Error> {
         let Some(digest) = self.digest else {
-            self.wish = Wish::Nothing;
+            // As long as nothing is held, it is still to be asked.
+            if !at.log().is_empty() {
+                self.wish = Wish::Nothing;
+            }
             return Ok(());
         };
         if digest == own {

@@ -42,6 +42,8 @@ pub struct Replicator {
     /// until this time, in milliseconds.
     pub(crate) riding_until_ms: Option<u64>,
     timer: Timer,
+    /// This server has just come into the room.
+    is_newcomer: bool,
     /// Time of the last input: what was due by then has been done.
     now_ms: u64,
 }
@@ -60,6 +62,7 @@ impl Replicator {
             spread_until_ms: None,
             riding_until_ms: None,
             timer: Timer::new(),
+            is_newcomer: false,
             now_ms: 0,
         }
     }
@@ -110,7 +113,8 @@ impl Replicator {
                     peer.in_flight_until_ms = None;
                 }
             }
-            Input::PeerUp { peer } => self.peer_up(now_ms, &peer),
+            Input::Joined => self.joined(now_ms, at),
+            Input::PeerUp { peer } => self.peer_up(now_ms, &peer, at),
             Input::PeerDown { peer, why } => self.peer_down(now_ms, &peer, why, at)?,
             Input::Deadline => {}
         }
@@ -161,11 +165,24 @@ impl Replicator {
         self.peers.iter().filter(|(_, peer)| peer.up).map(|(name, _)| name.as_str())
     }
 
-    fn peer_up(&mut self, now_ms: u64, name: &str) {
+    /// Peers may have told what they hold before this server was here to listen: the
+    /// first that are up, or come up, are asked.
+    fn joined<S: Snapshot>(&mut self, now_ms: u64, at: &S) {
+        self.is_newcomer = true;
+        for peer in self.peers.values_mut().filter(|peer| peer.up).take(TIMER_FANOUT) {
+            peer.ask_as_newcomer(now_ms, at);
+        }
+    }
+
+    fn peer_up<S: Snapshot>(&mut self, now_ms: u64, name: &str, at: &S) {
         let others = self.peers.values().filter(|peer| peer.up).count();
         let told = others < START_FANOUT || self.dice.below(others as u64) < START_FANOUT as u64;
+        let is_asked = self.is_newcomer && others < TIMER_FANOUT;
         let Some(peer) = self.heard(name) else { return };
         peer.dirty = told;
+        if is_asked {
+            peer.ask_as_newcomer(now_ms, at);
+        }
         self.timer.traffic(now_ms, &mut self.dice);
     }
 

@@ -1,10 +1,11 @@
-//! A peer that never comes to an end has its turn, and then another one has.
+//! Whom a replicator asks: a newcomer the first that it meets; and a peer that
+//! never comes to an end has its turn, and then another one has.
 
 use std::convert::Infallible;
 
 use causeway_replication::{
-    Advertise, Delta, Digest, Effect, Input, Message, Outcome, Replicator, Snapshot,
-    limits::{PULL_TIMEOUT_MS, SESSION_MS},
+    Advertise, Delta, Digest, Down, Effect, Input, Message, Outcome, Replicator, Snapshot,
+    limits::{PULL_TIMEOUT_MS, SESSION_MS, TIMER_FANOUT},
 };
 use causeway_shared_space::{
     Change, ChangeId, ChangeLog, Counter, Dot, Entries, Link, Point, Range, VersionVector,
@@ -71,6 +72,29 @@ impl Room {
     }
 }
 
+/// The peers that a newcomer asked, one after the other, as each answered or, if
+/// not `answers`, failed. So many of them came up `before` it knew that it is one.
+fn asked_by_a_newcomer(answers: bool, before: usize) -> Vec<String> {
+    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    let mut found = Vec::new();
+    for n in 0..10 {
+        if n == before {
+            found.extend(asked(&room.handle(Input::Joined)));
+        }
+        found.extend(asked(&room.handle(Input::PeerUp { peer: format!("{n}.example") })));
+    }
+    for _ in 0..10 {
+        let Some(from) = found.last().cloned() else { break };
+        let input = if answers {
+            Input::Received { from, message: Message::Delta(Delta::default()) }
+        } else {
+            Input::PeerDown { peer: from, why: Down::Unreachable }
+        };
+        found.extend(asked(&room.handle(input)));
+    }
+    found
+}
+
 fn claimed(peer: &str) -> (VersionVector, Digest) {
     let mut vector = VersionVector::new();
     let replica = format!("{peer}/5f3c9a1e00d1b2c3").parse().expect("a replica");
@@ -85,6 +109,17 @@ fn asked(effects: &[Effect]) -> Option<String> {
         Effect::Send { to, message: Message::Pull(_) } => Some(to.clone()),
         _ => None,
     })
+}
+
+#[test]
+fn a_newcomer_asks_the_first_peers_that_come_up_and_each_once() {
+    for (answers, before) in [(true, 0), (false, 0), (true, 2), (false, 2)] {
+        let mut found = asked_by_a_newcomer(answers, before);
+        assert_eq!(found.len(), TIMER_FANOUT, "{found:?}");
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), TIMER_FANOUT, "each once");
+    }
 }
 
 #[test]

@@ -188,6 +188,7 @@ impl RoomTask {
 
     async fn take(&mut self, input: RoomInput) {
         match input {
+            RoomInput::Joined => self.handle(Input::Joined, None).await,
             RoomInput::Advertised { from, message } => {
                 if self.present.contains(&from) {
                     let input =

@@ -1,6 +1,12 @@
 //! A server that comes late judges what was written before its time as those do
 //! who were there.
 
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use causeway_service::{
     Services,
     shared_space::{
@@ -12,7 +18,7 @@ use causeway_shared_space::{ItemKey, Value};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde_json::{Value as Json, json};
 
-use crate::support::{Network, Server};
+use crate::support::{Network, Server, Shape};
 
 const KEYS: [&str; 4] = ["plain", "stamped", "over", "gone"];
 
@@ -93,6 +99,36 @@ impl Member {
             })
             .await
     }
+}
+
+/// A door that answers transactions without taking them in.
+async fn deaf(request: Request, next: Next) -> Response {
+    if request.uri().path().contains("/send/") {
+        return axum::Json(json!({ "pdus": {} })).into_response();
+    }
+    next.run(request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_asks_for_what_it_was_told_before_it_could_listen() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let alice = a.user("alice");
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let a = Member { server: a, user: alice, room: room.clone() };
+    a.put("plan", 1).await;
+
+    let door = |router: Router| router.layer(middleware::from_fn(deaf));
+    let shape = Shape { door: Box::new(door), ..Shape::default() };
+    let server = network.start_as("b.test", folders[1].path(), shape);
+    let user = server.user("bob");
+    server.join(&room, &user, &a.server.name).await.expect("joins");
+    let b = Member { server, user, room };
+    // Nothing is ever told to it; it must ask.
+    b.sees("plan", Some(1)).await;
+    a.server.stop().await;
+    b.server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

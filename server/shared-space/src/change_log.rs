@@ -209,6 +209,11 @@ impl ChangeLog {
         chained.max_by_key(|(_, run)| (self.length(run), run.tip)).map(|(_, run)| run.tip)
     }
 
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.rows().next().is_none()
+    }
+
     /// The number of entries held.
     pub fn entries(&self) -> u64 {
         self.runs().map(|(_, run)| run.entries()).sum()
