@@ -1,6 +1,8 @@
 //! A server that comes late judges what was written before its time as those do
 //! who were there.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::Request,
@@ -10,13 +12,15 @@ use axum::{
 use causeway_service::{
     Services,
     shared_space::{
-        ITEM_TYPE,
+        self, ITEM_TYPE,
         write::{OnConflict, Write, Writer},
     },
 };
 use causeway_shared_space::{ItemKey, Value};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Network, Server, Shape};
 
@@ -34,20 +38,35 @@ fn number(item: Option<Json>) -> Option<u64> {
     item.filter(|item| item["conflict"] == false)?["siblings"][0]["value"]["n"].as_u64()
 }
 
-/// Somebody with the room before him.
+/// Somebody with the room before him, whose server does what is due.
 struct Member {
     server: Server,
     user: OwnedUserId,
     room: OwnedRoomId,
+    stop: CancellationToken,
+    worker: JoinSet<()>,
 }
 
 impl Member {
+    fn new(server: Server, user: OwnedUserId, room: &RoomId) -> Self {
+        let stop = CancellationToken::new();
+        let mut worker = JoinSet::new();
+        let space = Arc::clone(&server.services.shared_space);
+        worker.spawn(shared_space::worker::run(space, stop.clone().cancelled_owned()));
+        Self { server, user, room: room.to_owned(), stop, worker }
+    }
+
+    async fn leave(mut self) {
+        self.stop.cancel();
+        while self.worker.join_next().await.is_some() {}
+        self.server.stop().await;
+    }
+
     /// Waits until an item holds this number, and nothing else; without one: until it is deleted.
     async fn sees(&self, key: &'static str, wanted: Option<u64>) {
         let (user, room) = (self.user.clone(), self.room.clone());
         self.server
             .until(key, move |services| {
-                services.shared_space.step().expect("what is due is done");
                 let item = item(services, &user, &room, key);
                 match wanted {
                     Some(_) => number(item) == wanted,
@@ -79,7 +98,6 @@ impl Member {
                 };
                 let writer = Writer { user: &user, device: None, idempotency_key: None };
                 services.shared_space.put(writer, &room, &write).expect("written");
-                services.shared_space.step().expect("shown");
             })
             .await;
     }
@@ -116,7 +134,7 @@ async fn a_newcomer_asks_for_what_it_was_told_before_it_could_listen() {
     let a = network.start("a.test", folders[0].path());
     let alice = a.user("alice");
     let room = a.create_room(&alice, RoomVersionId::V12).await;
-    let a = Member { server: a, user: alice, room: room.clone() };
+    let a = Member::new(a, alice, &room);
     a.put("plan", 1).await;
 
     let door = |router: Router| router.layer(middleware::from_fn(deaf));
@@ -124,11 +142,11 @@ async fn a_newcomer_asks_for_what_it_was_told_before_it_could_listen() {
     let server = network.start_as("b.test", folders[1].path(), shape);
     let user = server.user("bob");
     server.join(&room, &user, &a.server.name).await.expect("joins");
-    let b = Member { server, user, room };
+    let b = Member::new(server, user, &room);
     // Nothing is ever told to it; it must ask.
     b.sees("plan", Some(1)).await;
-    a.server.stop().await;
-    b.server.stop().await;
+    a.leave().await;
+    b.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,10 +158,10 @@ async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     a.send(&room, &alice, "m.room.power_levels", Some(""), json!({ "events": { ITEM_TYPE: 0 } })).await;
     b.join(&room, &bob, &a.name).await.expect("joins");
-    let a = Member { server: a, user: alice, room: room.clone() };
-    let b = Member { server: b, user: bob, room: room.clone() };
+    let a = Member::new(a, alice, &room);
+    let b = Member::new(b, bob, &room);
 
-    for n in 1..=3 {
+    for n in 2..=3 {
         a.plain("plain", Some(n)).await;
     }
     // Adopted over a change, and changed over an adoption.
@@ -172,7 +190,7 @@ async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
     let server = network.start("c.test", folders[2].path());
     let user = server.user("carol");
     server.join(&room, &user, &b.server.name).await.expect("joins");
-    let c = Member { server, user, room };
+    let c = Member::new(server, user, &room);
     for key in ["plain", "stamped", "over"] {
         c.sees(key, Some(3)).await;
     }
@@ -180,7 +198,6 @@ async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
     let (user, room) = (c.user.clone(), c.room.clone());
     c.server
         .until("everything to be proven", move |services| {
-            services.shared_space.step().expect("what is due is done");
             services.shared_space.status(&user, &room).expect("a status")["unproven"] == 0
         })
         .await;
@@ -189,6 +206,6 @@ async fn a_newcomer_comes_to_the_same_judgement_of_adoptions() {
     assert_eq!(c.all().await, all);
     assert_eq!(a.unproven().await, 0);
     for member in [a, b, c] {
-        member.server.stop().await;
+        member.leave().await;
     }
 }
