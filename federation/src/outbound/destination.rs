@@ -31,9 +31,14 @@ pub(super) struct Task {
     server: OwnedServerName,
     slot: Arc<Slot>,
     backoff: Backoff,
+    /// Of our own disk: what can't be noted down would be sent again and again.
+    disk: Backoff,
     /// Rows of the next transaction, at most: fewer after a refusal.
     rows_max: usize,
 }
+
+/// The outbox could not be read, which the log says.
+struct Unread;
 
 /// The body of `PUT /_matrix/federation/v1/send/{txnId}`.
 #[derive(Serialize)]
@@ -47,7 +52,14 @@ struct Body<'a> {
 
 impl Task {
     pub(super) fn new(sender: Sender, server: OwnedServerName, slot: Arc<Slot>) -> Self {
-        Self { sender, server, slot, backoff: Backoff::default(), rows_max: TRANSACTION_ROWS_MAX }
+        Self {
+            sender,
+            server,
+            slot,
+            backoff: Backoff::default(),
+            disk: Backoff::default(),
+            rows_max: TRANSACTION_ROWS_MAX,
+        }
     }
 
     /// Runs until nothing waits, or `stop`.
@@ -61,7 +73,11 @@ impl Task {
             }
             if pending.is_none() {
                 self.slot.take_again();
-                pending = self.next().await;
+                let Ok(next) = self.next().await else {
+                    self.disk_failed();
+                    continue;
+                };
+                pending = next;
             }
             let Some(transaction) = pending.take() else {
                 self.sender.0.metrics.waiting(&self.server, 0);
@@ -124,9 +140,9 @@ impl Task {
             if stop.is_cancelled() {
                 return false;
             }
-            let Some(wait) = self.backoff.wait(self.sender.0.policy, self.sender.0.clock.now_ms()) else {
-                return true;
-            };
+            let now_ms = self.sender.0.clock.now_ms();
+            let waits = [self.backoff, self.disk].map(|one| one.wait(self.sender.0.policy, now_ms));
+            let Some(wait) = waits.into_iter().flatten().max() else { return true };
             tokio::select! {
                 () = stop.cancelled() => return false,
                 () = tokio::time::sleep(wait) => {}
@@ -138,22 +154,22 @@ impl Task {
         }
     }
 
-    async fn next(&self) -> Option<Transaction> {
+    async fn next(&self) -> Result<Option<Transaction>, Unread> {
         let (outbox, server) = (Arc::clone(&self.sender.0.outbox), self.server.clone());
         let now_ms = self.sender.0.clock.now_ms();
         let fresh_id = fresh_id(now_ms);
         let rows_max = self.rows_max;
         let found =
-            tokio::task::spawn_blocking(move || outbox.next(&server, fresh_id, now_ms, rows_max)).await;
+            tokio::task::spawn_blocking(move || outbox.next(&server, &fresh_id, now_ms, rows_max)).await;
         match found {
-            Ok(Ok(found)) => found,
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {
                 tracing::error!(server = %self.server, error = %Chain(&error), "the outbox can't be read");
-                None
+                Err(Unread)
             }
             Err(error) => {
                 tracing::error!(server = %self.server, %error, "the outbox can't be read");
-                None
+                Err(Unread)
             }
         }
     }
@@ -220,7 +236,8 @@ impl Task {
             self.rows_max = (transaction.rows() / 2).max(1);
             tracing::info!(server = %self.server, rows = self.rows_max, error = %Chain(error),
                 "a transaction is refused: sending less at once");
-            self.write(Outbox::abandon).await;
+            let abandoned = self.write(Outbox::abandon).await;
+            self.noted(abandoned);
             return None;
         }
         let now_ms = self.sender.0.clock.now_ms();
@@ -231,7 +248,9 @@ impl Task {
         tracing::warn!(server = %self.server, error = %Chain(error), events = ?transaction.events(),
             "it is refused by itself and set aside");
         self.sender.0.metrics.set_aside();
-        self.write(move |outbox, server| outbox.set_aside(server, &transaction, now_ms)).await;
+        let set_aside =
+            self.write(move |outbox, server| outbox.set_aside(server, &transaction, now_ms)).await;
+        self.noted(set_aside);
         None
     }
 
@@ -239,14 +258,15 @@ impl Task {
         self.sender.0.metrics.delivered(transaction.pdus.len());
         self.rows_max = self.rows_max.saturating_mul(2).min(TRANSACTION_ROWS_MAX);
         let now_ms = self.sender.0.clock.now_ms();
-        self.write(move |outbox, server| {
+        let acknowledged = self.write(move |outbox, server| {
             outbox.acknowledged(server, &transaction)?;
             if !transaction.pdus.is_empty() {
                 outbox.catch_up(server, now_ms)?;
             }
             Ok(())
-        })
-        .await;
+        });
+        let acknowledged = acknowledged.await;
+        self.noted(acknowledged);
         if self.backoff.failures > 0 {
             tracing::info!(server = %self.server, failures = self.backoff.failures, "reachable again");
             self.backoff = Backoff::default();
@@ -254,6 +274,19 @@ impl Task {
             self.keep_backoff().await;
             self.sender.0.peers.tell(PeerEvent::Up(self.server.clone()));
         }
+    }
+
+    /// What was to be noted down was, or not: then the next attempt waits.
+    fn noted(&mut self, written: Option<()>) {
+        match written {
+            Some(()) => self.disk = Backoff::default(),
+            None => self.disk_failed(),
+        }
+    }
+
+    fn disk_failed(&mut self) {
+        let now_ms = self.sender.0.clock.now_ms();
+        self.disk = self.disk.failed(self.sender.0.policy, now_ms, rand::random());
     }
 
     async fn failed(&mut self, error: &ClientError) {

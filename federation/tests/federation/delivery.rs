@@ -13,7 +13,10 @@ use axum::{
     middleware::{self, Next},
     response::IntoResponse,
 };
-use causeway_service::outbox::CATCH_UP_AFTER_MS;
+use causeway_service::outbox::{
+    CATCH_UP_AFTER_MS,
+    owed::{DEAD_AFTER_MS, ROWS_OF_DEAD_MAX},
+};
 use http::{Method, StatusCode};
 use ruma::RoomVersionId;
 use serde_json::json;
@@ -181,4 +184,85 @@ async fn what_was_refused_last_in_its_room_is_tried_again_later() {
     b.has(&last).await;
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_last_user_was_put_out_hears_of_it_though_it_refused_that_at_first() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let strict = Arc::new(AtomicBool::new(true));
+    let a = network.start("a.test", folders[0].path());
+    let is_strict = Arc::clone(&strict);
+    let door = refusing(move |body| is_strict.load(Ordering::SeqCst) && body.contains("poison"));
+    let b = network.start_as("b.test", folders[1].path(), Shape { door, ..Shape::default() });
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let out = json!({"membership": "leave", "reason": "poison"});
+    let kick = a.send(&room, &alice, "m.room.member", Some(bob.as_str()), out).await;
+    let to = b.name.clone();
+    a.until("it is set aside", move |services| {
+        !services.outbox.met(&to).expect("reads").owed_events.is_empty()
+    })
+    .await;
+    strict.store(false, Ordering::SeqCst);
+    // Nothing of that room goes there any more.
+    let clock = a.services.clock.now_ms() + CATCH_UP_AFTER_MS;
+    let queued = a.run(move |services| services.outbox.catch_up_with_all(clock).expect("queues")).await;
+    assert_eq!(queued, 1);
+    b.has(&kick).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_given_up_hears_of_everything_when_it_comes_back() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let rooms =
+        [a.create_room(&alice, RoomVersionId::V12).await, a.create_room(&alice, RoomVersionId::V12).await];
+    for room in &rooms {
+        b.join(room, &bob, &a.name).await.expect("joins");
+    }
+    let to = b.name.clone();
+    b.stop().await;
+    let mut sent = vec![a.send(&rooms[0], &alice, "m.room.message", None, json!({"body": "alone"})).await];
+    for n in 0..ROWS_OF_DEAD_MAX + 5 {
+        sent.push(a.send(&rooms[1], &alice, "m.room.message", None, json!({"body": n})).await);
+    }
+    let server = to.clone();
+    a.until("it can't be reached", move |services| {
+        services.outbox.met(&server).expect("reads").down_since_ms > 0
+    })
+    .await;
+    let much_later = a.services.clock.now_ms() + 2 * DEAD_AFTER_MS;
+    let dropped = a.run(move |services| {
+        let outbox = &services.outbox;
+        (
+            outbox.shorten_all(a_moment_later(services)).expect("drops"),
+            outbox.shorten_all(much_later).expect("drops"),
+        )
+    });
+    assert_eq!(dropped.await, (0, 6), "only when it is given up");
+
+    let b = network.start("b.test", folders[1].path());
+    b.has(sent.last().expect("some were sent")).await;
+    let server = to.clone();
+    a.until("it takes events", move |services| services.outbox.met(&server).expect("reads").failures == 0)
+        .await;
+    a.run(move |services| services.outbox.catch_up_with_all(3 * much_later).expect("queues")).await;
+    // What was dropped of the busy room is fetched with what follows it; of the
+    // other one, its last event is sent.
+    for event_id in &sent {
+        b.has(event_id).await;
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+fn a_moment_later(services: &causeway_service::Services) -> u64 {
+    services.clock.now_ms() + 1_000
 }

@@ -99,7 +99,7 @@ async fn what_was_redacted_is_told_to_no_server_again() {
     }
     // Nor what waited when it was taken back.
     let to = b.name.clone();
-    let waiting = a.run(move |services| services.outbox.next(&to, "x".to_owned(), 1, TRANSACTION_ROWS_MAX));
+    let waiting = a.run(move |services| services.outbox.next(&to, "x", 1, TRANSACTION_ROWS_MAX));
     let waiting = waiting.await.expect("reads").expect("events wait");
     assert_eq!(waiting.pdus.len(), 5);
     assert!(!waiting.pdus.iter().any(|pdu| pdu.get().contains("a secret")));

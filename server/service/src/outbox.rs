@@ -10,6 +10,10 @@
 //! keeps its id, time and rows until then, also over a restart; nothing leaves
 //! that is not durable; memory per destination is bounded.
 
+pub mod owed;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -43,6 +47,8 @@ pub const DEPTH_MAX: usize = 10_000;
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rooms that are remembered for a destination that refused events of them.
 pub const OWED_ROOMS_MAX: usize = 1_000;
+/// Events that are remembered for a destination that they put out of their room.
+pub const OWED_EVENTS_MAX: usize = 100;
 /// How long after a refusal the last events of such rooms are tried.
 pub const CATCH_UP_AFTER_MS: u64 = 10 * 60 * 1_000;
 /// Last events of one such room.
@@ -56,6 +62,8 @@ pub struct Outbox {
     ephemeral: Mutex<HashMap<OwnedServerName, VecDeque<Ephemeral>>>,
     /// Up to here, inclusive, a destination has no rows any more.
     done: Mutex<HashMap<OwnedServerName, StreamPosition>>,
+    /// See [`Self::writing`]. Taken before `done`.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -86,7 +94,13 @@ pub struct Transaction {
 impl Outbox {
     /// Queues over `database`.
     pub fn new(database: Database, notifier: Arc<Notifier>) -> Self {
-        Self { database, notifier, ephemeral: Mutex::default(), done: Mutex::default() }
+        Self {
+            database,
+            notifier,
+            ephemeral: Mutex::default(),
+            done: Mutex::default(),
+            writing: Mutex::default(),
+        }
     }
 
     /// Queues a unit that need not survive a restart. It replaces one of the same
@@ -132,7 +146,7 @@ impl Outbox {
     pub fn next(
         &self,
         destination: &ServerName,
-        fresh_id: String,
+        fresh_id: &str,
         now_ms: u64,
         rows_max: usize,
     ) -> Result<Option<Transaction>, StorageError> {
@@ -143,9 +157,25 @@ impl Outbox {
                 return Ok(Some(transaction));
             }
         }
-        let mut transaction = Transaction::new(fresh_id, now_ms);
-        self.fill(&mut transaction, destination, self.database.visible(), rows_max)?;
-        if let Some(&last) = transaction.positions.last() {
+        loop {
+            let mut transaction = Transaction::new(fresh_id.to_owned(), now_ms);
+            self.fill(&mut transaction, destination, self.database.visible(), rows_max)?;
+            let Some(&last) = transaction.positions.last() else {
+                self.take_ephemeral(&mut transaction, destination);
+                if transaction.units() == 0 {
+                    rows::settle(&self.database, destination, self.first_row(destination))?;
+                    return Ok(None);
+                }
+                return Ok(Some(transaction));
+            };
+            if rows_max >= TRANSACTION_ROWS_MAX {
+                self.take_ephemeral(&mut transaction, destination);
+            }
+            if transaction.units() == 0 {
+                // Rows of events that are gone; more may follow.
+                self.acknowledged(destination, &transaction)?;
+                continue;
+            }
             let mut batch = self.database.batch();
             let (transaction_id, origin_server_ts) = (transaction.id.clone(), transaction.origin_server_ts);
             rows::put_in_flight(
@@ -156,20 +186,8 @@ impl Outbox {
             // Unsynced: were it lost in a crash, the rows would go out under a
             // new id, which costs the peer some work and nothing else.
             let _unsynced = self.database.commit(batch)?;
+            return Ok(Some(transaction));
         }
-        if rows_max >= TRANSACTION_ROWS_MAX || transaction.positions.is_empty() {
-            self.take_ephemeral(&mut transaction, destination);
-        }
-        let empty = transaction.pdus.is_empty() && transaction.edus.is_empty();
-        if empty && !transaction.positions.is_empty() {
-            // Rows of events that are gone: nothing to tell any more.
-            self.acknowledged(destination, &transaction)?;
-            return Ok(None);
-        }
-        if empty {
-            rows::settle(&self.database, destination, self.first_row(destination))?;
-        }
-        Ok((!empty).then_some(transaction))
     }
 
     /// Adds rows up to `last` while there is room.
@@ -283,60 +301,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// Forgets what `destination` refuses, and remembers the rooms of it for
-    /// [`Self::catch_up`].
-    pub fn set_aside(
-        &self,
-        destination: &ServerName,
-        transaction: &Transaction,
-        now_ms: u64,
-    ) -> Result<(), StorageError> {
-        let mut met = self.met(destination)?;
-        for event_id in &transaction.events {
-            if let Some(meta) = rooms::event_meta(&self.database, event_id)?
-                && met.owed_rooms.len() < OWED_ROOMS_MAX
-                && !met.owed_rooms.contains(&meta.room_id)
-            {
-                met.owed_rooms.push(meta.room_id);
-            }
-        }
-        // From the first of them: a destination that refuses again and again must
-        // not put off what it is owed for ever.
-        if met.owed_since_ms == 0 {
-            met.owed_since_ms = now_ms;
-        }
-        let mut batch = self.database.batch();
-        rows::put_destination(&mut batch, destination, &met);
-        self.forget(batch, destination, transaction)
-    }
-
-    /// After `destination` took events: queues the last ones of the rooms of which
-    /// it refused some, if that is [`CATCH_UP_AFTER_MS`] ago. What led to them
-    /// it will ask for. Answers how many there are.
-    pub fn catch_up(&self, destination: &ServerName, now_ms: u64) -> Result<usize, StorageError> {
-        let mut met = self.met(destination)?;
-        if met.owed_rooms.is_empty() || now_ms.saturating_sub(met.owed_since_ms) < CATCH_UP_AFTER_MS {
-            return Ok(0);
-        }
-        let (mut batch, mut queued) = (self.database.batch(), 0);
-        for room_id in std::mem::take(&mut met.owed_rooms) {
-            if !rooms::joined_servers(&self.database, &room_id)?.contains_key(destination) {
-                continue;
-            }
-            let heads = rooms::room(&self.database, &room_id)?.map(|room| room.heads).unwrap_or_default();
-            for head in heads.iter().take(OWED_HEADS_MAX) {
-                let position = batch.position();
-                rows::push_pdu(&mut batch, destination, position, &head.event_id);
-                queued += 1;
-            }
-        }
-        met.owed_since_ms = 0;
-        rows::put_destination(&mut batch, destination, &met);
-        let _commit = self.database.commit_durable(batch)?;
-        self.notifier.notify([&Topic::Outbox]);
-        Ok(queued)
-    }
-
     /// How much waits for `destination`, counted up to [`DEPTH_MAX`].
     pub fn depth(&self, destination: &ServerName) -> Result<usize, StorageError> {
         let from = self.first_row(destination);
@@ -356,11 +320,24 @@ impl Outbox {
         failures: u32,
         retry_at_ms: u64,
     ) -> Result<(), StorageError> {
-        let met = Destination { failures, retry_at_ms, ..self.met(destination)? };
+        let _writing = self.writing();
+        let before = self.met(destination)?;
+        let down_since_ms = match (failures, before.down_since_ms) {
+            (0, _) => 0,
+            // The first pause is short: this is about when it began.
+            (_, 0) => retry_at_ms,
+            (_, since) => since,
+        };
+        let met = Destination { failures, retry_at_ms, down_since_ms, ..before };
         let mut batch = self.database.batch();
         rows::put_destination(&mut batch, destination, &met);
         let _unsynced = self.database.commit(batch)?;
         Ok(())
+    }
+
+    /// Held while a destination's row is read and written.
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is no row of a destination before this.
@@ -403,6 +380,3 @@ impl Transaction {
         self.positions.len()
     }
 }
-
-#[cfg(test)]
-mod tests;

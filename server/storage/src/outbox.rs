@@ -52,10 +52,16 @@ pub struct Destination {
     pub failures: u32,
     /// No attempt before this time, milliseconds since the Unix epoch.
     pub retry_at_ms: u64,
+    /// Since when it could not be reached, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub down_since_ms: u64,
     /// Rooms of which it refused events that were then set aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owed_rooms: Vec<OwnedRoomId>,
-    /// When the last of these events was set aside, milliseconds since the Unix epoch.
+    /// Of these, events by which it has left their room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed_events: Vec<OwnedEventId>,
+    /// When the first of these events was set aside, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub owed_since_ms: u64,
 }
@@ -212,6 +218,24 @@ pub fn delete_in_flight(batch: &mut Batch, destination: &ServerName) {
 /// How `destination` was last met; the default for one never met.
 pub fn destination(read: &impl Read, destination: &ServerName) -> Result<Destination, StorageError> {
     Ok(codec::get(read, Cf::Destinations, codec::key().str(destination).as_ref())?.unwrap_or_default())
+}
+
+/// Up to `limit` destinations after `after` with how they were met.
+pub fn destinations_met(
+    read: &impl Read,
+    after: Option<&ServerName>,
+    limit: usize,
+) -> Result<Vec<(OwnedServerName, Destination)>, StorageError> {
+    let from = after.map(|server| codec::key().str(server).bytes(&[0]).finish());
+    let rows = read.scan(Cf::Destinations, &[], from.as_deref(), Direction::Forward, limit)?;
+    let broken = || StorageError::BrokenKey { cf: Cf::Destinations.name() };
+    rows.iter()
+        .map(|(key, value)| {
+            let name = KeyParts::new(Cf::Destinations, key).str()?;
+            let server = OwnedServerName::try_from(name).map_err(|_| broken())?;
+            Ok((server, codec::decode(Cf::Destinations, value)?))
+        })
+        .collect()
 }
 
 /// Records how `destination` was met.

@@ -21,7 +21,7 @@ fn push(outbox: &Outbox, n: u32) {
 }
 
 fn next(outbox: &Outbox, id: &str) -> Option<Transaction> {
-    outbox.next(server_name!("b.example"), id.to_owned(), 7, TRANSACTION_ROWS_MAX).expect("reads")
+    outbox.next(server_name!("b.example"), id, 7, TRANSACTION_ROWS_MAX).expect("reads")
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_transaction_is_made_smaller_under_another_id() {
     assert_eq!(next(&outbox, "first").expect("rows wait").units(), 3);
     outbox.queue_ephemeral(server, "x", edu(4));
     outbox.abandon(server).expect("writes");
-    let half = outbox.next(server, "half".to_owned(), 7, 1).expect("reads").expect("rows wait");
+    let half = outbox.next(server, "half", 7, 1).expect("reads").expect("rows wait");
     assert_eq!((half.id.as_str(), half.rows(), half.units()), ("half", 1, 1));
     outbox.set_aside(server, &half, 8).expect("writes");
     let rest = next(&outbox, "rest").expect("a row waits");
@@ -89,7 +89,7 @@ fn ephemeral_units_coalesce_by_key_and_are_bounded() {
     outbox.queue_ephemeral(other, "b", edu(2));
     outbox.queue_ephemeral(other, "a", edu(3));
     assert_eq!(outbox.destinations().expect("reads").len(), 1);
-    let taken = outbox.next(other, "x".to_owned(), 1, TRANSACTION_ROWS_MAX);
+    let taken = outbox.next(other, "x", 1, TRANSACTION_ROWS_MAX);
     let taken = taken.expect("reads").expect("two wait");
     let texts: Vec<_> = taken.edus.iter().map(|edu| edu.get()).collect();
     assert_eq!(texts, [edu(2).get(), edu(3).get()]);
@@ -102,7 +102,7 @@ fn ephemeral_units_coalesce_by_key_and_are_bounded() {
 #[test]
 fn pauses_are_remembered() {
     let folder = tempfile::tempdir().expect("a folder");
-    let met = Destination { failures: 3, retry_at_ms: 99, ..Destination::default() };
+    let met = Destination { failures: 3, retry_at_ms: 99, down_since_ms: 99, ..Destination::default() };
     let server = server_name!("b.example");
     outbox(&folder).set_pause(server, 3, 99).expect("writes");
     assert_eq!(outbox(&folder).met(server).expect("reads"), met);
@@ -131,4 +131,23 @@ fn an_advertisement_follows_the_events_before_it_but_not_for_ever() {
         outbox.queue_after_events(server, "vector", edu(3));
     }
     assert_eq!(take(full()), 1, "one that is replaced does not wait anew");
+}
+
+#[test]
+fn rows_of_events_that_are_gone_keep_nothing_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let outbox = outbox(&folder);
+    for n in 0..2 * TRANSACTION_ROWS_MAX {
+        let mut batch = outbox.database.batch();
+        let position = batch.position();
+        let gone = EventId::parse(format!("$gone{n}")).expect("an event id");
+        rows::push_pdu(&mut batch, server_name!("b.example"), position, &gone);
+        outbox.database.commit_durable(batch).expect("commits");
+    }
+    push(&outbox, 1);
+    let told = next(&outbox, "first").expect("a row waits behind them");
+    assert_eq!((told.id.as_str(), told.rows(), told.units()), ("first", 1, 1));
+    outbox.acknowledged(server_name!("b.example"), &told).expect("deletes");
+    assert!(next(&outbox, "second").is_none());
+    assert!(outbox.destinations().expect("reads").is_empty());
 }
