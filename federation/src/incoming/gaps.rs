@@ -232,7 +232,12 @@ impl<'a> Gap<'a> {
 
     /// What `ask` gives, if it does so while there is time.
     async fn in_time<T>(&self, ask: impl Future<Output = T>) -> Result<T, FillError> {
-        tokio::time::timeout(self.left(), ask).await.map_err(|_| FillError::Late)
+        let left = self.left();
+        if left.is_zero() {
+            // Even without time a request would be begun, and over an open connection sent.
+            return Err(FillError::Late);
+        }
+        tokio::time::timeout(left, ask).await.map_err(|_| FillError::Late)
     }
 
     /// Takes what `pdu` needs out of what may be stored; false if it is too much.
