@@ -73,6 +73,6 @@ async fn wait_for_news(
         if look.is_worth_sending || request.pos.is_none() || is_over {
             return Ok(look);
         }
-        wait_until(state, &topics, &subscription, deadline).await;
+        wait_until(state, state.sliding.next_expiry_ms(&look), &subscription, deadline).await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
-    notify::{Subscription, Topic},
+    notify::Subscription,
     presence::State,
     sync::{Look, Request, StateAfter, filter::global_event_passes},
 };
@@ -135,22 +135,21 @@ async fn wait_for_news(
         if look.is_worth_sending || answers_at_once || now >= deadline {
             return Ok(look);
         }
-        wait_until(state, &topics, &subscription, deadline).await;
+        wait_until(state, state.sync.next_expiry_ms(&topics), &subscription, deadline).await;
     }
 }
 
-/// Waits for news of these topics, for somebody to fall silent, or for the time to be up.
+/// Waits for news, for somebody to fall silent (then, in milliseconds since the
+/// epoch), or for the time to be up.
 pub(crate) async fn wait_until(
     state: &ClientState,
-    topics: &[Topic],
+    expiry_ms: Option<u64>,
     subscription: &Subscription,
     deadline: Instant,
 ) {
     let now = Instant::from_std(state.clock.instant());
-    let expiry = state
-        .sync
-        .next_expiry_ms(topics)
-        .map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
+    let expiry =
+        expiry_ms.map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
     let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
     // Time running out is no error: the next look answers with what there is.
     let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;

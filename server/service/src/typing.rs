@@ -111,11 +111,22 @@ impl Typing {
     }
 
     /// When the first of those who type in one of these rooms will have
-    /// stopped, in milliseconds since the epoch: the time to look again.
+    /// stopped, in milliseconds since the epoch: the time to look again. That is
+    /// now if somebody has stopped since the last look, and it is said once: who
+    /// looks again and again must not be kept awake by it.
     pub fn next_expiry_ms<'a>(&self, room_ids: impl IntoIterator<Item = &'a RoomId>) -> Option<u64> {
-        let rooms = self.lock();
-        let rooms = room_ids.into_iter().filter_map(|room_id| rooms.by_room.get(room_id));
-        rooms.flat_map(|room| room.until_ms.values()).min().copied()
+        let now_ms = self.clock.now_ms();
+        let mut rooms = self.lock();
+        let mut next: Option<u64> = None;
+        for room_id in room_ids {
+            let expiry = if rooms.expire(room_id, now_ms) {
+                Some(now_ms)
+            } else {
+                rooms.by_room.get(room_id).and_then(|room| room.until_ms.values().min().copied())
+            };
+            next = next.into_iter().chain(expiry).min();
+        }
+        next
     }
 
     /// The next number, for a change of something else that is told with the same token.
@@ -131,14 +142,17 @@ impl Typing {
 }
 
 impl Rooms {
-    fn expire(&mut self, room_id: &RoomId, now_ms: u64) {
-        let Some(room) = self.by_room.get_mut(room_id) else { return };
+    /// Forgets who has stopped; says whether anybody has.
+    fn expire(&mut self, room_id: &RoomId, now_ms: u64) -> bool {
+        let Some(room) = self.by_room.get_mut(room_id) else { return false };
         let before = room.until_ms.len();
         room.until_ms.retain(|_, until_ms| *until_ms > now_ms);
-        if room.until_ms.len() != before {
+        let has_expired = room.until_ms.len() != before;
+        if has_expired {
             self.changes += 1;
             room.changed = self.changes;
         }
+        has_expired
     }
 }
 
@@ -176,6 +190,19 @@ mod tests {
         typing.set(room, alice, None);
         assert_eq!(users(&typing, told), (told, None), "nothing changed");
         assert_eq!(users(&typing, 0), (told, None), "a newcomer needs no empty list");
+    }
+
+    #[test]
+    fn who_waits_is_not_kept_awake_by_somebody_who_fell_silent() {
+        let clock = Clock::manual(1_000);
+        let typing = Typing::new(clock.clone(), Arc::default());
+        let (room, alice) = (room_id!("!a:b.c"), user_id!("@alice:b.c"));
+        typing.set(room, alice, Some(30_000));
+        let (told, _) = users(&typing, 0);
+        clock.advance(Duration::from_secs(40));
+        assert_eq!(typing.next_expiry_ms([room]), Some(41_000), "there is something to tell");
+        assert_eq!(typing.next_expiry_ms([room]), None);
+        assert_eq!(users(&typing, told).1, Some(0));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use causeway_storage::{StreamPosition, keys, rooms::Member, to_device};
-use ruma::{OwnedRoomId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
 
 use super::{
     lists::{Entry, Wanted},
@@ -140,9 +140,9 @@ pub fn typing(making: &Making<'_>, asked: &[Asked<'_>]) -> (Option<ByRoom>, u64)
     if !switch.is_on() {
         return (None, 0);
     }
-    let rooms = asked.iter().filter(|asked| is_about(switch, asked)).map(|(entry, _)| &*entry.room_id);
+    let rooms = typing_rooms(making, asked);
     let is_live =
-        |room_id: &ruma::RoomId| making.standing.sent.get(room_id).is_some_and(|sent| sent.until.is_none());
+        |room_id: &RoomId| making.standing.sent.get(room_id).is_some_and(|sent| sent.until.is_none());
     let (live, new): (Vec<_>, Vec<_>) = rooms.partition(|room_id| is_live(room_id));
     let since = making.request.pos.map_or(0, |pos| pos.typing);
     let known = making.services.typing().changed_since(live, since);
@@ -150,6 +150,12 @@ pub fn typing(making: &Making<'_>, asked: &[Asked<'_>]) -> (Option<ByRoom>, u64)
     let rooms = known.by_room.into_iter().chain(unknown.by_room);
     let rooms = rooms.map(|(room_id, users)| (room_id, typing_event(&users)));
     (Some(ByRoom { rooms: rooms.collect() }), known.changes.min(unknown.changes))
+}
+
+/// The rooms of which the answer says who types; none while nobody asks.
+pub fn typing_rooms<'a>(making: &'a Making<'_>, asked: &'a [Asked<'_>]) -> impl Iterator<Item = &'a RoomId> {
+    let switch = &making.request.extensions.typing;
+    asked.iter().filter(|asked| is_about(switch, asked)).map(|(entry, _)| &*entry.room_id)
 }
 
 fn is_about(switch: &RoomSwitch, (entry, wanted): &Asked<'_>) -> bool {

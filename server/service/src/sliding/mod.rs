@@ -48,6 +48,8 @@ pub struct Look {
     pub is_worth_sending: bool,
     position: u64,
     typing: u64,
+    /// The rooms of which it says who types.
+    typing_rooms: Vec<OwnedRoomId>,
     changes: Changes,
 }
 
@@ -112,10 +114,17 @@ impl SlidingSync {
         response.extensions.receipts = extensions::receipts(&mut making, &asked, &response)?;
         let (told, typing) = extensions::typing(&making, &asked);
         response.extensions.typing = told;
+        let typing_rooms = extensions::typing_rooms(&making, &asked).map(ToOwned::to_owned).collect();
         let is_worth_sending = !response.is_empty();
         let changes =
             making.changes(request.extensions.account_data.is_on(), |room_id| known.contains(room_id));
-        Ok(Look { response, is_worth_sending, position: until, typing, changes })
+        Ok(Look { response, is_worth_sending, position: until, typing, typing_rooms, changes })
+    }
+
+    /// When to look again though nobody wakes the request: when somebody of whom
+    /// it is told falls silent; in milliseconds since the epoch.
+    pub fn next_expiry_ms(&self, look: &Look) -> Option<u64> {
+        self.sync.typing().next_expiry_ms(look.typing_rooms.iter().map(|room_id| &**room_id))
     }
 
     /// Completes an answer that is about to be sent.
