@@ -284,9 +284,10 @@ async fn a_device_is_given_what_it_acknowledged_and_no_more() {
     let alice = server.register("alice").await;
     let room = server.room(&alice, json!({})).await;
     let room_id = RoomId::parse(&room).expect("a room id");
-    let database = server.services.database.clone();
     let known = || {
-        given(&database, user_id!("@alice:example.org"), device_id!("DEV"), &room_id).expect("readable").pop()
+        given(&server.services.rooms, user_id!("@alice:example.org"), device_id!("DEV"), &room_id)
+            .expect("readable")
+            .pop()
     };
     let first = server.sync(&alice, "").await;
     assert_eq!(known(), None, "not acknowledged");

@@ -132,9 +132,9 @@ async fn a_device_is_given_what_its_connection_acknowledged() {
     let alice = server.register("alice").await;
     let room = server.public_room(&alice, "one").await;
     let room_id = RoomId::parse(&room).expect("a room id");
-    let database = server.services.database.clone();
     let known = || {
-        let given = given(&database, user_id!("@alice:example.org"), device_id!("DEV"), &room_id);
+        let given =
+            given(&server.services.rooms, user_id!("@alice:example.org"), device_id!("DEV"), &room_id);
         given.expect("readable").pop()
     };
     let items = json!({ "lists": { "all": {

@@ -5,6 +5,7 @@
 mod common;
 mod connections;
 mod extensions;
+mod leaving;
 mod lists;
 mod rooms;
 

@@ -80,7 +80,7 @@ impl SharedSpace {
     ) -> Result<Observed, SpaceError> {
         let own = own_writes(row, Some(&device_name(user, device)));
         let mut shown = self.read_by_device(room, key.as_str(), user, device)?;
-        let given = sync::given(&self.db, user, device, room)?;
+        let given = sync::given(&self.rooms, user, device, room)?;
         for root in given.iter().filter_map(|given| parse_root(given.state.as_deref()?)) {
             if let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())? {
                 shown.push(event.event_id().to_owned());

@@ -92,7 +92,10 @@ fn in_room(
     let known = known(making, entry)?;
     let Some(end) = making.view.root_at(&entry.room_id, until)? else { return Ok(None) };
     let told = Telling::new(making, entry, wanted, known, (until, end))?;
-    let row = told.row(wanted);
+    let is_joined = entry.member.membership == MembershipState::Join;
+    // What happens after the user has left is not told: the row ends there.
+    let until = (!is_joined).then_some(StreamPosition(until));
+    let row = SentRoom { until, ..told.row(wanted) };
     let room = if told.is_silent() { None } else { Some(told.room(making)?) };
     making.rows.insert(entry.room_id.clone(), row);
     Ok(room.flatten())
@@ -172,6 +175,13 @@ impl<'a> Telling<'a> {
         known_at.is_some_and(|at| self.selected.limited && self.selected.start > at)
     }
 
+    /// Whether, of what happened since, the timeline may lack something: because
+    /// of a gap, or because the user may not see all of it: he left and came back.
+    fn may_lack(&self) -> bool {
+        let known_at = self.known.as_ref().map(|known| i64::try_from(known.at).unwrap_or(i64::MAX));
+        self.has_gap() || known_at.is_some_and(|at| self.selected.unseen_until > at)
+    }
+
     fn choose_state(&mut self, making: &Making<'_>) -> Result<(), MatrixError> {
         let required = &self.wanted.config.required;
         let mut chosen = BTreeMap::new();
@@ -228,9 +238,9 @@ impl<'a> Telling<'a> {
             Some(known) => {
                 let had_items = self.required_before.as_ref().is_some_and(Required::has_items);
                 let is_whole =
-                    required.has_items() && (!had_items || (self.has_gap() && known.sent.state.is_some()));
+                    required.has_items() && (!had_items || (self.may_lack() && known.sent.state.is_some()));
                 let state = if is_whole { Some(end) } else { known.sent.state.clone() };
-                let from = if self.has_gap() { StreamPosition(start) } else { known.sent.from };
+                let from = if self.may_lack() { StreamPosition(start) } else { known.sent.from };
                 let afresh = self.has_gap() || self.is_expanded;
                 (from, state, if afresh { limit } else { known.sent.timeline_limit })
             }
@@ -421,13 +431,14 @@ fn gone(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Optio
     }))
 }
 
-/// The row of a room that the user is not in, and whether that is news.
+/// The row of a room that the user is not in, and whether that is news. It ends
+/// with the membership: what happens in the room from there on is not told.
 fn outside(making: &mut Making<'_>, entry: &Entry) -> bool {
     let position = entry.member.position;
     let is_told = making.told_until(&entry.room_id).is_some_and(|until| until >= position.0);
     let row = match making.standing.sent.get(&entry.room_id) {
-        Some(sent) if is_told => SentRoom { until: None, ..sent.clone() },
-        _ => SentRoom { from: position, ..SentRoom::default() },
+        Some(sent) if is_told => SentRoom { until: Some(position), ..sent.clone() },
+        _ => SentRoom { until: Some(position), from: position, ..SentRoom::default() },
     };
     making.rows.insert(entry.room_id.clone(), row);
     !is_told

@@ -12,7 +12,11 @@ use super::{
     progress::{self, Acknowledgement, Given, Told},
     token::SyncToken,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    room_view::RoomView,
+    rooms::{RoomError, Rooms},
+};
 
 /// Connections of sliding sync that one device may have.
 pub const CONNECTIONS_MAX: usize = 8;
@@ -23,19 +27,28 @@ pub const CONNECTIONS_MAX: usize = 8;
 /// An item event was given if, in any of these, its position is above `after` and
 /// not above `up_to`, or if it is the item's event in `state`.
 ///
+/// /sync tells nothing of a room that the user has left, though its position goes
+/// on: who was not in the room at that position was given no stretch of it.
+///
 /// # Errors
 /// When storage fails.
 pub fn given(
-    database: &Database,
+    rooms: &Rooms,
     user_id: &UserId,
     device_id: &DeviceId,
     room_id: &RoomId,
-) -> Result<Vec<Given>, StorageError> {
-    let snapshot = database.snapshot();
+) -> Result<Vec<Given>, RoomError> {
+    let view = RoomView::new(rooms);
+    let snapshot = view.database().snapshot();
     let mut given = Vec::new();
     if let Some(progress) = rows::progress(&snapshot, user_id, device_id)? {
         let room = rows::given_room(&snapshot, user_id, device_id, room_id)?;
-        given.extend(progress::given(&progress, room));
+        let root = view.root_at(room_id, progress.acknowledged.0)?;
+        let was_in = root.map_or(Ok(false), |root| view.is_joined_in(&root, user_id))?;
+        given.extend(
+            progress::given(&progress, room)
+                .map(|given| if was_in { given } else { Given { up_to: given.after, ..given } }),
+        );
     }
     for (conn_id, connection) in sliding::connections(&snapshot, user_id, device_id, CONNECTIONS_MAX)? {
         if let Some(sent) = sliding::sent_room(&snapshot, user_id, device_id, &conn_id, room_id)? {

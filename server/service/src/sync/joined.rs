@@ -127,7 +127,9 @@ fn note_told(
     selected: &Selected,
 ) {
     let hidden = filter::hides_items(answer.filter, room_id);
-    let says_nothing_new = known.is_some() && span.known.is_some() && !selected.limited;
+    // A user who left and came back in the meantime may not see all that happened.
+    let is_unseen = i64::try_from(answer.since_position()).is_ok_and(|since| selected.unseen_until > since);
+    let says_nothing_new = known.is_some() && span.known.is_some() && !selected.limited && !is_unseen;
     if says_nothing_new && (!hidden.timeline || !selected.any) {
         return;
     }
