@@ -126,9 +126,8 @@ impl<'a> Viewer<'a> {
             None => self.view.current_root(&held.meta.room_id)?,
         };
         let [visibility, member] = self.deciding(root)?;
-        let was_so = |event: &Option<Arc<Pdu>>| {
-            event.as_ref().is_none_or(|event| event.depth() < held.pdu.depth())
-        };
+        let was_so =
+            |event: &Option<Arc<Pdu>>| event.as_ref().is_none_or(|event| event.depth() < held.pdu.depth());
         let mut at = at_event(visibility.as_deref(), member.as_deref().filter(|_| was_so(&member)));
         // What the room was before it got this visibility is not known. State
         // is what the room's members know anyway.
@@ -157,5 +156,7 @@ fn at_event(visibility: Option<&Pdu>, member: Option<&Pdu>) -> AtEvent {
     AtEvent { visibility: visibility_of(visibility), membership }
 }
 
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod tests;

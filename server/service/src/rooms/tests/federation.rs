@@ -10,12 +10,17 @@ use super::*;
 use crate::rooms::VersionRules;
 
 /// Takes a signed event over to another server.
-fn carry(pdu: &Pdu, rules: &VersionRules) -> Pdu {
+pub(crate) fn carry(pdu: &Pdu, rules: &VersionRules) -> Pdu {
     Pdu::parse(&rules.rules, pdu.raw().get()).expect("was made by a server")
 }
 
 /// Joins a user of `guest` through `host`, as the doors would.
-fn join_over(host: &Server, guest: &Server, room_id: &RoomId, user_id: &UserId) -> Result<(), RoomError> {
+pub(crate) fn join_over(
+    host: &Server,
+    guest: &Server,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<(), RoomError> {
     let join = MembershipState::Join;
     let supported = Some(version::SUPPORTED.as_slice());
     let (version, template) = host.rooms.member_template(room_id, user_id, &join, supported)?;
@@ -31,7 +36,7 @@ fn join_over(host: &Server, guest: &Server, room_id: &RoomId, user_id: &UserId) 
 }
 
 /// Everything that `from` queued for `to`, in order, and not delivered before.
-fn queued(from: &Server, to: &Server, delivered: &mut BTreeSet<OwnedEventId>) -> Vec<Arc<Pdu>> {
+pub(crate) fn queued(from: &Server, to: &Server, delivered: &mut BTreeSet<OwnedEventId>) -> Vec<Arc<Pdu>> {
     let rows = outbox::rows(&from.database, to.rooms.server_name(), StreamPosition::default(), 10_000)
         .expect("reads");
     let mut events = Vec::new();
@@ -45,7 +50,12 @@ fn queued(from: &Server, to: &Server, delivered: &mut BTreeSet<OwnedEventId>) ->
     events
 }
 
-fn deliver(from: &Server, to: &Server, room_id: &RoomId, pdus: &[Arc<Pdu>]) -> Vec<(OwnedEventId, Received)> {
+pub(crate) fn deliver(
+    from: &Server,
+    to: &Server,
+    room_id: &RoomId,
+    pdus: &[Arc<Pdu>],
+) -> Vec<(OwnedEventId, Received)> {
     let rules = from.rooms.version_rules(room_id).expect("known");
     let pdus = pdus.iter().map(|pdu| carry(pdu, &rules)).collect();
     to.rooms.receive_pdus(from.rooms.server_name(), room_id, pdus).expect("reads and writes")
@@ -324,60 +334,6 @@ fn history_is_fetched_backwards_and_placed_before_what_is_there() {
     assert_eq!(ids[..3], [old[2].event_id(), old[3].event_id(), old[4].event_id()]);
     assert!(timeline[2].0 < 0 && timeline[3].0 > 0);
     assert_eq!(b.rooms.missing_events(&room_id, 10).unwrap(), [old[1].event_id().to_owned()]);
-}
-
-/// Brings what is missing before what `to` holds over from `from`, all at once.
-fn backfill(from: &Server, to: &Server, room_id: &RoomId) {
-    let edges = to.rooms.missing_events(room_id, 10).unwrap();
-    let given = from.rooms.backfill_for_server(to.rooms.server_name(), room_id, &edges, 50).unwrap();
-    let rules = from.rooms.version_rules(room_id).unwrap();
-    to.rooms.import_backfill(room_id, given.iter().map(|pdu| carry(pdu, &rules)).collect()).unwrap();
-}
-
-fn sees(server: &Server, user_id: &UserId, pdu: &Pdu) -> bool {
-    let held = server.rooms.held(pdu.event_id()).unwrap().expect("is held");
-    let view = crate::room_view::RoomView::new(&server.rooms);
-    crate::visible::Viewer::new(view, pdu.room_id(), user_id).unwrap().may_see(&held).unwrap()
-}
-
-#[test]
-fn who_left_does_not_see_what_fills_a_hole_after_that() {
-    let (a, b) = (Server::new("a.example"), Server::new("b.example"));
-    let (alice, bob, dora) = (a.user("alice"), b.user("bob"), b.user("dora"));
-    let room_id = a.create(&alice, Preset::PublicChat);
-    let before = a.send(&room_id, message(&alice, "before bob came"));
-    join_over(&a, &b, &room_id, &bob).unwrap();
-    backfill(&a, &b, &room_id);
-    assert!(sees(&b, &bob, &before));
-    assert!(matches!(b.rooms.leave(&room_id, &bob, None).unwrap(), Outcome::Done(_)));
-    deliver(&b, &a, &room_id, &queued(&b, &a, &mut BTreeSet::new()));
-    let missed = a.send(&room_id, message(&alice, "bob has gone"));
-    let missed_too = a.send(&room_id, message(&alice, "still gone"));
-    join_over(&a, &b, &room_id, &dora).unwrap();
-    backfill(&a, &b, &room_id);
-    assert!(sees(&b, &bob, &before) && sees(&b, &dora, &before));
-    for missed in [missed, missed_too] {
-        assert!(b.rooms.held(missed.event_id()).unwrap().unwrap().meta.position.unwrap() < 0);
-        assert!(sees(&b, &dora, &missed) && !sees(&b, &bob, &missed));
-    }
-}
-
-#[test]
-fn history_of_an_unknown_state_is_hidden_from_who_came_later() {
-    for visibility in ["joined", "invited"] {
-        let (a, b) = (Server::new("a.example"), Server::new("b.example"));
-        let (alice, bob) = (a.user("alice"), b.user("bob"));
-        let room_id = a.create(&alice, Preset::PublicChat);
-        let content = json!({ "history_visibility": visibility });
-        a.send(&room_id, state(&alice, "m.room.history_visibility", "", content));
-        let hidden = a.send(&room_id, message(&alice, "before bob came"));
-        let edges = [hidden.event_id().to_owned()];
-        join_over(&a, &b, &room_id, &bob).unwrap();
-        let given = a.rooms.backfill_for_server(a.rooms.server_name(), &room_id, &edges, 1).unwrap();
-        let rules = a.rooms.version_rules(&room_id).unwrap();
-        b.rooms.import_backfill(&room_id, given.iter().map(|pdu| carry(pdu, &rules)).collect()).unwrap();
-        assert!(!sees(&b, &bob, &hidden), "{visibility}");
-    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Rooms over a real database: one server, and two whose events are carried by hand.
 
 mod creation;
-mod federation;
+pub(crate) mod federation;
 mod writing;
 
 use std::sync::Arc;
