@@ -119,6 +119,6 @@ fn media_rows_and_positions() {
     database.commit_durable(batch).expect("commit");
     let ceiling = database.get(Cf::Meta, b"positions").expect("read").expect("a ceiling");
     assert_eq!(ceiling, (position.0 + (1 << 16)).to_be_bytes());
-    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(1u64.to_be_bytes().to_vec()));
-    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "1\n");
+    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(2u64.to_be_bytes().to_vec()));
+    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "2\n");
 }
