@@ -191,6 +191,9 @@ pub enum ServicesError {
     /// The database failed.
     #[error("the database can't be read")]
     Storage(#[from] StorageError),
+    /// What earlier programs did not write for reading can't be made up for.
+    #[error("the indexes of the rooms can't be made")]
+    Indexes(#[from] rooms::RoomError),
 }
 
 impl Services {
@@ -212,6 +215,7 @@ impl Services {
         let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
         let outbox = Arc::new(Outbox::new(db(), wake()));
         let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
+        rooms.complete_indexes()?;
         let at = || Arc::clone(&rooms);
         let shared_space = SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?
             .with_rank_wait(Duration::from_millis(settings.rank_wait_ms))

@@ -46,7 +46,8 @@ macro_rules! catalogue {
 
 catalogue! {
     // --- core
-    /// `"schema"` -> u64, the last complete migration; `"positions"` -> u64, no position above it was handed out.
+    /// `"schema"` -> u64, the last complete migration; `"positions"` -> u64, no position above it was handed out;
+    /// `"indexes"` -> u64, the version of the rooms' indexes for reading that is complete.
     Meta = "meta";
 
     // --- accounts

@@ -148,7 +148,7 @@ impl RoomWriter<'_> {
 }
 
 /// The root of the thread that an event belongs to.
-fn thread_root(pdu: &Pdu) -> Option<OwnedEventId> {
+pub(super) fn thread_root(pdu: &Pdu) -> Option<OwnedEventId> {
     let (root, related) = relation(pdu, 0)?;
     (related.rel_type == "m.thread" && pdu.state_key().is_none()).then_some(root)
 }

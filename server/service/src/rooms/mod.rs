@@ -31,6 +31,7 @@ mod membership;
 mod power;
 mod reads;
 mod receive;
+mod reindex;
 mod resident;
 mod store;
 #[cfg(test)]

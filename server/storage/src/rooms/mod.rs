@@ -39,6 +39,9 @@ use crate::{
     codec::{self, KeyParts, key},
 };
 
+/// Row of `Meta`: the version of the indexes for reading.
+const INDEXES: &[u8] = b"indexes";
+
 /// A room that this server is or was in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
@@ -201,6 +204,17 @@ pub fn put_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId, edge
 /// Notes that an event is missing no more.
 pub fn delete_missing(batch: &mut Batch, room_id: &RoomId, event_id: &EventId) {
     batch.delete(Cf::MissingEvents, key().str(room_id).str(event_id));
+}
+
+/// Which version of the indexes for reading (threads, words, times) is complete; 0 is none.
+pub fn indexes_version(read: &(impl Read + ?Sized)) -> Result<u64, StorageError> {
+    let value = read.get(Cf::Meta, INDEXES)?;
+    value.map_or(Ok(0), |value| codec::decode_u64(Cf::Meta, &value))
+}
+
+/// Notes that a version of the indexes for reading is complete.
+pub fn put_indexes_version(batch: &mut Batch, version: u64) {
+    batch.put(Cf::Meta, INDEXES, version.to_be_bytes());
 }
 
 pub(crate) fn room_id_part(cf: Cf, parts: &mut KeyParts<'_>) -> Result<OwnedRoomId, StorageError> {
