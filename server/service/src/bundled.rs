@@ -8,13 +8,22 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use causeway_room::Pdu;
-use causeway_storage::{Direction, rooms as rows};
-use ruma::{OwnedEventId, UserId};
+use causeway_storage::{
+    Direction,
+    rooms::{self as rows, Related},
+};
+use ruma::{EventId, OwnedEventId, UserId};
 
 use crate::{error::MatrixError, ignored::ignored_users, room_view::RoomView, visible::Viewer};
 
-/// Events that relate to one event and are looked at.
+/// Events of a thread, and references, that are looked at.
 const RELATED_MAX: usize = 200;
+/// Edits that are looked at: anybody may send what only looks like one.
+const EDITS_MAX: usize = 1_000;
+/// Rows of relations that are read for one event, of any kind.
+const ROWS_MAX: usize = 5_000;
+/// Rows that are read at once.
+const STEP: usize = 200;
 
 /// What is told with an event.
 #[derive(Default)]
@@ -41,17 +50,14 @@ pub struct ThreadSummary {
 pub fn bundle(view: RoomView<'_>, user_id: &UserId, pdu: &Pdu) -> Result<Bundle, MatrixError> {
     let mut bundle = Bundle::default();
     let database = view.database();
-    let related = rows::relations(database, pdu.event_id(), None, Direction::Backward, RELATED_MAX)?;
-    if related.is_empty() {
+    let (related, is_cut) = relevant(view, pdu.event_id())?;
+    if related.is_empty() && !is_cut {
         return Ok(bundle);
     }
-    let is_cut = related.len() == RELATED_MAX;
     let mut viewer = Viewer::new(view, pdu.room_id(), user_id)?;
     let mut ignored: Option<BTreeSet<String>> = None;
     for related in related {
-        if !matches!(related.rel_type.as_str(), "m.replace" | "m.thread" | "m.reference")
-            || rows::redaction_of(database, &related.event_id)?.is_some()
-        {
+        if rows::redaction_of(database, &related.event_id)?.is_some() {
             continue;
         }
         // Anybody can name any event from a room of his own.
@@ -70,30 +76,71 @@ pub fn bundle(view: RoomView<'_>, user_id: &UserId, pdu: &Pdu) -> Result<Bundle,
             _ => {}
         }
     }
+    if is_cut {
+        complete(view, &mut viewer, pdu, &mut bundle, user_id)?;
+    }
     if let Some(thread) = &mut bundle.thread {
         thread.participated |= pdu.sender() == user_id;
-        if is_cut {
-            complete(view, &viewer, pdu, thread, user_id)?;
-        }
     }
     Ok(bundle)
 }
 
-/// A thread with more events than are looked at: its row has the number, which
-/// is for those who are in the room.
+/// What may count of what relates to an event, the last first, and whether there is more.
+fn relevant(view: RoomView<'_>, event_id: &EventId) -> Result<(Vec<Related>, bool), MatrixError> {
+    let (mut found, mut is_cut, mut from) = (Vec::new(), false, None);
+    let (mut edits, mut replies, mut references) = (0, 0, 0);
+    for _ in 0..ROWS_MAX / STEP {
+        let step = rows::relations(view.database(), event_id, from, Direction::Backward, STEP)?;
+        let is_last = step.len() < STEP;
+        from = step.last().and_then(|last| last.position.checked_sub(1));
+        for related in step {
+            let (looked_at, max) = match related.rel_type.as_str() {
+                "m.replace" => (&mut edits, EDITS_MAX),
+                "m.thread" => (&mut replies, RELATED_MAX),
+                "m.reference" => (&mut references, RELATED_MAX),
+                _ => continue,
+            };
+            *looked_at += 1;
+            if *looked_at <= max {
+                found.push(related);
+            } else {
+                is_cut = true;
+            }
+        }
+        if is_last || from.is_none() {
+            return Ok((found, is_cut));
+        }
+    }
+    Ok((found, true))
+}
+
+/// A thread with more events than are looked at: its row has the last of them
+/// and their number, which is for those who are in the room.
 fn complete(
     view: RoomView<'_>,
-    viewer: &Viewer<'_>,
+    viewer: &mut Viewer<'_>,
     root: &Pdu,
-    thread: &mut ThreadSummary,
+    bundle: &mut Bundle,
     user_id: &UserId,
 ) -> Result<(), MatrixError> {
     let (database, room_id, root) = (view.database(), root.room_id(), root.event_id());
-    thread.participated |= rows::is_participant(database, room_id, root, user_id)?;
-    if viewer.is_joined
-        && let Some(row) = rows::thread(database, room_id, root)?
-    {
-        thread.count = thread.count.max(row.count);
+    let Some(row) = rows::thread(database, room_id, root)? else { return Ok(()) };
+    if bundle.thread.is_none() {
+        let at = view.timeline(room_id, Some(row.latest), Direction::Backward, 1)?.pop();
+        let at = at.filter(|at| at.position == row.latest);
+        let held = at.map(|at| view.event_in(room_id, &at.event_id)).transpose()?.flatten();
+        if let Some(held) = held
+            && viewer.may_see(&held)?
+            && !ignored_users(database, user_id)?.contains(held.pdu.sender().as_str())
+        {
+            bundle.thread = Some(ThreadSummary { latest: held.pdu, count: 1, participated: false });
+        }
+    }
+    if let Some(thread) = &mut bundle.thread {
+        thread.participated |= rows::is_participant(database, room_id, root, user_id)?;
+        if viewer.is_joined {
+            thread.count = thread.count.max(row.count);
+        }
     }
     Ok(())
 }

@@ -150,7 +150,7 @@ impl RoomWriter<'_> {
             if pending.live {
                 let position = self.batch.position();
                 pending.meta.position = i64::try_from(position.0).ok();
-                self.put_live(&pending, position);
+                self.put_live(&pending, position)?;
             }
             let edge = Some(pending.meta.not_after()).filter(|edge| *edge != i64::MAX);
             for event_id in pending.missing {
@@ -168,7 +168,7 @@ impl RoomWriter<'_> {
         Ok(held)
     }
 
-    fn put_live(&mut self, pending: &Pending, position: StreamPosition) {
+    fn put_live(&mut self, pending: &Pending, position: StreamPosition) -> Result<(), RoomError> {
         let event_id = pending.pdu.event_id().to_owned();
         let at = pending.meta.position.unwrap_or(i64::MAX);
         rows::put_stream(&mut self.batch, position, &self.room_id, &event_id);
@@ -177,9 +177,7 @@ impl RoomWriter<'_> {
         if pending.followed {
             rows::delete_missing(&mut self.batch, &self.room_id, &row.event_id);
         }
-        if let Some((target, related)) = relation(&pending.pdu, at) {
-            rows::put_relation(&mut self.batch, &target, &related);
-        }
+        self.put_relation(&pending.pdu, at)?;
         for server in &pending.send_to {
             outbox::push_pdu(&mut self.batch, server, position, &row.event_id);
         }
@@ -188,6 +186,16 @@ impl RoomWriter<'_> {
         }
         self.topics.push(Topic::Room(self.room_id.clone()));
         self.topics.push(Topic::Stream);
+        Ok(())
+    }
+
+    /// Notes what an event relates to, unless that is known to be of another room.
+    pub(super) fn put_relation(&mut self, pdu: &Pdu, position: i64) -> Result<(), RoomError> {
+        let Some((target, related)) = relation(pdu, position) else { return Ok(()) };
+        if self.work.held(&target)?.is_none_or(|target| *target.meta.room_id == *self.room_id) {
+            rows::put_relation(&mut self.batch, &target, &related);
+        }
+        Ok(())
     }
 
     /// Who stands where in the room now, by room and (our own users) by user.
@@ -244,7 +252,9 @@ impl RoomWriter<'_> {
     /// Which redactions apply from now on, and which wait for their target.
     fn redactions(&self) -> Result<Redactions, RoomError> {
         let mut found = Vec::new();
-        for pending in self.pending.iter().filter(|pending| pending.live) {
+        // History has its places already.
+        let placed = |pending: &&Pending| pending.live || pending.meta.position.is_some();
+        for pending in self.pending.iter().filter(placed) {
             if let Some(target) = pending.pdu.redacts() {
                 match self.work.held(target)? {
                     Some(target) if self.may_redact(&pending.pdu, &target.pdu)? => {
@@ -258,7 +268,7 @@ impl RoomWriter<'_> {
                     None => found.push((target.to_owned(), pending.pdu.event_id().to_owned(), false)),
                 }
             }
-            if pending.pdu.sender().server_name() == self.rooms.server_name {
+            if pending.live && pending.pdu.sender().server_name() == self.rooms.server_name {
                 continue; // Nobody can have known its id before.
             }
             let database = &self.rooms.store.database;

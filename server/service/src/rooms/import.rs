@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Rooms,
-    commit::{lowest, member_row, relation},
+    commit::{lowest, member_row},
     error::RoomError,
     head::Head,
     receive::{Received, Results, state_entry},
@@ -301,9 +301,7 @@ impl RoomWriter<'_> {
         let event_id = pdu.event_id().to_owned();
         rows::delete_missing(&mut self.batch, &room_id, &event_id);
         rows::put_timeline(&mut self.batch, &room_id, &TimelineRow { position, event_id, current });
-        if let Some((target, related)) = relation(&pdu, position) {
-            rows::put_relation(&mut self.batch, &target, &related);
-        }
+        self.put_relation(&pdu, position)?;
         let meta = EventMeta {
             position: Some(position),
             edge,

@@ -337,6 +337,35 @@ fn history_is_fetched_backwards_and_placed_before_what_is_there() {
 }
 
 #[test]
+fn what_was_redacted_before_it_came_as_history_is_redacted() {
+    let (a, b) = (Server::new("a.example"), Server::new("b.example"));
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room_id = a.create(&alice, Preset::PublicChat);
+    let [early, late] = ["early", "late"].map(|text| a.send(&room_id, message(&alice, text)));
+    let history = a
+        .rooms
+        .backfill_for_server(a.rooms.server_name(), &room_id, &[late.event_id().to_owned()], 2)
+        .unwrap();
+    a.rooms.redact(&room_id, &alice, early.event_id(), None, None).unwrap();
+    let last = a.send(&room_id, message(&alice, "last"));
+    join_over(&a, &b, &room_id, &bob).unwrap();
+    a.rooms.redact(&room_id, &alice, late.event_id(), None, None).unwrap();
+    deliver(&a, &b, &room_id, &queued(&a, &b, &mut BTreeSet::new()));
+    assert!(b.rooms.held(late.event_id()).unwrap().is_none());
+    let edges = [last.event_id().to_owned()];
+    let more = a.rooms.backfill_for_server(a.rooms.server_name(), &room_id, &edges, 2).unwrap();
+    let rules = a.rooms.version_rules(&room_id).unwrap();
+    let given = more.iter().chain(&history).map(|pdu| carry(pdu, &rules)).collect();
+    b.rooms.import_backfill(&room_id, given).unwrap();
+    for (pdu, word) in [(&early, "early"), (&late, "late")] {
+        assert!(b.rooms.held(pdu.event_id()).unwrap().unwrap().meta.position.unwrap() < 0);
+        assert!(b.rooms.redaction_of(pdu.event_id()).unwrap().is_some(), "{word}");
+        let found = causeway_storage::rooms::word_positions(&b.database, &room_id, word, i64::MAX, 9);
+        assert!(found.unwrap().is_empty(), "{word}");
+    }
+}
+
+#[test]
 fn a_server_gets_what_its_users_may_see_and_nothing_that_was_redacted() {
     let (a, b) = (Server::new("a.example"), Server::new("b.example"));
     let alice = a.user("alice");
