@@ -56,6 +56,36 @@ fn open(visibility: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_ban_from_a_room_that_somebody_never_was_in_breaks_nothing() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let own = server.room(&bob, open("shared")).await;
+    server.say(&bob, &own, "word of his own").await;
+    for visibility in ["shared", "world_readable"] {
+        let room = server.room(&alice, open(visibility)).await;
+        server.say(&alice, &room, "word of spam").await;
+        server.act(&alice, &room, "ban", json!({ "user_id": "@bob:example.org" })).await;
+    }
+    assert_eq!(server.find(&bob, "word").await, ["word of his own"]);
+}
+
+#[tokio::test]
+async fn forged_tokens_and_endless_filters_are_no_trouble() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let room = server.room(&alice, open("shared")).await;
+    server.say(&alice, &room, "word").await;
+    let next = format!("{}_{}_{room}", usize::MAX, i64::MAX);
+    for order in ["recent", "rank"] {
+        server.find_with(&alice, &next, json!({ "search_term": "word", "order_by": order })).await;
+    }
+    let senders: Vec<_> = (0..1_001).map(|n| format!("@user{n}:example.org")).collect();
+    let criteria = json!({ "search_term": "word", "filter": { "not_senders": senders } });
+    let body = json!({ "search_categories": { "room_events": criteria } });
+    assert_eq!(server.post(&format!("{V3}/search"), &alice, body).await.status.as_u16(), 400);
+}
+
+#[tokio::test]
 async fn nobody_finds_what_he_may_not_see() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -50,6 +50,10 @@ const ROOMS_MAX: usize = 2_000;
 const PREDECESSORS_MAX: usize = 10;
 /// Hits that are looked for; of more, the earlier ones come with later pages.
 const HITS_MAX: usize = 500;
+/// Events that hold the words and are looked at, shown or not.
+const CANDIDATES_MAX: usize = 5_000;
+/// Entries in each list of a filter.
+const FILTER_LIST_MAX: usize = 1_000;
 /// Bytes of what is searched for.
 const TERM_BYTES_MAX: usize = 4_096;
 
@@ -181,18 +185,20 @@ impl Search {
     /// A page of what is found.
     ///
     /// # Errors
-    /// 400 when what is searched for is too long.
+    /// 400 when what is searched for, or a list of the filter, is too long.
     pub fn find(&self, reader: Reader<'_>, wanted: &Wanted) -> Result<Found, MatrixError> {
         if wanted.term.len() > TERM_BYTES_MAX {
             return Err(MatrixError::invalid_param("What is searched for is too long"));
         }
+        check_filter(&wanted.filter)?;
         let words = words(&wanted.term);
         if words.is_empty() {
             return Ok(Found::default());
         }
         let mut matches = self.matches(reader.user_id, wanted, &words)?;
         let seen = wanted.from.as_ref().map_or(0, |place| place.seen);
-        let count = if wanted.order == Order::Rank { matches.len() } else { seen + matches.len() };
+        let count =
+            if wanted.order == Order::Rank { matches.len() } else { seen.saturating_add(matches.len()) };
         if wanted.order == Order::Rank {
             matches.sort_by(|a, b| b.rank.total_cmp(&a.rank));
             matches.drain(..seen.min(matches.len()));
@@ -203,19 +209,21 @@ impl Search {
         let more = matches.len() > limit;
         matches.truncate(limit);
         let next = matches.last().filter(|_| more).map(|last| Place {
-            seen: seen + matches.len(),
+            seen: seen.saturating_add(matches.len()),
             position: last.position,
             room_id: last.held.meta.room_id.clone(),
         });
         let mut found = Found { count, words, next, ..Found::default() };
         for hit in matches {
-            found.hits.push(self.hit(reader, wanted, &hit)?);
+            // Meanwhile he may have gone: that is no reason to lose the others.
+            found.hits.extend(unless_forbidden(self.hit(reader, wanted, &hit))?);
         }
         if wanted.state {
             let rooms: BTreeSet<_> = found.hits.iter().map(|hit| hit.room_id.clone()).collect();
             for room_id in rooms {
-                let state = self.history.state(reader, &room_id)?;
-                found.state.insert(room_id, state);
+                if let Some(state) = unless_forbidden(self.history.state(reader, &room_id))? {
+                    found.state.insert(room_id, state);
+                }
             }
         }
         Ok(found)
@@ -235,10 +243,12 @@ impl Search {
         let mut candidates = Candidates::new(view.database(), &rooms, words, from)?;
         let ignored = ignored_users(view.database(), user_id)?;
         let mut viewers: BTreeMap<&RoomId, Viewer<'_>> = BTreeMap::new();
-        let mut found = Vec::new();
+        let (mut found, mut looked_at) = (Vec::new(), 0);
         while found.len() < HITS_MAX
+            && looked_at < CANDIDATES_MAX
             && let Some((position, room_id)) = candidates.next()?
         {
+            looked_at += 1;
             let Some(held) = self.at(room_id, position)? else { continue };
             let viewer = match viewers.entry(room_id) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -291,13 +301,15 @@ impl Search {
         }
         let mut rooms = Vec::new();
         for (room_id, member) in self.rooms.memberships_of(user_id)? {
-            let was_in = matches!(
-                member.membership,
-                MembershipState::Join | MembershipState::Leave | MembershipState::Ban
-            );
             let is_named = filter.rooms.as_ref().is_none_or(|named| named.contains(&room_id))
                 && !filter.not_rooms.contains(&room_id);
-            if !was_in || !is_named || !self.rooms.exists(&room_id)? {
+            if !is_named || !self.rooms.exists(&room_id)? {
+                continue;
+            }
+            // Somebody may be banned, or his invite taken back, who never was in the room.
+            if member.membership != MembershipState::Join
+                && !Viewer::new(RoomView::new(&self.rooms), &room_id, user_id)?.was_joined()
+            {
                 continue;
             }
             if self.rooms.state_event(&room_id, "m.room.encryption", "")?.is_none() {
@@ -367,13 +379,38 @@ impl Search {
         let Some(root) = held.meta.state_after.or(held.meta.state_before) else {
             return Ok(Value::Object(Map::new()));
         };
-        let member = self.rooms.state_at(&root, "m.room.member", user_id.as_str())?;
+        let mut member = self.rooms.state_at(&root, "m.room.member", user_id.as_str())?;
+        if let Some(event) = &member
+            && self.rooms.redaction_of(event.event_id())?.is_some()
+        {
+            member = None;
+        }
         let mut profile = member.map(|member| member.content_object()).unwrap_or_default();
         profile.retain(|field, value| {
             matches!(field.as_str(), "displayname" | "avatar_url") && value.is_string()
         });
         Ok(Value::Object(profile))
     }
+}
+
+/// Nothing where the reader may not look.
+fn unless_forbidden<T>(found: Result<T, MatrixError>) -> Result<Option<T>, MatrixError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.status == 403 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every list is looked through for each event.
+fn check_filter(filter: &RoomEventFilter) -> Result<(), MatrixError> {
+    let wanted = [filter.types.as_ref().map(Vec::len), filter.senders.as_ref().map(Vec::len)];
+    let lists = [filter.not_types.len(), filter.not_senders.len(), filter.not_rooms.len()];
+    let rooms = filter.rooms.as_ref().map(Vec::len);
+    if lists.into_iter().chain(wanted.into_iter().flatten()).chain(rooms).any(|len| len > FILTER_LIST_MAX) {
+        return Err(MatrixError::invalid_param("A list of the filter is too long"));
+    }
+    Ok(())
 }
 
 fn sender(event: &RawValue) -> Option<OwnedUserId> {
