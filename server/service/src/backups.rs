@@ -6,7 +6,10 @@
 //! - keys are added to the last version only;
 //! - a key gives way only to a better one ("Server-side key backups").
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 pub use causeway_storage::backup::{RoomKey, RoomKeys, Which};
 use causeway_storage::{
@@ -24,6 +27,12 @@ pub const VERSIONS_MAX: usize = 100;
 /// Bytes of keys in all backups of one user.
 pub const USER_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
+/// Keys in all backups of one user.
+pub const USER_KEYS_MAX: u64 = 200_000;
+
+/// Writers of different users that may wait for the disk at once.
+const LOCKS: usize = 64;
+
 /// One key, in bytes.
 const KEY_BYTES_MAX: usize = 16 * 1024;
 
@@ -36,8 +45,8 @@ const NAME_BYTES_MAX: usize = 255;
 /// See the module.
 pub struct Backups {
     database: Database,
-    /// Held from reading a version until what follows from it is committed.
-    writing: Mutex<()>,
+    /// Held from reading a version until what follows from it is committed; each is for some users.
+    writing: [Mutex<()>; LOCKS],
 }
 
 /// What is known of a version.
@@ -65,7 +74,7 @@ pub struct Held {
 impl Backups {
     /// Over `database`.
     pub fn new(database: Database) -> Self {
-        Self { database, writing: Mutex::default() }
+        Self { database, writing: std::array::from_fn(|_| Mutex::default()) }
     }
 
     /// Begins a new version; its number.
@@ -79,7 +88,7 @@ impl Backups {
         auth_data: Box<RawValue>,
     ) -> Result<String, MatrixError> {
         check_public(&algorithm, &auth_data)?;
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let versions = rows::versions(&self.database, user_id)?;
         if versions.len() >= VERSIONS_MAX {
             return Err(MatrixError::too_large("There are too many backups: delete one first"));
@@ -125,7 +134,7 @@ impl Backups {
         auth_data: Box<RawValue>,
     ) -> Result<(), MatrixError> {
         check_public(algorithm, &auth_data)?;
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let (number, mut row) = self.find(user_id, version)?;
         if named.is_some_and(|named| named != version) {
             return Err(MatrixError::invalid_param("The version is not that of the path"));
@@ -145,7 +154,7 @@ impl Backups {
     /// # Errors
     /// 404 when there never was one of this number.
     pub fn delete(&self, user_id: &UserId, version: &str) -> Result<(), MatrixError> {
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let versions = rows::versions(&self.database, user_id)?;
         let number: u64 = version.parse().map_err(|_| unknown())?;
         let last = versions.last().map_or(0, |(number, _)| *number);
@@ -162,7 +171,7 @@ impl Backups {
 
     /// Deletes all versions: the user is no more.
     pub fn delete_all(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let mut batch = self.database.batch();
         for (number, _) in rows::versions(&self.database, user_id)? {
             delete_version(&mut batch, user_id, number, None);
@@ -182,9 +191,11 @@ impl Backups {
         for (_, session_id, key) in sessions() {
             check_key(session_id, key)?;
         }
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let mut held = self.held(user_id)?;
-        let others: u64 = held.iter().rev().skip(1).map(|(_, row)| row.bytes).sum();
+        let others = || held.iter().rev().skip(1).map(|(_, row)| row);
+        let other_bytes = others().map(|row| row.bytes).fold(0, u64::saturating_add);
+        let other_keys = others().map(|row| row.count).fold(0, u64::saturating_add);
         let (number, mut row) = held.pop().ok_or_else(none)?;
         if number.to_string() != version {
             return Err(MatrixError::new(403, "M_WRONG_ROOM_KEYS_VERSION", "Not the current backup version")
@@ -201,7 +212,9 @@ impl Backups {
             row.count += u64::from(before.is_none());
             changed = true;
         }
-        if others + row.bytes > USER_BYTES_MAX {
+        if other_bytes.saturating_add(row.bytes) > USER_BYTES_MAX
+            || other_keys.saturating_add(row.count) > USER_KEYS_MAX
+        {
             return Err(MatrixError::too_large("There are too many keys in the backup"));
         }
         self.changed(batch, user_id, (number, row), changed)
@@ -237,7 +250,7 @@ impl Backups {
     /// # Errors
     /// 404 when there is no such version.
     pub fn remove(&self, user_id: &UserId, version: &str, which: Which<'_>) -> Result<Held, MatrixError> {
-        let _writing = self.lock();
+        let _writing = self.lock(user_id);
         let (number, mut row) = self.find(user_id, version)?;
         let (count, bytes) = match which {
             Which::All => (row.count, row.bytes),
@@ -279,8 +292,11 @@ impl Backups {
     }
 
     /// The lock guards no data, so a panic under it breaks nothing.
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, user_id: &UserId) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        user_id.hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % LOCKS as u64).unwrap_or_default();
+        self.writing[place].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

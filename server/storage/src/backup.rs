@@ -124,7 +124,8 @@ pub fn session_key(
 ) -> Result<Option<(RoomKey, u64)>, StorageError> {
     let row = Which::Session(room_id, session_id).prefix(user_id, version);
     let Some(value) = read.get(Cf::BackedUpKeys, row.as_ref())? else { return Ok(None) };
-    Ok(Some((codec::decode(Cf::BackedUpKeys, &value)?, value.len() as u64)))
+    let bytes = (row.as_ref().len() + value.len()) as u64;
+    Ok(Some((codec::decode(Cf::BackedUpKeys, &value)?, bytes)))
 }
 
 /// How many keys these are, and their length in bytes.
@@ -136,10 +137,11 @@ pub fn size(
 ) -> Result<(u64, u64), StorageError> {
     let prefix = which.prefix(user_id, version);
     let rows = read.scan(Cf::BackedUpKeys, prefix.as_ref(), None, Direction::Forward, usize::MAX)?;
-    Ok((rows.len() as u64, rows.iter().map(|(_, value)| value.len() as u64).sum()))
+    let bytes = rows.iter().map(|(row, value)| (row.len() + value.len()) as u64).sum();
+    Ok((rows.len() as u64, bytes))
 }
 
-/// Writes a session's key; how many bytes it takes.
+/// Writes a session's key; how many bytes it takes, with its own key in the table.
 pub fn put_key(
     batch: &mut Batch,
     user_id: &UserId,
@@ -148,9 +150,10 @@ pub fn put_key(
     session_id: &str,
     value: &RoomKey,
 ) -> u64 {
-    let bytes = codec::encode(value);
-    batch.put(Cf::BackedUpKeys, Which::Session(room_id, session_id).prefix(user_id, version), &bytes);
-    bytes.len() as u64
+    let (row, bytes) = (Which::Session(room_id, session_id).prefix(user_id, version), codec::encode(value));
+    let taken = (row.as_ref().len() + bytes.len()) as u64;
+    batch.put(Cf::BackedUpKeys, row, &bytes);
+    taken
 }
 
 /// Deletes keys of a version.
