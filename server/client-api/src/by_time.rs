@@ -4,7 +4,7 @@
 use axum::Router;
 use causeway_service::{by_time::Closest, error::MatrixError, history::Direction, remote::RemoteRequest};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
     api::client::room::get_event_by_timestamp::v1::{Request, Response},
 };
 
@@ -12,6 +12,8 @@ use crate::{ClientState, Endpoints, Ruma, blocking, message::direction};
 
 /// Times that history is fetched for one request.
 const FETCHES_MAX: usize = 8;
+/// Holes by which it is seen whether a fetch brought anything.
+const EDGES_MAX: usize = 64;
 /// Events that are fetched at once.
 const FETCHED_AT_ONCE: usize = 100;
 
@@ -59,8 +61,13 @@ async fn held(state: &ClientState, asked: &Asked) -> Result<Option<Closest>, Mat
 }
 
 async fn has_holes(state: &ClientState, asked: &Asked) -> Result<bool, MatrixError> {
+    Ok(!missing(state, asked).await?.is_empty())
+}
+
+/// Before which events history is missing.
+async fn missing(state: &ClientState, asked: &Asked) -> Result<Vec<OwnedEventId>, MatrixError> {
     let (state, room_id) = (state.clone(), asked.room_id.clone());
-    blocking(move || Ok(!state.rooms.missing_events(&room_id, 1)?.is_empty())).await
+    blocking(move || Ok(state.rooms.missing_events(&room_id, EDGES_MAX)?)).await
 }
 
 /// Asks other servers, and fetches history until what they found is here.
@@ -83,9 +90,11 @@ async fn fetch(
         if blocking(move || Ok(looking.rooms.event(&event_id)?.is_some())).await? {
             break;
         }
+        let edges = missing(state, asked).await?;
         let room_id = asked.room_id.clone();
         let more = |reply| RemoteRequest::Backfill { room_id, limit: FETCHED_AT_ONCE, reply };
-        if state.remote.request(more).await.is_err() {
+        // Who brought nothing new will not do so when he is asked again.
+        if state.remote.request(more).await.is_err() || missing(state, asked).await? == edges {
             break;
         }
     }

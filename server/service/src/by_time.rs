@@ -2,6 +2,9 @@
 //!
 //! Not here: asking other servers for history that this one lacks; the doors do.
 
+use std::collections::BTreeMap;
+
+use causeway_room::Root;
 use causeway_storage::{
     Direction,
     rooms::{self as rows, TimePlace},
@@ -16,7 +19,10 @@ use crate::{
 };
 
 /// Events that are looked at until one may be seen.
-const SCANNED_MAX: usize = 1_000;
+const SCANNED_MAX: usize = 10_000;
+/// Different states that are walked to learn whether another server may see an
+/// event: in a large room each costs much.
+const STATES_MAX: usize = 32;
 /// Read at once.
 const STEP: usize = 32;
 
@@ -60,7 +66,16 @@ impl Rooms {
         ts: u64,
         direction: Direction,
     ) -> Result<Option<Closest>, MatrixError> {
-        self.closest(room_id, ts, direction, |held| Ok(self.visible_to_server(server, held)?))
+        let mut known: BTreeMap<Root, bool> = BTreeMap::new();
+        self.closest(room_id, ts, direction, |held| {
+            let Some(root) = self.nearest_state(held)? else { return Ok(true) };
+            if let Some(sees) = known.get(&root) {
+                return Ok(*sees);
+            }
+            let sees = known.len() < STATES_MAX && self.server_sees(server, root)?;
+            known.insert(root, sees);
+            Ok(sees)
+        })
     }
 
     fn closest(

@@ -2,7 +2,7 @@
 //! room's summary for one who is not in it.
 //!
 //! What this server is in it knows itself; of other rooms it asks one of the
-//! servers that the space names, and remembers the answer for a short time.
+//! servers that the space names, and remembers the answer for a short time, for that user.
 //!
 //! Invariants: what a server told this one is told to a user only if the rules
 //! in the summary let that user know of the room; the costs of a walk, rooms and
@@ -42,7 +42,9 @@ const REMEMBERED_MS: u64 = 5 * 60_000;
 /// How long it is remembered that none came.
 const SILENCE_REMEMBERED_MS: u64 = 60_000;
 /// Answers in a generation of the cache.
-const CACHED: usize = 64;
+const CACHED: usize = 256;
+/// A larger answer is not remembered, in bytes of JSON.
+const CACHED_BYTES_MAX: usize = 64 * 1024;
 
 /// Which part of a space.
 #[derive(Clone, Debug)]
@@ -111,7 +113,8 @@ pub struct Spaces {
     summaries: Arc<Summaries>,
     remote: RemoteHandle,
     clock: Clock,
-    remembered: Cache<(OwnedRoomId, bool), Remembered>,
+    /// By user: whom to ask is the user's word, so what these say is for him only.
+    remembered: Cache<(OwnedUserId, OwnedRoomId, bool), Remembered>,
 }
 
 /// A room on the way.
@@ -196,7 +199,7 @@ impl Spaces {
                 continue;
             }
             if page.rooms.len() >= wanted.limit.clamp(1, PAGE_MAX) {
-                page.next_batch = Some(place(skipped + page.rooms.len()).to_string());
+                page.next_batch = Some(place(skipped.saturating_add(page.rooms.len())).to_string());
                 break;
             }
             page.rooms.push(SpaceRoom { summary, children_state: found.children });
@@ -295,7 +298,7 @@ impl Spaces {
         budget: &mut Budget,
     ) -> Result<Option<Arc<SpaceForServer>>, MatrixError> {
         let now_ms = self.clock.now_ms();
-        let key = (room_id.clone(), suggested_only);
+        let key = (user_id.clone(), room_id.clone(), suggested_only);
         if let Some((until_ms, said)) = self.remembered.get(&key)
             && now_ms < until_ms
         {
@@ -320,9 +323,15 @@ impl Spaces {
             }
         };
         let kept_ms = if said.is_some() { REMEMBERED_MS } else { SILENCE_REMEMBERED_MS };
-        self.remembered.insert(key, (self.clock.now_ms().saturating_add(kept_ms), said.clone()));
+        if said.as_ref().is_none_or(|said| is_small(said)) {
+            self.remembered.insert(key, (self.clock.now_ms().saturating_add(kept_ms), said.clone()));
+        }
         Ok(said)
     }
+}
+
+fn is_small(said: &SpaceForServer) -> bool {
+    serde_json::to_vec(said).is_ok_and(|json| json.len() <= CACHED_BYTES_MAX)
 }
 
 /// What another server's answer gives for the way on.

@@ -88,7 +88,11 @@ impl Rooms {
 
     /// Whether any user of a server (which is in the room) may see the event.
     pub(crate) fn visible_to_server(&self, server: &ServerName, held: &Held) -> Result<bool, RoomError> {
-        let Some(root) = self.nearest_state(held)? else { return Ok(true) };
+        self.nearest_state(held)?.map_or(Ok(true), |root| self.server_sees(server, root))
+    }
+
+    /// Whether any user of a server (which is in the room) may see what was sent in this state.
+    pub(crate) fn server_sees(&self, server: &ServerName, root: Root) -> Result<bool, RoomError> {
         let visibility = visibility_of(self.state_at(&root, "m.room.history_visibility", "")?.as_deref());
         let enough: &[MembershipState] = match visibility {
             HistoryVisibility::Invited => &[MembershipState::Join, MembershipState::Invite],
