@@ -214,8 +214,7 @@ impl Services {
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
         let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
         let outbox = Arc::new(Outbox::new(db(), wake()));
-        let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()));
-        rooms.complete_indexes()?;
+        let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()).indexed()?);
         let at = || Arc::clone(&rooms);
         let shared_space = SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?
             .with_rank_wait(Duration::from_millis(settings.rank_wait_ms))

@@ -21,11 +21,20 @@ const VERSION: u64 = 1;
 const STEP: usize = 500;
 
 impl Rooms {
+    /// The rooms with complete indexes.
+    ///
+    /// # Errors
+    /// Storage.
+    pub(crate) fn indexed(self) -> Result<Self, RoomError> {
+        self.complete_indexes()?;
+        Ok(self)
+    }
+
     /// Completes the indexes if they are of an earlier version.
     ///
     /// # Errors
     /// Storage.
-    pub(crate) fn complete_indexes(&self) -> Result<(), RoomError> {
+    fn complete_indexes(&self) -> Result<(), RoomError> {
         let database = &self.store.database;
         if rows::indexes_version(database)? >= VERSION {
             return Ok(());

@@ -157,42 +157,6 @@ fn relations_are_listed_by_kind() {
 }
 
 #[test]
-fn an_edit_and_a_thread_are_told_behind_many_reactions() {
-    let server = Server::new("a.example");
-    let (alice, mallory) = (server.user("alice"), server.user("mallory"));
-    let room_id = server.create(&alice, Preset::PublicChat);
-    let elsewhere = server.create(&mallory, Preset::PublicChat);
-    let target = server.send(&room_id, message(&alice, "a conflict"));
-    let relating = |rel_type: &str, n: usize| {
-        let content = json!({ "m.relates_to": { "rel_type": rel_type, "event_id": target.event_id(),
-            "key": n.to_string() }, "m.new_content": { "body": "edited" }, "body": "edited" });
-        ("m.room.message", content)
-    };
-    let send = |room_id: &ruma::RoomId, sender: &UserId, (kind, content): (&str, Value)| {
-        server.send(room_id, NewEvent::new(kind, sender.to_owned(), None, content).unwrap())
-    };
-    let edit = send(&room_id, &alice, relating("m.replace", 0));
-    let reply = send(&room_id, &alice, relating("m.thread", 0));
-    for n in 0..230 {
-        send(&room_id, &alice, relating("m.annotation", n));
-    }
-    send(&elsewhere, &mallory, relating("m.replace", 0));
-    let rows = causeway_storage::rooms::relations(
-        &server.database,
-        target.event_id(),
-        None,
-        Direction::Backward,
-        1_000,
-    );
-    assert_eq!(rows.unwrap().len(), 232, "what another room says of it is not kept");
-    let view = crate::room_view::RoomView::new(&server.rooms);
-    let bundle = crate::bundled::bundle(view, &alice, &target).unwrap();
-    assert_eq!(bundle.edit.expect("an edit").event_id(), edit.event_id());
-    let thread = bundle.thread.expect("a thread");
-    assert_eq!((thread.latest.event_id(), thread.count), (reply.event_id(), 1));
-}
-
-#[test]
 fn the_stream_and_the_state_at_each_position_agree() {
     let server = Server::new("a.example");
     let alice = server.user("alice");
