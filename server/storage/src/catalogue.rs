@@ -176,6 +176,8 @@ catalogue! {
     SyncRead = "sync_read";
     /// user id | device id | connection id -> JSON `sliding::Connection`.
     SlidingConnections = "sliding_connections";
+    /// user id | device id | connection id | number -> JSON list of type and key that rooms were sent with.
+    SlidingRequired = "sliding_required";
     /// user id | device id | connection id | room id -> JSON `sliding::SentRoom`.
     SlidingRooms = "sliding_rooms";
 

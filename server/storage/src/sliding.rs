@@ -27,9 +27,6 @@ pub struct Connection {
     /// Whether it was told of the account data that belongs to no room.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub account_data: bool,
-    /// Which state rooms were sent with, as type and key; named by rooms.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub required: BTreeMap<u64, Vec<(String, String)>>,
     /// Answers that are not acknowledged, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingAnswer>,
@@ -63,7 +60,7 @@ pub struct SentRoom {
     pub state: Option<String>,
     /// So many of the latest events were sent.
     pub timeline_limit: u64,
-    /// Which state was sent; see [`Connection::required`].
+    /// Which state was sent; see [`required_states`].
     pub required: u64,
     /// Whether it was said to be a direct chat.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -114,6 +111,42 @@ pub fn put_connection(
     row: &Connection,
 ) {
     codec::put(batch, Cf::SlidingConnections, device(user_id, device_id).str(conn_id), row);
+}
+
+/// Which state rooms of a connection were sent with, as type and key; named by
+/// rooms. Apart from the connection, which is read much more often.
+pub fn required_states(
+    read: &(impl Read + ?Sized),
+    user_id: &UserId,
+    device_id: &DeviceId,
+    conn_id: &str,
+) -> Result<BTreeMap<u64, Vec<(String, String)>>, StorageError> {
+    let prefix = device(user_id, device_id).str(conn_id);
+    let rows = read.scan(Cf::SlidingRequired, prefix.as_ref(), None, Direction::Forward, usize::MAX)?;
+    rows.iter()
+        .map(|(row, value)| {
+            let mut parts = KeyParts::new(Cf::SlidingRequired, row);
+            parts.str()?;
+            parts.str()?;
+            parts.str()?;
+            Ok((parts.u64()?, codec::decode(Cf::SlidingRequired, value)?))
+        })
+        .collect()
+}
+
+/// Writes one of them; `None` forgets it.
+pub fn put_required(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    (conn_id, number): (&str, u64),
+    row: Option<&Vec<(String, String)>>,
+) {
+    let at = device(user_id, device_id).str(conn_id).u64(number);
+    match row {
+        Some(row) => codec::put(batch, Cf::SlidingRequired, at, row),
+        None => batch.delete(Cf::SlidingRequired, at),
+    }
 }
 
 /// What a connection was sent of one room.
@@ -172,12 +205,14 @@ pub fn forget_rooms(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, c
 /// Forgets a connection.
 pub fn forget_connection(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, conn_id: &str) {
     batch.delete(Cf::SlidingConnections, device(user_id, device_id).str(conn_id));
+    batch.delete_prefix(Cf::SlidingRequired, device(user_id, device_id).str(conn_id));
     forget_rooms(batch, user_id, device_id, conn_id);
 }
 
 /// Forgets all connections of a device.
 pub fn forget_device(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
     batch.delete_prefix(Cf::SlidingConnections, device(user_id, device_id));
+    batch.delete_prefix(Cf::SlidingRequired, device(user_id, device_id));
     batch.delete_prefix(Cf::SlidingRooms, device(user_id, device_id));
 }
 
@@ -195,17 +230,17 @@ mod tests {
             SentRoom { from: StreamPosition(4), timeline_limit: 20, required: 7, ..SentRoom::default() };
         let expected = "\u{1}{\"from\":4,\"timeline_limit\":20,\"required\":7}";
         assert_eq!(codec::encode(&room), expected.as_bytes());
+        let required = vec![("m.room.name".to_owned(), String::new())];
+        assert_eq!(codec::encode(&required), b"\x01[[\"m.room.name\",\"\"]]");
         let pending = PendingAnswer { generation: 9, is_fresh: true, ..PendingAnswer::default() };
         let connection = Connection {
             generation: 8,
             position: StreamPosition(3),
             used_ms: 5,
             account_data: true,
-            required: [(7, vec![("m.room.name".to_owned(), String::new())])].into(),
             pending: vec![pending],
         };
         let expected = "\u{1}{\"generation\":8,\"position\":3,\"used_ms\":5,\"account_data\":true,\
-                        \"required\":{\"7\":[[\"m.room.name\",\"\"]]},\
                         \"pending\":[{\"generation\":9,\"is_fresh\":true,\"rooms\":[]}]}";
         assert_eq!(String::from_utf8_lossy(&codec::encode(&connection)), expected);
         let read: Connection = codec::decode(Cf::SlidingConnections, expected.as_bytes()).expect("reads");

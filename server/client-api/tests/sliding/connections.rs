@@ -105,6 +105,21 @@ async fn too_much_and_wrong_shapes_are_refused() {
     let subscriptions: serde_json::Map<_, _> =
         (0..101).map(|number| (format!("!r{number}:example.org"), config.clone())).collect();
     let wide = vec![json!(["a", "b"]); 1_000];
+    let lists = |entries: usize, key_bytes: usize, is_same: bool| {
+        let list = |number: usize| {
+            let kind = if is_same { "t".to_owned() } else { format!("t{number}") };
+            let key = |entry: usize| format!("{entry:0>key_bytes$}");
+            let required: Vec<_> = (0..entries).map(|entry| json!([kind, key(entry)])).collect();
+            (format!("l{number}"), json!({ "timeline_limit": 1, "required_state": required }))
+        };
+        (0..11).map(list).collect::<serde_json::Map<_, _>>()
+    };
+    let (different, long) = (lists(100, 3, false), lists(50, 200, false));
+    server.sliding(&alice, None, &json!({ "lists": lists(100, 3, true) })).await;
+    let names: Vec<_> = (0..51).map(|number| format!("n{number}")).collect();
+    let with_filter =
+        |filters: serde_json::Value| json!({ "lists": { "a": { "timeline_limit": 1, "filters": filters } } });
+    server.sliding(&alice, None, &with_filter(json!({ "tags": vec!["same"; 500] }))).await;
     for (body, errcode) in [
         (json!({ "lists": many }), "M_INVALID_PARAM"),
         (json!({ "room_subscriptions": subscriptions }), "M_INVALID_PARAM"),
@@ -115,10 +130,12 @@ async fn too_much_and_wrong_shapes_are_refused() {
         (json!({ "lists": { "a": { "ranges": [[-1, 1]], "timeline_limit": 1 } } }), "M_BAD_JSON"),
         (json!({ "lists": [] }), "M_BAD_JSON"),
         (json!({ "extensions": { "to_device": { "enabled": true, "since": "x" } } }), "M_INVALID_PARAM"),
-        (
-            json!({ "extensions": { "to_device": { "enabled": true, "since": "9999999" } } }),
-            "M_INVALID_PARAM",
-        ),
+        (json!({ "lists": different }), "M_INVALID_PARAM"),
+        (json!({ "lists": long }), "M_INVALID_PARAM"),
+        (with_filter(json!({ "tags": names })), "M_INVALID_PARAM"),
+        (with_filter(json!({ "spaces": names })), "M_INVALID_PARAM"),
+        (with_filter(json!({ "room_types": names })), "M_INVALID_PARAM"),
+        (with_filter(json!({ "tags": ["x".repeat(1_000)] })), "M_INVALID_PARAM"),
     ] {
         server.post(crate::SLIDING, &alice, body).await.is_error(400, errcode);
     }

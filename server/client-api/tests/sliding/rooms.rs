@@ -183,3 +183,23 @@ async fn unread_events_are_counted() {
     assert_eq!(first["rooms"][&room]["notification_count"], 1);
     assert_eq!(first["rooms"][&room]["highlight_count"], 0);
 }
+
+#[tokio::test]
+async fn many_different_required_states_are_told_once() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let mut subscriptions = serde_json::Map::new();
+    for number in 0..12 {
+        let room = server.public_room(&alice, "one").await;
+        let required = json!([["m.room.name", ""], [format!("org.{number}"), ""]]);
+        subscriptions.insert(room, json!({ "timeline_limit": 1, "required_state": required }));
+    }
+    let body = json!({ "room_subscriptions": subscriptions });
+    let first = server.sliding(&alice, None, &body).await;
+    assert!(
+        rooms(&first).iter().all(|room| required(&first["rooms"][room]) == [pair("m.room.name", "")]),
+        "{first}"
+    );
+    let second = server.sliding(&alice, Some(&first), &body).await;
+    assert_eq!((rooms(&first).len(), &second["rooms"]), (12, &json!({})));
+}

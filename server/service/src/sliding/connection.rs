@@ -16,7 +16,7 @@
 //!   unknown.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -49,13 +49,13 @@ pub struct Standing {
     pub sent: BTreeMap<OwnedRoomId, SentRoom>,
     /// Whether it was told of the account data that belongs to no room.
     pub account_data: bool,
-    required: BTreeMap<u64, Vec<(String, String)>>,
+    required: BTreeMap<u64, Required>,
 }
 
 impl Standing {
     /// What a room was sent with; `None` if that is forgotten.
     pub fn required(&self, number: u64) -> Option<Required> {
-        self.required.get(&number).map(|entries| Required::stored(entries))
+        self.required.get(&number).cloned()
     }
 }
 
@@ -138,7 +138,10 @@ impl Connections {
         let snapshot = self.database.snapshot();
         let connection = rows::connection(&snapshot, user_id, device_id, conn_id)?.unwrap_or_default();
         let sent = rows::sent_rooms(&snapshot, user_id, device_id, conn_id)?;
-        Ok(Standing { sent, account_data: connection.account_data, required: connection.required })
+        let required = rows::required_states(&snapshot, user_id, device_id, conn_id)?;
+        let required =
+            required.into_iter().map(|(number, entries)| (number, Required::stored(&entries))).collect();
+        Ok(Standing { sent, account_data: connection.account_data, required })
     }
 
     /// An answer is about to be sent; says the generation for its token.
@@ -161,7 +164,6 @@ impl Connections {
         }
         let fresh = *generation + 1;
         *generation = fresh;
-        remember(&mut connection.required, changes.required);
         connection.used_ms = self.clock.now_ms();
         connection.pending.push(PendingAnswer {
             generation: fresh,
@@ -175,6 +177,11 @@ impl Connections {
         let mut batch = self.database.batch();
         if is_new {
             self.make_room(&mut batch, request)?;
+        }
+        let kept = rows::required_states(&self.database, user_id, device_id, conn_id)?.into_keys().collect();
+        for (number, required) in remember(&kept, changes.required) {
+            let entries = required.map(|required| required.entries());
+            rows::put_required(&mut batch, user_id, device_id, (conn_id, number), entries.as_ref());
         }
         rows::put_connection(&mut batch, user_id, device_id, conn_id, &connection);
         let _unsynced = self.database.commit(batch)?;
@@ -231,18 +238,21 @@ fn step(connection: &mut Connection, pos: SyncToken) -> Option<Step> {
     Some(step)
 }
 
-/// Adds what rooms are sent with now, and forgets others beyond the bound.
-fn remember(kept: &mut BTreeMap<u64, Vec<(String, String)>>, used: BTreeMap<u64, Required>) {
-    let excess = (kept.len() + used.len()).saturating_sub(REQUIRED_KEPT_MAX);
-    let unused: Vec<u64> = kept.keys().filter(|number| !used.contains_key(number)).copied().collect();
-    for number in unused.into_iter().take(excess) {
-        kept.remove(&number);
-    }
+/// Adds what rooms are sent with now, and forgets others (`None`) beyond the bound.
+fn remember(kept: &BTreeSet<u64>, used: BTreeMap<u64, Required>) -> BTreeMap<u64, Option<Required>> {
+    let fresh = used.keys().filter(|number| !kept.contains(number)).count();
+    let excess = (kept.len() + fresh).saturating_sub(REQUIRED_KEPT_MAX);
+    let unused = kept.iter().filter(|number| !used.contains_key(number));
+    let mut changes: BTreeMap<u64, Option<Required>> =
+        unused.take(excess).map(|number| (*number, None)).collect();
+    let mut room = REQUIRED_KEPT_MAX.saturating_sub(kept.len() - changes.len());
     for (number, required) in used {
-        if kept.len() < REQUIRED_KEPT_MAX {
-            kept.entry(number).or_insert_with(|| required.entries());
+        if room > 0 && !kept.contains(&number) {
+            changes.insert(number, Some(required));
+            room -= 1;
         }
     }
+    changes
 }
 
 #[cfg(test)]
@@ -273,14 +283,24 @@ mod tests {
 
     #[test]
     fn required_states_are_kept_up_to_a_bound_and_those_in_use_first() {
-        let mut kept = BTreeMap::new();
+        let mut kept = BTreeSet::new();
+        let mut use_them = |used: std::ops::Range<u64>| {
+            let used = used.map(|number| (number, Required::default())).collect();
+            for (number, required) in remember(&kept, used) {
+                if required.is_some() {
+                    kept.insert(number)
+                } else {
+                    kept.remove(&number)
+                };
+            }
+            kept.clone()
+        };
         for number in 0..20 {
-            remember(&mut kept, [(number, Required::default())].into());
-            assert!(kept.len() <= REQUIRED_KEPT_MAX && kept.contains_key(&number), "{number}");
+            let kept = use_them(number..number + 1);
+            assert!(kept.len() <= REQUIRED_KEPT_MAX && kept.contains(&number), "{number}");
         }
-        let many = (100..120).map(|number| (number, Required::default())).collect();
-        remember(&mut kept, many);
+        let kept = use_them(100..120);
         assert_eq!(kept.len(), REQUIRED_KEPT_MAX);
-        assert!(kept.keys().all(|number| *number >= 100));
+        assert!(kept.iter().all(|number| *number >= 100));
     }
 }

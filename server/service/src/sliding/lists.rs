@@ -19,11 +19,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
+    connection::REQUIRED_KEPT_MAX,
     making::Making,
-    request::{Filters, List, RoomConfig},
+    request::{Filters, List, Request, RoomConfig},
+    required::Required,
     response,
 };
 use crate::{error::MatrixError, sync::account_data, visible::Viewer};
+
+/// Children of spaces that are read for one answer.
+const CHILDREN_MAX: usize = 5_000;
 
 /// A room of the user.
 pub struct Entry {
@@ -34,6 +39,7 @@ pub struct Entry {
     /// The position of the last event that the user can know of.
     pub activity: u64,
     facts: OnceCell<Facts>,
+    tags: OnceCell<BTreeSet<String>>,
 }
 
 /// What filters look at and what costs a look.
@@ -57,6 +63,15 @@ pub struct Wanted {
     pub is_subscribed: bool,
     /// What to send of it.
     pub config: RoomConfig,
+    /// The states of which `config` requires all, by their numbers.
+    sets: BTreeMap<u64, Required>,
+}
+
+impl Wanted {
+    fn add(&mut self, config: &RoomConfig) {
+        self.config.timeline_limit = self.config.timeline_limit.max(config.timeline_limit);
+        self.sets.entry(config.required.number()).or_insert_with(|| config.required.clone());
+    }
 }
 
 /// The rooms that a request is about, and what it is told of its lists.
@@ -79,7 +94,7 @@ pub fn entries(
             _ => member.position.0,
         };
         if is_listed(making, &room_id, &member)? {
-            entries.push(Entry { room_id, member, activity, facts: OnceCell::new() });
+            entries.push(Entry { room_id, member, activity, facts: OnceCell::new(), tags: OnceCell::new() });
         }
     }
     entries.sort_by(|a, b| (Reverse(a.activity), &a.room_id).cmp(&(Reverse(b.activity), &b.room_id)));
@@ -90,17 +105,17 @@ pub fn entries(
 pub fn select(making: &Making<'_>, entries: &[Entry]) -> Result<Selection, MatrixError> {
     let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
     let mut lists = BTreeMap::new();
+    let spaces = spaces(making)?;
     for (name, list) in &making.request.lists {
-        let spaces = list.filters.spaces.as_deref().map(|spaces| children(making, spaces)).transpose()?;
         let mut count = 0;
         for (index, entry) in entries.iter().enumerate() {
-            if !passes(making, entry, &list.filters, spaces.as_ref())? {
+            if !passes(making, entry, &list.filters, &spaces)? {
                 continue;
             }
             if in_range(list, count) {
                 let wanted = wanted.entry(index).or_default();
                 wanted.lists.insert(name.clone());
-                wanted.config.add(&list.config);
+                wanted.add(&list.config);
             }
             count += 1;
         }
@@ -111,11 +126,32 @@ pub fn select(making: &Making<'_>, entries: &[Entry]) -> Result<Selection, Matri
             if let Some(config) = making.request.subscriptions.get(&entry.room_id) {
                 let wanted = wanted.entry(index).or_default();
                 wanted.is_subscribed = true;
-                wanted.config.add(config);
+                wanted.add(config);
             }
         }
     }
+    unite(making.request, &mut wanted);
     Ok(Selection { wanted, lists })
+}
+
+/// Gives each room the union of the states that its lists and its subscription
+/// require. A connection remembers a few different ones; the rooms beyond get
+/// everything that the request names anywhere.
+fn unite(request: &Request, wanted: &mut BTreeMap<usize, Wanted>) {
+    let mut unions: BTreeMap<Vec<u64>, Required> = BTreeMap::new();
+    let mut everything = None;
+    for wanted in wanted.values_mut() {
+        let sets = std::mem::take(&mut wanted.sets);
+        let numbers: Vec<u64> = sets.keys().copied().collect();
+        wanted.config.required = if let Some(union) = unions.get(&numbers) {
+            union.clone()
+        } else if unions.len() + 1 >= REQUIRED_KEPT_MAX {
+            everything.get_or_insert_with(|| Required::union(request.required())).clone()
+        } else {
+            let union = Required::union(sets.values());
+            unions.entry(numbers).or_insert(union).clone()
+        };
+    }
 }
 
 fn in_range(list: &List, index: usize) -> bool {
@@ -153,18 +189,20 @@ fn passes(
     making: &Making<'_>,
     entry: &Entry,
     filters: &Filters,
-    spaces: Option<&BTreeSet<OwnedRoomId>>,
+    spaces: &BTreeMap<&str, BTreeSet<OwnedRoomId>>,
 ) -> Result<bool, MatrixError> {
     let is_invited = entry.member.membership == MembershipState::Invite;
+    let is_in =
+        |space: &String| spaces.get(&**space).is_some_and(|children| children.contains(&entry.room_id));
     let simple = filters.is_dm.is_none_or(|wanted| making.direct.contains(&entry.room_id) == wanted)
         && filters.is_invite.is_none_or(|wanted| is_invited == wanted)
-        && spaces.is_none_or(|children| children.contains(&entry.room_id));
+        && filters.spaces.as_ref().is_none_or(|wanted| wanted.iter().any(is_in));
     if !simple {
         return Ok(false);
     }
     if filters.tags.is_some() || filters.not_tags.is_some() {
-        let held = tags(making, &entry.room_id)?;
-        let has_any = |tags: &Vec<String>| tags.iter().any(|tag| held.contains(tag));
+        let held = entry.tags(making)?;
+        let has_any = |tags: &BTreeSet<String>| tags.iter().any(|tag| held.contains(tag));
         if filters.not_tags.as_ref().is_some_and(has_any) || !filters.tags.as_ref().is_none_or(has_any) {
             return Ok(false);
         }
@@ -173,7 +211,7 @@ fn passes(
         return Ok(true);
     }
     let facts = entry.facts(making)?;
-    let is_type_listed = |types: &Vec<Option<String>>| {
+    let is_type_listed = |types: &BTreeSet<Option<String>>| {
         facts.room_type.as_ref().is_some_and(|RoomType(room_type)| types.contains(room_type))
     };
     Ok(filters.is_encrypted.is_none_or(|wanted| facts.is_encrypted == Some(wanted))
@@ -192,8 +230,15 @@ impl Entry {
         let facts = match self.member.membership {
             MembershipState::Invite | MembershipState::Knock => self.stripped_facts(making)?,
             _ => {
-                let create = making.view.current(&self.room_id, "m.room.create", "")?;
-                let encryption = making.view.current(&self.room_id, "m.room.encryption", "")?;
+                // Of a room that the user was put out of, as it was then.
+                let until = match self.member.membership {
+                    MembershipState::Join => making.until,
+                    _ => self.member.position.0.min(making.until),
+                };
+                let root = making.view.root_at(&self.room_id, until)?;
+                let piece = |kind| root.map(|root| making.view.state(&root, kind, "")).transpose();
+                let create = piece("m.room.create")?.flatten();
+                let encryption = piece("m.room.encryption")?.flatten();
                 let named = |create: &causeway_room::Pdu| {
                     let content = create.content_object();
                     RoomType(content.get("type").and_then(|kind| kind.as_str()).map(str::to_owned))
@@ -202,6 +247,14 @@ impl Entry {
             }
         };
         Ok(self.facts.get_or_init(|| facts))
+    }
+
+    fn tags(&self, making: &Making<'_>) -> Result<&BTreeSet<String>, MatrixError> {
+        if let Some(tags) = self.tags.get() {
+            return Ok(tags);
+        }
+        let tags = tags(making, &self.room_id)?;
+        Ok(self.tags.get_or_init(|| tags))
     }
 
     fn stripped_facts(&self, making: &Making<'_>) -> Result<Facts, MatrixError> {
@@ -242,21 +295,39 @@ fn tags(making: &Making<'_>, room_id: &RoomId) -> Result<BTreeSet<String>, Matri
     Ok(tags.unwrap_or_default().tags.into_keys().collect())
 }
 
-/// The rooms that these spaces name as their children, of spaces that the user is in.
-fn children(making: &Making<'_>, spaces: &[String]) -> Result<BTreeSet<OwnedRoomId>, MatrixError> {
+/// The rooms that the spaces of the request's filters name as their children, of
+/// spaces that the user is in.
+fn spaces<'a>(making: &Making<'a>) -> Result<BTreeMap<&'a str, BTreeSet<OwnedRoomId>>, MatrixError> {
+    let mut spaces = BTreeMap::new();
+    let mut left = CHILDREN_MAX;
+    for name in making.request.lists.values().filter_map(|list| list.filters.spaces.as_ref()).flatten() {
+        if !spaces.contains_key(&**name) {
+            spaces.insert(&**name, children(making, name, &mut left)?);
+        }
+    }
+    Ok(spaces)
+}
+
+/// The children of one space; `left` is how many may be read.
+fn children(
+    making: &Making<'_>,
+    space: &str,
+    left: &mut usize,
+) -> Result<BTreeSet<OwnedRoomId>, MatrixError> {
     let database = making.view.database();
     let mut children = BTreeSet::new();
-    for space in spaces.iter().filter_map(|space| RoomId::parse(space).ok()) {
-        let member = rows::membership(database, &making.request.user_id, &space)?;
-        if member.is_none_or(|member| member.membership != MembershipState::Join) {
-            continue;
-        }
-        for (key, event_id) in rows::current_of(database, &space, Some("m.space.child"), None, usize::MAX)? {
-            let Some(event) = making.view.event(&event_id)? else { continue };
-            let via = event.content_object().get("via").and_then(|via| via.as_array()).map_or(0, Vec::len);
-            if let (Ok(room_id), true) = (RoomId::parse(&key.key), via > 0) {
-                children.insert(room_id);
-            }
+    let Ok(space) = RoomId::parse(space) else { return Ok(children) };
+    let member = rows::membership(database, &making.request.user_id, &space)?;
+    if *left == 0 || member.is_none_or(|member| member.membership != MembershipState::Join) {
+        return Ok(children);
+    }
+    let read = rows::current_of(database, &space, Some("m.space.child"), None, *left)?;
+    *left = left.saturating_sub(read.len());
+    for (key, event_id) in read {
+        let Some(event) = making.view.event(&event_id)? else { continue };
+        let via = event.content_object().get("via").and_then(|via| via.as_array()).map_or(0, Vec::len);
+        if let (Ok(room_id), true) = (RoomId::parse(&key.key), via > 0) {
+            children.insert(room_id);
         }
     }
     Ok(children)

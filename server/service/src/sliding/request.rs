@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId};
 use serde::Deserialize;
 
-use super::required::{Required, bounded};
+use super::required::{REQUIRED_BYTES_MAX, REQUIRED_TOTAL_MAX, Required, bounded};
 use crate::{
     error::MatrixError,
     sync::{filter::TIMELINE_LIMIT_MAX, token::SyncToken},
@@ -26,8 +26,11 @@ pub const RANGES_MAX: usize = 100;
 /// Length of a connection's id and of a list's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// Names of rooms or lists that an extension, or spaces, tags and types that a filter may hold.
+/// Names of rooms or lists that an extension may hold.
 pub const NAMES_MAX: usize = 1_000;
+
+/// Different spaces, tags or types that a filter may hold.
+pub const FILTER_NAMES_MAX: usize = 50;
 
 /// The body as sent.
 #[derive(Debug, Default, Deserialize)]
@@ -77,19 +80,19 @@ pub struct Filters {
     pub is_invite: Option<bool>,
     /// Types of rooms wanted; `None` among them is a room without type.
     #[serde(default)]
-    pub room_types: Option<Vec<Option<String>>>,
+    pub room_types: Option<BTreeSet<Option<String>>>,
     /// Types of rooms not wanted; wins.
     #[serde(default)]
-    pub not_room_types: Option<Vec<Option<String>>>,
+    pub not_room_types: Option<BTreeSet<Option<String>>>,
     /// Tags of which a room must have one.
     #[serde(default)]
-    pub tags: Option<Vec<String>>,
+    pub tags: Option<BTreeSet<String>>,
     /// Tags of which a room must have none; wins.
     #[serde(default)]
-    pub not_tags: Option<Vec<String>>,
+    pub not_tags: Option<BTreeSet<String>>,
     /// Joined spaces of which the room must be a child.
     #[serde(default)]
-    pub spaces: Option<Vec<String>>,
+    pub spaces: Option<BTreeSet<String>>,
 }
 
 /// What is wanted beside rooms.
@@ -189,14 +192,6 @@ pub struct RoomConfig {
     pub required: Required,
 }
 
-impl RoomConfig {
-    /// What satisfies both.
-    pub fn add(&mut self, other: &Self) {
-        self.timeline_limit = self.timeline_limit.max(other.timeline_limit);
-        self.required.add(&other.required);
-    }
-}
-
 /// A list of rooms.
 #[derive(Clone, Debug)]
 pub struct List {
@@ -256,7 +251,7 @@ impl Request {
             bounded("lists of an extension", switch.lists.as_ref().map_or(0, Vec::len), NAMES_MAX)?;
             bounded("rooms of an extension", switch.rooms.as_ref().map_or(0, Vec::len), NAMES_MAX)?;
         }
-        let lists: Result<_, MatrixError> = lists
+        let lists: Result<BTreeMap<String, List>, MatrixError> = lists
             .into_iter()
             .map(|(name, list)| {
                 bounded("the length of a list's name", name.len(), NAME_BYTES_MAX)?;
@@ -271,9 +266,36 @@ impl Request {
                 named.insert(room_id, config);
             }
         }
-        let (txn_id, lists) = (body.txn_id, lists?);
+        let (txn_id, mut lists) = (body.txn_id, lists?);
+        share(lists.values_mut().map(|list| &mut list.config).chain(named.values_mut()))?;
         Ok(Self { user_id, device_id, conn_id, txn_id, pos, lists, subscriptions: named, extensions })
     }
+
+    /// Which states its lists and subscriptions require.
+    pub fn required(&self) -> impl Iterator<Item = &Required> {
+        let lists = self.lists.values().map(|list| &list.config);
+        lists.chain(self.subscriptions.values()).map(|config| &config.required)
+    }
+}
+
+/// Keeps each required state once, and bounds all of them together: a room may
+/// be in all lists.
+fn share<'a>(configs: impl Iterator<Item = &'a mut RoomConfig>) -> Result<(), MatrixError> {
+    let mut shared: BTreeMap<u64, Required> = BTreeMap::new();
+    let (mut total, mut total_bytes) = (0, 0);
+    for config in configs {
+        if let Some(same) = shared.get(&config.required.number()) {
+            config.required = same.clone();
+            continue;
+        }
+        let (entries, bytes) = config.required.size();
+        total += entries;
+        total_bytes += bytes;
+        bounded("required_state of all lists and subscriptions", total, REQUIRED_TOTAL_MAX)?;
+        bounded("the length of all required_state", total_bytes, REQUIRED_BYTES_MAX)?;
+        shared.insert(config.required.number(), config.required.clone());
+    }
+    Ok(())
 }
 
 impl ListBody {
@@ -286,18 +308,27 @@ impl ListBody {
             }
         }
         let filters = self.filters.unwrap_or_default();
-        let lengths = [
-            filters.room_types.as_ref().map_or(0, Vec::len),
-            filters.not_room_types.as_ref().map_or(0, Vec::len),
-            filters.tags.as_ref().map_or(0, Vec::len),
-            filters.not_tags.as_ref().map_or(0, Vec::len),
-            filters.spaces.as_ref().map_or(0, Vec::len),
-        ];
-        for length in lengths {
-            bounded("entries of a filter", length, NAMES_MAX)?;
-        }
+        filters.check()?;
         Ok(List { ranges, filters, config: self.config.checked(user_id)? })
     }
+}
+
+impl Filters {
+    fn check(&self) -> Result<(), MatrixError> {
+        for types in [&self.room_types, &self.not_room_types].into_iter().flatten() {
+            check_names(types.len(), types.iter().flatten())?;
+        }
+        for names in [&self.tags, &self.not_tags, &self.spaces].into_iter().flatten() {
+            check_names(names.len(), names.iter())?;
+        }
+        Ok(())
+    }
+}
+
+fn check_names<'a>(number: usize, names: impl Iterator<Item = &'a String>) -> Result<(), MatrixError> {
+    bounded("entries of a filter", number, FILTER_NAMES_MAX)?;
+    let longest = names.map(String::len).max().unwrap_or(0);
+    bounded("the length of an entry of a filter", longest, NAME_BYTES_MAX)
 }
 
 impl ConfigBody {

@@ -5,7 +5,10 @@
 //! but members lazily" and "all state" are different, and together they are "all
 //! state".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use causeway_room::StateKey;
 use sha2::{Digest, Sha256};
@@ -14,6 +17,12 @@ use crate::{error::MatrixError, sync::filter::ITEM_EVENT_TYPE};
 
 /// Entries of one `required_state`.
 pub const REQUIRED_MAX: usize = 300;
+
+/// Entries of all different `required_state` of a request.
+pub const REQUIRED_TOTAL_MAX: usize = 1_000;
+
+/// The same, in bytes.
+pub const REQUIRED_BYTES_MAX: usize = 64 * 1024;
 
 /// Length of a type or state key in it, in bytes: no event has a longer one.
 pub const PART_BYTES_MAX: usize = 255;
@@ -29,9 +38,29 @@ const ME: &str = "$ME";
 
 const MEMBER: &str = "m.room.member";
 
-/// See the module.
+/// See the module. Cheap to clone: rooms that want the same share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Required(BTreeMap<String, BTreeSet<String>>);
+pub struct Required(Arc<Normal>);
+
+type Pairs = BTreeMap<String, BTreeSet<String>>;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Normal {
+    pairs: Pairs,
+    number: u64,
+}
+
+impl Default for Normal {
+    fn default() -> Self {
+        Self::from(Pairs::new())
+    }
+}
+
+impl From<Pairs> for Normal {
+    fn from(pairs: Pairs) -> Self {
+        Self { number: number(&pairs), pairs }
+    }
+}
 
 impl Required {
     /// Of these types and keys.
@@ -41,54 +70,51 @@ impl Required {
     pub fn new(entries: Vec<(String, String)>, user_id: &str) -> Result<Self, MatrixError> {
         bounded("required_state", entries.len(), REQUIRED_MAX)?;
         let is_lazy = entries.iter().any(|(kind, key)| kind == MEMBER && key == LAZY);
-        let mut normal = Self::default();
+        let mut normal = Pairs::new();
         for (kind, key) in entries {
             bounded("the length of a type", kind.len(), PART_BYTES_MAX)?;
             bounded("the length of a state key", key.len(), PART_BYTES_MAX)?;
             let key = if key == ME { user_id.to_owned() } else { key };
             if kind == ANY && !is_lazy {
-                normal.insert(MEMBER, &key);
+                insert(&mut normal, MEMBER, &key);
             }
-            normal.insert(&kind, &key);
+            insert(&mut normal, &kind, &key);
         }
-        Ok(normal)
+        Ok(Self(Arc::new(normal.into())))
     }
 
     /// As it was stored.
     pub fn stored(entries: &[(String, String)]) -> Self {
-        let mut stored = Self::default();
+        let mut stored = Pairs::new();
         for (kind, key) in entries {
-            stored.insert(kind, key);
+            insert(&mut stored, kind, key);
         }
-        stored
+        Self(Arc::new(stored.into()))
+    }
+
+    /// What all of these require.
+    pub fn union<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut union = Pairs::new();
+        for (kind, key) in all.into_iter().flat_map(|one| pairs(&one.0.pairs)) {
+            insert(&mut union, kind, key);
+        }
+        Self(Arc::new(union.into()))
     }
 
     /// For storing.
     pub fn entries(&self) -> Vec<(String, String)> {
-        self.pairs().map(|(kind, key)| (kind.to_owned(), key.to_owned())).collect()
+        pairs(&self.0.pairs).map(|(kind, key)| (kind.to_owned(), key.to_owned())).collect()
     }
 
     /// What it is stored under: the same for equal ones.
     pub fn number(&self) -> u64 {
-        let mut digest = Sha256::new();
-        for (kind, key) in self.pairs() {
-            digest.update(kind);
-            digest.update([0xFF]);
-            digest.update(key);
-            digest.update([0xFF]);
-        }
-        let digest: [u8; 32] = digest.finalize().into();
-        let mut number = [0; 8];
-        number.copy_from_slice(&digest[..8]);
-        // JSON readers elsewhere may not hold more than 53 bits.
-        u64::from_be_bytes(number) >> 11
+        self.0.number
     }
 
-    /// Adds what another one requires.
-    pub fn add(&mut self, other: &Self) {
-        for (kind, key) in other.pairs() {
-            self.insert(kind, key);
-        }
+    /// How many entries it has, and how many bytes they are long.
+    pub fn size(&self) -> (usize, usize) {
+        let add = |(number, bytes), (kind, key): (&str, &str)| (number + 1, bytes + kind.len() + key.len());
+        pairs(&self.0.pairs).fold((0, 0), add)
     }
 
     /// Whether it requires this piece of state, whatever the timeline shows.
@@ -110,21 +136,36 @@ impl Required {
     /// The pieces of state it requires, if it names each; `None` if all of a
     /// state has to be looked at.
     pub fn named(&self) -> Option<Vec<StateKey>> {
-        let exact = self.pairs().filter(|(kind, key)| !(*kind == MEMBER && *key == LAZY));
+        let exact = pairs(&self.0.pairs).filter(|(kind, key)| !(*kind == MEMBER && *key == LAZY));
         exact.map(|(kind, key)| (kind != ANY && key != ANY).then(|| StateKey::new(kind, key))).collect()
     }
 
     fn holds(&self, kind: &str, key: &str) -> bool {
-        self.0.get(kind).is_some_and(|keys| keys.contains(key))
+        self.0.pairs.get(kind).is_some_and(|keys| keys.contains(key))
     }
+}
 
-    fn insert(&mut self, kind: &str, key: &str) {
-        self.0.entry(kind.to_owned()).or_default().insert(key.to_owned());
-    }
+fn insert(pairs: &mut Pairs, kind: &str, key: &str) {
+    pairs.entry(kind.to_owned()).or_default().insert(key.to_owned());
+}
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|(kind, keys)| keys.iter().map(|key| (kind.as_str(), key.as_str())))
+fn pairs(pairs: &Pairs) -> impl Iterator<Item = (&str, &str)> {
+    pairs.iter().flat_map(|(kind, keys)| keys.iter().map(|key| (kind.as_str(), key.as_str())))
+}
+
+fn number(of: &Pairs) -> u64 {
+    let mut digest = Sha256::new();
+    for (kind, key) in pairs(of) {
+        digest.update(kind);
+        digest.update([0xFF]);
+        digest.update(key);
+        digest.update([0xFF]);
     }
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut number = [0; 8];
+    number.copy_from_slice(&digest[..8]);
+    // JSON readers elsewhere may not hold more than 53 bits.
+    u64::from_be_bytes(number) >> 11
 }
 
 /// Refuses more than is allowed of something.
@@ -161,9 +202,9 @@ mod tests {
 
     #[test]
     fn lazy_members_are_left_out_of_everything_unless_something_wants_all() {
-        let mut lazy = required(&[("*", "*"), ("m.room.member", "$LAZY")]);
+        let lazy = required(&[("*", "*"), ("m.room.member", "$LAZY")]);
         assert!(lazy.is_lazy() && lazy.has("m.room.name", "") && !lazy.has("m.room.member", "@x:b.c"));
-        lazy.add(&required(&[("*", "*")]));
+        let lazy = Required::union([&lazy, &required(&[("*", "*")])]);
         assert!(!lazy.is_lazy() && lazy.has("m.room.member", "@x:b.c"));
     }
 
