@@ -95,7 +95,7 @@ impl Connections {
         if pos.position > self.database.visible().0 {
             return Err(unknown_pos());
         }
-        let _writing = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         let (user_id, device_id, conn_id) = (&request.user_id, &request.device_id, &*request.conn_id);
         let mut connection =
             rows::connection(&self.database, user_id, device_id, conn_id)?.ok_or_else(unknown_pos)?;
@@ -121,10 +121,10 @@ impl Connections {
         rows::put_connection(&mut batch, user_id, device_id, conn_id, &connection);
         // As for /sync: losing a step onward costs a false conflict at worst,
         // losing a step back could cost a write.
+        let commit = self.database.commit(batch)?;
+        drop(writing);
         if is_step_back {
-            self.database.commit_durable(batch)?;
-        } else {
-            let _unsynced = self.database.commit(batch)?;
+            self.database.wait_durable(commit)?;
         }
         Ok(())
     }

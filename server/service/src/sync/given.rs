@@ -80,7 +80,7 @@ impl Devices {
         since: SyncToken,
     ) -> Result<(), StorageError> {
         // One lock for all devices: held for a point read and an unsynced write.
-        let _writing = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         let mut progress = rows::progress(&self.database, user_id, device_id)?.unwrap_or_default();
         let mut batch = self.database.batch();
         let acknowledgement = progress::acknowledge(&mut progress, since);
@@ -112,10 +112,10 @@ impl Devices {
         rows::put_progress(&mut batch, user_id, device_id, &progress);
         // Losing a step onward in a crash costs a false conflict at worst; losing
         // a step back could cost a write.
+        let commit = self.database.commit(batch)?;
+        drop(writing);
         if is_step_back {
-            self.database.commit_durable(batch)?;
-        } else {
-            let _unsynced = self.database.commit(batch)?;
+            self.database.wait_durable(commit)?;
         }
         Ok(())
     }
