@@ -61,6 +61,15 @@ async fn being_put_out_is_told_once_and_ends_what_is_given() {
     }
     let given = server.given_bob(&room).expect("acknowledged");
     assert!(given.state.is_some() && given.up_to <= kicked_at, "{given:?}");
+    // What happens there now is not for him, be it only that it does.
+    server.say(&alice, &room, "secret").await;
+    let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    server.set_state(&alice, &room, "m.room.encryption", "", encryption).await;
+    let mut plain = with_items();
+    plain["lists"]["all"]["filters"] = json!({ "is_encrypted": false });
+    let afresh = server.sliding(&bob, None, &plain).await;
+    let stamp = afresh["rooms"][&room]["bump_stamp"].as_u64();
+    assert!(stamp.is_some_and(|stamp| stamp <= kicked_at), "{kicked_at} {afresh}");
 }
 
 #[tokio::test]

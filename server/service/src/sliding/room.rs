@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_room::{Root, StateKey};
+use causeway_room::{Pdu, Root, StateKey};
 use causeway_storage::{Direction, StreamPosition, rooms as rows, sliding::SentRoom};
 use ruma::{
     OwnedEventId, RoomId, api::client::filter::RoomEventFilter, events::room::member::MembershipState,
@@ -114,6 +114,8 @@ struct Telling<'a> {
     is_expanded: bool,
     is_dm: bool,
     required_before: Option<Required>,
+    /// The position that it reaches, and the state there.
+    until: u64,
     end: Root,
 }
 
@@ -163,6 +165,7 @@ impl<'a> Telling<'a> {
             is_expanded,
             is_dm,
             required_before,
+            until,
             end,
         };
         telling.choose_state(making)?;
@@ -273,8 +276,10 @@ impl<'a> Telling<'a> {
         room.prev_batch = Some(TimelineToken(self.selected.start).to_string());
         room.expanded_timeline = self.is_expanded;
         room.bump_stamp = match &self.known {
-            Some(known) => bump_stamp(making, room_id, known.at)?,
-            None => Some(bump_stamp(making, room_id, 0)?.unwrap_or(self.entry.member.position.0)),
+            Some(known) => bump_stamp(making, room_id, (known.at, self.until))?,
+            None => {
+                Some(bump_stamp(making, room_id, (0, self.until))?.unwrap_or(self.entry.member.position.0))
+            }
         };
         if self.known.as_ref().is_none_or(|known| known.sent.is_dm != self.is_dm) {
             room.is_dm = Some(self.is_dm);
@@ -363,9 +368,14 @@ fn timeline(making: &Making<'_>, selected: &Selected) -> Result<Vec<RawEvent>, M
     Ok(events)
 }
 
-/// The position of the last event above `after` that brings the room up.
-fn bump_stamp(making: &Making<'_>, room_id: &RoomId, after: u64) -> Result<Option<u64>, MatrixError> {
-    let mut from = i64::try_from(making.until).unwrap_or(i64::MAX);
+/// The position of the last event above `after`, and not above `until`, that
+/// brings the room up.
+fn bump_stamp(
+    making: &Making<'_>,
+    room_id: &RoomId,
+    (after, until): (u64, u64),
+) -> Result<Option<u64>, MatrixError> {
+    let mut from = i64::try_from(until).unwrap_or(i64::MAX);
     let mut scanned = 0;
     while scanned < BUMP_SCAN_MAX {
         let page = making.view.timeline(room_id, Some(from), Direction::Backward, BUMP_PAGE)?;
@@ -376,7 +386,10 @@ fn bump_stamp(making: &Making<'_>, room_id: &RoomId, after: u64) -> Result<Optio
                 return Ok(None);
             }
             let event = making.view.event(&row.event_id)?;
-            if event.is_some_and(|event| BUMPING.contains(&event.kind_text())) {
+            let is_bump = |event: &Pdu| {
+                BUMPING.contains(&event.kind_text()) && !making.ignored.contains(event.sender().as_str())
+            };
+            if event.as_deref().is_some_and(is_bump) {
                 return Ok(Some(position));
             }
             from = row.position - 1;
