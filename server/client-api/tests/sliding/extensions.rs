@@ -58,6 +58,10 @@ async fn to_device_messages_come_until_they_have_arrived() {
     // A connection that begins anew without a token lacks what arrived, and has the rest.
     let anew = server.sliding(&bob, None, &ask(None, 10)).await;
     assert_eq!(numbers(&anew), [3]);
+    // A token of before a restore counts as none.
+    let mut later = ask(None, 10);
+    later["extensions"]["to_device"]["since"] = "9999999".into();
+    assert_eq!(numbers(&server.sliding(&bob, None, &later).await), [3]);
     let off = server.sliding(&bob, None, &json!({})).await;
     assert_eq!(off["extensions"], json!({}));
 }
@@ -203,4 +207,27 @@ async fn what_no_list_shows_is_not_worth_an_answer() {
     let poll = server.ask_sliding(&bob, Some(&quiet), "timeout=300", &body);
     let (answer, _) = tokio::join!(poll, server.say(&alice, &room, "more"));
     assert_eq!(answer.ok()["rooms"], json!({}));
+}
+
+#[tokio::test]
+async fn who_stopped_typing_is_not_shown_in_a_room_that_comes_back() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = server.public_room(&alice, "one").await;
+    server.join(&bob, &room).await;
+    let types = async |typing: bool| {
+        let path = format!("{V3}/rooms/{room}/typing/@alice:example.org");
+        server.put(&path, &alice, json!({ "typing": typing, "timeout": 30000 })).await.ok();
+    };
+    let users =
+        |answer: &Value| answer["extensions"]["typing"]["rooms"][&room]["content"]["user_ids"].clone();
+    types(true).await;
+    let typed = server.sliding(&bob, None, &everything(9)).await;
+    assert_eq!(users(&typed), json!(["@alice:example.org"]));
+    let out = server.sliding(&bob, Some(&typed), &json!({})).await;
+    types(false).await;
+    let back = server.sliding(&bob, Some(&out), &everything(9)).await;
+    assert_eq!(users(&back), json!([]));
+    let quiet = server.sliding(&bob, Some(&back), &everything(9)).await;
+    assert_eq!(users(&quiet), Value::Null);
 }

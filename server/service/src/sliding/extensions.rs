@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use causeway_storage::{StreamPosition, keys, rooms::Member, to_device};
-use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, events::room::member::MembershipState};
 
 use super::{
     lists::{Entry, Wanted},
@@ -31,7 +31,7 @@ pub fn to_device(making: &Making<'_>) -> Result<Option<ToDevice>, MatrixError> {
     if !wanted.is_on() {
         return Ok(None);
     }
-    let since = to_device_since(making.request)?.unwrap_or(0);
+    let since = to_device_since(making.request)?.filter(|since| *since <= making.until).unwrap_or(0);
     let limit = wanted.limit.map_or(TO_DEVICE_MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let limit = limit.clamp(1, TO_DEVICE_MAX);
     let (user_id, device_id) = (&making.request.user_id, &making.request.device_id);
@@ -146,8 +146,13 @@ pub fn typing(making: &Making<'_>, asked: &[Asked<'_>]) -> (Option<ByRoom>, u64)
     let (live, new): (Vec<_>, Vec<_>) = rooms.partition(|room_id| is_live(room_id));
     let since = making.request.pos.map_or(0, |pos| pos.typing);
     let known = making.services.typing().changed_since(live, since);
-    let unknown = making.services.typing().changed_since(new, 0);
-    let rooms = known.by_room.into_iter().chain(unknown.by_room);
+    let unknown = making.services.typing().changed_since(new.iter().copied(), 0);
+    // Somebody may have typed when the connection was last told of a room that comes back.
+    let back = new.iter().filter(|room_id| making.standing.sent.contains_key(**room_id));
+    let mut silent: BTreeMap<OwnedRoomId, Vec<OwnedUserId>> =
+        back.map(|room_id| ((*room_id).to_owned(), Vec::new())).collect();
+    silent.extend(unknown.by_room);
+    let rooms = known.by_room.into_iter().chain(silent);
     let rooms = rooms.map(|(room_id, users)| (room_id, typing_event(&users)));
     (Some(ByRoom { rooms: rooms.collect() }), known.changes.min(unknown.changes))
 }
