@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use causeway_storage::{
-    Batch, Read, StorageError, device_lists as lists,
+    Batch, Full, Read, StorageError, device_lists as lists,
     devices::{self, Device},
     keys::{self as rows, CrossSigningKind},
     outbox,
@@ -26,9 +26,9 @@ use crate::notify::Topic;
 /// Rooms whose members are woken by a change of keys.
 const ROOMS_MAX: usize = 10_000;
 
-/// Rows that may wait for a server before it is told no more of devices: it
-/// fetches the lists when it is back and finds a gap.
-pub(crate) const WAITING_MAX: usize = 10_000;
+/// What may wait for a server before it is told no more of devices: it fetches
+/// the lists when it is back and finds a gap.
+pub(crate) const WAITING_MAX: Full = Full { rows: 10_000, bytes: 128 * 1024 * 1024 };
 
 /// What changed.
 pub(crate) enum Change<'a> {
@@ -163,7 +163,7 @@ fn push(
     kind: &str,
     content: &Value,
 ) -> Result<(), StorageError> {
-    if outbox::waiting(read, server, WAITING_MAX)? >= WAITING_MAX {
+    if outbox::is_full(read, server, WAITING_MAX)? {
         tracing::warn!(%server, "too much waits for a server: it is not told of a change of devices");
         return Ok(());
     }

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_storage::{Batch, Database, devices, outbox, to_device as rows, transactions};
+use causeway_storage::{Batch, Database, Full, devices, outbox, to_device as rows, transactions};
 use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{
@@ -25,10 +25,10 @@ use crate::{
 
 /// Messages that may wait for one device; further ones are dropped, so that a
 /// device that never comes back costs a bounded amount.
-pub const WAITING_MAX: usize = 10_000;
+pub const WAITING_MAX: Full = Full { rows: 10_000, bytes: 64 * 1024 * 1024 };
 
-/// Rows that may wait for another server; further messages are dropped.
-const WAITING_FOR_SERVER_MAX: usize = 10_000;
+/// What may wait for another server; further messages are dropped.
+const WAITING_FOR_SERVER_MAX: Full = Full { rows: 10_000, bytes: 128 * 1024 * 1024 };
 
 /// Recipients of one request, or of one message of another server.
 const RECIPIENTS_MAX: usize = 1_000;
@@ -115,7 +115,7 @@ impl ToDevice {
         let mut batch = self.database.batch();
         transactions::put_answer(&mut batch, user_id, device_id, transaction_id, ENDPOINT, "");
         for (server, unit) in units {
-            if outbox::waiting(&self.database, &server, WAITING_FOR_SERVER_MAX)? >= WAITING_FOR_SERVER_MAX {
+            if outbox::is_full(&self.database, &server, WAITING_FOR_SERVER_MAX)? {
                 tracing::warn!(%server, "too much waits for a server: a message to devices is dropped");
                 continue;
             }
@@ -222,10 +222,10 @@ impl ToDevice {
             found.map(|_| device_id.to_owned()).into_iter().collect()
         };
         for device_id in found {
-            if rows::waiting(&self.database, user_id, &device_id, WAITING_MAX)? < WAITING_MAX {
-                local.push(Local { user_id: user_id.to_owned(), device_id, event: event.to_owned() });
+            if rows::is_full(&self.database, user_id, &device_id, WAITING_MAX)? {
+                tracing::warn!(%user_id, %device_id, "too much waits for a device");
             } else {
-                tracing::warn!(%user_id, %device_id, "too many messages wait for a device");
+                local.push(Local { user_id: user_id.to_owned(), device_id, event: event.to_owned() });
             }
         }
         Ok(())

@@ -53,4 +53,4 @@ pub use database::Database;
 pub use error::{OpenError, StorageError};
 pub use migration::SCHEMA_VERSION;
 pub use open::Options;
-pub use read::{Direction, Read, Row, Snapshot};
+pub use read::{Direction, Full, Read, Row, Snapshot};

@@ -13,7 +13,9 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Batch, Cf, Database, Direction, Read, StorageError, StreamPosition, codec, codec::KeyParts};
+use crate::{
+    Batch, Cf, Database, Direction, Full, Read, StorageError, StreamPosition, codec, codec::KeyParts,
+};
 
 /// Something to be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,10 +111,9 @@ pub fn rows(
         .collect()
 }
 
-/// How many rows wait for `destination`, counted up to `limit`.
-pub fn waiting(read: &impl Read, destination: &ServerName, limit: usize) -> Result<usize, StorageError> {
-    let prefix = codec::key().str(destination).finish();
-    Ok(read.scan(Cf::Outbox, &prefix, None, Direction::Forward, limit)?.len())
+/// Whether so much waits for `destination`.
+pub fn is_full(read: &impl Read, destination: &ServerName, full: Full) -> Result<bool, StorageError> {
+    read.is_full(Cf::Outbox, codec::key().str(destination).as_ref(), full)
 }
 
 /// Deletes an acknowledged row.

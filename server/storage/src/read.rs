@@ -36,6 +36,19 @@ pub trait Read {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<Row>, StorageError>;
+
+    /// Whether the rows whose key begins with `prefix` are as many, or their
+    /// values as large together, as `full` says. Nothing is copied.
+    fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError>;
+}
+
+/// How much of something is too much; either is enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Full {
+    /// Rows.
+    pub rows: usize,
+    /// Their values together, in bytes.
+    pub bytes: usize,
 }
 
 /// Rows that a scan makes room for before it has seen any.
@@ -70,6 +83,10 @@ impl Read for Database {
         let rows = self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix));
         collect(cf, rows, from, direction, limit)
     }
+
+    fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError> {
+        reaches(cf, self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix)), full)
+    }
 }
 
 impl Read for Snapshot<'_> {
@@ -93,6 +110,10 @@ impl Read for Snapshot<'_> {
     ) -> Result<Vec<Row>, StorageError> {
         let rows = self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix));
         collect(cf, rows, from, direction, limit)
+    }
+
+    fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError> {
+        reaches(cf, self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix)), full)
     }
 }
 
@@ -131,6 +152,25 @@ fn collect<D: DBAccess>(
     }
     rows.status().map_err(failed(cf))?;
     Ok(found)
+}
+
+fn reaches<D: DBAccess>(
+    cf: Cf,
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    full: Full,
+) -> Result<bool, StorageError> {
+    let (mut count, mut bytes) = (0_usize, 0_usize);
+    rows.seek_to_first();
+    while count < full.rows && bytes < full.bytes {
+        let Some(value) = rows.value() else {
+            rows.status().map_err(failed(cf))?;
+            return Ok(false);
+        };
+        count += 1;
+        bytes = bytes.saturating_add(value.len());
+        rows.next();
+    }
+    Ok(true)
 }
 
 fn failed(cf: Cf) -> impl Fn(rocksdb::Error) -> StorageError {

@@ -4,7 +4,7 @@ use ruma::{DeviceId, ServerName, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    Batch, Cf, Direction, Read, StorageError, StreamPosition,
+    Batch, Cf, Direction, Full, Read, StorageError, StreamPosition,
     codec::{KeyParts, key},
 };
 
@@ -47,15 +47,14 @@ pub fn events(
     Ok(events)
 }
 
-/// How many events wait, counted up to `limit`.
-pub fn waiting(
+/// Whether so much waits for a device.
+pub fn is_full(
     read: &impl Read,
     user_id: &UserId,
     device_id: &DeviceId,
-    limit: usize,
-) -> Result<usize, StorageError> {
-    let prefix = key().str(user_id).str(device_id);
-    Ok(read.scan(Cf::ToDevice, prefix.as_ref(), None, Direction::Forward, limit)?.len())
+    full: Full,
+) -> Result<bool, StorageError> {
+    read.is_full(Cf::ToDevice, key().str(user_id).str(device_id).as_ref(), full)
 }
 
 /// Deletes what the device has acknowledged: events at or before `until`. At
@@ -118,4 +117,33 @@ pub fn first_generation(read: &impl Read, origin: &ServerName) -> Result<Option<
 /// Deletes everything that waits for a device.
 pub fn delete_all(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
     batch.delete_prefix(Cf::ToDevice, key().str(user_id).str(device_id));
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{device_id, user_id};
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+    use crate::{Database, Options};
+
+    #[test]
+    fn a_queue_is_full_by_rows_or_by_bytes_and_only_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let (alice, first, second) = (user_id!("@alice:a.example"), device_id!("A"), device_id!("B"));
+        let event = to_raw_value(&"x".repeat(98)).expect("JSON");
+        let mut batch = database.batch();
+        for device_id in [first, first, first, second] {
+            let position = batch.position();
+            put(&mut batch, alice, device_id, position, &event);
+        }
+        let _unsynced = database.commit(batch).expect("commits");
+        let full = |device_id, rows, bytes| is_full(&database, alice, device_id, Full { rows, bytes });
+        assert!(full(first, 3, 1_000).expect("reads"));
+        assert!(!full(first, 4, 1_000).expect("reads"));
+        assert!(full(first, 4, 300).expect("reads"));
+        assert!(!full(first, 4, 301).expect("reads"));
+        assert!(!full(second, 2, 101).expect("reads"));
+    }
 }
