@@ -36,7 +36,8 @@ pub struct Stale {
     pub failures: u32,
     /// No attempt before this time, milliseconds since the Unix epoch.
     pub retry_at_ms: u64,
-    /// How often it was marked: one who fetched it knows by this whether the list changed meanwhile.
+    /// Where in the stream it was last marked: one who fetched it knows by this
+    /// whether the list changed meanwhile, also if the row was deleted in between.
     pub marks: u64,
 }
 
@@ -65,6 +66,21 @@ pub fn put_remote(batch: &mut Batch, user_id: &UserId, list: &RemoteList) {
 pub fn delete_remote(batch: &mut Batch, user_id: &UserId) {
     batch.delete(Cf::RemoteDeviceLists, key().str(user_id));
     batch.delete(Cf::StaleDeviceLists, key().str(user_id));
+}
+
+/// Whether anything is held of a user, or is to be fetched.
+pub fn is_known(read: &impl Read, user_id: &UserId) -> Result<bool, StorageError> {
+    let row = key().str(user_id).finish();
+    Ok(read.get(Cf::StaleDeviceLists, &row)?.is_some() || read.get(Cf::RemoteDeviceLists, &row)?.is_some())
+}
+
+/// Marks a user's list as to be fetched: one that is being fetched is fetched
+/// again, and one that could not be is tried at once.
+pub fn mark(read: &impl Read, batch: &mut Batch, user_id: &UserId) -> Result<(), StorageError> {
+    let known = stale(read, user_id)?.unwrap_or_default();
+    let marks = batch.position().0;
+    put_stale(batch, user_id, &Stale { retry_at_ms: 0, marks, ..known });
+    Ok(())
 }
 
 /// Whether a user's list is to be fetched.

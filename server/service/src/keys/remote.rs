@@ -11,6 +11,8 @@
 
 mod changes;
 mod fetching;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -33,7 +33,7 @@ use crate::{device_lists::announce_join, notify::Topic};
 const PENDING_REDACTIONS_MAX: usize = 20;
 
 /// Pieces of membership that changed, and the events that hold them now.
-type ChangedMembers = Vec<(StateKey, Option<Arc<Pdu>>)>;
+pub(super) type ChangedMembers = Vec<(StateKey, Option<Arc<Pdu>>)>;
 
 /// Targets, their redactions, and whether these apply now or wait for the target.
 pub(super) type Redactions = Vec<(OwnedEventId, OwnedEventId, bool)>;
@@ -74,9 +74,13 @@ impl RoomWriter<'_> {
         self.put_threads(&held, &redacted)?;
         self.put_times(&held);
         self.put_words(&held, &redacted)?;
+        let rooms = self.rooms;
+        let sharing = (!members.is_empty()).then(|| rooms.lock_sharing());
+        self.mark_lists(&members)?;
         self.put_members(members, &held)?;
-        let store = &self.rooms.store;
+        let store = &rooms.store;
         let commit = store.database.commit(self.batch)?;
+        drop(sharing);
         publish(store, &held, &nodes);
         Ok(Committed { head: self.head, commit, topics: self.topics })
     }

@@ -33,12 +33,17 @@ mod reads;
 mod receive;
 mod reindex;
 mod resident;
+mod sharing;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use causeway_room::Pdu;
 use causeway_storage::{Database, transactions};
@@ -78,6 +83,8 @@ pub struct Rooms {
     keys: Arc<ServerKeys>,
     pub(crate) clock: Clock,
     notifier: Arc<Notifier>,
+    /// See [`Rooms::lock_sharing`].
+    sharing: Mutex<()>,
 }
 
 impl fmt::Debug for Rooms {
@@ -126,6 +133,7 @@ impl Rooms {
             keys,
             clock,
             notifier,
+            sharing: Mutex::default(),
         }
     }
 

@@ -1,10 +1,6 @@
 //! What other servers tell of changes of their users' keys.
 
-use causeway_storage::{
-    Batch,
-    device_lists::{self as lists, Stale},
-    keys as rows,
-};
+use causeway_storage::{Batch, device_lists as lists, keys as rows};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::Value;
@@ -59,17 +55,18 @@ impl Keys {
     pub fn device_changed(&self, update: &DeviceUpdate) -> Result<(), MatrixError> {
         let user_id = &update.user_id;
         self.changed(user_id, |batch| {
-            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(false) };
-            if lists::stale(&self.database, user_id)?.is_some() {
-                return self.mark_in(batch, user_id).map(|()| true);
+            if self.is_marked_again(batch, user_id)? {
+                return Ok(true);
             }
+            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(false) };
             if update.stream_id == list.stream_id {
                 return Ok(false);
             }
             let previous = &update.prev_id[..update.prev_id.len().min(PREVIOUS_MAX)];
             let follows = !previous.is_empty() && previous.iter().all(|previous| *previous == list.stream_id);
             if !follows {
-                return self.mark_in(batch, user_id).map(|()| true);
+                lists::mark(&self.database, batch, user_id)?;
+                return Ok(true);
             }
             list.stream_id = update.stream_id;
             let (device_id, name) = (update.device_id.as_str(), update.device_display_name.as_deref());
@@ -94,14 +91,11 @@ impl Keys {
     pub fn cross_signing_changed(&self, update: &CrossSigningUpdate) -> Result<(), MatrixError> {
         let user_id = &update.user_id;
         self.changed(user_id, |batch| {
-            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(false) };
+            let is_stale = self.is_marked_again(batch, user_id)?;
+            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(is_stale) };
             let (master, own) = (update.master_key.as_ref(), update.self_signing_key.as_ref());
             set_cross_signing(user_id, &mut list, master, own);
             lists::put_remote(batch, user_id, &list);
-            let is_stale = lists::stale(&self.database, user_id)?.is_some();
-            if is_stale {
-                self.mark_in(batch, user_id)?;
-            }
             Ok(is_stale)
         })
     }
@@ -114,6 +108,7 @@ impl Keys {
         work: impl FnOnce(&mut Batch) -> Result<bool, MatrixError>,
     ) -> Result<(), MatrixError> {
         let writing = self.lock();
+        let sharing = self.rooms.lock_sharing();
         let mut batch = self.database.batch();
         let rooms = self.rooms.shared_rooms(user_id)?;
         if rooms.is_empty() {
@@ -125,6 +120,7 @@ impl Keys {
         let position = batch.position();
         rows::put_key_change(&mut batch, position, user_id, None);
         let commit = self.database.commit(batch)?;
+        drop(sharing);
         drop(writing);
         self.database.wait_durable(commit)?;
         let mut topics: Vec<Topic> = rooms.into_iter().map(Topic::Room).collect();
@@ -133,13 +129,13 @@ impl Keys {
         Ok(())
     }
 
-    /// Notes in the batch that a user's list is to be fetched. One that is being
-    /// fetched is fetched again, and one that could not be is tried at once: its
-    /// server was heard from.
-    pub(super) fn mark_in(&self, batch: &mut Batch, user_id: &UserId) -> Result<(), MatrixError> {
-        let stale = lists::stale(&self.database, user_id)?.unwrap_or_default();
-        let marks = stale.marks.wrapping_add(1);
-        lists::put_stale(batch, user_id, &Stale { retry_at_ms: 0, marks, ..stale });
-        Ok(())
+    /// Whether a user's list is to be fetched, and if so marks it again: what is
+    /// being fetched now, perhaps for the first time, may not have the change.
+    fn is_marked_again(&self, batch: &mut Batch, user_id: &UserId) -> Result<bool, MatrixError> {
+        let is_stale = lists::stale(&self.database, user_id)?.is_some();
+        if is_stale {
+            lists::mark(&self.database, batch, user_id)?;
+        }
+        Ok(is_stale)
     }
 }

@@ -27,15 +27,17 @@ impl Keys {
     /// Marks lists as to be fetched, unless they are marked already.
     pub(super) fn mark_stale(&self, users: &[OwnedUserId]) -> Result<(), MatrixError> {
         let writing = self.lock();
+        let sharing = self.rooms.lock_sharing();
         let mut batch = self.database.batch();
         for user_id in users {
             if lists::stale(&self.database, user_id)?.is_none() {
-                lists::put_stale(&mut batch, user_id, &Stale::default());
+                lists::mark(&self.database, &mut batch, user_id)?;
             }
         }
         if !batch.is_empty() {
             // Unsynced: what is lost is noticed at the next question.
             let _unsynced = self.database.commit(batch)?;
+            drop(sharing);
             drop(writing);
             self.notifier.notify([&Topic::DeviceLists]);
         }
@@ -69,8 +71,8 @@ impl Keys {
         Ok(due)
     }
 
-    /// Keeps what `user/devices` answered, unless the list changed meanwhile:
-    /// then it is fetched again.
+    /// Keeps what `user/devices` answered, unless the list changed meanwhile
+    /// (then it is fetched again) or is not to be held any more.
     ///
     /// # Errors
     /// 502 for an answer that makes no sense.
@@ -82,14 +84,15 @@ impl Keys {
             return self.forget_list(user_id);
         }
         let writing = self.lock();
+        let sharing = self.rooms.lock_sharing();
+        let Some(now) = lists::stale(&self.database, user_id)? else { return Ok(()) };
         let mut batch = self.database.batch();
         let before = lists::remote(&self.database, user_id)?;
         lists::put_remote(&mut batch, user_id, &list);
-        match lists::stale(&self.database, user_id)? {
-            Some(now) if now.marks != asked.marks => {
-                lists::put_stale(&mut batch, user_id, &Stale { marks: now.marks, ..Stale::default() });
-            }
-            _ => lists::delete_stale(&mut batch, user_id),
+        if now.marks == asked.marks {
+            lists::delete_stale(&mut batch, user_id);
+        } else {
+            lists::put_stale(&mut batch, user_id, &Stale { marks: now.marks, ..Stale::default() });
         }
         let differs = before.is_some_and(|before| text(&before) != text(&list));
         if differs {
@@ -97,6 +100,7 @@ impl Keys {
             rows::put_key_change(&mut batch, position, user_id, None);
         }
         let commit = self.database.commit(batch)?;
+        drop(sharing);
         drop(writing);
         self.database.wait_durable(commit)?;
         let mut topics = vec![Topic::DeviceLists];
@@ -118,6 +122,7 @@ impl Keys {
         retry_at_ms: u64,
     ) -> Result<(), MatrixError> {
         let _writing = self.lock();
+        let _sharing = self.rooms.lock_sharing();
         let Some(now) = lists::stale(&self.database, user_id)? else { return Ok(()) };
         let mut batch = self.database.batch();
         lists::put_stale(&mut batch, user_id, &Stale { failures, retry_at_ms, ..now });
@@ -131,6 +136,7 @@ impl Keys {
     /// Storage.
     pub fn forget_list(&self, user_id: &UserId) -> Result<(), MatrixError> {
         let _writing = self.lock();
+        let _sharing = self.rooms.lock_sharing();
         let mut batch = self.database.batch();
         lists::delete_remote(&mut batch, user_id);
         let _unsynced = self.database.commit(batch)?;

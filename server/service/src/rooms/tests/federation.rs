@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use causeway_room::{Placement, build, version};
-use causeway_storage::{Direction, StreamPosition, outbox};
+use causeway_storage::{Direction, StreamPosition, device_lists as lists, outbox};
 use ruma::{RoomId, events::room::member::MembershipState, server_name};
 
 use super::*;
@@ -434,4 +434,43 @@ fn a_restricted_room_lets_members_of_another_room_in() {
     assert_eq!(a.membership(&inner, &bob).as_deref(), Some("join"));
     assert_eq!(a.rooms.state_root(&inner).unwrap(), b.rooms.state_root(&inner).unwrap());
     assert!(matches!(a.rooms.join(&inner, &a.user("mallory"), Map::new()), Err(RoomError::Forbidden(_))));
+}
+
+/// Notes an empty list of a user's devices; it is complete.
+fn hold_list(server: &Server, user_id: &UserId) {
+    let mut batch = server.database.batch();
+    lists::put_remote(&mut batch, user_id, &lists::RemoteList::default());
+    lists::delete_stale(&mut batch, user_id);
+    let _unsynced = server.database.commit(batch).expect("commits");
+}
+
+fn is_stale(server: &Server, user_id: &UserId) -> bool {
+    lists::stale(&server.database, user_id).expect("reads").is_some()
+}
+
+#[test]
+fn a_list_of_devices_is_outdated_when_a_room_is_shared_again() {
+    let (a, b, room_id) = pair();
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let other = a.create(&alice, Preset::PublicChat);
+    hold_list(&a, &bob);
+    join_over(&a, &b, &other, &bob).expect("joins");
+    assert!(!is_stale(&a, &bob), "it was held all the time");
+    a.rooms.kick(&other, &alice, &bob, None).expect("kicks");
+    a.rooms.kick(&room_id, &alice, &bob, None).expect("kicks");
+    let mut to_b = BTreeSet::new();
+    deliver(&a, &b, &room_id, &queued(&a, &b, &mut to_b));
+    join_over(&a, &b, &room_id, &bob).expect("joins again");
+    assert!(is_stale(&a, &bob));
+
+    // The other way: the server that comes back holds a list of who stayed.
+    hold_list(&b, &alice);
+    b.rooms.leave(&other, &bob, None).expect("leaves");
+    b.rooms.leave(&room_id, &bob, None).expect("leaves");
+    let mut to_a = BTreeSet::new();
+    deliver(&b, &a, &room_id, &queued(&b, &a, &mut to_a));
+    assert!(!b.rooms.shares_a_room(&alice).expect("reads"));
+    assert!(!is_stale(&b, &alice));
+    join_over(&a, &b, &room_id, &bob).expect("joins again");
+    assert!(is_stale(&b, &alice));
 }

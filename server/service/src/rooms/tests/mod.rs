@@ -18,8 +18,8 @@ use crate::{clock::Clock, notify::Notifier, server_keys::ServerKeys};
 /// A server's rooms, without any door.
 pub(crate) struct Server {
     pub(crate) rooms: Arc<Rooms>,
-    database: Database,
-    clock: Clock,
+    pub(crate) database: Database,
+    pub(crate) clock: Clock,
     _folder: TempDir,
 }
 
