@@ -223,7 +223,7 @@ async fn cross_signing_keys_are_told_of_and_forged_ones_are_not_taken() {
     let Value::Object(master_key) = key(&bob, "master", &master_public) else { panic!("an object") };
     let keys = vec![(CrossSigningKind::Master, master_key), (CrossSigningKind::SelfSigning, own)];
     let of = bob.clone();
-    b.run(move |services| services.keys.set_cross_signing(&of, keys).expect("are set")).await;
+    b.run(move |services| services.keys.set_cross_signing(&of, keys, true).expect("are set")).await;
     until_known(&a, "cross-signing keys are told of", &alice, &bob, |keys| {
         keys.master.is_some() && keys.self_signing.is_some()
     })

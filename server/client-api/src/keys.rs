@@ -211,17 +211,17 @@ fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, M
     }
     let body: Body = request.json()?;
     let user_id = &request.auth.user_id;
-    // The first keys need no confirmation: nobody is replaced by them.
-    if state.keys.replaces_cross_signing(user_id, body.master.as_ref())? {
-        confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?;
-    }
     let keys = [
         (CrossSigningKind::Master, body.master),
         (CrossSigningKind::SelfSigning, body.self_signing),
         (CrossSigningKind::UserSigning, body.user_signing),
     ];
-    let keys = keys.into_iter().filter_map(|(kind, key)| key.map(|key| (kind, key))).collect();
-    state.keys.set_cross_signing(user_id, keys)?;
+    let keys: Vec<_> = keys.into_iter().filter_map(|(kind, key)| key.map(|key| (kind, key))).collect();
+    // The first keys need no confirmation, and neither do those that are there.
+    if !state.keys.set_cross_signing(user_id, keys.clone(), false)? {
+        confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?;
+        state.keys.set_cross_signing(user_id, keys, true)?;
+    }
     Ok(empty())
 }
 

@@ -156,12 +156,25 @@ async fn cross_signing_keys_hang_together_and_forged_signatures_are_refused() {
     let unsigned = json!({ "master_key": master, "self_signing_key": key("self_signing", &own_public) });
     server.post(&path, &alice, unsigned).await.is_error(400, "M_INVALID_SIGNATURE");
     let own = signed(&master_pair, user, key("self_signing", &own_public));
-    server.post(&path, &alice, json!({ "master_key": master, "self_signing_key": own })).await.ok();
+    server
+        .post(&path, &alice, json!({ "master_key": master.clone(), "self_signing_key": own.clone() }))
+        .await
+        .ok();
 
     // Other keys in their place need the password.
     let (_, other_public) = pair("x");
     let replaced = server.post(&path, &alice, json!({ "master_key": key("master", &other_public) })).await;
     assert_eq!(replaced.status, 401);
+    // So do others that the same master key signed, and those that were not there.
+    for usage in ["self_signing", "user_signing"] {
+        let (_, public) = pair("x");
+        let new = signed(&master_pair, user, key(usage, &public));
+        let body = json!({ "master_key": master, format!("{usage}_key"): new });
+        assert_eq!(server.post(&path, &alice, body).await.status, 401, "{usage}");
+    }
+    // The same again do not.
+    let again = json!({ "master_key": master, "self_signing_key": own });
+    server.post(&path, &alice, again).await.ok();
 
     let path = format!("{V3}/keys/signatures/upload");
     let mut bare = keys.clone();

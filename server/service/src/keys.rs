@@ -246,18 +246,26 @@ impl Keys {
         Ok(claimed)
     }
 
-    /// Whether uploading these cross-signing keys replaces others, so that the
-    /// user has to confirm it.
-    pub fn replaces_cross_signing(
+    /// Whether a user who has cross-signing keys would get any other one by these.
+    fn alters_cross_signing(
         &self,
         user_id: &UserId,
-        master: Option<&Object>,
+        keys: &[(CrossSigningKind, Object)],
     ) -> Result<bool, MatrixError> {
-        let held = self.cross_signing(user_id, CrossSigningKind::Master)?;
-        Ok(held.is_some_and(|held| master.is_none_or(|new| new.get("keys") != held.get("keys"))))
+        if self.cross_signing(user_id, CrossSigningKind::Master)?.is_none() {
+            return Ok(false);
+        }
+        for (kind, new) in keys {
+            let held = self.cross_signing(user_id, *kind)?;
+            if held.is_none_or(|held| held.get("keys") != new.get("keys")) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Stores cross-signing keys: a master key, and keys that it signed.
+    /// Stores cross-signing keys: a master key, and keys that it signed. Answers
+    /// `false`, and stores nothing, if the user has to confirm it and has not.
     ///
     /// # Errors
     /// 400 for keys of somebody else, of the wrong kind, or with a wrong signature.
@@ -265,8 +273,12 @@ impl Keys {
         &self,
         user_id: &UserId,
         keys: Vec<(CrossSigningKind, Object)>,
-    ) -> Result<(), MatrixError> {
+        confirmed: bool,
+    ) -> Result<bool, MatrixError> {
         let writing = self.lock();
+        if !confirmed && self.alters_cross_signing(user_id, &keys)? {
+            return Ok(false);
+        }
         let new_master =
             keys.iter().find(|(kind, _)| *kind == CrossSigningKind::Master).map(|(_, key)| key.clone());
         let master = match new_master {
@@ -295,7 +307,7 @@ impl Keys {
         drop(writing);
         self.database.wait_durable(commit)?;
         self.notifier.notify(&topics);
-        Ok(())
+        Ok(true)
     }
 
     /// The lock guards no data, so a panic under it breaks nothing.
