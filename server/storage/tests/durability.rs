@@ -183,11 +183,12 @@ fn concurrent_commits_are_all_there_and_visible_is_never_ahead() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let database = open(folder.path());
     let done = Arc::new(AtomicBool::new(false));
+    // Before anybody writes: the watcher may begin later.
+    let start = database.visible();
     let watcher = {
         let (database, done) = (database.clone(), Arc::clone(&done));
         thread::spawn(move || {
             let mut last = StreamPosition::default();
-            let start = database.visible();
             while !done.load(Ordering::SeqCst) {
                 let visible = database.visible();
                 assert!(visible >= last, "visible never goes back");
