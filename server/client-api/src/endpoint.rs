@@ -17,6 +17,8 @@
 //! services are synchronous. An async one is for what waits: long polls and
 //! other servers; it must hand synchronous work to [`blocking`].
 
+use std::pin::Pin;
+
 use axum::{Router, body::Body, response::Response, routing::MethodFilter, routing::on};
 use causeway_service::error::MatrixError;
 use http::{Method, Request};
@@ -28,6 +30,14 @@ use crate::{
     frame::{error_response, typed_response},
     request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
 };
+
+/// What a handler gives that need not wait for what it began.
+pub enum Answer {
+    /// The answer.
+    Now(Response),
+    /// What waits for it, without a thread.
+    Later(Pin<Box<dyn Future<Output = Result<Response, MatrixError>> + Send>>),
+}
 
 /// What a request type needs to be served.
 pub trait Served:
@@ -89,6 +99,13 @@ pub trait Endpoints: Sized {
     fn custom_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
         F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// As [`Self::custom_unlimited`], for a handler that may leave the answer to
+    /// what it queued.
+    #[must_use]
+    fn custom_queued_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Answer, MatrixError> + Clone + Send + Sync + 'static;
 
     /// As [`Self::custom`], for a path that needs no access token.
     #[must_use]
@@ -185,6 +202,25 @@ impl Endpoints for Router<ClientState> {
         F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
     {
         add_custom(self, &method, paths, Arrived::custom, handler)
+    }
+
+    fn custom_queued_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom) -> Result<Answer, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let answer = blocking(move || {
+                    let request = arrived.custom(&state)?;
+                    handler(&state, request)
+                });
+                match answer.await? {
+                    Answer::Now(response) => Ok(response),
+                    Answer::Later(response) => response.await,
+                }
+            }
+        })
     }
 
     fn open<F>(self, method: Method, paths: &[&str], handler: F) -> Self

@@ -51,7 +51,7 @@ mod threads;
 mod uiaa;
 mod user_directory;
 
-pub use endpoint::{Endpoints, blocking};
+pub use endpoint::{Answer, Endpoints, blocking};
 pub use frame::{error_response, frame, json_response};
 pub use request::{Custom, Ruma};
 pub use state::ClientState;

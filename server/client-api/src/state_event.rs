@@ -12,12 +12,15 @@ use causeway_service::{
     shared_space::{DECLARATION_TYPE, declaration::Declaration},
 };
 use http::{Method, StatusCode};
-use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_events};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, RoomId, api::client::state::get_state_events,
+};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    ClientState, Custom, Endpoints, Ruma, frame::serialized_response, json_response, request::json_error,
+    Answer, ClientState, Custom, Endpoints, Ruma, frame::serialized_response, json_response,
+    request::json_error,
 };
 
 /// The state events that carry items.
@@ -35,7 +38,7 @@ const PATHS: &[&str] = &[
 ];
 
 pub(crate) fn routes() -> Router<ClientState> {
-    Router::new().endpoint_raw(all).custom_unlimited(Method::GET, PATHS, get).custom_unlimited(
+    Router::new().endpoint_raw(all).custom_unlimited(Method::GET, PATHS, get).custom_queued_unlimited(
         Method::PUT,
         PATHS,
         put,
@@ -86,26 +89,30 @@ fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     serialized_response(StatusCode::OK, &parsed.content)
 }
 
-fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+fn put(state: &ClientState, request: Custom) -> Result<Answer, MatrixError> {
     let (room_id, kind, key) = path(&request)?;
     let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
     state.rate_limits.admit(Class::Message, user_id.as_str())?;
-    let event_id = if kind == ITEM {
+    if kind == ITEM {
         let content: Box<RawValue> =
             serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
-        state.shared_space.put_state_event(user_id, Some(device_id), &room_id, key, &content)?
-    } else {
-        let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
-        check(state, &room_id, kind, &content)?;
-        let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
-        let sent = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
-        if kind == DECLARATION_TYPE {
-            // Members may write when this is answered.
-            state.shared_space.follow()?;
-        }
-        sent
-    };
-    Ok(json_response(StatusCode::OK, &json!({ "event_id": event_id })))
+        let queued =
+            state.shared_space.queue_state_event(user_id, Some(device_id), &room_id, key, &content)?;
+        return Ok(Answer::Later(Box::pin(async move { Ok(sent(&queued.sent().await?)) })));
+    }
+    let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
+    check(state, &room_id, kind, &content)?;
+    let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
+    let event_id = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
+    if kind == DECLARATION_TYPE {
+        // Members may write when this is answered.
+        state.shared_space.follow()?;
+    }
+    Ok(Answer::Now(sent(&event_id)))
+}
+
+fn sent(event_id: &EventId) -> Response {
+    json_response(StatusCode::OK, &json!({ "event_id": event_id }))
 }
 
 /// What the room's rules leave to the server to check.

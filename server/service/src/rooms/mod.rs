@@ -46,7 +46,7 @@ use std::{
 };
 
 use causeway_room::Pdu;
-use causeway_storage::{Database, transactions};
+use causeway_storage::{Commit, Database, transactions};
 use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomId,
     ServerName, TransactionId, UserId, signatures::Ed25519KeyPair,
@@ -123,6 +123,13 @@ impl TransactionKey {
     }
 }
 
+/// A write that others can see already and that may still be lost.
+#[must_use = "nobody hears of it before it is synced"]
+pub(crate) struct Unsynced {
+    commit: Option<Commit>,
+    topics: Vec<Topic>,
+}
+
 impl Rooms {
     /// The rooms of a database.
     pub fn new(database: Database, keys: Arc<ServerKeys>, clock: Clock, notifier: Arc<Notifier>) -> Self {
@@ -180,6 +187,28 @@ impl Rooms {
         load: impl FnOnce() -> Result<Head, RoomError>,
         f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        let (value, unsynced) = self.write_unsynced_from(room_id, load, f)?;
+        self.sync(unsynced)?;
+        Ok(value)
+    }
+
+    /// As [`Self::write`], but only committed: nobody may be answered or told
+    /// before [`Self::sync`].
+    pub(crate) fn write_unsynced<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<(T, Unsynced), E> {
+        let load = || Head::load(&self.store.database, room_id)?.ok_or(RoomError::UnknownRoom);
+        self.write_unsynced_from(room_id, load, f)
+    }
+
+    fn write_unsynced_from<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        load: impl FnOnce() -> Result<Head, RoomError>,
+        f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<(T, Unsynced), E> {
         let slot = self.slots.of(room_id);
         let mut kept = slot.lock();
         let head = match kept.take() {
@@ -199,16 +228,23 @@ impl Rooms {
         if writer.is_untouched() {
             let topics = std::mem::take(&mut writer.topics);
             *kept = Some(writer.head);
-            drop(kept);
-            self.wake(topics);
-            return Ok(value);
+            return Ok((value, Unsynced { commit: None, topics }));
         }
         let committed = writer.commit()?;
         *kept = Some(committed.head);
-        drop(kept);
-        self.store.database.wait_durable(committed.commit).map_err(RoomError::from)?;
-        self.wake(committed.topics);
-        Ok(value)
+        Ok((value, Unsynced { commit: Some(committed.commit), topics: committed.topics }))
+    }
+
+    /// Returns when a write is durable, and wakes those who wait for it.
+    ///
+    /// # Errors
+    /// Syncing failed: what becomes of the write is unknown.
+    pub(crate) fn sync(&self, unsynced: Unsynced) -> Result<(), RoomError> {
+        if let Some(commit) = unsynced.commit {
+            self.store.database.wait_durable(commit)?;
+        }
+        self.wake(unsynced.topics);
+        Ok(())
     }
 
     fn wake(&self, topics: Vec<Topic>) {

@@ -7,6 +7,9 @@ use serde_json::Value as Json;
 use super::token::InvalidToken;
 use crate::{error::MatrixError, rooms::RoomError};
 
+/// When somebody who found too many writes waiting should ask again.
+const BUSY_RETRY_MS: u64 = 1_000;
+
 /// What a use-case of the shared space fails with.
 #[derive(Debug, thiserror::Error)]
 pub enum SpaceError {
@@ -47,6 +50,9 @@ pub enum SpaceError {
     /// The same idempotency key came with another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// Too many writes to the room wait already.
+    #[error("too many writes to this room are waiting")]
+    Busy,
     /// A change could not be built.
     #[error("the change could not be built")]
     Build(#[from] BuildError),
@@ -79,6 +85,9 @@ impl From<SpaceError> for MatrixError {
             SpaceError::Value(_) => Self::bad_json(error.to_string()),
             SpaceError::Key(_) | SpaceError::Token(_) | SpaceError::Invalid(_) => {
                 Self::invalid_param(error.to_string())
+            }
+            SpaceError::Busy => {
+                Self::new(429, "M_LIMIT_EXCEEDED", error.to_string()).with("retry_after_ms", BUSY_RETRY_MS)
             }
             SpaceError::KeyReused => Self::new(409, "ORG.CAUSEWAY.KEY_REUSED", error.to_string()),
             SpaceError::Conflict { item } => {

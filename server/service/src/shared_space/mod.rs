@@ -2,6 +2,7 @@
 //! server, without a write being lost.
 //!
 //! - [`write`](self::write): through the API and by ordinary state events;
+//! - [`lane`]: state events of a room that come at the same time, written together;
 //! - [`join`](self::join): what other servers wrote;
 //! - [`judgement`]: what an entry counts for; [`pasts`]: what of the room's past that takes;
 //! - [`read`](self::read): items, history, changes since a vector, status;
@@ -34,6 +35,7 @@ mod hearing;
 pub mod join;
 pub mod judgement;
 pub mod keys;
+mod lane;
 pub mod metrics;
 pub mod missing_values;
 pub mod notice_text;
@@ -155,6 +157,8 @@ pub struct SharedSpace {
     named: NamedCache,
     /// Callers of [`SharedSpace::follow_if_free`].
     followers: AtomicUsize,
+    /// State events that wait to be written. Never held while a room's lock is waited for.
+    lanes: Mutex<lane::Lanes>,
     /// Set when the process stops.
     stopping: AtomicBool,
     effective: EffectiveCache,
@@ -217,6 +221,7 @@ impl SharedSpace {
             metrics: Metrics::new(),
             named: observed::named_cache(),
             followers: AtomicUsize::new(0),
+            lanes: Mutex::default(),
             stopping: AtomicBool::new(false),
             effective: draft::facts::effective_cache(),
             rank_wait: RANK_WAIT,

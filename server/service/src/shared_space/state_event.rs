@@ -6,14 +6,45 @@
 
 use causeway_shared_space::{Change, ChangeId, ItemKey, Stamp, Value, change::Body};
 use causeway_storage::shared_space::{items::FaceRow, notices};
-use ruma::{DeviceId, OwnedEventId, RoomId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    ITEM_TYPE, SharedSpace, authorise, draft::Draft, error::SpaceError, observed::device_name, write::Wanted,
+    ITEM_TYPE, SharedSpace, Space, authorise, draft::Draft, error::SpaceError, observed::device_name,
+    write::Wanted,
 };
-use crate::rooms::RoomWriter;
+use crate::rooms::{RoomWriter, Unsynced};
 use causeway_room::build::NewEvent;
+
+/// What becomes of one of several state events.
+pub(super) type Sent = Result<OwnedEventId, SpaceError>;
+
+/// An item's state event as a client wants it.
+#[derive(Clone, Debug)]
+pub(super) struct ItemEvent {
+    user: OwnedUserId,
+    device: Option<OwnedDeviceId>,
+    key: ItemKey,
+    value: Option<Value>,
+}
+
+impl ItemEvent {
+    /// # Errors
+    /// The key or the content breaks a rule.
+    pub(super) fn new(
+        user: &UserId,
+        device: Option<&DeviceId>,
+        key: &str,
+        content: &RawValue,
+    ) -> Result<Self, SpaceError> {
+        Ok(Self {
+            user: user.to_owned(),
+            device: device.map(ToOwned::to_owned),
+            key: ItemKey::new(key)?,
+            value: Value::from_content(content.get().as_bytes())?,
+        })
+    }
+}
 
 /// Room events remembered for one change: it is projected again only so often.
 const FACES_MAX: usize = 8;
@@ -34,38 +65,80 @@ impl SharedSpace {
         key: &str,
         content: &RawValue,
     ) -> Result<OwnedEventId, SpaceError> {
-        let key = ItemKey::new(key)?;
-        let value = Value::from_content(content.get().as_bytes())?;
-        // What the device was given counts only once it has been followed here.
+        let event = ItemEvent::new(user, device, key, content)?;
+        let (mut sent, unsynced) = self.write_item_events(room, std::slice::from_ref(&event))?;
+        self.rooms.sync(unsynced)?;
+        sent.pop().unwrap_or(Err(SpaceError::Stored("answer")))
+    }
+
+    /// Writes several in one batch, which is not synced yet. What one of them is
+    /// refused for before anything of it is written keeps no other from being written.
+    ///
+    /// # Errors
+    /// Nothing was written. It may be the fault of a single one of them.
+    pub(super) fn write_item_events(
+        &self,
+        room: &RoomId,
+        events: &[ItemEvent],
+    ) -> Result<(Vec<Sent>, Unsynced), SpaceError> {
+        // What a device was given counts only once it has been followed here.
         self.follow()?;
-        self.rooms.write(room, |writer| {
-            let authorized_by = authorise::local_writer(writer, user)?;
+        self.rooms.write_unsynced(room, |writer| {
+            let mut authorised = Vec::with_capacity(events.len());
+            for event in events {
+                authorised.push(authorise::local_writer(writer, &event.user));
+            }
+            if !authorised.iter().any(Result::is_ok) {
+                return Ok(authorised.into_iter().filter_map(Result::err).map(Err).collect());
+            }
             self.refuse_unencrypted(writer)?;
             self.in_draft(writer, |space, draft, writer| {
-                let row = draft.item(&key)?.clone();
-                let observed = match device {
-                    Some(device) => self.observed_by_device(room, &key, &row, user, device)?,
-                    None => causeway_shared_space::Observed::new(),
-                };
-                self.refuse_full(room, &key, &row, &observed)?;
-                let change = self.write_change(
-                    space,
-                    draft,
-                    writer,
-                    Wanted {
-                        key: &key,
-                        body: value.clone().map_or(Body::Delete, Body::Put),
-                        observed: &observed,
-                        author: user.to_owned(),
-                        authorized_by,
-                        adopts: None,
-                        device: device.map(|device| device_name(user, device)),
-                    },
-                )?;
-                self.metrics.wrote(1, "state");
-                self.append_face(draft, writer, change, user)
+                let mut sent = Vec::with_capacity(events.len());
+                for (event, authorised) in events.iter().zip(authorised) {
+                    sent.push(match authorised {
+                        Ok(by) => self.write_item_event(space, draft, writer, event, by)?,
+                        Err(error) => Err(error),
+                    });
+                }
+                Ok(sent)
             })
         })
+    }
+
+    fn write_item_event(
+        &self,
+        space: &mut Space,
+        draft: &mut Draft<'_>,
+        writer: &mut RoomWriter<'_>,
+        event: &ItemEvent,
+        authorized_by: Vec<OwnedEventId>,
+    ) -> Result<Sent, SpaceError> {
+        let ItemEvent { user, device, key, value } = event;
+        let room = writer.room_id().to_owned();
+        let row = draft.item(key)?.clone();
+        let observed = match device {
+            Some(device) => self.observed_by_device(&room, key, &row, user, device)?,
+            None => causeway_shared_space::Observed::new(),
+        };
+        if let Err(full) = self.refuse_full(&room, key, &row, &observed) {
+            return Ok(Err(full));
+        }
+        let change = self.write_change(
+            space,
+            draft,
+            writer,
+            Wanted {
+                key,
+                body: value.clone().map_or(Body::Delete, Body::Put),
+                observed: &observed,
+                author: user.clone(),
+                authorized_by,
+                adopts: None,
+                device: device.as_deref().map(|device| device_name(user, device)),
+            },
+        )?;
+        self.metrics.wrote(1, "state");
+        self.append_face(draft, writer, change, user).map(Ok)
     }
 
     /// Appends the state event that carries a change, sent by `carrier`.
