@@ -7,7 +7,8 @@
 //! - [`signals`]: what a room's task must not miss;
 //! - [`exchange`]: the requests to other servers, and what their answers need
 //!   before they can be joined;
-//! - [`pasts`]: what a newcomer asks about adopted events of before his time.
+//! - [`pasts`]: what a newcomer asks about adopted events of before his time;
+//! - [`voices`]: what of it counts, if servers say different things.
 //!
 //! Not here: any decision about whom to tell or to ask (`causeway-replication`),
 //! any rule about changes (`causeway-service`).
@@ -21,6 +22,7 @@ mod pasts;
 mod room;
 mod servers;
 mod signals;
+mod voices;
 
 use std::{
     collections::{BTreeSet, HashMap},

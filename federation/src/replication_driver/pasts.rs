@@ -1,13 +1,15 @@
 //! Asking what room state showed before adopted events: how a newcomer comes to
 //! judge adoptions from before his time as everybody else does.
 //!
-//! Not here: what follows from it (`causeway_service::shared_space::pasts`).
+//! Not here: what follows from it (`causeway_service::shared_space::pasts`), and
+//! how what several servers say is weighed ([`super::voices`]).
 //! Invariants: only servers in the room that take part are asked, and about an
 //! adoption its own server last; nothing is believed held whose signatures were
-//! not checked; one run sends a bounded number of requests.
+//! not checked; one run sends a bounded number of requests, and only what it
+//! settles makes the next one come sooner.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +19,7 @@ use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
     rooms::{Received, VersionRules},
-    shared_space::pasts::{ASKED_MAX, Before, Lacking},
+    shared_space::pasts::{Before, Lacking},
 };
 use causeway_shared_space::ChangeId;
 use http::Method;
@@ -25,7 +27,7 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Deserializer};
 use serde_json::{json, value::RawValue};
 
-use super::exchange::decompressed;
+use super::{exchange::decompressed, voices::Voices};
 use crate::{
     client::{Request, escape},
     error::blocking,
@@ -43,7 +45,7 @@ const PAUSE_LAST: Duration = Duration::from_hours(1);
 const PATIENCE: u32 = 6;
 /// Servers that are asked in one run.
 const PEERS_MAX: usize = 8;
-/// Events whose auth events are fetched in one run.
+/// Events whose auth events are fetched in one run, of all servers' answers.
 const AUTH_FETCHES_MAX: usize = 16;
 
 /// Pages asked about in a row.
@@ -64,6 +66,8 @@ pub struct Pasts {
     /// Rounds in a row that brought nothing; and those among them in which somebody answered.
     idle: u32,
     vain: u32,
+    /// When the pause after the last round of these is over.
+    paused_until: Option<Instant>,
 }
 
 /// What a run came to.
@@ -71,7 +75,7 @@ pub struct Pasts {
 pub struct Asked {
     /// Where the next one goes on; `None` at the end.
     after: Option<ChangeId>,
-    /// Something was learnt.
+    /// Something is not lacking any more.
     learnt: bool,
     /// Something stayed unknown.
     lacking: bool,
@@ -88,6 +92,8 @@ pub struct Run {
     after: Option<ChangeId>,
     /// What nobody can tell now is taken for what nobody knows.
     last_try: bool,
+    /// Events whose auth events may still be fetched.
+    auth_fetches: usize,
 }
 
 impl Pasts {
@@ -108,7 +114,7 @@ impl Pasts {
     /// A run over the next page.
     pub fn begin(&mut self, state: FederationState, room: OwnedRoomId, peers: Vec<OwnedServerName>) -> Run {
         let last_try = self.start();
-        Run { state, room, peers, after: self.after, last_try }
+        Run { state, room, peers, after: self.after, last_try, auth_fetches: AUTH_FETCHES_MAX }
     }
 
     /// Whether it is the last try.
@@ -126,28 +132,36 @@ impl Pasts {
         self.round.learnt |= asked.learnt;
         self.round.lacking |= asked.lacking;
         self.round.answered |= asked.answered;
-        self.due = if self.after.is_some() && self.pages < PAGES_MAX {
-            Some(now + ASK_AFTER)
-        } else {
-            self.round_ended().map(|pause| now + pause)
+        let pause = match self.after {
+            Some(_) if self.pages.is_multiple_of(PAGES_MAX) => Some(PAUSE_FIRST),
+            Some(_) => Some(ASK_AFTER),
+            None => self.round_ended(now),
         };
+        self.due = pause.map(|pause| now + pause);
         if std::mem::take(&mut self.again) {
             self.ask_soon(now);
         }
     }
 
     /// The pause before the next round; `None` if there is nothing to ask for.
-    fn round_ended(&mut self) -> Option<Duration> {
+    fn round_ended(&mut self, now: Instant) -> Option<Duration> {
         let Asked { learnt, lacking, answered, .. } = std::mem::take(&mut self.round);
         self.pages = 0;
         if learnt || !lacking {
-            (self.idle, self.vain) = (0, 0);
-        } else {
-            self.idle = self.idle.saturating_add(1);
-            self.vain = self.vain.saturating_add(u32::from(answered));
+            (self.idle, self.vain, self.paused_until) = (0, 0, None);
+            return lacking.then_some(PAUSE_FIRST);
         }
+        // A round that only news made begin early uses up no patience.
+        if let Some(rest) = self.paused_until.and_then(|until| until.checked_duration_since(now))
+            && !rest.is_zero()
+        {
+            return Some(rest);
+        }
+        self.idle = self.idle.saturating_add(1);
+        self.vain = self.vain.saturating_add(u32::from(answered));
         let pause = PAUSE_FIRST.saturating_mul(1 << self.idle.min(20)).min(PAUSE_LAST);
-        (lacking || self.after.is_some()).then_some(pause)
+        self.paused_until = Some(now + pause);
+        Some(pause)
     }
 }
 
@@ -166,26 +180,72 @@ impl Run {
         // By chance, so that nobody is always asked.
         self.peers.sort_by_cached_key(|_| rand::random::<u64>());
         self.peers.truncate(PEERS_MAX);
+        let mut voices: Heard =
+            lacking.keys().map(|event_id| (event_id.clone(), Voices::default())).collect();
         // Who adopted an event could gain by lying about it: he is asked if nobody else knows.
-        for by_adopter in [false, true] {
-            for peer in &self.peers {
-                let source = Source { server: peer, room_id: &self.room, version: &version };
-                let of_peer: Vec<OwnedEventId> = lacking
-                    .iter()
-                    .filter(|(_, adopters)| adopters.contains(peer) == by_adopter)
-                    .map(|(event_id, _)| event_id.clone())
-                    .collect();
-                for events in of_peer.chunks(ASKED_MAX) {
-                    let Some(learnt) = self.ask_one(source, events).await? else { break };
-                    asked.answered = true;
-                    asked.learnt |= learnt.something;
-                    lacking.retain(|event_id, _| !learnt.pasts.contains(event_id));
-                }
-            }
-        }
-        asked.lacking = !lacking.is_empty();
+        let others = self.ask_peers(&lacking, &mut voices, &version, false).await?;
+        let adopters = self.ask_peers(&lacking, &mut voices, &version, true).await?;
+        asked.answered = others.answered > 0 || adopters.answered > 0;
+        // Who did not answer may when it is tried again.
+        let all_heard = others.silent == 0 && adopters.silent == 0;
+        voices.retain(|_, voices| voices.suffice() || all_heard || self.last_try);
+        let count = lacking.len();
+        lacking = self.learn(lacking, voices).await?;
+        (asked.learnt, asked.lacking) = (lacking.len() < count, !lacking.is_empty());
         self.conclude(lacking, &asked).await?;
         Ok(asked)
+    }
+
+    /// Asks one server after the other, about events that it adopted or about the others.
+    async fn ask_peers(
+        &mut self,
+        lacking: &Lacking,
+        voices: &mut Heard,
+        version: &Arc<VersionRules>,
+        by_adopter: bool,
+    ) -> Result<Answers, MatrixError> {
+        let mut answers = Answers::default();
+        let open: Vec<OwnedEventId> = voices
+            .iter()
+            .filter(|(_, voices)| !by_adopter || voices.is_silent())
+            .map(|(event_id, _)| event_id.clone())
+            .collect();
+        let room = self.room.clone();
+        for peer in self.peers.clone() {
+            let of_peer = |event_id: &&OwnedEventId| {
+                let adopted = lacking.get(*event_id).is_some_and(|lack| lack.adopters.contains(&peer));
+                adopted == by_adopter && !voices.get(*event_id).is_none_or(Voices::suffice)
+            };
+            let events: Vec<OwnedEventId> = open.iter().filter(of_peer).cloned().collect();
+            if events.is_empty() {
+                continue;
+            }
+            let Some(said) = self.ask_one(Source { server: &peer, room_id: &room, version }, &events).await?
+            else {
+                answers.silent += 1;
+                continue;
+            };
+            answers.answered += 1;
+            for (event_id, before) in said {
+                voices.entry(event_id).or_default().add(before);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Notes what most said; what is lacking then.
+    async fn learn(&self, lacking: Lacking, voices: Heard) -> Result<Lacking, MatrixError> {
+        let (services, room) = (self.state.services().clone(), self.room.clone());
+        blocking(move || {
+            let space = &services.shared_space;
+            for (event_id, voices) in voices {
+                if let Some(before) = voices.most() {
+                    space.learn_past(&room, &event_id, before.as_ref().map(|id| &**id))?;
+                }
+            }
+            Ok(space.still_lacking(&room, lacking)?)
+        })
+        .await
     }
 
     /// Has everything judged again that may be proven now.
@@ -205,12 +265,12 @@ impl Run {
         .await
     }
 
-    /// Asks one server; what was learnt. `None` if it did not answer.
+    /// Asks one server; what it said that may be. `None` if it did not answer.
     async fn ask_one(
-        &self,
+        &mut self,
         source: Source<'_>,
         events: &[OwnedEventId],
-    ) -> Result<Option<Learnt>, MatrixError> {
+    ) -> Result<Option<Said>, MatrixError> {
         let path = format!("/_matrix/federation/unstable/org.causeway/rooms/{}/adopted", escape(&self.room));
         let mut request = Request::new(source.server, Method::POST, &path);
         request.body = Some(
@@ -235,80 +295,81 @@ impl Run {
         self.take(source, told).await.map(Some)
     }
 
-    /// Takes in what a server told.
-    async fn take(&self, source: Source<'_>, told: Vec<ToldEvent>) -> Result<Learnt, MatrixError> {
+    /// Takes in what a server told; what of it may be.
+    async fn take(&mut self, source: Source<'_>, told: Vec<ToldEvent>) -> Result<Said, MatrixError> {
         let mut raw = Vec::new();
-        let mut pasts: Vec<(OwnedEventId, Before<OwnedEventId>)> = Vec::new();
+        let mut pasts = Said::new();
         for ToldEvent { event, before } in told {
             pasts.push((event.0, before.as_ref().map(|(id, _)| id.clone())));
             raw.push(event.1);
             raw.extend(before.event().map(|(_, raw)| raw));
         }
         let pdus = source.checked(&self.state, raw).await;
-        let kept = self.keep(source, pdus).await?;
+        self.keep(source, pdus).await?;
         let (services, room) = (self.state.services().clone(), self.room.clone());
         blocking(move || {
-            let mut learnt = HashSet::new();
+            let mut may_be = Said::new();
             for (event_id, before) in pasts {
-                let before = before.as_ref().map(|id| &**id);
-                if services.shared_space.learn_past(&room, &event_id, before)? {
-                    learnt.insert(event_id);
+                let id = before.as_ref().map(|id| &**id);
+                if services.shared_space.may_be_past(&room, &event_id, id)? {
+                    may_be.push((event_id, before));
                 }
             }
-            Ok(Learnt { something: kept || !learnt.is_empty(), pasts: learnt })
+            Ok(may_be)
         })
         .await
     }
 
-    /// Keeps events, and what authorises those for which that is lacking. Whether
-    /// any of them is new.
-    async fn keep(&self, source: Source<'_>, pdus: Vec<Pdu>) -> Result<bool, MatrixError> {
+    /// Keeps events, and what authorises those for which that is lacking.
+    async fn keep(&mut self, source: Source<'_>, pdus: Vec<Pdu>) -> Result<(), MatrixError> {
         let raw: HashMap<OwnedEventId, Box<RawValue>> =
             pdus.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.raw().to_owned())).collect();
-        let (mut kept, mut unauthorised) = self.keep_outliers(pdus).await?;
-        unauthorised.truncate(AUTH_FETCHES_MAX);
+        let mut unauthorised = self.keep_outliers(pdus).await?;
+        unauthorised.truncate(self.auth_fetches);
+        self.auth_fetches -= unauthorised.len();
         for event_id in unauthorised {
             match source.event_auth(&self.state, &event_id).await {
                 Ok(mut chain) => {
                     let raw = raw.get(&event_id);
                     chain.extend(raw.and_then(|raw| Pdu::parse(&source.version.rules, raw.get()).ok()));
-                    kept |= self.keep_outliers(chain).await?.0;
+                    self.keep_outliers(chain).await?;
                 }
                 Err(error) => {
                     tracing::info!(%event_id, error = %Chain(&error), "what authorises an event can't be had");
                 }
             }
         }
-        Ok(kept)
+        Ok(())
     }
 
-    /// Whether one was new; and those that can't be kept because an event that
-    /// authorises them is lacking.
-    async fn keep_outliers(&self, pdus: Vec<Pdu>) -> Result<(bool, Vec<OwnedEventId>), MatrixError> {
+    /// Those that can't be kept because an event that authorises them is lacking.
+    async fn keep_outliers(&self, pdus: Vec<Pdu>) -> Result<Vec<OwnedEventId>, MatrixError> {
         if pdus.is_empty() {
-            return Ok((false, Vec::new()));
+            return Ok(Vec::new());
         }
         let (services, room) = (self.state.services().clone(), self.room.clone());
         blocking(move || {
             let results = services.rooms.receive_outliers(&room, pdus)?;
-            let kept = results
-                .iter()
-                .any(|(_, result)| matches!(result, Received::Accepted | Received::Rejected(_)));
             let missing =
                 results.into_iter().filter(|(_, result)| matches!(result, Received::Missing { .. }));
-            Ok((kept, missing.map(|(event_id, _)| event_id).collect()))
+            Ok(missing.map(|(event_id, _)| event_id).collect())
         })
         .await
     }
 }
 
-/// What one server's answer brought.
-struct Learnt {
-    /// The events of whose past it told.
-    pasts: HashSet<OwnedEventId>,
-    /// Something of it is new.
-    something: bool,
+/// What was said of each event.
+type Heard = BTreeMap<OwnedEventId, Voices>;
+
+/// How many servers answered, and how many did not.
+#[derive(Default)]
+struct Answers {
+    answered: usize,
+    silent: usize,
 }
+
+/// What one server says was before events.
+type Said = Vec<(OwnedEventId, Before<OwnedEventId>)>;
 
 #[derive(Deserialize)]
 struct Answer {
@@ -386,6 +447,23 @@ mod tests {
         assert!(!pasts.start(), "patience begins anew");
         pasts.ended(now, Some(Asked::default()));
         assert_eq!(pasts.due(), None, "nothing is lacking");
+    }
+
+    #[test]
+    fn news_use_up_no_patience() {
+        let mut now = Clock::System.instant();
+        let mut pasts = Pasts::default();
+        let vain = Asked { lacking: true, answered: true, ..Asked::default() };
+        pasts.start();
+        pasts.ended(now, Some(vain));
+        let due = pasts.due();
+        for _ in 0..10 * PATIENCE {
+            pasts.ask_soon(now);
+            assert!(!pasts.start(), "nobody's patience ends by what somebody else sends");
+            now += Duration::from_millis(1);
+            pasts.ended(now, Some(vain));
+            assert_eq!(pasts.due(), due);
+        }
     }
 
     #[test]

@@ -165,6 +165,26 @@ fn what_nobody_can_tell_hides_no_value_and_counts_when_somebody_can() {
 }
 
 #[test]
+fn an_answer_that_settles_nothing_is_no_progress() {
+    let (pair, events) = late();
+    let space = &pair.b.shared_space;
+    let lacking = || space.lacking_pasts(&pair.room, None).expect("reads").0;
+    let b = server_name!("b.example");
+    let told = pair.a.shared_space.tell_pasts(&pair.room, b, &events).expect("tells");
+    // Again and again the same events, and never what was before them.
+    for _ in 0..2 {
+        let asked = lacking();
+        let pdus = pair.as_sent(told.iter().map(|(_, told)| &told.event));
+        pair.b.rooms.receive_outliers(&pair.room, pdus).expect("received");
+        assert!(!space.learn_past(&pair.room, &events[0], Before::Unknown).expect("looked at"));
+        assert_eq!(space.still_lacking(&pair.room, asked).expect("reads").len(), events.len());
+    }
+    let asked = lacking();
+    assert!(space.learn_past(&pair.room, &events[0], Before::Nothing).expect("learns"));
+    assert_eq!(space.still_lacking(&pair.room, asked).expect("reads").len(), 1);
+}
+
+#[test]
 fn what_is_told_of_a_past_must_be_an_event_of_that_item() {
     let (pair, events) = late();
     let space = &pair.b.shared_space;
@@ -176,6 +196,9 @@ fn what_is_told_of_a_past_must_be_an_event_of_that_item() {
     }
     // The last one is right, but not held yet.
     assert_eq!(told(&pair, &events), 2);
+    // What came after an event was not before it.
+    assert!(!space.learn_past(&pair.room, &events[0], Before::Event(&events[1])).expect("looked at"));
+    assert!(learn(&events[0]).expect("learns"));
     // Nothing is told of what nobody has adopted.
     let other = pair.plain(*MALLORY, "another", 2);
     let nothing = space.tell_pasts(&pair.room, server_name!("a.example"), &[other]).expect("tells");

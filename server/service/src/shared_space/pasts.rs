@@ -12,8 +12,8 @@ use std::{
     sync::Arc,
 };
 
-use causeway_room::Pdu;
-use causeway_shared_space::{ChangeId, Header, ItemKey, header::adopted_item_id};
+use causeway_room::{Pdu, format::INTEGER_MAX};
+use causeway_shared_space::{ChangeId, ItemKey, header::adopted_item_id};
 use causeway_storage::shared_space::{
     entries, items,
     pasts::{self, PastRow},
@@ -25,8 +25,10 @@ use crate::{notify::Topic, rooms::Held};
 
 /// Events asked for at once, the bound of such a request.
 pub const ASKED_MAX: usize = 50;
-/// Open entries looked at for one page of what is to be asked for.
-const SCANNED_MAX: usize = 1_000;
+/// Open entries read at once for a page of what is to be asked for.
+const SCANNED_AT_ONCE: usize = 1_000;
+/// Such reads for one page.
+const SCANS_MAX: usize = 10;
 
 /// What is known of the item that an event is about, as of before the event.
 #[derive(Clone, Debug)]
@@ -85,8 +87,17 @@ pub struct Told {
     pub before: Before<Arc<Pdu>>,
 }
 
-/// Adopted events whose past others are to be asked for, and who adopted each.
-pub type Lacking = BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>;
+/// Why others are to be asked for an adopted event.
+#[derive(Debug, Default)]
+pub struct Lack {
+    /// Who adopted it.
+    pub adopters: BTreeSet<OwnedServerName>,
+    /// An adoption names something, so that what was before the event matters.
+    names: bool,
+}
+
+/// Adopted events that others are to be asked for.
+pub type Lacking = BTreeMap<OwnedEventId, Lack>;
 
 impl SharedSpace {
     /// What is known here of an item as of before one of its events.
@@ -138,8 +149,9 @@ impl SharedSpace {
         Ok(told)
     }
 
-    /// Adopted events of open entries whose past is to be asked for: at least a
-    /// page, from the entry `after` on. The entry to go on after; `None` at the end.
+    /// A page of adopted events of open entries that others are to be asked for,
+    /// at most [`ASKED_MAX`], from the entry `after` on. The entry to go on after;
+    /// `None` at the end.
     ///
     /// # Errors
     /// Storage failed.
@@ -149,36 +161,82 @@ impl SharedSpace {
         mut after: Option<ChangeId>,
     ) -> Result<(Lacking, Option<ChangeId>), SpaceError> {
         let mut lacking = Lacking::new();
-        loop {
-            let page = entries::unproven(&self.db, room, after.as_ref(), SCANNED_MAX)?;
+        for _ in 0..SCANS_MAX {
+            let page = entries::unproven(&self.db, room, after.as_ref(), SCANNED_AT_ONCE)?;
             for id in &page {
+                after = Some(*id);
                 let Some(row) = entries::entry(&self.db, room, id)? else { continue };
                 let Some((header, _)) = stored::parts(&row) else { continue };
-                if let Some(event_id) = self.lacks_past(room, &header)? {
-                    lacking.entry(event_id).or_default().insert(header.server().to_owned());
+                let Some(event_id) = header.adopts() else { continue };
+                let names = !header.supersedes().is_empty();
+                if !self.lacks_past(room, event_id, names)? {
+                    continue;
+                }
+                let lack = lacking.entry(event_id.to_owned()).or_default();
+                lack.names |= names;
+                lack.adopters.insert(header.server().to_owned());
+                if lacking.len() >= ASKED_MAX {
+                    return Ok((lacking, after));
                 }
             }
-            after = page.last().copied().filter(|_| page.len() == SCANNED_MAX);
-            if after.is_none() || lacking.len() >= ASKED_MAX {
-                return Ok((lacking, after));
+            if page.len() < SCANNED_AT_ONCE {
+                return Ok((lacking, None));
             }
         }
+        Ok((lacking, after))
     }
 
-    /// The event that a header adopts, if it can't be judged without asking others.
-    fn lacks_past(&self, room: &RoomId, header: &Header) -> Result<Option<OwnedEventId>, SpaceError> {
-        let Some(event_id) = header.adopts() else { return Ok(None) };
-        let Some(held) = self.rooms.held(event_id)? else { return Ok(Some(event_id.to_owned())) };
-        let counts = *held.meta.room_id == *room && held.meta.rejected.is_none();
-        if !counts || header.supersedes().is_empty() {
-            return Ok(None);
+    /// Those of these events that others are still to be asked for. What is not
+    /// among them any more is all that an answer brought.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn still_lacking(&self, room: &RoomId, lacking: Lacking) -> Result<Lacking, SpaceError> {
+        let mut still = Lacking::new();
+        for (event_id, lack) in lacking {
+            if self.lacks_past(room, &event_id, lack.names)? {
+                still.insert(event_id, lack);
+            }
         }
-        let is_known = matches!(self.past(room, header.key(), &held)?, Past::Known(_));
-        Ok((!is_known).then(|| event_id.to_owned()))
+        Ok(still)
     }
 
-    /// Another server told what an item's event was before one of its events;
-    /// both are held by now. False if that can't be, or says nothing.
+    /// Whether the adoption of an event can't be judged without asking others.
+    fn lacks_past(&self, room: &RoomId, event_id: &EventId, names: bool) -> Result<bool, SpaceError> {
+        let Some(held) = self.rooms.held(event_id)? else { return Ok(true) };
+        if *held.meta.room_id != *room || held.meta.rejected.is_some() || !names {
+            return Ok(false);
+        }
+        let Ok(key) = ItemKey::new(held.pdu.state_key().unwrap_or_default()) else { return Ok(false) };
+        Ok(!matches!(self.past(room, &key, &held)?, Past::Known(_)))
+    }
+
+    /// Whether an item's event before one of its events may have been this one;
+    /// both are held by now. Not if it is no event of that item, or comes after the
+    /// event: what is before it has a smaller depth, as long as depths can grow.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn may_be_past(
+        &self,
+        room: &RoomId,
+        event_id: &EventId,
+        before: Before<&EventId>,
+    ) -> Result<bool, SpaceError> {
+        let Some(held) = self.item_event(room, event_id)? else { return Ok(false) };
+        let before = match before {
+            Before::Unknown => return Ok(false),
+            Before::Nothing => return Ok(true),
+            Before::Event(before) => before,
+        };
+        let Some(shown) = self.item_event(room, before)? else { return Ok(false) };
+        let (earlier, depth) = (shown.pdu.depth(), held.pdu.depth());
+        let is_before = earlier < depth || (earlier == depth && depth == INTEGER_MAX);
+        Ok(before != event_id && is_before && shown.pdu.state_key() == held.pdu.state_key())
+    }
+
+    /// Notes what an item's event was before one of its events, as other servers
+    /// told. False if that can't be ([`Self::may_be_past`]).
     ///
     /// # Errors
     /// Storage failed.
@@ -188,18 +246,10 @@ impl SharedSpace {
         event_id: &EventId,
         before: Before<&EventId>,
     ) -> Result<bool, SpaceError> {
-        let Some(held) = self.item_event(room, event_id)? else { return Ok(false) };
-        let row = match before {
-            Before::Unknown => return Ok(false),
-            Before::Nothing => PastRow::Nothing,
-            Before::Event(before) => {
-                let Some(shown) = self.item_event(room, before)? else { return Ok(false) };
-                if before == event_id || shown.pdu.state_key() != held.pdu.state_key() {
-                    return Ok(false);
-                }
-                PastRow::Shown(before.to_owned())
-            }
-        };
+        if !self.may_be_past(room, event_id, before)? {
+            return Ok(false);
+        }
+        let row = before.event().map_or(PastRow::Nothing, |before| PastRow::Shown(before.to_owned()));
         self.note_past(room, event_id, &row)?;
         Ok(true)
     }
