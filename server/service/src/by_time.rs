@@ -2,9 +2,6 @@
 //!
 //! Not here: asking other servers for history that this one lacks; the doors do.
 
-use std::collections::BTreeMap;
-
-use causeway_room::Root;
 use causeway_storage::{
     Direction,
     rooms::{self as rows, TimePlace},
@@ -14,14 +11,14 @@ use ruma::{OwnedEventId, RoomId, ServerName, UserId};
 use crate::{
     error::MatrixError,
     room_view::RoomView,
-    rooms::{Held, RoomError, Rooms},
+    rooms::{Held, RoomError, Rooms, Sight},
     visible::Viewer,
 };
 
 /// Events that are looked at until one may be seen.
 const SCANNED_MAX: usize = 10_000;
-/// Different states that are walked to learn whether another server may see an
-/// event: in a large room each costs much.
+/// States that are walked whole to learn whether another server may see an event:
+/// in a large room each costs much.
 const STATES_MAX: usize = 32;
 /// Read at once.
 const STEP: usize = 32;
@@ -66,16 +63,8 @@ impl Rooms {
         ts: u64,
         direction: Direction,
     ) -> Result<Option<Closest>, MatrixError> {
-        let mut known: BTreeMap<Root, bool> = BTreeMap::new();
-        self.closest(room_id, ts, direction, |held| {
-            let Some(root) = self.nearest_state(held)? else { return Ok(true) };
-            if let Some(sees) = known.get(&root) {
-                return Ok(*sees);
-            }
-            let sees = known.len() < STATES_MAX && self.server_sees(server, root)?;
-            known.insert(root, sees);
-            Ok(sees)
-        })
+        let mut sight = Sight::new(self, server, STATES_MAX);
+        self.closest(room_id, ts, direction, |held| Ok(sight.sees_event(held)?))
     }
 
     fn closest(
@@ -137,5 +126,44 @@ fn next(place: TimePlace, forward: bool) -> TimePlace {
             Some(position) => TimePlace { ts, position },
             None => TimePlace { ts: ts.saturating_sub(1), position: i64::MAX },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::rooms::{
+        Preset,
+        tests::{Server, federation::join_over, message, state},
+    };
+
+    #[test]
+    fn another_server_is_told_of_what_comes_after_many_hidden_states() {
+        let (a, b) = (Server::new("a.example"), Server::new("b.example"));
+        let (alice, bob) = (a.user("alice"), b.user("bob"));
+        let room_id = a.create(&alice, Preset::PublicChat);
+        let joined = json!({ "history_visibility": "joined" });
+        a.send(&room_id, state(&alice, "m.room.history_visibility", "", joined));
+        a.clock.advance(Duration::from_secs(1));
+        let hidden_ms = a.clock.now_ms();
+        // Each is a state of its own.
+        for n in 0..=STATES_MAX {
+            a.send(&room_id, state(&alice, "m.room.topic", "", json!({ "topic": n.to_string() })));
+        }
+        a.clock.advance(Duration::from_secs(1));
+        join_over(&a, &b, &room_id, &bob).expect("joins");
+        let seen = a.send(&room_id, message(&alice, "with bob"));
+        let closest = |ts, direction| {
+            let found = a.rooms.closest_for_server(b.rooms.server_name(), &room_id, ts, direction);
+            found.expect("reads").map(|found| found.event_id)
+        };
+        assert_eq!(closest(u64::MAX, Direction::Backward).as_deref(), Some(seen.event_id()));
+        let first = closest(hidden_ms, Direction::Forward).expect("something is seen");
+        let first = a.rooms.event(&first).expect("reads").expect("is there");
+        assert!(first.origin_server_ts() > hidden_ms, "nothing from before the join");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use causeway_room::{Pdu, Root, visibility::visibility_of};
+use causeway_room::{Pdu, Root, StateKey, state_tree::Difference, visibility::visibility_of};
 use causeway_storage::{Direction, rooms as rows};
 use ruma::{
     EventId, OwnedEventId, ServerName, UserId,
@@ -46,13 +46,13 @@ impl Rooms {
         if held.meta.rejected.is_some() || !self.is_server_joined(&held.meta.room_id, server)? {
             return Ok(None);
         }
-        self.for_server(server, &held).map(Some)
+        self.for_server(&mut Sight::new(self, server, 1), &held).map(Some)
     }
 
     /// An event as a server in its room may have it.
-    pub(crate) fn for_server(&self, server: &ServerName, held: &Held) -> Result<Arc<Pdu>, RoomError> {
+    pub(crate) fn for_server(&self, sight: &mut Sight<'_>, held: &Held) -> Result<Arc<Pdu>, RoomError> {
         // State is what authorisation is made of: a server in the room needs it whole.
-        if held.pdu.state_key().is_none() && !self.visible_to_server(server, held)? {
+        if held.pdu.state_key().is_none() && !sight.sees_event(held)? {
             let rules = self.version_rules(&held.meta.room_id)?;
             return Ok(Arc::new(held.pdu.redacted(&rules.rules)?));
         }
@@ -86,13 +86,8 @@ impl Rooms {
         Ok(pdus)
     }
 
-    /// Whether any user of a server (which is in the room) may see the event.
-    pub(crate) fn visible_to_server(&self, server: &ServerName, held: &Held) -> Result<bool, RoomError> {
-        self.nearest_state(held)?.map_or(Ok(true), |root| self.server_sees(server, root))
-    }
-
     /// Whether any user of a server (which is in the room) may see what was sent in this state.
-    pub(crate) fn server_sees(&self, server: &ServerName, root: Root) -> Result<bool, RoomError> {
+    fn server_sees(&self, server: &ServerName, root: Root) -> Result<bool, RoomError> {
         let visibility = visibility_of(self.state_at(&root, "m.room.history_visibility", "")?.as_deref());
         let enough: &[MembershipState] = match visibility {
             HistoryVisibility::Invited => &[MembershipState::Join, MembershipState::Invite],
@@ -100,9 +95,7 @@ impl Rooms {
             _ => return Ok(true),
         };
         for entry in causeway_room::state_tree::entries(&Reader(&self.store), &root)? {
-            let theirs = entry.key.kind == "m.room.member"
-                && UserId::parse(&*entry.key.key).is_ok_and(|user_id| user_id.server_name() == server);
-            if theirs
+            if is_member_of(server, &entry.key)
                 && let Some(held) = self.held(&entry.event_id)?
                 && held.pdu.membership().is_some_and(|membership| enough.contains(&membership))
             {
@@ -111,4 +104,57 @@ impl Rooms {
         }
         Ok(false)
     }
+}
+
+/// What a server may see in one state of a room after the other. Neighbours share
+/// nearly everything: a state is walked whole only if the way there changed the
+/// room's visibility or one of the server's members, and only so many times.
+pub(crate) struct Sight<'a> {
+    rooms: &'a Rooms,
+    server: &'a ServerName,
+    last: Option<(Root, bool)>,
+    walks: usize,
+}
+
+impl<'a> Sight<'a> {
+    /// For this server, with at most `walks` states walked whole.
+    pub(crate) fn new(rooms: &'a Rooms, server: &'a ServerName, walks: usize) -> Self {
+        Self { rooms, server, last: None, walks }
+    }
+
+    /// Whether any user of the server may see the event; not when it takes too much to know.
+    pub(crate) fn sees_event(&mut self, held: &Held) -> Result<bool, RoomError> {
+        self.rooms.nearest_state(held)?.map_or(Ok(true), |root| self.sees(root))
+    }
+
+    fn sees(&mut self, root: Root) -> Result<bool, RoomError> {
+        if let Some((last, sees)) = &self.last
+            && (*last == root || !self.matters(&self.rooms.state_diff(last, &root)?))
+        {
+            let sees = *sees;
+            self.last = Some((root, sees));
+            return Ok(sees);
+        }
+        if self.walks == 0 {
+            self.last = None;
+            return Ok(false);
+        }
+        self.walks -= 1;
+        let sees = self.rooms.server_sees(self.server, root)?;
+        self.last = Some((root, sees));
+        Ok(sees)
+    }
+
+    fn matters(&self, differences: &[Difference]) -> bool {
+        let matters = |key: &StateKey| {
+            let is_visibility = key.kind == "m.room.history_visibility" && key.key.is_empty();
+            is_visibility || is_member_of(self.server, key)
+        };
+        differences.iter().any(|difference| matters(&difference.key))
+    }
+}
+
+fn is_member_of(server: &ServerName, key: &StateKey) -> bool {
+    key.kind == "m.room.member"
+        && UserId::parse(&*key.key).is_ok_and(|user_id| user_id.server_name() == server)
 }

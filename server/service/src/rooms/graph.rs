@@ -13,7 +13,7 @@ use causeway_room::{Pdu, state_tree};
 use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 
 use super::{
-    Rooms,
+    Rooms, Sight,
     error::RoomError,
     store::{Held, Reader},
 };
@@ -101,7 +101,8 @@ impl Rooms {
         let stop: HashSet<OwnedEventId> = earliest.iter().chain(latest).cloned().collect();
         let mut found = self.walk_back(room_id, start, stop, limit, min_depth)?;
         found.reverse();
-        found.iter().map(|held| self.for_server(server, held)).collect()
+        let mut sight = Sight::new(self, server, found.len());
+        found.iter().map(|held| self.for_server(&mut sight, held)).collect()
     }
 
     /// These events and what is before them, at most `limit`, newest first.
@@ -116,7 +117,8 @@ impl Rooms {
         limit: usize,
     ) -> Result<Vec<Arc<Pdu>>, RoomError> {
         let found = self.walk_back(room_id, from.to_vec(), HashSet::new(), limit, 0)?;
-        found.iter().map(|held| self.for_server(server, held)).collect()
+        let mut sight = Sight::new(self, server, found.len());
+        found.iter().map(|held| self.for_server(&mut sight, held)).collect()
     }
 
     /// Follows `prev_events`, deepest first.

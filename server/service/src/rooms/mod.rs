@@ -54,6 +54,7 @@ use ruma::{
 
 pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
 
+pub(crate) use self::access::Sight;
 pub use self::{
     create::{CreateRoom, Created, InitialState, Preset},
     error::RoomError,
