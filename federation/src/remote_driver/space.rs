@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_service::{
     error::MatrixError,
-    summary::{CHILDREN_MAX, SpaceForServer, SpaceRoom, Summary},
+    summary::{CHILDREN_MAX, SPACE_BYTES_MAX, SpaceForServer, SpaceRoom, Summary},
 };
 use http::Method;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId};
@@ -23,8 +23,6 @@ use crate::{
     state::FederationState,
 };
 
-/// Largest answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// A client waits for several of these, one after the other.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,7 +48,7 @@ pub(super) async fn space(
         let path = &path;
         async move {
             let mut request = Request::new(&server, Method::GET, path);
-            request.response_bytes_max = ANSWER_BYTES_MAX;
+            request.response_bytes_max = SPACE_BYTES_MAX;
             request.timeout = Some(TIMEOUT);
             let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
             read(room_id, &response.body)

@@ -20,6 +20,21 @@ use crate::{error::MatrixError, rooms::Rooms};
 
 /// Children of a space that are told.
 pub const CHILDREN_MAX: usize = 1_000;
+/// A space and its children as one server tells another, in bytes of JSON.
+pub const SPACE_BYTES_MAX: usize = 1024 * 1024;
+/// Child events of a space that are read; of more it is open which are told.
+const CHILDREN_READ_MAX: usize = 5_000;
+/// Children of a space that another server is told more of than that they are its
+/// children: to look at one costs a dozen reads.
+const DESCRIBED_MAX: usize = 200;
+/// A child event's content, in bytes of JSON; of a larger one only what has a meaning is told.
+const CHILD_BYTES_MAX: usize = 1_024;
+/// Names and brackets of an answer's parts, in bytes of JSON.
+const FRAME_BYTES_MAX: usize = 128;
+/// A text of a summary, in bytes; a longer one is left out.
+const TEXT_BYTES_MAX: usize = 8 * 1_024;
+/// Members that are looked at to learn whether somebody of a server is invited.
+const MEMBERS_READ_MAX: usize = 10_000;
 /// Rooms of a join rule that are looked at.
 const ALLOWED_ROOMS_MAX: usize = 64;
 /// Servers through which a child can be reached that are tried.
@@ -107,15 +122,35 @@ impl ChildEvent {
         self.content.get("suggested").and_then(Value::as_bool) == Some(true)
     }
 
+    /// Without what has no meaning, if that is much.
+    fn bounded(mut self) -> Self {
+        if json_bytes(&self.content) > CHILD_BYTES_MAX {
+            let via = self.via();
+            self.content.retain(|name, value| match name.as_str() {
+                "suggested" => value.is_boolean(),
+                "order" => value.as_str().is_some_and(is_order),
+                _ => false,
+            });
+            self.content.insert("via".to_owned(), via.iter().map(ToString::to_string).collect());
+        }
+        self
+    }
+
     /// "Ordering of children within a space".
     fn order(&self) -> (bool, &str, u64, &RoomId) {
         let order = self.content.get("order").and_then(Value::as_str);
-        let is_valid = |order: &&str| {
-            order.len() <= ORDER_CHARS_MAX && order.bytes().all(|byte| (0x20..=0x7E).contains(&byte))
-        };
-        let order = order.filter(is_valid);
+        let order = order.filter(|order| is_order(order));
         (order.is_none(), order.unwrap_or_default(), self.origin_server_ts, &self.state_key)
     }
+}
+
+fn is_order(order: &str) -> bool {
+    order.len() <= ORDER_CHARS_MAX && order.bytes().all(|byte| (0x20..=0x7E).contains(&byte))
+}
+
+/// How long something is as JSON.
+fn json_bytes(value: &impl Serialize) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |json| json.len())
 }
 
 /// Valid children in order, at most [`CHILDREN_MAX`].
@@ -148,6 +183,35 @@ pub struct SpaceRoom {
     pub summary: Summary,
     /// Its children, in order.
     pub children_state: Vec<ChildEvent>,
+}
+
+/// A space and its children within [`SPACE_BYTES_MAX`]: more the asker would not
+/// read, and so have nothing. `describe` says what a child is and whether the
+/// asker may know, if this server is in it.
+fn fitting(
+    summary: Summary,
+    mut children_state: Vec<ChildEvent>,
+    mut describe: impl FnMut(&RoomId) -> Result<Option<(Summary, bool)>, MatrixError>,
+) -> Result<SpaceForServer, MatrixError> {
+    let mut bytes_left = SPACE_BYTES_MAX.saturating_sub(json_bytes(&summary) + FRAME_BYTES_MAX);
+    let mut fits = |bytes: usize| {
+        let left = bytes_left.checked_sub(bytes.saturating_add(1));
+        bytes_left = left.unwrap_or(bytes_left);
+        left.is_some()
+    };
+    let fitting = children_state.iter().take_while(|child| fits(json_bytes(child))).count();
+    children_state.truncate(fitting);
+    let (mut children, mut inaccessible_children) = (Vec::new(), Vec::new());
+    for child in children_state.iter().take(DESCRIBED_MAX) {
+        match describe(&child.state_key)? {
+            Some((summary, true)) if fits(json_bytes(&summary)) => children.push(summary),
+            Some((_, false)) if fits(json_bytes(&child.state_key)) => {
+                inaccessible_children.push(child.state_key.clone());
+            }
+            _ => {}
+        }
+    }
+    Ok(SpaceForServer { room: SpaceRoom { summary, children_state }, children, inaccessible_children })
 }
 
 /// Makes summaries, and decides who may know them.
@@ -195,19 +259,21 @@ impl Summaries {
     /// Storage.
     pub fn children(&self, room_id: &RoomId, suggested_only: bool) -> Result<Vec<ChildEvent>, MatrixError> {
         let mut children = Vec::new();
-        for event in self.rooms.state_of_kind(room_id, "m.space.child")? {
+        let ids = self.rooms.state_keys(room_id, "m.space.child", None, CHILDREN_READ_MAX)?;
+        for event in self.rooms.pdus(ids.into_iter().map(|(_, event_id)| event_id))? {
             let child = event.state_key().and_then(|key| RoomId::parse(key).ok());
             let Some(child) = child else { continue };
             if self.rooms.redaction_of(event.event_id())?.is_some() {
                 continue;
             }
-            children.push(ChildEvent {
+            let child = ChildEvent {
                 kind: event.kind_text().to_owned(),
                 state_key: child,
                 sender: event.sender().to_owned(),
                 content: event.content_object(),
                 origin_server_ts: event.origin_server_ts(),
-            });
+            };
+            children.push(child.bounded());
         }
         Ok(in_order(children, suggested_only))
     }
@@ -256,8 +322,7 @@ impl Summaries {
                 return Ok(true);
             }
         }
-        let invited = self.rooms.members(room_id, Some(&MembershipState::Invite))?;
-        Ok(invited.iter().any(|(user_id, _)| user_id.server_name() == server))
+        Ok(self.rooms.is_server_invited(room_id, server, MEMBERS_READ_MAX)?)
     }
 
     /// A space of this server's and its children, for another server.
@@ -275,18 +340,12 @@ impl Summaries {
         if !self.server_may_know(&summary, server)? {
             return Err(not_found());
         }
-        let children_state =
-            if summary.is_space() { self.children(room_id, suggested_only)? } else { Vec::new() };
-        let (mut children, mut inaccessible_children) = (Vec::new(), Vec::new());
-        for child in &children_state {
-            let Some(summary) = self.of(&child.state_key)? else { continue };
-            if self.server_may_know(&summary, server)? {
-                children.push(summary);
-            } else {
-                inaccessible_children.push(child.state_key.clone());
-            }
-        }
-        Ok(SpaceForServer { room: SpaceRoom { summary, children_state }, children, inaccessible_children })
+        let children = if summary.is_space() { self.children(room_id, suggested_only)? } else { Vec::new() };
+        fitting(summary, children, |child| {
+            let Some(summary) = self.of(child)? else { return Ok(None) };
+            let may_know = self.server_may_know(&summary, server)?;
+            Ok(Some((summary, may_know)))
+        })
     }
 
     fn allowed_rooms(&self, room_id: &RoomId) -> Result<Vec<OwnedRoomId>, MatrixError> {
@@ -306,7 +365,8 @@ impl Summaries {
     fn field(&self, room_id: &RoomId, kind: &str, field: &str) -> Result<Option<String>, MatrixError> {
         let content = self.content(room_id, kind)?;
         let value = content.and_then(|mut content| content.remove(field));
-        Ok(value.and_then(|value| value.as_str().map(str::to_owned)))
+        let text = value.as_ref().and_then(Value::as_str).filter(|text| text.len() <= TEXT_BYTES_MAX);
+        Ok(text.map(str::to_owned))
     }
 
     /// The content of a piece of state, as redacted if it was.
@@ -323,9 +383,14 @@ impl Summaries {
 
 #[cfg(test)]
 mod tests {
+    use ruma::server_name;
     use serde_json::{from_value, json};
 
     use super::*;
+    use crate::rooms::{
+        CreateRoom, Preset,
+        tests::{Server, state},
+    };
 
     fn child(room: &str, content: &Value, ts: u64) -> ChildEvent {
         let event = json!({ "type": "m.space.child", "state_key": room, "sender": "@a:b.c",
@@ -358,5 +423,57 @@ mod tests {
         assert!(summary(Value::Null).is_open() && summary("public".into()).is_open());
         assert!(!summary("invite".into()).is_open() && !summary("org.other".into()).is_open());
         assert!(!summary("restricted".into()).is_open());
+    }
+
+    #[test]
+    fn what_another_server_is_told_is_no_more_than_it_reads() {
+        let server = Server::new("a.example");
+        let alice = server.user("alice");
+        let content = Map::from_iter([("type".to_owned(), "m.space".into())]);
+        let request =
+            CreateRoom { preset: Preset::PublicChat, creation_content: content, ..CreateRoom::default() };
+        let space = server.rooms.create(&alice, &request).expect("creates").room_id;
+        let long = "x".repeat(60_000);
+        for n in 0..40 {
+            let content = json!({ "via": ["a.example"], "order": "a", "suggested": true, "more": long });
+            server.send(&space, state(&alice, "m.space.child", &format!("!child{n}:a.example"), content));
+        }
+        server.send(&space, state(&alice, "m.room.topic", "", json!({ "topic": long })));
+        let summaries = Summaries::new(Arc::clone(&server.rooms));
+        let told = summaries.space_for_server(&space, server_name!("b.example"), true).expect("is told");
+        assert!(json_bytes(&told) <= SPACE_BYTES_MAX, "{}", json_bytes(&told));
+        assert_eq!(told.room.children_state.len(), 40);
+        for child in &told.room.children_state {
+            assert!(child.is_suggested() && child.order().1 == "a" && child.via() == ["a.example"]);
+        }
+        assert_eq!(told.room.summary.topic, None);
+    }
+
+    #[test]
+    fn only_so_many_children_are_looked_at_for_another_server() {
+        let server = Server::new("a.example");
+        let alice = server.user("alice");
+        let content = Map::from_iter([("type".to_owned(), "m.space".into())]);
+        let request =
+            CreateRoom { preset: Preset::PublicChat, creation_content: content, ..CreateRoom::default() };
+        let space = server.rooms.create(&alice, &request).expect("creates").room_id;
+        let summaries = Summaries::new(Arc::clone(&server.rooms));
+        let summary = summaries.of(&space).expect("reads").expect("is here");
+        let child = |n: usize| child(&format!("!child{n}:a.example"), &json!({ "via": ["a.example"] }), 1);
+        let children = (0..=DESCRIBED_MAX).map(child).collect();
+        let mut looked_at = 0;
+        let told = fitting(summary, children, |_| {
+            looked_at += 1;
+            Ok(None)
+        });
+        assert_eq!(told.expect("is told").room.children_state.len(), DESCRIBED_MAX + 1);
+        assert_eq!(looked_at, DESCRIBED_MAX);
+        // However long what is told, it fits.
+        let summary = summaries.of(&space).expect("reads").expect("is here");
+        let long = Summary { topic: Some("x".repeat(TEXT_BYTES_MAX)), ..summary.clone() };
+        let told =
+            fitting(summary, (0..DESCRIBED_MAX).map(child).collect(), |_| Ok(Some((long.clone(), true))));
+        let told = told.expect("is told");
+        assert!(json_bytes(&told) <= SPACE_BYTES_MAX && told.children.len() > DESCRIBED_MAX / 2);
     }
 }

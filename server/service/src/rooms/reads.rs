@@ -202,6 +202,19 @@ impl Rooms {
         Ok(members)
     }
 
+    /// Whether somebody of a server is invited, as far as `limit` members say.
+    pub fn is_server_invited(
+        &self,
+        room_id: &RoomId,
+        server: &ServerName,
+        limit: usize,
+    ) -> Result<bool, RoomError> {
+        let members = rows::members(&self.store.database, room_id, None, limit)?;
+        Ok(members.iter().any(|(user_id, member)| {
+            member.membership == MembershipState::Invite && user_id.server_name() == server
+        }))
+    }
+
     /// A local user's standing in all rooms, invites to rooms elsewhere included.
     pub fn memberships_of(&self, user_id: &UserId) -> Result<Vec<(OwnedRoomId, Member)>, RoomError> {
         Ok(rows::memberships(&self.store.database, user_id, None, usize::MAX)?)
