@@ -21,6 +21,7 @@ use crate::{
     notify::{Notifier, Topic},
     secrets,
     session::Session,
+    transactions::made_now,
 };
 
 /// Messages that may wait for one device; further ones are dropped, so that a
@@ -113,7 +114,8 @@ impl ToDevice {
             .collect::<Vec<_>>();
         let mut topics = Vec::with_capacity(local.len() + 1);
         let mut batch = self.database.batch();
-        transactions::put_answer(&mut batch, user_id, device_id, transaction_id, ENDPOINT, "");
+        let made = made_now(self.clock.now_ms());
+        transactions::put_answer(&mut batch, user_id, device_id, transaction_id, ENDPOINT, &made);
         for (server, unit) in units {
             if outbox::is_full(&self.database, &server, WAITING_FOR_SERVER_MAX)? {
                 tracing::warn!(%server, "too much waits for a server: a message to devices is dropped");

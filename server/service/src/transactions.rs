@@ -1,7 +1,8 @@
 //! How long a request is remembered for its retry under the same transaction id.
 //!
-//! The rows bear no time of their own: that of the event that was sent serves for
-//! it. Requests that sent none (to-device messages) are remembered for ever.
+//! Of a request that sent an event, the event's time serves; what sent none
+//! (messages to devices) has its own time for an answer ([`made_now`]). Rows from
+//! before that have neither: their time begins when they are first looked at.
 
 use std::time::Duration;
 
@@ -26,7 +27,9 @@ pub fn forget(database: &Database, now_ms: u64) -> Result<usize, StorageError> {
         let page = rows::answers(database, from.as_deref(), PAGE)?;
         let mut batch = database.batch();
         for (key, answer) in &page.rows {
-            if made_ms(database, answer)?.is_some_and(|made_ms| made_ms < before_ms) {
+            if answer.is_empty() {
+                rows::replace_answer(&mut batch, key, &made_now(now_ms));
+            } else if made_ms(database, answer)?.is_some_and(|made_ms| made_ms < before_ms) {
                 rows::delete_answer(&mut batch, key);
                 forgotten += 1;
             }
@@ -54,11 +57,19 @@ pub fn forget(database: &Database, now_ms: u64) -> Result<usize, StorageError> {
     }
 }
 
-/// When a request was made, by the event that it sent; long ago if that is gone.
+/// The answer to a request that sent no event: when it was made.
+pub fn made_now(now_ms: u64) -> String {
+    now_ms.to_string()
+}
+
+/// When a request was made, by its answer or the event that it sent; long ago if that is gone.
 fn made_ms(database: &Database, event_id: &str) -> Result<Option<u64>, StorageError> {
     #[derive(Deserialize)]
     struct Made {
         origin_server_ts: u64,
+    }
+    if let Ok(made_ms) = event_id.parse() {
+        return Ok(Some(made_ms));
     }
     let Ok(event_id) = <&EventId>::try_from(event_id) else { return Ok(None) };
     let raw = rooms::pdu_raw(database, event_id)?;
@@ -79,6 +90,29 @@ mod tests {
         rooms::{CreateRoom, TransactionKey},
         settings::Settings,
     };
+
+    #[test]
+    fn what_sent_no_event_is_forgotten_by_its_own_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let (alice, device) = (user_id!("@alice:a.example"), device_id!("ONE"));
+        let made_ms = 1_700_000_000_000;
+        let kept_ms = u64::try_from(KEPT.as_millis()).expect("fits");
+        let mut batch = database.batch();
+        rows::put_answer(&mut batch, alice, device, "new", "sendToDevice", &made_now(made_ms));
+        rows::put_answer(&mut batch, alice, device, "from before", "sendToDevice", "");
+        database.commit_durable(batch).expect("commits");
+        let is_kept =
+            |id: &str| rows::answer(&database, alice, device, id, "sendToDevice").expect("reads").is_some();
+        for now_ms in [made_ms + 1, made_ms + kept_ms] {
+            assert_eq!(forget(&database, now_ms).expect("forgets"), 0);
+            assert!(is_kept("new") && is_kept("from before"));
+        }
+        assert_eq!(forget(&database, made_ms + kept_ms + 1).expect("forgets"), 1);
+        assert!(!is_kept("new") && is_kept("from before"), "its week began later");
+        assert_eq!(forget(&database, made_ms + kept_ms + 2).expect("forgets"), 1);
+        assert!(!is_kept("from before"));
+    }
 
     #[test]
     fn a_request_is_remembered_for_a_week_by_the_event_that_it_sent() {

@@ -67,6 +67,11 @@ pub fn answers(read: &impl Read, from: Option<&[u8]>, limit: usize) -> Result<Pa
     page(read, Cf::Transactions, from, limit, |_, row| codec::decode(Cf::Transactions, row))
 }
 
+/// Replaces an answer by its key.
+pub fn replace_answer(batch: &mut Batch, key: &[u8], answer: &str) {
+    batch.put(Cf::Transactions, key, &codec::encode(answer));
+}
+
 /// Forgets an answer by its key.
 pub fn delete_answer(batch: &mut Batch, key: &[u8]) {
     batch.delete(Cf::Transactions, key);
