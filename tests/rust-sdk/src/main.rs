@@ -1,13 +1,16 @@
 //! Two people at matrix-rust-sdk, unmodified, on two homeservers, with
 //! encryption: cross-signing, verification by emoji, messages both ways, a key
-//! backup, and a second device that restores it.
+//! backup, and a second device that restores it; or, by simplified sliding sync, a
+//! list of rooms ([`room_list`]).
 //!
 //! Not a test by itself: `tests/tests/cluster/rust_sdk.rs` starts the servers and
-//! runs it with, for each person, the homeserver's address, name and password.
+//! runs it with the story's name and, for each person, the homeserver's address, name and password.
 //! It ends with 0 when all went well and says what it does on standard output.
 
 mod person;
+mod room_list;
 mod verification;
+mod viewer;
 
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use matrix_sdk::{
 };
 
 use person::{Person, Result, ensure, until};
+use viewer::Viewer;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -32,9 +36,14 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [first, alice, alices, second, bob, bobs] = arguments.as_slice() else {
-        return Err("usage: rust-sdk-client URL NAME PASSWORD URL NAME PASSWORD".into());
+    let [story, first, alice, alices, second, bob, bobs] = arguments.as_slice() else {
+        return Err("usage: rust-sdk-client sync|sliding-sync URL NAME PASSWORD URL NAME PASSWORD".into());
     };
+    if story == "sliding-sync" {
+        let alice = Viewer::log_in(first, alice, alices, "ALICETABLET").await?;
+        let bob = Viewer::log_in(second, bob, bobs, "BOBTABLET").await?;
+        return room_list::story(&alice, &bob).await;
+    }
     let alice_phone = Person::log_in(first, alice, alices, "ALICEPHONE").await?;
     let bob = Person::log_in(second, bob, bobs, "BOBPHONE").await?;
     for person in [&alice_phone, &bob] {

@@ -16,11 +16,22 @@ const PATIENCE: Duration = Duration::from_mins(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rust_sdk_clients_on_two_servers_verify_each_other_encrypt_and_restore_a_backup() -> Result<()> {
+    tell("sync").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rust_sdk_room_lists_on_two_servers_live_by_sliding_sync() -> Result<()> {
+    tell("sliding-sync").await
+}
+
+/// Runs one of the program's stories.
+async fn tell(story: &str) -> Result<()> {
     let client = tokio::task::spawn_blocking(program::rust_sdk_client).await??;
     let cluster = Cluster::start(2).await?;
     User::register(&cluster[0], "alice").await?;
     User::register(&cluster[1], "bob").await?;
     let running = Command::new(client)
+        .arg(story)
         .args([cluster[0].client().base(), "alice".to_owned(), password("alice")])
         .args([cluster[1].client().base(), "bob".to_owned(), password("bob")])
         .stdin(Stdio::null())
