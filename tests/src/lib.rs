@@ -12,6 +12,7 @@ pub mod link;
 pub mod model;
 pub mod namespaces;
 pub mod network;
+pub mod process;
 pub mod program;
 pub mod result;
 pub mod server;

@@ -38,6 +38,14 @@ pub fn rust_sdk_client() -> Result<PathBuf> {
     Ok(folder.join("debug/rust-sdk-client"))
 }
 
+/// The Python of the environment with matrix-nio and Synapse, made on first use.
+pub fn python() -> Result<PathBuf> {
+    let folder = target()?.join("interop-venv");
+    let made = Command::new(checkout().join("scripts/interop-venv.sh")).arg(&folder).status()?;
+    ensure(made.success(), || "the Python environment can't be made".to_owned())?;
+    Ok(folder.join("bin/python"))
+}
+
 /// The folder of the checkout.
 pub fn checkout() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -15,7 +15,7 @@ use crate::{
     authority::Authority,
     client::Client,
     network::{Network, Place},
-    program,
+    process, program,
     result::{Doing, Failure, Result, ensure},
     wait,
 };
@@ -112,17 +112,7 @@ impl Server {
 
     /// Processor time that the process has used so far.
     pub fn processor_time(&self) -> Result<Duration> {
-        /// Linux tells times in hundredths of a second, whatever its own clock.
-        const TICK_MS: u64 = 10;
-        let pid = self.pid().ok_or_else(|| Failure::new("the server is down"))?;
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The program's name may hold anything but ends with the last parenthesis;
-        // times in user and system mode are fields 14 and 15 (proc_pid_stat(5)).
-        let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-        let ticks: Vec<u64> =
-            fields.skip(11).take(2).map(str::parse).collect::<std::result::Result<_, _>>()?;
-        ensure(ticks.len() == 2, || "no processor times".to_owned())?;
-        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * TICK_MS))
+        process::processor_time(self.pid().ok_or_else(|| Failure::new("the server is down"))?)
     }
 
     /// The data folder.

@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
     if story == "sliding-sync" {
         let alice = Viewer::log_in(first, alice, alices, "ALICETABLET").await?;
         let bob = Viewer::log_in(second, bob, bobs, "BOBTABLET").await?;
-        return room_list::story(&alice, &bob).await;
+        return Box::pin(room_list::story(&alice, &bob)).await;
     }
     let alice_phone = Person::log_in(first, alice, alices, "ALICEPHONE").await?;
     let bob = Person::log_in(second, bob, bobs, "BOBPHONE").await?;

@@ -121,7 +121,7 @@ pub async fn shows(timeline: &Timeline, text: &str) -> Result<EventTimelineItem>
     if found.is_err() {
         let items = timeline.items().await;
         let texts: Vec<_> =
-            items.iter().filter_map(|item| item.as_event().map(|event| event.content())).collect();
+            items.iter().filter_map(|item| item.as_event().map(matrix_sdk_ui::timeline::EventTimelineItem::content)).collect();
         eprintln!("{what}: the timeline is {texts:?}");
     }
     found

@@ -16,13 +16,9 @@ use tokio::{
     process::Command,
 };
 
-/// The Python of the environment with matrix-nio and Synapse, made on first use.
+/// [`program::python`], on a thread that may wait.
 pub async fn python() -> Result<std::path::PathBuf> {
-    let folder = program::target()?.join("interop-venv");
-    let script = program::checkout().join("scripts/interop-venv.sh");
-    let made = Command::new(script).arg(&folder).status().await?;
-    ensure(made.success(), || "the Python environment can't be made".to_owned())?;
-    Ok(folder.join("bin/python"))
+    tokio::task::spawn_blocking(program::python).await?
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,8 @@ use std::path::Path;
 use causeway_tests::result::{Doing, Result};
 use serde::Serialize;
 
-/// Who was measured.
-const PEER: &str = "causeway";
+/// Who is measured unless said otherwise.
+const OURS: &str = "causeway";
 
 /// One number.
 #[derive(Debug, Serialize)]
@@ -27,17 +27,25 @@ pub struct Figures(Vec<Figure>);
 impl Figures {
     /// Adds a number; `wanted` is what is promised, or empty.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, wanted: &'static str) {
-        let name = name.into();
-        eprintln!("  {name}: {value:.2} {unit}");
-        self.0.push(Figure { name, value, unit, peer: PEER, wanted });
+        self.push(Figure { name: name.into(), value, unit, peer: OURS, wanted });
+    }
+
+    /// Adds a number of one of several servers that are compared.
+    pub fn compare(&mut self, peer: &'static str, name: &str, value: f64, unit: &'static str) {
+        self.push(Figure { name: name.to_owned(), value, unit, peer, wanted: "" });
+    }
+
+    fn push(&mut self, figure: Figure) {
+        eprintln!("  {}: {:.2} {} ({})", figure.name, figure.value, figure.unit, figure.peer);
+        self.0.push(figure);
     }
 
     /// The table.
     pub fn print(&self) {
         let width = self.0.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
-        println!("{:<width$}  {:>12}  {:<12}  wanted", "figure", "value", "unit");
-        for Figure { name, value, unit, wanted, .. } in &self.0 {
-            println!("{name:<width$}  {value:>12.2}  {unit:<12}  {wanted}");
+        println!("{:<width$}  {:>12}  {:<12}  {:<8}  wanted", "figure", "value", "unit", "server");
+        for Figure { name, value, unit, peer, wanted } in &self.0 {
+            println!("{name:<width$}  {value:>12.2}  {unit:<12}  {peer:<8}  {wanted}");
         }
     }
 

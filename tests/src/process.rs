@@ -1,0 +1,27 @@
+//! What Linux says of a process, whoever made its program.
+
+use std::{fs, time::Duration};
+
+use crate::result::{Failure, Result, ensure};
+
+/// Linux tells times in hundredths of a second, whatever its own clock.
+const TICK_MS: u64 = 10;
+
+/// Processor time that a process has used so far.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The program's name may hold anything but ends with the last parenthesis;
+    // times in user and system mode are fields 14 and 15 (proc_pid_stat(5)).
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: Vec<u64> = fields.skip(11).take(2).map(str::parse).collect::<std::result::Result<_, _>>()?;
+    ensure(ticks.len() == 2, || "no processor times".to_owned())?;
+    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * TICK_MS))
+}
+
+/// Bytes of memory that a process has resident.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kibibytes.ok_or_else(|| Failure::new("no resident memory"))? * 1024)
+}
