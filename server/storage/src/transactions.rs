@@ -69,7 +69,7 @@ pub fn answers(read: &impl Read, from: Option<&[u8]>, limit: usize) -> Result<Pa
 
 /// Replaces an answer by its key.
 pub fn replace_answer(batch: &mut Batch, key: &[u8], answer: &str) {
-    batch.put(Cf::Transactions, key, &codec::encode(answer));
+    batch.put(Cf::Transactions, key, codec::encode(answer));
 }
 
 /// Forgets an answer by its key.

@@ -269,7 +269,7 @@ impl Rooms {
 
     /// Whether a server has a joined member.
     pub fn is_server_joined(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
-        Ok(rows::joined_servers(&self.store.database, room_id)?.contains_key(server))
+        Ok(rows::server_count(&self.store.database, room_id, server)? > 0)
     }
 
     /// Whether this server has a joined member: a room that it only was in is

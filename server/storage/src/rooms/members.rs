@@ -174,6 +174,16 @@ pub fn joined_servers(
         .collect()
 }
 
+/// How many joined members a server has.
+pub fn server_count(
+    read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    server: &ServerName,
+) -> Result<u64, StorageError> {
+    let count = read.get(Cf::JoinedServers, key().str(room_id).str(server).as_ref())?;
+    count.map_or(Ok(0), |count| codec::decode_u64(Cf::JoinedServers, &count))
+}
+
 /// Sets how many joined members a server has; none takes it away.
 pub fn put_server_count(batch: &mut Batch, room_id: &RoomId, server: &ServerName, count: u64) {
     let row = key().str(room_id).str(server);

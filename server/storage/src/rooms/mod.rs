@@ -19,6 +19,7 @@ use causeway_room::state_tree::Root;
 pub use members::{
     Member, delete_membership, invite_state, joined_servers, member, members, membership, memberships,
     put_invite_state, put_member, put_membership, put_remote_membership, put_server_count, remote_rooms,
+    server_count,
 };
 pub use relations::{
     Related, pending_redactions, put_pending_redaction, put_redaction, put_relation, redaction_of, relations,
