@@ -70,6 +70,11 @@ fn base(room: &str) -> String {
     format!("/_matrix/client/unstable/org.causeway/rooms/{}", segment(room))
 }
 
+/// Where items are written through the API.
+pub fn items_path(room: &str) -> String {
+    format!("{}/items", base(room))
+}
+
 impl User {
     /// Reads an item; none where there is none.
     pub async fn item(&self, room: &str, key: &str) -> Result<Option<Item>> {
@@ -108,8 +113,7 @@ impl User {
 
     /// Writes many items in one synced batch: `[{"key", "value"|"delete", "token"?}]`.
     pub async fn write_batch(&self, room: &str, writes: &[Value]) -> Result<Value> {
-        let path = format!("{}/items", base(room));
-        self.call(Method::POST, &path, Some(&json!({ "writes": writes }))).await
+        self.call(Method::POST, &items_path(room), Some(&json!({ "writes": writes }))).await
     }
 
     /// What is new in the room's space since `after` (a version vector).

@@ -77,6 +77,11 @@ impl User {
         })
     }
 
+    /// The address of the homeserver, `http://host:port`.
+    pub fn base(&self) -> String {
+        self.client.base()
+    }
+
     /// One request with this device's token; any status is an answer.
     pub async fn try_call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         self.client.call(method, path, Some(&self.token), body).await
@@ -202,6 +207,7 @@ pub fn text(value: &Value, field: &str) -> Result<String> {
     value[field].as_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("no {field} in {value}")))
 }
 
-fn state_path(room: &str, kind: &str, key: &str) -> String {
+/// Where a piece of room state is read and written.
+pub fn state_path(room: &str, kind: &str, key: &str) -> String {
     format!("/_matrix/client/v3/rooms/{}/state/{}/{}", segment(room), segment(kind), segment(key))
 }

@@ -3,12 +3,18 @@
 
 use std::sync::Arc;
 
-use causeway_tests::{cluster::Cluster, result::Result, user::User};
+use causeway_tests::{
+    cluster::Cluster,
+    result::Result,
+    space,
+    user::{self, ITEM, User},
+};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
     figures::{Figures, number},
-    load,
+    load::{self, Prepared},
 };
 
 /// Items in a request of the batch API, and requests in flight.
@@ -96,27 +102,25 @@ async fn fill_by_events(alice: &Arc<User>, room: &str, items: usize) -> Result<(
     .map(drop)
 }
 
-async fn batch_rate(alice: &Arc<User>, room: &str, items: usize, batches: usize) -> Result<f64> {
-    let (alice, room) = (Arc::clone(alice), room.to_owned());
-    let took = load::run(batches, BATCHES_IN_FLIGHT, move |at| {
-        let (alice, room) = (Arc::clone(&alice), room.clone());
-        async move {
-            let numbers = (0..BATCH).map(|offset| (at * BATCH + offset) % items);
-            let writes: Vec<Value> =
-                numbers.map(|number| json!({ "key": key(number), "value": value(number, at + 1) })).collect();
-            alice.write_batch(&room, &writes).await.map(drop)
-        }
-    })
-    .await?;
+async fn batch_rate(alice: &User, room: &str, items: usize, batches: usize) -> Result<f64> {
+    let path = space::items_path(room);
+    let requests = (0..batches).map(|at| {
+        let numbers = (0..BATCH).map(|offset| (at * BATCH + offset) % items);
+        let writes: Vec<Value> =
+            numbers.map(|number| json!({ "key": key(number), "value": value(number, at + 1) })).collect();
+        Prepared::new(Method::POST, path.clone(), &json!({ "writes": writes }))
+    });
+    let requests = requests.collect();
+    let took = load::send(&alice.base(), &alice.token, requests, BATCHES_IN_FLIGHT).await?;
     Ok(number(batches * BATCH) / took.as_secs_f64())
 }
 
-async fn event_rate(alice: &Arc<User>, room: &str, items: usize, events: usize) -> Result<f64> {
-    let (alice, room) = (Arc::clone(alice), room.to_owned());
-    let took = load::run(events, EVENTS_IN_FLIGHT, move |at| {
-        let (alice, room) = (Arc::clone(&alice), room.clone());
-        async move { alice.put_item(&room, &key(at % items), &value(at % items, at + 1)).await.map(drop) }
-    })
-    .await?;
+async fn event_rate(alice: &User, room: &str, items: usize, events: usize) -> Result<f64> {
+    let requests = (0..events).map(|at| {
+        let path = user::state_path(room, ITEM, &key(at % items));
+        Prepared::new(Method::PUT, path, &value(at % items, at + 1))
+    });
+    let requests = requests.collect();
+    let took = load::send(&alice.base(), &alice.token, requests, EVENTS_IN_FLIGHT).await?;
     Ok(number(events) / took.as_secs_f64())
 }
