@@ -73,12 +73,13 @@ bench: packages ## Measure; a table and target/bench.json
 	$(CARGO) build --locked --release --workspace --bins
 	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
 
-soak: packages ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules
+soak: $(if $(ROOMS)$(ROOM),test-packages,packages) ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules; ROOMS=100000 forked rooms beside Synapse, ROOM=n one
 	@$(MAKE) --no-print-directory .soak
 .PHONY: .soak
+SOAK = $(if $(SEED),--replay $(SEED),$(if $(TABLE),--table $(TABLE),--schedules $(or $(SCHEDULES),100000)))
 .soak:
 	$(CARGO) build --locked --release --workspace --bin soak
-	$(TARGET)/release/soak $(if $(SEED),--replay $(SEED),$(if $(TABLE),--table $(TABLE),--schedules $(or $(SCHEDULES),100000)))
+	$(TARGET)/release/soak $(if $(ROOM),--room $(ROOM),$(if $(ROOMS),--rooms $(ROOMS) --from $(or $(FROM),0),$(SOAK)))
 
 lint: packages ## Formatting and lints
 	$(CARGO) fmt --all --check

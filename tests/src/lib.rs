@@ -1,13 +1,15 @@
 //! What the project's tests, its demonstration and its benchmark share: real
 //! server processes, a local authority, a link that can be cut, and a small
 //! client. Nothing of the server's own code is linked in here: what is tested
-//! is the binary, through its public interfaces. The exception is
-//! [`simulation`], which puts the two pure crates through simulated worlds.
+//! is the binary, through its public interfaces. The exceptions are
+//! [`simulation`], which puts two pure crates through simulated worlds, and
+//! [`forks`], which holds the third against another implementation.
 
 pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod dice;
+pub mod forks;
 pub mod link;
 pub mod model;
 pub mod namespaces;

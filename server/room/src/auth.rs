@@ -3,17 +3,24 @@
 //! The rules are ruma's ("Authorisation rules" of each room version). This
 //! module gathers what they look at into an [`AuthState`] first, so that a
 //! failure to read is never taken for absent state.
+//!
+//! Where ruma reads the rules otherwise than Synapse does, and the specification
+//! leaves it open, this follows Synapse: servers that part over one event part
+//! over who is in the room. `tests/src/forks` holds the two against each other.
 
-use std::{collections::HashMap, sync::Arc};
+mod power_levels;
+
+use std::{collections::HashMap, sync::Arc, sync::LazyLock};
 
 use ruma::{
-    EventId, UserId,
+    EventId, OwnedEventId, UserId,
     events::TimelineEventType,
     room_version_rules::RoomVersionRules,
     state_res::{self, Event},
 };
 use serde_json::value::RawValue;
 
+pub use self::power_levels::power_of;
 use crate::{pdu::Pdu, state_tree::StateKey};
 
 /// The state events that the rules look at, by key.
@@ -63,6 +70,9 @@ pub fn check_auth_events(
     pdu: &Pdu,
     fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> Result<(), Refusal> {
+    if let Some(field) = pdu.overlong() {
+        return Err(Refusal(format!("`{field}` is too long")));
+    }
     state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch).map_err(Refusal)
 }
 
@@ -77,10 +87,49 @@ pub fn check_against(rules: &RoomVersionRules, pdu: &Pdu, state: &AuthState) -> 
     {
         return Err(Refusal("no `m.room.create` event in the state".to_owned()));
     }
+    let look = |kind: &str, key: &str| match state.get(&StateKey::new(kind, key)) {
+        Some(event) if kind == JOIN_RULES && !states_join_rule(event) => Some(&*INVITED_ONLY),
+        None if (kind, key) == (JOIN_RULES, "") => Some(&*INVITED_ONLY),
+        held => held.map(Arc::as_ref),
+    };
+    let mut adapted = None;
+    if *pdu.kind() == TimelineEventType::RoomPowerLevels {
+        let (create, levels) = (look("m.room.create", ""), look("m.room.power_levels", ""));
+        adapted = power_levels::without_defaults(rules, pdu, create, levels)?;
+    }
+    let pdu = adapted.as_ref().unwrap_or(pdu);
     state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, key| {
-        state.get(&StateKey::new(kind.to_string(), key)).map(Arc::as_ref)
+        look(&kind.to_string(), key)
     })
     .map_err(Refusal)
+}
+
+const JOIN_RULES: &str = "m.room.join_rules";
+
+/// The join rules of a room that has none, or that don't say which: ruma refuses
+/// even those who were invited, Synapse lets them in.
+static INVITED_ONLY: LazyLock<Pdu> = LazyLock::new(|| {
+    let event = serde_json::json!({
+        "type": JOIN_RULES, "state_key": "", "content": { "join_rule": "invite" },
+        "sender": "@nobody:invalid", "room_id": "!none:invalid", "origin_server_ts": 0, "depth": 0,
+        "prev_events": [], "auth_events": [],
+    });
+    let rules = RoomVersionRules::V11;
+    let id = OwnedEventId::try_from("$none").expect("an event id");
+    Pdu::from_stored(&rules, id, &event.to_string(), false).expect("it has every field of an event")
+});
+
+fn states_join_rule(event: &Pdu) -> bool {
+    event.content_object().contains_key("join_rule")
+}
+
+/// The create event by the room's id, where it is no auth event (room version 12).
+pub fn create_event_id(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
+    let named = rules.authorization.room_create_event_id_as_room_id;
+    if !named || *pdu.kind() == TimelineEventType::RoomCreate {
+        return None;
+    }
+    OwnedEventId::try_from(pdu.room_id().as_str().replacen('!', "$", 1)).ok()
 }
 
 /// The state that a list of auth events amounts to.

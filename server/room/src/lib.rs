@@ -3,9 +3,9 @@
 //! Nothing here reads a clock, draws a random number, locks or does IO: events
 //! and states come in through small traits ([`state_tree::NodeStore`],
 //! [`resolve::EventSource`]) that storage and tests implement, and values go
-//! out. What ruma gives (canonical JSON, signatures, the authorisation rules,
-//! the resolution algorithm) is used; what it leaves to the caller (PDUs, state
-//! snapshots, the auth difference, the conflicted subgraph) is done here.
+//! out. What ruma gives (canonical JSON, signatures, the authorisation rules) is
+//! used; what it leaves to the caller (PDUs, state snapshots) is done here, and so
+//! is the resolution of states, which has to be Synapse's to the last event.
 //!
 //! Invariants:
 //! - a [`Pdu`] has passed the event format checks, and its id is its reference hash;

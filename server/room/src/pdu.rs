@@ -49,6 +49,7 @@ impl PduError {
 }
 
 /// An event of a room, in the format of federation.
+#[derive(Clone)]
 pub struct Pdu {
     event_id: OwnedEventId,
     room_id: OwnedRoomId,
@@ -165,6 +166,11 @@ impl Pdu {
         self
     }
 
+    /// A stand-in with another content, for a rule to look at: it is not what was signed.
+    pub(crate) fn with_content(&self, content: Box<RawValue>) -> Self {
+        Self { content, ..self.clone() }
+    }
+
     /// `$` and the reference hash.
     pub fn event_id(&self) -> &EventId {
         &self.event_id
@@ -193,6 +199,14 @@ impl Pdu {
     /// Its state key, if it is a state event.
     pub fn state_key(&self) -> Option<&str> {
         self.state_key.as_deref()
+    }
+
+    /// The field that is longer than it may be, if any. In old room versions such an
+    /// event can be followed by others, and is rejected.
+    pub fn overlong(&self) -> Option<&'static str> {
+        let long = |text: &str| text.len() > format::FIELD_BYTES_MAX;
+        let state_key = || self.state_key().is_some_and(long).then_some("state_key");
+        long(&self.kind_text).then_some("type").or_else(state_key)
     }
 
     /// Whether it is this piece of state.

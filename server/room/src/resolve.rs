@@ -1,14 +1,17 @@
 //! State resolution: one state from several.
 //!
-//! The algorithm is ruma's (version 2, and 2.1 for room version 12). What it
-//! asks of its caller is computed here: the conflicted keys (by walking only
-//! the parts of the states that differ), the auth difference over *whole*
-//! states, and the conflicted subgraph. Unconflicted state is handed to it only
-//! where an authorisation rule will look at it, so that a large room costs what
-//! its conflict costs.
+//! The algorithm is version 2 of the specification, and 2.1 for room version 12,
+//! as Synapse has it: `tests/src/forks` holds the two against each other. Here are
+//! the sets that it works on: the conflicted keys (by walking only the parts of
+//! the states that differ), the auth difference over *whole* states, and the
+//! conflicted subgraph; `order` sorts, `checks` applies what is sorted. Of
+//! unconflicted state only that is read which an authorisation rule looks at, so
+//! that a large room costs what its conflict costs.
 //!
 //! The result does not depend on the order of the states.
 
+mod checks;
+mod order;
 mod plain;
 
 use std::{
@@ -19,13 +22,10 @@ use std::{
 
 use ruma::{
     EventId, OwnedEventId,
-    events::StateEventType,
     room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
-    state_res::{self, StateMap, utils::event_id_set::EventIdSet},
 };
 
 use crate::{
-    auth,
     pdu::Pdu,
     state_tree::{self, Difference, NodeStore, Root, StateKey},
 };
@@ -48,9 +48,6 @@ pub enum ResolveError<E> {
     /// The room version has no resolution that this server knows.
     #[error("the room version's state resolution is not supported")]
     Unsupported,
-    /// An event that the algorithm needs is malformed.
-    #[error("an event of the conflict is malformed")]
-    Algorithm(#[source] state_res::Error),
 }
 
 impl<E> From<E> for ResolveError<E> {
@@ -64,7 +61,7 @@ type Resolved<T, E> = Result<T, ResolveError<E>>;
 /// The resolution of these states; of none, the empty state.
 ///
 /// # Errors
-/// When reading fails, or ruma meets an event it can't work with.
+/// When reading fails.
 pub fn resolve<S, E>(rules: &RoomVersionRules, store: &mut S, roots: &[Root]) -> Resolved<Root, E>
 where
     S: NodeStore<Error = E> + EventSource<Error = E>,
@@ -87,10 +84,9 @@ where
     let resolution = Resolution { rules, version, store: &*store, base, conflicts: &conflicts, events };
     let resolved = resolution.run(roots.len())?;
     let mut changes: BTreeMap<StateKey, Option<OwnedEventId>> =
-        conflicts.keys().map(|key| (key.clone(), resolved.get(&ruma_key(key)).cloned())).collect();
+        conflicts.keys().map(|key| (key.clone(), resolved.get(key).cloned())).collect();
     // A piece of state that only the auth difference brought back.
-    for ((kind, key), event_id) in resolved {
-        let key = StateKey::new(kind.to_string(), key);
+    for (key, event_id) in resolved {
         if !conflicts.contains_key(&key) && state_tree::get(store, &base, &key)?.is_none() {
             changes.insert(key, Some(event_id));
         }
@@ -111,9 +107,8 @@ fn conflicts<S: NodeStore>(store: &S, roots: &[Root]) -> Result<Conflicts, S::Er
     Ok(conflicts)
 }
 
-fn ruma_key(key: &StateKey) -> (StateEventType, String) {
-    (StateEventType::from(key.kind.as_str()), key.key.clone())
-}
+/// What the algorithm has decided so far.
+type Decided = HashMap<StateKey, OwnedEventId>;
 
 /// One run of the algorithm over the conflicted keys of some states.
 struct Resolution<'a, S> {
@@ -130,39 +125,26 @@ impl<S, E> Resolution<'_, S>
 where
     S: NodeStore<Error = E> + EventSource<Error = E>,
 {
-    fn run(&self, states: usize) -> Resolved<StateMap<OwnedEventId>, E> {
-        let mut maps = self.conflicted_maps(states);
-        let conflicted: BTreeSet<OwnedEventId> = maps.iter().flat_map(|map| map.values().cloned()).collect();
-        let difference = self.auth_difference(&maps)?;
-        let subgraph = if self.version.consider_conflicted_state_subgraph {
-            self.conflicted_subgraph(&conflicted)?
-        } else {
-            HashSet::new()
-        };
-        if !self.version.begin_iterative_auth_checks_with_empty_state_map {
-            let full: BTreeSet<&OwnedEventId> = conflicted.iter().chain(&difference).collect();
-            self.add_unconflicted(&mut maps, &full)?;
+    fn run(&self, states: usize) -> Resolved<Decided, E> {
+        let conflicted: BTreeSet<OwnedEventId> =
+            self.conflicts.values().flatten().flatten().cloned().collect();
+        let mut full: HashSet<OwnedEventId> = self.auth_difference(states)?;
+        if self.version.consider_conflicted_state_subgraph {
+            full.extend(self.conflicted_subgraph(&conflicted)?);
         }
-        // ruma takes whole auth chains and keeps what is not in all of them: two
-        // chains of which one is empty give it the difference found above.
-        let chains = vec![difference.into_iter().collect(), EventIdSet::new()];
-        let failure = RefCell::new(None);
-        let fetch = |id: &EventId| match self.event(id) {
-            Ok(event) => event,
-            Err(error) => {
-                failure.borrow_mut().get_or_insert(error);
-                None
+        full.extend(conflicted);
+        let mut known = BTreeMap::new();
+        for event_id in full {
+            if let Some(event) = self.event(&event_id)? {
+                known.insert(event_id, event);
             }
-        };
-        let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
-        let resolved =
-            state_res::resolve(&self.rules.authorization, &self.version, &maps, chains, fetch, |_| {
-                Some(subgraph.clone())
-            });
-        if let Some(error) = failure.into_inner() {
-            return Err(ResolveError::Read(error));
         }
-        resolved.map_err(ResolveError::Algorithm)
+        let mut decided = Decided::new();
+        let (power, rest) = self.by_power(known)?;
+        self.check_each(&power, &mut decided)?;
+        let rest = self.by_mainline(rest, &decided)?;
+        self.check_each(&rest, &mut decided)?;
+        Ok(decided)
     }
 
     fn event(&self, id: &EventId) -> Result<Option<Arc<Pdu>>, E> {
@@ -178,39 +160,42 @@ where
         Ok(self.event(id)?.map(|event| event.auth_events().to_vec()).unwrap_or_default())
     }
 
-    fn conflicted_maps(&self, states: usize) -> Vec<StateMap<OwnedEventId>> {
-        let mut maps = vec![StateMap::new(); states];
-        for (key, held) in self.conflicts {
-            for (map, event_id) in maps.iter_mut().zip(held) {
-                if let Some(event_id) = event_id {
-                    map.insert(ruma_key(key), event_id.clone());
-                }
-            }
+    /// What the state holds that the algorithm has come to: what was decided, and
+    /// below that, up to room version 11, what was never in question.
+    fn held(&self, decided: &Decided, key: &StateKey) -> Resolved<Option<OwnedEventId>, E> {
+        if let Some(event_id) = decided.get(key) {
+            return Ok(Some(event_id.clone()));
         }
-        maps
+        if self.version.begin_iterative_auth_checks_with_empty_state_map || self.conflicts.contains_key(key) {
+            return Ok(None);
+        }
+        Ok(state_tree::get(self.store, &self.base, key)?)
     }
 
     /// The events in the auth chain of some whole state and not of all.
     ///
-    /// Unconflicted events are in every state, so their chains can only take
-    /// events out of the difference of the conflicted ones: they are walked
-    /// only until nothing is left to take out.
-    fn auth_difference(&self, maps: &[StateMap<OwnedEventId>]) -> Resolved<HashSet<OwnedEventId>, E> {
+    /// Unconflicted events are in every state, so they and their chains can only
+    /// take events out of the difference of the conflicted ones: they are walked
+    /// only until nothing is left to take out. That a state's own events count as
+    /// in its chain is what Synapse does; the specification's words leave them out
+    /// unless another event of the state cites them.
+    fn auth_difference(&self, states: usize) -> Resolved<HashSet<OwnedEventId>, E> {
         let mut counts: HashMap<OwnedEventId, usize> = HashMap::new();
-        for map in maps {
+        for at in 0..states {
             let mut chain = HashSet::new();
-            for event_id in map.values() {
+            for event_id in self.conflicts.values().filter_map(|held| held[at].as_ref()) {
                 self.extend_chain(event_id, &mut chain, &mut |_| {})?;
             }
             for event_id in chain {
                 *counts.entry(event_id).or_default() += 1;
             }
         }
-        let mut difference: HashSet<OwnedEventId> = counts
-            .into_iter()
-            .filter(|(_, count)| *count < maps.len())
-            .map(|(event_id, _)| event_id)
-            .collect();
+        let mut difference = HashSet::new();
+        for (event_id, _) in counts.into_iter().filter(|(_, count)| *count < states) {
+            if !self.is_unconflicted(&event_id)? {
+                difference.insert(event_id);
+            }
+        }
         if difference.is_empty() {
             return Ok(difference);
         }
@@ -227,6 +212,16 @@ where
             }
         }
         Ok(difference)
+    }
+
+    /// Whether every state holds this event.
+    fn is_unconflicted(&self, event_id: &EventId) -> Resolved<bool, E> {
+        let Some(event) = self.event(event_id)? else { return Ok(false) };
+        let Some(key) = event.state_key().map(|key| StateKey::new(event.kind_text(), key)) else {
+            return Ok(false);
+        };
+        let held = state_tree::get(self.store, &self.base, &key)?;
+        Ok(!self.conflicts.contains_key(&key) && held.as_deref() == Some(event_id))
     }
 
     /// Adds the auth chain of an event (without the event) to `chain`.
@@ -276,31 +271,5 @@ where
             }
         }
         Ok(reaches.into_iter().filter(|(_, met)| *met).map(|(event_id, _)| event_id).collect())
-    }
-
-    /// Gives every map the unconflicted state that the rules look at.
-    fn add_unconflicted(
-        &self,
-        maps: &mut [StateMap<OwnedEventId>],
-        full: &BTreeSet<&OwnedEventId>,
-    ) -> Resolved<(), E> {
-        let mut needed = BTreeSet::from([
-            StateKey::new("m.room.create", ""),
-            StateKey::new("m.room.power_levels", ""),
-            StateKey::new("m.room.join_rules", ""),
-        ]);
-        for event_id in full {
-            if let Some(event) = self.event(event_id)? {
-                needed.extend(auth::needed_keys(self.rules, &event).unwrap_or_default());
-            }
-        }
-        for key in needed.iter().filter(|key| !self.conflicts.contains_key(*key)) {
-            if let Some(event_id) = state_tree::get(self.store, &self.base, key)? {
-                for map in maps.iter_mut() {
-                    map.insert(ruma_key(key), event_id.clone());
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -5,6 +5,10 @@
 //! that happens in it; `soak --table 1000` prints which rules of the protocol
 //! lose writes in the model, and that the real types do not in the same scenes.
 //! A seed that fails there is run again by `soak --replay SEED --scene NUMBER`.
+//!
+//! `soak --rooms 10000 --from 0` has so many forked rooms resolved by our code and by
+//! Synapse's, and prints the seed of each difference; `soak --room SEED` prints such a
+//! room, event by event, and where the two part.
 
 use std::{
     process::ExitCode,
@@ -15,7 +19,8 @@ use std::{
 };
 
 use causeway_tests::{
-    model,
+    forks, model, program,
+    result::Result,
     simulation::{self, plan::Plan},
 };
 use clap::Parser;
@@ -44,10 +49,26 @@ struct Arguments {
     /// Prints the table of rules, over so many schedules for each entry.
     #[arg(long)]
     table: Option<u64>,
+    /// Has so many forked rooms judged by Synapse's code as well.
+    #[arg(long)]
+    rooms: Option<u64>,
+    /// The same for this seed only, and prints the room.
+    #[arg(long)]
+    room: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.rooms.is_some() || arguments.room.is_some() {
+        return match compare(&arguments) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(failure) => {
+                println!("{failure}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Some(seeds) = arguments.table {
         let kept = model::table(seeds, |line| println!("{line}"));
         return if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -73,6 +94,28 @@ fn main() -> ExitCode {
     let totals = totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!("{totals}");
     if totals.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether our judgement of rooms is Synapse's.
+fn compare(arguments: &Arguments) -> Result<bool> {
+    let python = program::python()?;
+    if let Some(seed) = arguments.room {
+        let room = forks::people::grow(&forks::version(seed), seed)?;
+        for step in &room.steps {
+            println!("{} {:?} {}", step.event.event_id(), step.verdict, step.event.raw());
+        }
+        let mut judge = forks::synapse::Judge::start(&python)?;
+        let difference = judge.compare(&room)?.difference;
+        println!("{}", difference.as_deref().unwrap_or("no difference"));
+        judge.finish()?;
+        return Ok(difference.is_none());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let seeds = arguments.from..arguments.from.saturating_add(arguments.rooms.unwrap_or_default());
+    let tell = |line: &str| println!("{line}");
+    let totals = forks::compare(&python, seeds, arguments.threads.unwrap_or(cores), tell)?;
+    println!("{totals}");
+    Ok(totals.differences.is_empty())
 }
 
 #[derive(Default)]

@@ -21,7 +21,7 @@ const MAY_SEE: [(&str, &[&str]); 9] = [
     ("causeway-replication", &["causeway-shared-space"]),
     ("causeway-room", &[]),
     ("causeway-shared-space", &[]),
-    ("causeway-tests", &["causeway-replication", "causeway-shared-space"]),
+    ("causeway-tests", &["causeway-replication", "causeway-room", "causeway-shared-space"]),
 ];
 
 /// The crates that only decide, and all that they may use from outside: no

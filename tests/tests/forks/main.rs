@@ -1,0 +1,54 @@
+//! Event authorisation and state resolution beside Synapse's, over rooms that
+//! fork and merge. More of them: `make soak ROOMS=100000`.
+
+use causeway_tests::{
+    forks::{self, Totals, people, synapse::Judge},
+    program,
+    result::Result,
+};
+
+/// Rooms in an ordinary test run, evenly of every supported version.
+const ROOMS: u64 = 1_400;
+
+#[test]
+fn synapse_judges_forked_rooms_alike() -> Result<()> {
+    let python = program::python()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let totals = forks::compare(&python, 0..ROOMS, cores, |_| ())?;
+    assert!(totals.differences.is_empty(), "see one with `make soak ROOM=seed`: {:#?}", totals.differences);
+    let Totals { rooms, events, refused, merges, crashes, .. } = totals;
+    assert_eq!(rooms, ROOMS);
+    assert!(merges > events / 20, "{merges} merges of {events} events are too few to show anything");
+    assert!(refused > events / 20 && refused < events / 2, "{refused} of {events} events are refused");
+    assert!(crashes < ROOMS, "Synapse's rules failed {crashes} times, where they should judge");
+    Ok(())
+}
+
+#[test]
+fn a_seed_says_everything() -> Result<()> {
+    for seed in [3, 17, 41] {
+        let [one, other] =
+            [people::grow(&forks::version(seed), seed)?, people::grow(&forks::version(seed), seed)?];
+        let ids = |room: &forks::room::Room| -> Vec<_> {
+            room.steps.iter().map(|step| (step.event.event_id().to_owned(), step.after)).collect()
+        };
+        assert!(one.steps.len() > 10);
+        assert_eq!(ids(&one), ids(&other));
+    }
+    Ok(())
+}
+
+#[test]
+fn another_verdict_or_another_state_is_noticed() -> Result<()> {
+    let mut judge = Judge::start(&program::python()?)?;
+    let mut room = people::grow(&forks::version(5), 5)?;
+    assert_eq!(judge.compare(&room)?.difference, None);
+    let last = room.steps.len() - 1;
+    room.steps[last].verdict.before ^= true;
+    assert!(judge.compare(&room)?.difference.is_some());
+    room.steps[last].verdict.before ^= true;
+    room.steps[last].after = room.steps[1].after;
+    let told = judge.compare(&room)?.difference.unwrap_or_default();
+    assert!(told.contains("only theirs"), "{told}");
+    judge.finish()
+}
