@@ -17,7 +17,7 @@
 //! services are synchronous. An async one is for what waits: long polls and
 //! other servers; it must hand synchronous work to [`blocking`].
 
-use std::pin::Pin;
+use std::{cell::RefCell, pin::Pin};
 
 use axum::{Router, body::Body, response::Response, routing::MethodFilter, routing::on};
 use causeway_service::error::MatrixError;
@@ -318,6 +318,18 @@ pub async fn blocking<R: Send + 'static>(
     }
 }
 
+thread_local! {
+    /// Where [`add`] notes what it serves, while somebody asks.
+    static SERVED: RefCell<Option<Vec<(Method, String)>>> = const { RefCell::new(None) };
+}
+
+/// What `routes` serves: each method and path, parameters as `{name}`.
+pub(crate) fn served(routes: impl FnOnce() -> Router<ClientState>) -> Vec<(Method, String)> {
+    SERVED.replace(Some(Vec::new()));
+    let _routes = routes();
+    SERVED.take().unwrap_or_default()
+}
+
 fn add<'a, F, A>(
     mut router: Router<ClientState>,
     method: &Method,
@@ -330,6 +342,11 @@ where
 {
     let filter = MethodFilter::try_from(method.clone()).expect("the Matrix API uses common methods only");
     for path in paths {
+        SERVED.with_borrow_mut(|served| {
+            if let Some(served) = served {
+                served.push((method.clone(), path.to_owned()));
+            }
+        });
         let serve = serve.clone();
         let handler = move |state: axum::extract::State<ClientState>, request: Request<Body>| async move {
             let axum::extract::State(state) = state;

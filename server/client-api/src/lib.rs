@@ -91,6 +91,12 @@ pub fn routes() -> Router<ClientState> {
         .merge(user_directory::routes())
 }
 
+/// Every method and path of this door but those that carry files, parameters as
+/// `{name}`: for tests that visit all.
+pub fn paths() -> Vec<(http::Method, String)> {
+    endpoint::served(routes)
+}
+
 /// This door alone, framed.
 pub fn router(state: ClientState) -> Router {
     frame(routes(), state)
