@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::ClientError,
+    peers::PeerEvent,
     state::{FederationState, ReplicationMessage},
 };
 
@@ -114,6 +115,11 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
         }
         RemoteRequest::ClaimKeys { server, wanted, timeout, reply } => {
             let _gone = reply.send(user_keys::claim(&state, &server, &wanted, timeout).await);
+        }
+        RemoteRequest::Retry { server, reply } => {
+            state.sender().heard_from(&server);
+            state.peers().tell(PeerEvent::Up(server));
+            let _gone = reply.send(Ok(()));
         }
         RemoteRequest::Backfill { room_id, limit, reply } => {
             let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);

@@ -4,7 +4,7 @@
 //! use-cases, start the drivers, and only then let connections in. The reverse
 //! when stopping. Nothing on disk is touched before every address is taken.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    admin_socket,
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
@@ -97,6 +98,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     for one in &open {
         tracing::info!(url = one.url(), server_name = %config.server_name, "listening");
     }
+    start_admin_socket(&mut supervisor, folder, &services);
     let handle = Handle::new();
     for one in open {
         start_listener(&mut supervisor, one, &router, registry.as_ref(), &handle);
@@ -109,6 +111,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     let result = supervisor.run(shutdown).await;
     tracing::info!("stopped");
     listeners::remove_addresses(folder).map_err(in_folder)?;
+    admin_socket::remove(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
 }
 
@@ -128,6 +131,19 @@ fn doors(
         supervisor.start(name, driver);
     }
     Ok(routes.merge(causeway_federation::router(state).with_state(())))
+}
+
+/// A server whose data folder can't hold a socket (its path may be too long)
+/// still serves everybody else.
+fn start_admin_socket(supervisor: &mut Supervisor, folder: &Path, services: &Arc<Services>) {
+    let router = causeway_client_api::admin::router_through_socket(ClientState::new(Arc::clone(services)));
+    match admin_socket::open(folder) {
+        Ok(listener) => {
+            let stop = supervisor.stop_signal();
+            supervisor.start("admin socket", admin_socket::serve(listener, router, stop));
+        }
+        Err(error) => tracing::warn!(%error, "no admin socket: `causeway admin` can't be used"),
+    }
 }
 
 fn start_listener(

@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use rand::{RngExt, distr::Alphanumeric};
 use ruma::OwnedServerName;
 
 use crate::{
+    admin::{self, AdminCommand},
     app,
     config::{self, Config, Template},
     exit::{Failure, Reason},
-    tls,
+    secret, tls,
 };
 
 /// Length of generated tokens and secrets, in characters of base 62.
@@ -32,6 +32,16 @@ enum Command {
     GenerateConfig(GenerateConfig),
     /// Say whether a configuration can be used, and touch nothing.
     CheckConfig(ConfigFile),
+    /// Administer the running server: users, rooms, files, tokens, other servers, reports.
+    Admin(Admin),
+}
+
+#[derive(Debug, Args)]
+struct Admin {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    command: AdminCommand,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +80,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             println!("{}: usable, for {}", file.config.display(), config.server_name);
             Ok(())
         }
+        Command::Admin(admin) => admin::run(&load(&admin.file)?, &admin.command),
         Command::GenerateConfig(wanted) => {
             print!("{}", generate(&wanted));
             Ok(())
@@ -82,16 +93,12 @@ fn load(file: &ConfigFile) -> Result<Config, Failure> {
 }
 
 fn generate(wanted: &GenerateConfig) -> String {
-    let token = wanted.registration_token.then(secret);
+    let token = wanted.registration_token.then(|| secret::of_length(SECRET_LENGTH));
     config::generate(&Template {
         server_name: wanted.server_name.as_str(),
         data_folder: &wanted.data_folder,
         address: &wanted.address.to_string(),
         registration_token: token.as_deref(),
-        shared_secret: &secret(),
+        shared_secret: &secret::of_length(SECRET_LENGTH),
     })
-}
-
-fn secret() -> String {
-    rand::rng().sample_iter(Alphanumeric).take(SECRET_LENGTH).map(char::from).collect()
 }

@@ -5,12 +5,15 @@
 //! It decides nothing about Matrix. Whatever stops the process is told in one
 //! line on the standard error stream and by the exit code (see [`exit`]).
 
+mod admin;
+mod admin_socket;
 mod app;
 mod commands;
 mod config;
 mod exit;
 mod listeners;
 mod observe;
+mod secret;
 mod settings;
 mod supervisor;
 mod telemetry;

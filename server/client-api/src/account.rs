@@ -3,7 +3,10 @@
 use axum::{Router, response::Response};
 use causeway_service::{accounts::Accounts, error::MatrixError};
 use http::{Method, StatusCode};
-use ruma::api::client::account::{get_3pids, whoami};
+use ruma::{
+    UserId,
+    api::client::account::{get_3pids, whoami},
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -58,15 +61,32 @@ fn change_password(state: &ClientState, request: Custom) -> Result<Response, Mat
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
+/// The body of a deactivation.
+#[derive(Deserialize)]
+struct Deactivation {
+    #[serde(default)]
+    erase: bool,
+}
+
 fn deactivate(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let session = &request.auth;
+    let body: Deactivation = request.json()?;
     confirm_password(state, session, "deactivate", &request.raw)?;
-    state.accounts.deactivate(&session.user_id)?;
-    state.devices.delete_all(&session.user_id, None)?;
-    state.backups.delete_all(&session.user_id)?;
-    Accounts::leave_rooms(&state.rooms, &session.user_id)?;
+    close(state, &session.user_id, body.erase)?;
     // There are no third-party ids, so none was left bound.
     Ok(json_response(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
+}
+
+/// Closes an account and all that hangs on it.
+pub(crate) fn close(state: &ClientState, user_id: &UserId, erase: bool) -> Result<(), MatrixError> {
+    state.accounts.deactivate(user_id, erase)?;
+    state.devices.delete_all(user_id, None)?;
+    state.backups.delete_all(user_id)?;
+    Accounts::leave_rooms(&state.rooms, user_id)?;
+    if erase {
+        state.profiles.erase(user_id)?;
+    }
+    Ok(())
 }
 
 fn third_party_ids(

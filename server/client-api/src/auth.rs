@@ -3,7 +3,8 @@
 //! The scheme is part of the endpoint's type, so a handler of an endpoint that
 //! needs a token can't be reached without a [`Session`].
 
-use causeway_service::{devices::Session, error::MatrixError};
+use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
+use http::request::Parts;
 use ruma::{
     UserId,
     api::auth_scheme::{
@@ -36,6 +37,64 @@ pub(crate) fn identify<A: ClientAuth>(
     let extracted = A::extract_authentication(request)
         .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))?;
     A::identify(state, extracted)
+}
+
+/// The session of a request that is served to users of locked accounts, too.
+pub(crate) fn identify_even_locked(state: &ClientState, head: &Parts) -> Result<Session, MatrixError> {
+    state.devices.authenticate_even_locked(&access_token(head)?)
+}
+
+/// Who administers this server.
+#[derive(Clone, Debug)]
+pub enum Admin {
+    /// Whoever may use the data folder: the request came through its socket.
+    Operator,
+    /// A user whose account is an administrator's.
+    User(Session),
+}
+
+/// Put into the extensions of requests that come through the data folder's
+/// socket; nothing that a request says can put it there.
+#[derive(Clone, Copy, Debug)]
+pub struct ThroughSocket;
+
+impl Admin {
+    /// Who asks, if he administers this server.
+    ///
+    /// # Errors
+    /// 401 without a valid token; 403 `M_FORBIDDEN` for everybody else.
+    pub(crate) fn identify(state: &ClientState, head: &Parts) -> Result<Self, MatrixError> {
+        if head.extensions.get::<ThroughSocket>().is_some() {
+            return Ok(Self::Operator);
+        }
+        let session = state.devices.authenticate(&access_token(head)?)?;
+        if state.accounts.account(&session.user_id)?.is_some_and(|account| account.admin) {
+            return Ok(Self::User(session));
+        }
+        Err(MatrixError::forbidden("You are not an administrator of this server"))
+    }
+
+    /// The user; none for the operator.
+    pub(crate) fn user_id(&self) -> Option<&UserId> {
+        match self {
+            Self::Operator => None,
+            Self::User(session) => Some(&session.user_id),
+        }
+    }
+}
+
+fn access_token(head: &Parts) -> Result<String, MatrixError> {
+    let mut request = http::Request::new(&b""[..]);
+    request.headers_mut().clone_from(&head.headers);
+    request.uri_mut().clone_from(&head.uri);
+    AccessToken::extract_authentication(&request)
+        .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))
+}
+
+/// Counts what a user writes into rooms, and refuses it of suspended ones.
+pub(crate) fn admit_writer(state: &ClientState, user_id: &UserId) -> Result<(), MatrixError> {
+    state.rate_limits.admit(Class::Message, user_id.as_str())?;
+    state.accounts.check_not_suspended(user_id)
 }
 
 impl ClientAuth for NoAuthentication {

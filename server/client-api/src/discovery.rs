@@ -45,10 +45,10 @@ fn versions(
     Ok(json_response(StatusCode::OK, &body))
 }
 
-fn capabilities(state: &ClientState, _request: Custom) -> Result<Response, MatrixError> {
+fn capabilities(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let available: serde_json::Map<_, _> =
         rooms::VERSIONS.iter().map(|version| (version.to_string(), "stable".into())).collect();
-    let body = json!({ "capabilities": {
+    let mut body = json!({ "capabilities": {
         "m.change_password": { "enabled": true },
         "m.room_versions": { "default": state.settings.default_room_version, "available": available },
         "m.set_displayname": { "enabled": true },
@@ -57,6 +57,9 @@ fn capabilities(state: &ClientState, _request: Custom) -> Result<Response, Matri
         "m.get_login_token": { "enabled": false },
         "m.profile_fields": { "enabled": false },
     }});
+    if state.accounts.account(&request.auth.user_id)?.is_some_and(|account| account.admin) {
+        body["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    }
     Ok(json_response(StatusCode::OK, &body))
 }
 

@@ -26,7 +26,7 @@ use ruma::api::{IncomingRequest, path_builder::PathBuilder};
 
 use crate::{
     ClientState,
-    auth::ClientAuth,
+    auth::{Admin, ClientAuth},
     frame::{error_response, typed_response},
     request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
 };
@@ -106,6 +106,19 @@ pub trait Endpoints: Sized {
     fn custom_queued_unlimited<F>(self, method: Method, paths: &[&str], handler: F) -> Self
     where
         F: Fn(&ClientState, Custom) -> Result<Answer, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// As [`Self::custom_unlimited`], for administrators only.
+    #[must_use]
+    fn admin<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom<Admin>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static;
+
+    /// As [`Self::admin`], for a handler that waits.
+    #[must_use]
+    fn admin_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom<Admin>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static;
 
     /// As [`Self::custom`], for a path that needs no access token.
     #[must_use]
@@ -219,6 +232,34 @@ impl Endpoints for Router<ClientState> {
                     Answer::Now(response) => Ok(response),
                     Answer::Later(response) => response.await,
                 }
+            }
+        })
+    }
+
+    fn admin<F>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(&ClientState, Custom<Admin>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            blocking(move || {
+                let request = arrived.admin(&state)?;
+                handler(&state, request)
+            })
+        })
+    }
+
+    fn admin_async<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
+    where
+        F: Fn(ClientState, Custom<Admin>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
+    {
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let admitting = state.clone();
+                let request = blocking(move || arrived.admin(&admitting)).await?;
+                handler(state, request).await
             }
         })
     }

@@ -16,6 +16,7 @@
 use axum::Router;
 
 mod account;
+pub mod admin;
 pub mod auth;
 mod backup;
 mod by_time;
@@ -37,6 +38,7 @@ mod push;
 mod receipt;
 mod register;
 mod relations;
+mod report;
 pub mod request;
 mod room;
 mod search;
@@ -61,6 +63,7 @@ pub use state::ClientState;
 pub fn routes() -> Router<ClientState> {
     Router::new()
         .merge(account::routes())
+        .merge(admin::routes())
         .merge(backup::routes())
         .merge(by_time::routes())
         .merge(config::routes())
@@ -79,6 +82,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(message::routes())
         .merge(receipt::routes())
         .merge(relations::routes())
+        .merge(report::routes())
         .merge(room::routes())
         .merge(state_event::routes())
         .merge(sync::routes())

@@ -92,6 +92,7 @@ async fn join(
 ) -> Result<(), MatrixError> {
     let (joining, room, user) = (state.clone(), room_id.to_owned(), user_id.to_owned());
     let (outcome, content) = blocking(move || {
+        joining.accounts.check_not_suspended(&user)?;
         let content = own_content(&joining, &user, reason)?;
         Ok((joining.rooms.join(&room, &user, content.clone())?, content))
     })
@@ -112,6 +113,7 @@ async fn knock(
     let (knocking, room, user, reason) =
         (state.clone(), room_id.clone(), user_id.clone(), request.body.reason);
     let (outcome, content) = blocking(move || {
+        knocking.accounts.check_not_suspended(&user)?;
         let content = own_content(&knocking, &user, reason)?;
         Ok((knocking.rooms.knock(&room, &user, content.clone())?, content))
     })
@@ -164,6 +166,7 @@ pub(crate) async fn invite_user(
     let (inviting, room, from, to) =
         (state.clone(), room_id.to_owned(), sender.to_owned(), target.to_owned());
     let prepared = blocking(move || {
+        inviting.accounts.check_not_suspended(&from)?;
         let is_local = to.server_name() == inviting.settings.server_name;
         if is_local && !inviting.accounts.is_active(&to)? {
             return Err(MatrixError::not_found("No such user"));
@@ -202,6 +205,7 @@ fn kick(
     request: Ruma<kick_user::v3::Request>,
 ) -> Result<kick_user::v3::Response, MatrixError> {
     let body = request.body;
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.rooms.kick(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
     Ok(kick_user::v3::Response::new())
 }
@@ -211,6 +215,7 @@ fn ban(
     request: Ruma<ban_user::v3::Request>,
 ) -> Result<ban_user::v3::Response, MatrixError> {
     let body = request.body;
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.rooms.ban(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
     Ok(ban_user::v3::Response::new())
 }
@@ -220,6 +225,7 @@ fn unban(
     request: Ruma<unban_user::v3::Request>,
 ) -> Result<unban_user::v3::Response, MatrixError> {
     let body = request.body;
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.rooms.unban(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
     Ok(unban_user::v3::Response::new())
 }

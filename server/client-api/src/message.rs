@@ -26,8 +26,8 @@ use ruma::{
 use serde_json::json;
 
 use crate::{
-    ClientState, Endpoints, Ruma, blocking, frame::serialized_response, request::json_error,
-    state_event::reader,
+    ClientState, Endpoints, Ruma, auth::admit_writer, blocking, frame::serialized_response,
+    request::json_error, state_event::reader,
 };
 
 /// Events that are asked of another server when a page ends at a hole.
@@ -47,7 +47,7 @@ fn send(
     request: Ruma<send_message_event::v3::Request>,
 ) -> Result<send_message_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
-    state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
+    admit_writer(state, &session.user_id)?;
     let content = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
     state.threads.check_root(&body.room_id, &session.user_id, &content)?;
     let kind = body.event_type.to_string();
@@ -68,6 +68,9 @@ fn redact(
 ) -> Result<redact_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
     state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
+    if state.rooms.event(&body.event_id)?.is_none_or(|event| event.sender() != session.user_id) {
+        state.accounts.check_not_suspended(&session.user_id)?;
+    }
     let scope = format!("redact {} {}", body.room_id, body.event_id);
     let key = TransactionKey::new(&session.user_id, &session.device_id, &body.txn_id, scope);
     let reason = body.reason.as_deref();

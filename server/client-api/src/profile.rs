@@ -73,6 +73,7 @@ fn delete_field(state: &ClientState, request: Custom) -> Result<Response, Matrix
 fn store(state: &ClientState, request: &Custom, value: Option<Value>) -> Result<Response, MatrixError> {
     own(&request.auth, &request.path[0])?;
     let user_id = &request.auth.user_id;
+    state.accounts.check_not_suspended(user_id)?;
     if state.profiles.set(user_id, &request.path[1], value)? {
         state.upgrades.carry_profile(user_id, &state.profiles.profile(user_id)?)?;
     }

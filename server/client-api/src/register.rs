@@ -48,15 +48,32 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
     }
     let auth = uiaa::auth(&request.raw)?;
     let purpose = Purpose { operation: "register", subject: String::new() };
+    // With one stage, who is let through has completed it in this very request.
+    let mut token = None;
     state.uiaa.authorize(purpose, &[stage], auth.as_ref(), |stage, auth| {
-        let token = auth["token"].as_str().unwrap_or_default();
-        if stage == Stage::Dummy || state.accounts.is_registration_token(token) {
+        if stage == Stage::Dummy {
+            return Ok(());
+        }
+        state.rate_limits.admit_address(Class::Registration, request.address)?;
+        let named = auth["token"].as_str().unwrap_or_default();
+        if state.registration_tokens.is_valid(named)? {
+            token = Some(named.to_owned());
             return Ok(());
         }
         Err(MatrixError::forbidden("Invalid registration token"))
     })?;
     state.rate_limits.admit_address(Class::Registration, request.address)?;
-    let user_id = state.accounts.register(body.username.as_deref(), body.password.as_deref(), false)?;
+    let make = || state.accounts.register(body.username.as_deref(), body.password.as_deref(), false);
+    let user_id = match &token {
+        None => make()?,
+        Some(token) => {
+            state.registration_tokens.take(token)?;
+            make().or_else(|refused| {
+                state.registration_tokens.give_back(token)?;
+                Err(refused)
+            })?
+        }
+    };
     let wish = SessionRequest {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
@@ -100,7 +117,7 @@ fn token_validity(
     if !matches!(state.settings.registration, Registration::Token(_)) {
         return Err(MatrixError::forbidden("Registration by token is not enabled"));
     }
-    let valid = state.accounts.is_registration_token(&request.body.token);
+    let valid = state.registration_tokens.is_valid(&request.body.token)?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }
 

@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{ClientState, auth, auth::ClientAuth};
+use crate::{
+    ClientState, auth,
+    auth::{Admin, ClientAuth},
+};
 
 /// Bodies of endpoints that take JSON. Events are at most 64 KiB; batches of
 /// items and key uploads are larger.
@@ -139,6 +142,12 @@ impl Arrived {
         let auth = auth::identify::<ruma::api::auth_scheme::AccessToken>(state, &request)?;
         let (head, _) = request.into_parts();
         Ok(Custom { auth, path: self.path, head, raw: self.raw, address: self.address })
+    }
+
+    /// From an administrator.
+    pub(crate) fn admin(self, state: &ClientState) -> Result<Custom<Admin>, MatrixError> {
+        let auth = Admin::identify(state, &self.head)?;
+        Ok(Custom { auth, path: self.path, head: self.head, raw: self.raw, address: self.address })
     }
 
     pub(crate) fn open(self, state: &ClientState) -> Result<Custom<()>, MatrixError> {

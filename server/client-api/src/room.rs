@@ -32,6 +32,7 @@ async fn create(
     let creator = request.auth.user_id.clone();
     let (is_direct, creating, by) = (request.body.is_direct, state.clone(), creator.clone());
     let created = blocking(move || {
+        creating.accounts.check_not_suspended(&by)?;
         let wanted = wanted(&creating, &request)?;
         let declares = wanted.initial_state.iter().filter(|state| state.kind == DECLARATION_TYPE);
         let declared = declares.map(|state| declaration(&state.content)).collect::<Result<Vec<_>, _>>()?;

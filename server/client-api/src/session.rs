@@ -5,13 +5,18 @@ use causeway_service::{devices::SessionRequest, error::MatrixError, rate_limit::
 use http::{Method, StatusCode};
 use ruma::{
     OwnedDeviceId,
-    api::client::session::{get_login_types, logout, logout_all, refresh_token},
+    api::client::session::{get_login_types, refresh_token},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::{ClientState, Custom, Endpoints, Ruma, json_response, request::json_error, uiaa::named_user};
+use crate::{
+    ClientState, Custom, Endpoints, Ruma, auth, json_response, request::json_error, uiaa::named_user,
+};
+
+const LOGOUT: &[&str] = &["/_matrix/client/r0/logout", "/_matrix/client/v3/logout"];
+const LOGOUT_ALL: &[&str] = &["/_matrix/client/r0/logout/all", "/_matrix/client/v3/logout/all"];
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
@@ -19,8 +24,9 @@ pub(crate) fn routes() -> Router<ClientState> {
         // Not ruma's request type: it panics when `type` is missing.
         .open(Method::POST, &["/_matrix/client/r0/login", "/_matrix/client/v3/login"], login)
         .endpoint(refresh)
-        .endpoint(logout)
-        .endpoint(logout_all)
+        // Not ruma's: the users of locked accounts may log out, too.
+        .open(Method::POST, LOGOUT, logout)
+        .open(Method::POST, LOGOUT_ALL, logout_all)
 }
 
 fn login_types(
@@ -89,18 +95,14 @@ fn refresh(
     Ok(response)
 }
 
-fn logout(
-    state: &ClientState,
-    request: Ruma<logout::v3::Request>,
-) -> Result<logout::v3::Response, MatrixError> {
-    state.devices.delete(&request.auth.user_id, &[request.auth.device_id])?;
-    Ok(logout::v3::Response::new())
+fn logout(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
+    let session = auth::identify_even_locked(state, &request.head)?;
+    state.devices.delete(&session.user_id, &[session.device_id])?;
+    Ok(json_response(StatusCode::OK, &json!({})))
 }
 
-fn logout_all(
-    state: &ClientState,
-    request: Ruma<logout_all::v3::Request>,
-) -> Result<logout_all::v3::Response, MatrixError> {
-    state.devices.delete_all(&request.auth.user_id, None)?;
-    Ok(logout_all::v3::Response::new())
+fn logout_all(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
+    let session = auth::identify_even_locked(state, &request.head)?;
+    state.devices.delete_all(&session.user_id, None)?;
+    Ok(json_response(StatusCode::OK, &json!({})))
 }

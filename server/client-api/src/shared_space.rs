@@ -14,7 +14,6 @@ use causeway_service::{
     devices::Session,
     error::MatrixError,
     notify::Topic,
-    rate_limit::Class,
     shared_space::{
         error::SpaceError,
         read::Pull,
@@ -30,7 +29,7 @@ use serde::{
 };
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::{ClientState, Custom, Endpoints, blocking, json_response};
+use crate::{ClientState, Custom, Endpoints, auth::admit_writer, blocking, json_response};
 
 /// The longest that a delta waits for something new.
 const TIMEOUT_MAX: Duration = Duration::from_mins(1);
@@ -104,7 +103,7 @@ struct PutBody {
 }
 
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
+    admit_writer(state, &request.auth.user_id)?;
     let body: PutBody = request.json()?;
     let value = Value::parse(body.value.get().as_bytes()).map_err(SpaceError::from)?;
     let write = Write {
@@ -125,7 +124,7 @@ struct DeleteParts {
 
 /// Token and mode come in the body, or in the query where bodies of DELETE get lost.
 fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
+    admit_writer(state, &request.auth.user_id)?;
     let parts: DeleteParts = if request.raw.is_empty() { request.query()? } else { request.json()? };
     let write = Write {
         key: key(&request)?,
@@ -191,7 +190,7 @@ struct BatchWrite {
 }
 
 fn put_batch(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    state.rate_limits.admit(Class::Message, request.auth.user_id.as_str())?;
+    admit_writer(state, &request.auth.user_id)?;
     let Writes::All(writes) = request.json::<BatchBody>()?.writes else {
         return Err(SpaceError::TooMany("more than 500 writes in one request").into());
     };

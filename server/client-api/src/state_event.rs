@@ -7,7 +7,6 @@ use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
     history::Reader,
-    rate_limit::Class,
     rooms::{NewEvent, RoomError},
     shared_space::{DECLARATION_TYPE, declaration::Declaration},
 };
@@ -19,8 +18,8 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    Answer, ClientState, Custom, Endpoints, Ruma, frame::serialized_response, json_response,
-    request::json_error,
+    Answer, ClientState, Custom, Endpoints, Ruma, auth::admit_writer, frame::serialized_response,
+    json_response, request::json_error,
 };
 
 /// The state events that carry items.
@@ -92,7 +91,7 @@ fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
 fn put(state: &ClientState, request: Custom) -> Result<Answer, MatrixError> {
     let (room_id, kind, key) = path(&request)?;
     let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
-    state.rate_limits.admit(Class::Message, user_id.as_str())?;
+    admit_writer(state, user_id)?;
     if kind == ITEM {
         let content: Box<RawValue> =
             serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;

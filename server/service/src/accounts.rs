@@ -5,26 +5,27 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use causeway_storage::{
-    Database,
-    accounts::{self as rows, Account},
-};
+pub use causeway_storage::accounts::Account;
+use causeway_storage::{Database, accounts as rows};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
-use subtle::ConstantTimeEq;
 
 use crate::{
     clock::Clock,
+    devices,
     error::MatrixError,
     passwords::{PASSWORD_BYTES_MAX, PasswordError, Passwords},
     rate_limit::{Class, RateLimits},
     rooms::Rooms,
     secrets,
-    settings::{Registration, Settings},
+    settings::Settings,
     shared_space::SERVICE_LOCALPART,
 };
 
 /// Characters of a name that the server chooses.
 const CHOSEN_NAME_CHARS: usize = 12;
+
+/// Accounts that an administrator's list is made from.
+pub const ACCOUNTS_LISTED_MAX: usize = 100_000;
 
 /// A user id, in bytes (specification, "User identifiers").
 const USER_ID_BYTES_MAX: usize = 255;
@@ -84,7 +85,7 @@ impl Accounts {
             Some(name) => name.to_owned(),
             None => secrets::alphanumeric(CHOSEN_NAME_CHARS).to_ascii_lowercase(),
         };
-        let account = Account { password_hash, created_ts: self.clock.now_ms(), deactivated: false, admin };
+        let account = Account { password_hash, created_ts: self.clock.now_ms(), admin, ..Account::default() };
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let user_id = self.check_available(&name)?;
         let mut batch = self.database.batch();
@@ -99,7 +100,7 @@ impl Accounts {
     ///
     /// # Errors
     /// 403 `M_FORBIDDEN`, the same for a wrong password and an unknown user;
-    /// 403 `M_USER_DEACTIVATED`; 429 after too many attempts.
+    /// 403 `M_USER_DEACTIVATED`; 401 `M_USER_LOCKED`; 429 after too many attempts.
     pub fn verify_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
         self.rate_limits.admit(Class::Login, user_id.as_str())?;
         let account = rows::account(&self.database, user_id)?;
@@ -107,10 +108,13 @@ impl Accounts {
         if !self.passwords.verify(password, stored) {
             return Err(MatrixError::forbidden("Wrong user name or password"));
         }
-        if account.is_some_and(|account| account.deactivated) {
-            return Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated"));
+        match account {
+            Some(account) if account.deactivated => {
+                Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated"))
+            }
+            Some(account) if account.locked => Err(devices::locked()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Replaces the password.
@@ -120,11 +124,53 @@ impl Accounts {
     }
 
     /// Closes an account for ever. Its sessions are ended by the caller.
-    pub fn deactivate(&self, user_id: &UserId) -> Result<(), MatrixError> {
+    pub fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), MatrixError> {
         self.update(user_id, |account| {
             account.deactivated = true;
+            account.erased |= erase;
             account.password_hash = None;
+            account.admin = false;
         })
+    }
+
+    /// Opens a closed account again, without a password.
+    pub fn reactivate(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        self.update(user_id, |account| {
+            account.deactivated = false;
+            account.erased = false;
+        })
+    }
+
+    /// Locks an account or unlocks it.
+    pub fn set_locked(&self, user_id: &UserId, locked: bool) -> Result<(), MatrixError> {
+        self.update(user_id, |account| account.locked = locked)
+    }
+
+    /// Suspends an account or lifts that.
+    pub fn set_suspended(&self, user_id: &UserId, suspended: bool) -> Result<(), MatrixError> {
+        self.update(user_id, |account| account.suspended = suspended)
+    }
+
+    /// Makes a user an administrator, or no longer one.
+    pub fn set_admin(&self, user_id: &UserId, admin: bool) -> Result<(), MatrixError> {
+        self.update(user_id, |account| account.admin = admin)
+    }
+
+    /// That the user may do more than read and leave.
+    ///
+    /// # Errors
+    /// 403 `M_USER_SUSPENDED`.
+    pub fn check_not_suspended(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        if rows::account(&self.database, user_id)?.is_some_and(|account| account.suspended) {
+            let message = "You cannot perform this action while suspended";
+            return Err(MatrixError::new(403, "M_USER_SUSPENDED", message));
+        }
+        Ok(())
+    }
+
+    /// Accounts in the order of their names, at most [`ACCOUNTS_LISTED_MAX`].
+    pub fn list(&self) -> Result<Vec<(OwnedUserId, Account)>, MatrixError> {
+        Ok(rows::accounts(&self.database, None, ACCOUNTS_LISTED_MAX)?)
     }
 
     /// Takes a user out of every room and turns down every invite, as far as
@@ -150,16 +196,6 @@ impl Accounts {
     /// Whether this is a user of this server whose account is open.
     pub fn is_active(&self, user_id: &UserId) -> Result<bool, MatrixError> {
         Ok(rows::account(&self.database, user_id)?.is_some_and(|account| !account.deactivated))
-    }
-
-    /// Whether `token` lets one register.
-    pub fn is_registration_token(&self, token: &str) -> bool {
-        match &self.settings.registration {
-            Registration::Token(tokens) => {
-                tokens.iter().any(|known| known.as_bytes().ct_eq(token.as_bytes()).into())
-            }
-            Registration::Closed | Registration::Open => false,
-        }
     }
 
     /// A whole user id from what a client calls a user: an id of this server or its localpart.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use causeway_storage::devices::Device;
 use causeway_storage::{
-    Database,
+    Database, accounts,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
     push_queue, sliding, sync_progress,
 };
@@ -76,8 +76,19 @@ impl Devices {
     /// Who shows this access token.
     ///
     /// # Errors
-    /// 401 `M_UNKNOWN_TOKEN`; with `soft_logout` if the token has only expired.
+    /// 401 `M_UNKNOWN_TOKEN`; with `soft_logout` if the token has only expired;
+    /// 401 `M_USER_LOCKED`.
     pub fn authenticate(&self, token: &str) -> Result<Session, MatrixError> {
+        let session = self.authenticate_even_locked(token)?;
+        self.check_not_locked(&session.user_id)?;
+        Ok(session)
+    }
+
+    /// The same for what a user may do also while his account is locked.
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`.
+    pub fn authenticate_even_locked(&self, token: &str) -> Result<Session, MatrixError> {
         let hash = secrets::hash(token);
         let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown access token");
         let row = rows::access_token(&self.database, &hash)?.ok_or_else(unknown)?;
@@ -89,6 +100,11 @@ impl Devices {
             self.end_replaced(&hash)?;
         }
         Ok(Session { user_id: row.user_id, device_id: row.device_id })
+    }
+
+    fn check_not_locked(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        let account = accounts::account(&self.database, user_id)?;
+        if account.is_some_and(|account| account.locked) { Err(locked()) } else { Ok(()) }
     }
 
     /// Logs `user_id` in.
@@ -157,12 +173,13 @@ impl Devices {
     /// are first used, so a lost answer doesn't log the device out.
     ///
     /// # Errors
-    /// 401 `M_UNKNOWN_TOKEN`.
+    /// 401 `M_UNKNOWN_TOKEN` or `M_USER_LOCKED`.
     pub fn refresh(&self, refresh_token: &str) -> Result<NewSession, MatrixError> {
         let hash = secrets::hash(refresh_token);
         let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown refresh token");
         let writing = self.lock();
         let row = rows::refresh_token(&self.database, &hash)?.ok_or_else(unknown)?;
+        self.check_not_locked(&row.user_id)?;
         let mut device = rows::device(&self.database, &row.user_id, &row.device_id)?.ok_or_else(unknown)?;
         let mut batch = self.database.batch();
         // Tokens of an earlier refresh whose answer was lost, if any, end now.
@@ -340,6 +357,11 @@ impl Devices {
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the user of a locked account is told (client-server API, "Account locking").
+pub(crate) fn locked() -> MatrixError {
+    MatrixError::new(401, "M_USER_LOCKED", "This account has been locked").with("soft_logout", true)
 }
 
 fn check_device_id(device_id: &DeviceId) -> Result<(), MatrixError> {

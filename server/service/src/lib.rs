@@ -5,7 +5,7 @@
 //! outbox rows in one batch, then notifies, and drivers read from where they
 //! stopped.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use causeway_storage::{Database, StorageError};
 
@@ -40,7 +40,9 @@ pub mod pushers;
 pub mod pushes;
 pub mod rate_limit;
 pub mod receipts;
+pub mod registration_tokens;
 pub mod remote;
+pub mod reports;
 pub mod room_view;
 pub mod rooms;
 pub mod search;
@@ -82,7 +84,9 @@ use profiles::Profiles;
 use pushes::Pushes;
 use rate_limit::RateLimits;
 use receipts::Receipts;
+use registration_tokens::RegistrationTokens;
 use remote::RemoteHandle;
+use reports::Reports;
 use rooms::Rooms;
 use search::Search;
 use server_keys::{ServerKeys, ServerKeysError};
@@ -120,6 +124,10 @@ pub struct Services {
     pub rate_limits: Arc<RateLimits>,
     /// Who has an account here.
     pub accounts: Arc<Accounts>,
+    /// Tokens that let one register.
+    pub registration_tokens: RegistrationTokens,
+    /// What users reported.
+    pub reports: Reports,
     /// Devices and tokens.
     pub devices: Arc<Devices>,
     /// All rooms.
@@ -187,7 +195,7 @@ pub enum ServicesError {
     Passwords(#[from] passwords::PasswordError),
     /// The folder of media can't be made.
     #[error("the media folder can't be used")]
-    Media(#[source] std::io::Error),
+    Media(#[from] std::io::Error),
     /// The database failed.
     #[error("the database can't be read")]
     Storage(#[from] StorageError),
@@ -216,14 +224,12 @@ impl Services {
         let outbox = Arc::new(Outbox::new(db(), wake()));
         let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()).indexed()?);
         let at = || Arc::clone(&rooms);
-        let shared_space = SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?
-            .with_rank_wait(Duration::from_millis(settings.rank_wait_ms))
-            .with_quota(settings.space_quota_bytes);
+        let shared_space =
+            SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let keys = Arc::new(Keys::new(db(), at(), wake(), time()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let profiles = Arc::new(Profiles::new(db(), at()));
-        let media = MediaStore::open(db(), time(), chosen(), remote.clone()).map_err(ServicesError::Media)?;
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
@@ -251,7 +257,9 @@ impl Services {
             backups: Arc::new(Backups::new(db())),
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
             account_data: Arc::new(AccountData::new(db(), wake())),
-            media: Arc::new(media),
+            media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
+            registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
+            reports: Reports::new(db(), at(), time()),
             shared_space: Arc::new(shared_space),
             server_keys,
             outbox,

@@ -43,6 +43,10 @@ pub const TRANSACTION_ROWS_MAX: usize = TRANSACTION_PDUS_MAX + TRANSACTION_EDUS_
 const LET_PASS_MAX: u8 = 20;
 /// How far the depth of a queue is counted.
 pub const DEPTH_MAX: usize = 10_000;
+/// Destinations that are listed.
+pub const KNOWN_MAX: usize = 100_000;
+/// Rows that are looked at for the oldest event that waits.
+const OLDEST_LOOKED_AT: usize = 100;
 /// Bytes of events and units after which a transaction is full.
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rooms that are remembered for a destination that refused events of them.
@@ -64,6 +68,23 @@ pub struct Outbox {
     done: Mutex<HashMap<OwnedServerName, StreamPosition>>,
     /// See [`Self::writing`]. Taken before `done`.
     writing: Mutex<()>,
+}
+
+/// How it stands with a destination.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// How it was last met.
+    pub met: Destination,
+    /// What waits for it, counted up to [`DEPTH_MAX`].
+    pub queued: usize,
+    /// `origin_server_ts` of the oldest event that waits.
+    pub oldest_ts: Option<u64>,
+}
+
+/// The time of an event.
+#[derive(serde::Deserialize)]
+struct Timed {
+    origin_server_ts: u64,
 }
 
 #[derive(Debug)]
@@ -306,6 +327,30 @@ impl Outbox {
         let from = self.first_row(destination);
         let durable = rows::rows(&self.database, destination, from, DEPTH_MAX)?.len();
         Ok(durable + self.lock().get(destination).map_or(0, VecDeque::len))
+    }
+
+    /// Every destination that was met or that something waits for, at most [`KNOWN_MAX`].
+    pub fn known(&self) -> Result<BTreeSet<OwnedServerName>, StorageError> {
+        let met = rows::destinations_met(&self.database, None, KNOWN_MAX)?;
+        let mut known: BTreeSet<_> = met.into_iter().map(|(server, _)| server).collect();
+        known.extend(self.destinations()?);
+        Ok(known)
+    }
+
+    /// How it stands with `destination`.
+    pub fn standing(&self, destination: &ServerName) -> Result<Standing, StorageError> {
+        let oldest = rows::rows(&self.database, destination, self.first_row(destination), OLDEST_LOOKED_AT)?;
+        let mut oldest_ts = None;
+        for row in oldest {
+            if let Entry::Pdu(event_id) = row.entry
+                && let Some(raw) = rooms::pdu_raw(&self.database, &event_id)?
+                && let Ok(Timed { origin_server_ts }) = serde_json::from_str(raw.get())
+            {
+                oldest_ts = Some(origin_server_ts);
+                break;
+            }
+        }
+        Ok(Standing { met: self.met(destination)?, queued: self.depth(destination)?, oldest_ts })
     }
 
     /// How `destination` was last met.

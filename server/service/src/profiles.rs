@@ -60,6 +60,15 @@ impl Profiles {
         Ok(true)
     }
 
+    /// Unsets all of a profile. Rooms that the user has left keep what they were told.
+    pub fn erase(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = self.database.batch();
+        rows::put_profile(&mut batch, user_id, &Profile::new());
+        self.database.commit_durable(batch)?;
+        Ok(())
+    }
+
     /// Puts the profile into the user's member event of each joined room. A
     /// room that refuses keeps the old one: that must not undo the profile.
     fn carry_into_rooms(&self, user_id: &UserId) -> Result<(), MatrixError> {

@@ -94,6 +94,8 @@ pub enum RemoteRequest {
     ClaimKeys { server: OwnedServerName, wanted: Wanted, timeout: Duration, reply: Reply<Value> },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
+    /// A server that could not be reached is tried again now, not after its pause.
+    Retry { server: OwnedServerName, reply: Reply<()> },
 }
 
 /// Which page of another server's public list.

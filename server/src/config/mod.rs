@@ -113,7 +113,6 @@ impl Config {
         for listener in &self.listeners {
             listener.check()?;
         }
-        self.registration.check()?;
         self.passwords.check()?;
         self.rooms.check()?;
         self.federation.check()?;

@@ -56,15 +56,6 @@ pub enum RegistrationMode {
     Open,
 }
 
-impl Registration {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.mode == RegistrationMode::Token && self.tokens.iter().all(String::is_empty) {
-            return Err(ConfigError::invalid("registration.tokens", "mode \"token\" needs at least one"));
-        }
-        Ok(())
-    }
-}
-
 /// `[passwords]`: the cost of argon2id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -63,7 +63,6 @@ fn the_environment_overrides() {
 #[test]
 fn wrong_values_are_named() {
     for (text, part) in [
-        ("[registration]\nmode = \"token\"\n", "registration.tokens"),
         ("[rooms]\ndefault_version = \"3\"\n", "rooms.default_version"),
         ("[passwords]\nmemory_kib = 4\n", "passwords.memory_kib"),
         ("[rate_limits]\nlogin = { per_second = 0.0, burst = 1 }\n", "rate_limits.login"),

@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// One local account. Never deleted: a user id is never given to somebody else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an administrator's or the owner's own decision")]
 pub struct Account {
     /// PHC string; `None` if no password opens this account.
     pub password_hash: Option<String>,
@@ -19,6 +20,20 @@ pub struct Account {
     pub deactivated: bool,
     /// Whether it may use administration endpoints.
     pub admin: bool,
+    /// Whether nothing may be done with it until an administrator unlocks it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub locked: bool,
+    /// Whether it may only read and leave until an administrator lifts that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspended: bool,
+    /// Whether its owner wished to be forgotten when it was closed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub erased: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The account of `user_id`.
@@ -37,6 +52,15 @@ pub fn users(
     after: Option<&UserId>,
     limit: usize,
 ) -> Result<Vec<OwnedUserId>, StorageError> {
+    Ok(accounts(read, after, limit)?.into_iter().map(|(user_id, _)| user_id).collect())
+}
+
+/// The same with their accounts.
+pub fn accounts(
+    read: &impl Read,
+    after: Option<&UserId>,
+    limit: usize,
+) -> Result<Vec<(OwnedUserId, Account)>, StorageError> {
     let from = after.map(|after| {
         let mut from = key().str(after).finish();
         from.push(0);
@@ -44,9 +68,11 @@ pub fn users(
     });
     let rows = read.scan(Cf::Accounts, b"", from.as_deref(), Direction::Forward, limit)?;
     rows.iter()
-        .map(|(row, _)| {
+        .map(|(row, value)| {
             let user_id = KeyParts::new(Cf::Accounts, row).str()?;
-            OwnedUserId::try_from(user_id).map_err(|_| StorageError::BrokenKey { cf: Cf::Accounts.name() })
+            let broken = |_| StorageError::BrokenKey { cf: Cf::Accounts.name() };
+            let user_id = OwnedUserId::try_from(user_id).map_err(broken)?;
+            Ok((user_id, codec::decode(Cf::Accounts, value)?))
         })
         .collect()
 }

@@ -59,6 +59,10 @@ catalogue! {
     RefreshTokens = "refresh_tokens";
     /// user id | device id -> JSON `devices::Device`.
     Devices = "devices";
+    /// token -> JSON `registration_tokens::RegistrationToken`; those in the configuration have none.
+    RegistrationTokens = "registration_tokens";
+    /// number u64 -> JSON `reports::Report`.
+    Reports = "reports";
     /// user id -> JSON `profiles::Profile`.
     Profiles = "profiles";
     /// user id | filter id -> raw JSON.

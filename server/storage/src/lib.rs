@@ -39,6 +39,8 @@ pub mod profiles;
 pub mod push_queue;
 mod read;
 pub mod receipts;
+pub mod registration_tokens;
+pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod shared_space;

@@ -33,8 +33,12 @@ fn check<T: PartialEq + std::fmt::Debug>(
 #[test]
 fn accounts_and_devices() {
     let alice = user_id!("@a:x");
-    let account =
-        Account { password_hash: Some("$argon2id$".into()), created_ts: 7, deactivated: false, admin: true };
+    let account = Account {
+        password_hash: Some("$argon2id$".into()),
+        created_ts: 7,
+        admin: true,
+        ..Account::default()
+    };
     check(
         Cf::Accounts,
         b"@a:x\xff",

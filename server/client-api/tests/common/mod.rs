@@ -20,7 +20,7 @@ pub struct Server {
     pub router: Router,
     pub services: Arc<Services>,
     pub clock: Clock,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// An answer with its body read.
@@ -64,16 +64,29 @@ pub fn server_with(adjust: impl FnOnce(&mut Settings)) -> Server {
 /// A server that asks others through `remote`.
 pub fn server_on(remote: RemoteHandle, adjust: impl FnOnce(&mut Settings)) -> Server {
     let folder = tempfile::tempdir().expect("temporary folder");
+    server_in(folder, remote, adjust)
+}
+
+fn server_in(folder: TempDir, remote: RemoteHandle, adjust: impl FnOnce(&mut Settings)) -> Server {
     let database = Database::open(folder.path(), &Options::default()).expect("open");
     let mut settings = Settings::for_tests(OwnedServerName::try_from("example.org").expect("name"));
     adjust(&mut settings);
     let clock = Clock::manual(1_700_000_000_000);
     let services = Arc::new(Services::open(database, settings, clock.clone(), remote).expect("services"));
     let router = router(ClientState::new(Arc::clone(&services)));
-    Server { router, services, clock, _folder: folder }
+    Server { router, services, clock, folder }
 }
 
 impl Server {
+    /// Stopped, and started again with the usual settings.
+    pub fn restarted(self) -> Server {
+        let Self { router, services, clock: _, folder } = self;
+        drop(router);
+        let services = Arc::into_inner(services).expect("nobody else uses it");
+        drop(services);
+        server_in(folder, RemoteHandle::channel().0, |_| ())
+    }
+
     pub async fn send(&self, request: Request<Body>) -> Answer {
         let response: Response<Body> = self.router.clone().oneshot(request).await.expect("infallible");
         let (head, body) = response.into_parts();

@@ -103,6 +103,7 @@ use crate::{
     notify::{Notifier, Topic},
     rooms::Rooms,
     server_keys::ServerKeys,
+    settings::Settings,
 };
 
 /// The type of the state events that are items.
@@ -242,6 +243,13 @@ impl SharedSpace {
     pub fn with_quota(mut self, bytes: u64) -> Self {
         self.quota_bytes = bytes;
         self
+    }
+
+    /// With what the operator chose of both.
+    #[must_use]
+    pub fn with_settings(self, settings: &Settings) -> Self {
+        let rank_wait = Duration::from_millis(settings.rank_wait_ms);
+        self.with_rank_wait(rank_wait).with_quota(settings.space_quota_bytes)
     }
 
     /// This server's name.
