@@ -3,7 +3,7 @@
 //!
 //! Invariant: the knock is this server's own event, whatever the template says.
 
-use causeway_service::error::MatrixError;
+use causeway_service::{error::MatrixError, rooms::StreamPosition};
 use http::Method;
 use ruma::{OwnedServerName, RoomId, UserId};
 use serde::Deserialize;
@@ -40,11 +40,13 @@ pub(super) async fn knock(
     via: Vec<OwnedServerName>,
     content: Value,
 ) -> Result<(), MatrixError> {
+    let (services, room, user) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
+    let before = blocking(move || Ok(services.rooms.membership_position(&room, &user)?)).await?;
     let named = room_id.server_name().map(ToOwned::to_owned);
     let servers = candidates(state.server_name(), via.into_iter().chain(named));
     first(&servers, |server| {
         let wanted = Wanted { room_id, user_id, membership: "knock", content: &content };
-        knock_through(state, server, wanted)
+        knock_through(state, server, wanted, before)
     })
     .await
 }
@@ -54,6 +56,7 @@ async fn knock_through(
     state: &FederationState,
     server: OwnedServerName,
     wanted: Wanted<'_>,
+    before: Option<StreamPosition>,
 ) -> Result<(), MatrixError> {
     let template = template(state, &server, "make_knock", wanted).await?;
     let knock = complete(state, template, wanted)?;
@@ -66,5 +69,5 @@ async fn knock_through(
     let told: Answer = serde_json::from_slice(&response.body)
         .map_err(|_| nonsense("the answer to the knock is malformed"))?;
     let services = state.services().clone();
-    blocking(move || Ok(services.rooms.knock_outside(&knock, &told.knock_room_state.0)?)).await
+    blocking(move || Ok(services.rooms.knock_outside(&knock, &told.knock_room_state.0, before)?)).await
 }

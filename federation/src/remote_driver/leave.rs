@@ -27,6 +27,8 @@ pub(super) async fn leave(
     via: Vec<OwnedServerName>,
     content: Value,
 ) -> Result<(), MatrixError> {
+    let (services, room, user) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
+    let ended = blocking(move || Ok(services.rooms.membership_position(&room, &user)?)).await?;
     let named = room_id.server_name().map(ToOwned::to_owned);
     let servers = candidates(state.server_name(), via.into_iter().chain(named));
     let left = first(&servers, |server| {
@@ -42,7 +44,7 @@ pub(super) async fn leave(
         }
     };
     let (services, room_id, user_id) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
-    blocking(move || Ok(services.rooms.leave_outside(&room_id, &user_id, leave.as_ref())?)).await
+    blocking(move || Ok(services.rooms.leave_outside(&room_id, &user_id, leave.as_ref(), ended)?)).await
 }
 
 async fn leave_through(

@@ -6,20 +6,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, MutexGuard},
 };
 
 use causeway_room::{Pdu, Root, state_tree};
-use causeway_storage::{
-    StreamPosition,
-    rooms::{self as rows, EventMeta, Member, Room, TimelineRow},
-};
+use causeway_storage::rooms::{self as rows, EventMeta, Member, Room, TimelineRow};
 use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Rooms,
+    Rooms, StreamPosition,
     commit::{lowest, member_row},
     error::RoomError,
     head::Head,
@@ -111,22 +108,32 @@ impl Rooms {
         let target =
             target.ok_or_else(|| RoomError::Invalid("it invites nobody of this server".to_owned()))?;
         let room_id = event.room_id();
+        let slot = self.slots.of(room_id);
+        let writing = slot.lock();
         if self.is_joined(room_id, &target)? {
             return Err(RoomError::Invalid("the user is in the room".to_owned()));
         }
-        let mut shown = stripped_of(told);
-        shown.push(event.stripped());
-        let mut batch = self.store.database.batch();
-        rows::put_invite_state(&mut batch, &target, room_id, &shown);
-        let position = batch.position();
-        rows::put_membership(&mut batch, &target, room_id, &member_row(event, position));
-        let _commit = self.store.database.commit_durable(batch)?;
-        self.notifier.notify(&[Topic::User(target)]);
-        Ok(())
+        self.put_outside(writing, &target, event, told)
+    }
+
+    /// Where in the stream a user's membership in a room last changed, as this
+    /// server knows it, which may not be in the room.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn membership_position(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<StreamPosition>, RoomError> {
+        let member = rows::membership(&self.store.database, user_id, room_id)?;
+        Ok(member.map(|member| member.position))
     }
 
     /// Ends an invite or a knock in a room that this server is not in: the user
-    /// has left through another server, or nobody there can be reached.
+    /// has left through another server, or nobody there can be reached. Only the
+    /// one of `ended`, where the membership last changed when this was begun: what
+    /// came meanwhile, another invite say, is newer than the answer.
     ///
     /// # Errors
     /// Storage only.
@@ -135,11 +142,14 @@ impl Rooms {
         room_id: &RoomId,
         user_id: &UserId,
         leave: Option<&Pdu>,
+        ended: Option<StreamPosition>,
     ) -> Result<(), RoomError> {
+        let slot = self.slots.of(room_id);
+        let writing = slot.lock();
         let Some(member) = rows::membership(&self.store.database, user_id, room_id)? else {
             return Ok(());
         };
-        if member.membership == MembershipState::Join {
+        if member.membership == MembershipState::Join || Some(member.position) != ended {
             return Ok(());
         }
         let mut batch = self.store.database.batch();
@@ -149,28 +159,55 @@ impl Rooms {
             |leave| member_row(leave, position),
         );
         rows::put_membership(&mut batch, user_id, room_id, &row);
-        let _commit = self.store.database.commit_durable(batch)?;
+        let commit = self.store.database.commit(batch)?;
+        drop(writing);
+        self.store.database.wait_durable(commit)?;
         self.notifier.notify(&[Topic::User(user_id.to_owned())]);
         Ok(())
     }
 
     /// Keeps a knock that another server took in.
     ///
+    /// Nothing is kept if the membership changed since `before`, where it last
+    /// had when the knock was begun: the answer may come after the invite.
+    ///
     /// # Errors
     /// Storage only.
-    pub fn knock_outside(&self, knock: &Pdu, told: &[Box<RawValue>]) -> Result<(), RoomError> {
-        let room_id = knock.room_id();
-        if self.is_joined(room_id, knock.sender())? {
+    pub fn knock_outside(
+        &self,
+        knock: &Pdu,
+        told: &[Box<RawValue>],
+        before: Option<StreamPosition>,
+    ) -> Result<(), RoomError> {
+        let (room_id, user_id) = (knock.room_id(), knock.sender());
+        let slot = self.slots.of(room_id);
+        let writing = slot.lock();
+        let is_newer = self.membership_position(room_id, user_id)? != before;
+        if is_newer || self.is_joined(room_id, user_id)? {
             return Ok(());
         }
+        self.put_outside(writing, user_id, knock, told)
+    }
+
+    /// Keeps a membership in a room that this server is not in, under the room's lock.
+    fn put_outside(
+        &self,
+        writing: MutexGuard<'_, Option<Head>>,
+        user_id: &UserId,
+        event: &Pdu,
+        told: &[Box<RawValue>],
+    ) -> Result<(), RoomError> {
+        let room_id = event.room_id();
         let mut shown = stripped_of(told);
-        shown.push(knock.stripped());
+        shown.push(event.stripped());
         let mut batch = self.store.database.batch();
-        rows::put_invite_state(&mut batch, knock.sender(), room_id, &shown);
-        let position: StreamPosition = batch.position();
-        rows::put_membership(&mut batch, knock.sender(), room_id, &member_row(knock, position));
-        let _commit = self.store.database.commit_durable(batch)?;
-        self.notifier.notify(&[Topic::User(knock.sender().to_owned())]);
+        rows::put_invite_state(&mut batch, user_id, room_id, &shown);
+        let position = batch.position();
+        rows::put_membership(&mut batch, user_id, room_id, &member_row(event, position));
+        let commit = self.store.database.commit(batch)?;
+        drop(writing);
+        self.store.database.wait_durable(commit)?;
+        self.notifier.notify(&[Topic::User(user_id.to_owned())]);
         Ok(())
     }
 }

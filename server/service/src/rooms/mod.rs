@@ -53,6 +53,7 @@ use ruma::{
 };
 
 pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
+pub use causeway_storage::StreamPosition;
 
 pub(crate) use self::access::Sight;
 pub use self::{

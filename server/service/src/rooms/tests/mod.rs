@@ -2,6 +2,7 @@
 
 mod creation;
 pub(crate) mod federation;
+mod outside;
 mod writing;
 
 use std::sync::Arc;
