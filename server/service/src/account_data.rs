@@ -23,6 +23,9 @@ use crate::{
 /// The content of one piece, in bytes.
 pub const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
+/// Pieces of one user, of all rooms and of none.
+pub const PIECES_MAX: usize = 50_000;
+
 /// The name of a type, in bytes.
 const TYPE_BYTES_MAX: usize = 255;
 
@@ -110,6 +113,9 @@ impl AccountData {
     ) -> Result<R, MatrixError> {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = rows::get(&self.database, user_id, room_id, kind)?;
+        if before.is_none() && rows::is_full(&self.database, user_id, PIECES_MAX)? {
+            return Err(MatrixError::too_large("There is too much account data"));
+        }
         let (result, content) = change(before.as_ref().map(|(_, content)| &**content))?;
         let mut batch = self.database.batch();
         rows::put(&mut batch, user_id, room_id, kind, &content, before.map(|(position, _)| position));
@@ -236,4 +242,31 @@ impl AccountData {
 
 fn raw(value: &Value) -> Result<Box<RawValue>, MatrixError> {
     serde_json::value::to_raw_value(value).map_err(|error| MatrixError::internal(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::Options;
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn a_user_has_only_so_many_pieces() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let alice = user_id!("@alice:a.example");
+        let content = raw(&json!({})).expect("JSON");
+        let mut batch = database.batch();
+        for n in 1..PIECES_MAX {
+            rows::put(&mut batch, alice, None, &format!("org.t{n}"), &content, None);
+        }
+        database.commit_durable(batch).expect("commits");
+        let data = AccountData::new(database, Arc::new(Notifier::default()));
+        data.set(alice, None, "org.last", &content).expect("has room");
+        let refused = data.set(alice, None, "org.more", &content).expect_err("is too much");
+        assert_eq!(refused.status, 413);
+        data.set(alice, None, "org.last", &content).expect("is there already");
+        data.set(user_id!("@bob:a.example"), None, "org.more", &content).expect("is another's");
+    }
 }

@@ -53,6 +53,11 @@ impl<'a> Shower<'a> {
         self.show(&pdu, shape, detail).map(Some)
     }
 
+    /// When it shows, in milliseconds since the epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// The event.
     pub fn show(&self, pdu: &Arc<Pdu>, shape: Shape, detail: Detail) -> Result<Box<RawValue>, MatrixError> {
         let mut unsigned = Map::new();

@@ -28,6 +28,9 @@ use crate::{
     rooms::{Held, RoomError},
 };
 
+/// Events of a user's membership that are followed back to the last time that he was joined.
+const MEMBERSHIPS_MAX: usize = 100;
+
 /// What one user may see of one room.
 pub struct Viewer<'a> {
     view: RoomView<'a>,
@@ -57,15 +60,28 @@ impl<'a> Viewer<'a> {
         Ok(Self { view, user_id, is_joined, joined_until, last: None })
     }
 
-    /// The place of the event that ended the membership, if it ended one.
+    /// The place of the event that ended the last time that the user was joined:
+    /// who was kicked may have been banned since, or invited again.
     fn left_at(view: RoomView<'_>, member: &rows::Member) -> Result<Option<i64>, RoomError> {
-        let Some(held) = view.held(&member.event_id)? else { return Ok(None) };
-        let (Some(position), Some(before)) = (held.meta.position, held.meta.state_before) else {
-            return Ok(None);
-        };
-        let key = held.pdu.state_key().unwrap_or_default();
-        let was = view.state(&before, "m.room.member", key)?.and_then(|event| event.membership());
-        Ok((was == Some(MembershipState::Join)).then_some(position))
+        let mut event_id = member.event_id.clone();
+        for _ in 0..MEMBERSHIPS_MAX {
+            let Some(held) = view.held(&event_id)? else { return Ok(None) };
+            let (Some(position), Some(before)) = (held.meta.position, held.meta.state_before) else {
+                return Ok(None);
+            };
+            let key = held.pdu.state_key().unwrap_or_default();
+            let Some(was) = view.state(&before, "m.room.member", key)? else { return Ok(None) };
+            if was.membership() == Some(MembershipState::Join) {
+                return Ok(Some(position));
+            }
+            was.event_id().clone_into(&mut event_id);
+        }
+        Ok(None)
+    }
+
+    /// Where in the timeline the user left, or was put out; `None` if he never was in the room.
+    pub fn left(&self) -> Option<i64> {
+        self.joined_until.filter(|_| !self.is_joined)
     }
 
     /// Whether the user is or was in the room.

@@ -5,7 +5,7 @@ use ruma::{OwnedRoomId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    Batch, Cf, Direction, Read, StorageError, StreamPosition,
+    Batch, Cf, Direction, Full, Read, StorageError, StreamPosition,
     codec::{KeyParts, key},
 };
 
@@ -63,6 +63,12 @@ pub fn put(
     batch.put(Cf::AccountData, row(user_id, room_id, kind), value);
     batch.put(Cf::AccountDataChanges, change(position), kind);
     position
+}
+
+/// Whether a user has so many pieces, of all rooms and of none.
+pub fn is_full(read: &impl Read, user_id: &UserId, pieces: usize) -> Result<bool, StorageError> {
+    let full = Full { rows: pieces, bytes: usize::MAX };
+    read.is_full(Cf::AccountDataChanges, key().str(user_id).as_ref(), full)
 }
 
 /// All pieces of one place, in order of type; at most `limit`.

@@ -62,6 +62,9 @@ pub struct SentRoom {
     pub timeline_limit: u64,
     /// Which state was sent; see [`required_states`].
     pub required: u64,
+    /// The members that the timeline above this position shows were sent; `None`: no such promise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lazy_from: Option<StreamPosition>,
     /// Whether it was said to be a direct chat.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_dm: bool,

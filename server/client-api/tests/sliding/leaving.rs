@@ -2,7 +2,10 @@
 //! twice, and nothing counts as given that was not told.
 
 use causeway_service::sync::{Given, given};
-use ruma::{RoomId, device_id, user_id};
+use causeway_storage::rooms::{Member, put_membership};
+use ruma::{
+    RoomId, device_id, events::room::member::MembershipState, owned_event_id, owned_user_id, user_id,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -141,4 +144,78 @@ async fn sync_gives_nothing_of_a_room_while_the_user_is_away() {
     sync(&sync(&away).await).await;
     let given = server.given_bob(&room).expect("acknowledged");
     assert!(given.after > left_at && given.up_to > given.after, "{given:?}");
+}
+
+#[tokio::test]
+async fn who_is_banned_after_he_was_put_out_keeps_what_he_saw_and_sees_no_more() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = server.public_room(&alice, "one").await;
+    server.join(&bob, &room).await;
+    server.say(&alice, &room, "seen").await;
+    let joined = server.sliding(&bob, None, &with_items()).await;
+    server.put_out(&alice, "kick", &room).await;
+    let kicked = server.sliding(&bob, Some(&joined), &with_items()).await;
+    assert_eq!(kicked["rooms"][&room]["membership"], "leave");
+    let synced = server.get(&format!("{V3}/sync"), &bob).await.ok()["next_batch"].clone();
+    server.say(&alice, &room, "secret").await;
+    server.set_state(&alice, &room, "m.room.topic", "", json!({ "topic": "secret" })).await;
+    server.put_out(&alice, "ban", &room).await;
+
+    let banned = server.sliding(&bob, Some(&kicked), &with_items()).await;
+    let told = &banned["rooms"][&room];
+    assert_eq!((&told["membership"], told.get("initial")), (&json!("ban"), None), "{told}");
+    assert_eq!(told["timeline"][0]["content"]["membership"], "ban");
+    assert_eq!(told["timeline"].as_array().map(Vec::len), Some(1), "{told}");
+    let quiet = server.sliding(&bob, Some(&banned), &with_items()).await;
+    assert_eq!(quiet["rooms"], json!({}), "it was told");
+    // A new connection still has the room, as it was for him; then what became of him.
+    let afresh = server.sliding(&bob, None, &with_items()).await;
+    assert!(bodies(&afresh["rooms"][&room]).contains(&"seen".to_owned()), "{afresh}");
+    let then = server.sliding(&bob, Some(&afresh), &with_items()).await;
+    assert_eq!(then["rooms"][&room]["timeline"][0]["content"]["membership"], "ban");
+    let since = synced.as_str().expect("a token");
+    let left = server.get(&format!("{V3}/sync?since={since}"), &bob).await.ok();
+    let events = &left["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!(events.as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!(events[0]["content"]["membership"], "ban");
+    let whole = server.get(&format!("{V3}/rooms/{room}/messages?dir=b&limit=50"), &bob).await.ok();
+    assert!(whole.to_string().contains("seen"), "{whole}");
+    for answer in [banned, afresh, then, left, whole] {
+        assert!(!answer.to_string().contains("secret"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_an_invite_from_another_server_is_a_leave() {
+    let server = server();
+    let bob = server.register("bob").await;
+    let start = server.sliding(&bob, None, &with_items()).await;
+    let room_id = RoomId::parse("!there:other.example").expect("a room id");
+    let rooms = &server.services.rooms;
+    let mut batch = server.services.database.batch();
+    let invite = Member {
+        membership: MembershipState::Invite,
+        event_id: owned_event_id!("$invite"),
+        sender: owned_user_id!("@eve:other.example"),
+        position: batch.position(),
+        displayname: None,
+        avatar_url: None,
+    };
+    put_membership(&mut batch, user_id!("@bob:example.org"), &room_id, &invite);
+    server.services.database.commit_durable(batch).expect("commits");
+    let invited = server.sliding(&bob, Some(&start), &with_items()).await;
+    assert_eq!(invited["rooms"][room_id.as_str()]["membership"], "invite");
+    let since = server.get(&format!("{V3}/sync"), &bob).await.ok()["next_batch"].clone();
+    // No server takes the leave; so there is no event.
+    rooms.leave_outside(&room_id, user_id!("@bob:example.org"), None).expect("leaves");
+    let left = server.sliding(&bob, Some(&invited), &with_items()).await;
+    let since = since.as_str().expect("a token");
+    let synced = server.get(&format!("{V3}/sync?since={since}"), &bob).await.ok();
+    let synced = &synced["rooms"]["leave"][room_id.as_str()]["timeline"]["events"];
+    for events in [&left["rooms"][room_id.as_str()]["timeline"], synced] {
+        assert_eq!(events[0]["state_key"], "@bob:example.org", "{left} {synced}");
+        assert_eq!(events[0]["content"]["membership"], "leave");
+        assert_ne!(events[0]["event_id"], invite.event_id.as_str());
+    }
 }

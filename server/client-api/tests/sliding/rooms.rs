@@ -92,6 +92,55 @@ async fn lazy_members_are_those_whom_the_timeline_shows() {
 }
 
 #[tokio::test]
+async fn a_lazily_loaded_member_is_told_once() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = server.public_room(&alice, "one").await;
+    server.join(&bob, &room).await;
+    server.say(&bob, &room, "one").await;
+    let lazy = subscribed(&room, 2, &json!([["m.room.member", "$LAZY"]]));
+    let mut answer = server.sliding(&alice, None, &lazy).await;
+    let member = |name: &str| pair("m.room.member", &format!("@{name}:example.org"));
+    assert_eq!(required(&answer["rooms"][&room]), [member("bob")]);
+    for text in ["two", "three"] {
+        server.say(&bob, &room, text).await;
+        answer = server.sliding(&alice, Some(&answer), &lazy).await;
+        assert_eq!(bodies(&answer["rooms"][&room]), [text]);
+        assert!(required(&answer["rooms"][&room]).is_empty(), "{answer}");
+    }
+    server.say(&alice, &room, "four").await;
+    answer = server.sliding(&alice, Some(&answer), &lazy).await;
+    assert_eq!(required(&answer["rooms"][&room]), [member("alice")]);
+    // Who is told of after a gap is told of again: he may have changed in it.
+    for text in ["five", "six", "seven"] {
+        server.say(&bob, &room, text).await;
+    }
+    answer = server.sliding(&alice, Some(&answer), &lazy).await;
+    assert_eq!(answer["rooms"][&room]["limited"], true);
+    assert_eq!(required(&answer["rooms"][&room]), [member("bob")]);
+}
+
+#[tokio::test]
+async fn who_is_ignored_brings_no_room_up() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let first = server.public_room(&alice, "one").await;
+    server.join(&bob, &first).await;
+    let second = server.public_room(&alice, "two").await;
+    let ignored = json!({ "ignored_users": { "@bob:example.org": {} } });
+    let path = format!("{V3}/user/@alice:example.org/account_data/m.ignored_user_list");
+    server.put(&path, &alice, ignored).await.ok();
+    let start = server.sliding(&alice, None, &window(9, 5)).await;
+    for n in 0..20 {
+        server.say(&bob, &first, &n.to_string()).await;
+    }
+    let next = server.sliding(&alice, Some(&start), &window(9, 5)).await;
+    assert_eq!(next["rooms"], json!({}));
+    let top = server.sliding(&alice, None, &window(0, 5)).await;
+    assert!(top["rooms"].get(&second).is_some() && top["rooms"].get(&first).is_none(), "{top}");
+}
+
+#[tokio::test]
 async fn a_longer_timeline_is_told_at_once() {
     let server = server();
     let alice = server.register("alice").await;

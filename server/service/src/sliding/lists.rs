@@ -27,6 +27,10 @@ use super::{
 };
 use crate::{error::MatrixError, sync::account_data, visible::Viewer};
 
+/// Events of ignored users that are passed over in a room: so many at once, so often.
+const IGNORED_PAGE: usize = 8;
+const IGNORED_PAGES_MAX: usize = 16;
+
 /// Children of spaces that are read for one answer.
 const CHILDREN_MAX: usize = 5_000;
 
@@ -160,10 +164,23 @@ fn in_range(list: &List, index: usize) -> bool {
     list.ranges.as_ref().is_none_or(|ranges| ranges.iter().any(within))
 }
 
+/// The last event of a room that the user may be shown: not what those say whom he ignores.
 fn last_event(making: &Making<'_>, room_id: &RoomId) -> Result<Option<u64>, MatrixError> {
-    let until = i64::try_from(making.until).unwrap_or(i64::MAX);
-    let rows = making.view.timeline(room_id, Some(until), Direction::Backward, 1)?;
-    Ok(rows.first().and_then(|row| u64::try_from(row.position).ok()))
+    let mut from = i64::try_from(making.until).unwrap_or(i64::MAX);
+    let page = if making.ignored.is_empty() { 1 } else { IGNORED_PAGE };
+    for _ in 0..IGNORED_PAGES_MAX {
+        let rows = making.view.timeline(room_id, Some(from), Direction::Backward, page)?;
+        for row in &rows {
+            if making.ignored.is_empty() || !making.hides(&row.event_id)? {
+                return Ok(u64::try_from(row.position).ok());
+            }
+            from = row.position - 1;
+        }
+        if rows.len() < page {
+            return Ok(None);
+        }
+    }
+    Ok(u64::try_from(from).ok())
 }
 
 /// Whether the room is in the list of the user's rooms. Of rooms that the user

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_storage::{StreamPosition, rooms::Member, sliding::SentRoom};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 
 use super::{
@@ -80,6 +80,14 @@ impl<'a> Making<'a> {
     pub fn told_until(&self, room_id: &RoomId) -> Option<u64> {
         let sent = self.standing.sent.get(room_id)?;
         Some(sent.until.map_or(self.since()?, |until| until.0))
+    }
+
+    /// Whether an event is a message of somebody whom the user ignores.
+    pub fn hides(&self, event_id: &EventId) -> Result<bool, MatrixError> {
+        let event = self.view.event(event_id)?;
+        Ok(event.is_some_and(|event| {
+            event.state_key().is_none() && self.ignored.contains(event.sender().as_str())
+        }))
     }
 
     /// Stripped state of a room that the user is invited to or knocked on.

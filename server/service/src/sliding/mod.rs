@@ -16,6 +16,7 @@ mod connection;
 mod extensions;
 mod lists;
 mod making;
+mod outside;
 pub mod request;
 mod required;
 pub mod response;

@@ -3,7 +3,7 @@
 //! Invariant: a row says `live` only if everything up to the answer's position
 //! that was asked for has been told, now or before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_room::{Pdu, Root, StateKey};
 use causeway_storage::{Direction, StreamPosition, rooms as rows, sliding::SentRoom};
@@ -14,6 +14,7 @@ use ruma::{
 use super::{
     lists::{Entry, Wanted},
     making::Making,
+    outside,
     required::Required,
     response::{Hero, Room},
 };
@@ -30,7 +31,7 @@ use crate::{
     visible::Viewer,
 };
 
-const MEMBER: &str = "m.room.member";
+pub(super) const MEMBER: &str = "m.room.member";
 
 /// Events that bring a room up in a list sorted by `bump_stamp`; the MSC's.
 const BUMPING: [&str; 7] = [
@@ -42,6 +43,9 @@ const BUMPING: [&str; 7] = [
     "m.poll.start",
     "m.beacon_info",
 ];
+
+/// Events that are looked at for members whom the connection has.
+const MEMBERS_LOOKED_BACK: usize = 30;
 
 /// Events looked at for one of them.
 const BUMP_SCAN_MAX: usize = 100;
@@ -55,8 +59,8 @@ pub fn room(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<O
     making.required.insert(wanted.config.required.number(), wanted.config.required.clone());
     let told = match entry.member.membership {
         MembershipState::Join => in_room(making, entry, wanted, making.until)?,
-        MembershipState::Invite | MembershipState::Knock => asked_in(making, entry)?,
-        _ => gone(making, entry, wanted)?,
+        MembershipState::Invite | MembershipState::Knock => outside::asked_in(making, entry)?,
+        _ => outside::gone(making, entry, wanted)?,
     };
     Ok(told.map(|mut room| {
         room.lists.clone_from(&wanted.lists);
@@ -83,7 +87,7 @@ fn known(making: &Making<'_>, entry: &Entry) -> Result<Option<Known>, MatrixErro
 }
 
 /// Of a room that the user is in, or was in until `until`.
-fn in_room(
+pub(super) fn in_room(
     making: &mut Making<'_>,
     entry: &Entry,
     wanted: &Wanted,
@@ -210,9 +214,12 @@ impl<'a> Telling<'a> {
             }
         }
         if required.is_lazy() {
+            let told = self.told_members(making)?;
             for (_, held) in &self.selected.events {
-                let target = held.pdu.state_key().filter(|_| held.pdu.kind_text() == MEMBER);
-                for member in target.into_iter().chain([held.pdu.sender().as_str()]) {
+                for member in shown_members(&held.pdu) {
+                    if told.contains(member) {
+                        continue;
+                    }
                     if let Some(event) = making.view.state(&self.end, MEMBER, member)? {
                         chosen.insert(StateKey::new(MEMBER, member), event.event_id().to_owned());
                     }
@@ -221,6 +228,25 @@ impl<'a> Telling<'a> {
         }
         self.state = chosen;
         Ok(())
+    }
+
+    /// Members that the timeline of late showed, and whom the connection therefore
+    /// has; of those that changed it is told all the same.
+    fn told_members(&self, making: &Making<'_>) -> Result<BTreeSet<String>, MatrixError> {
+        let mut members = BTreeSet::new();
+        let Some(known) = self.known.as_ref().filter(|_| !self.has_gap() && !self.is_expanded) else {
+            return Ok(members);
+        };
+        let Some(lazy_from) = known.sent.lazy_from else { return Ok(members) };
+        let (from, to) = (i64::try_from(known.at).ok(), i64::try_from(lazy_from.0).unwrap_or(i64::MAX));
+        let rows =
+            making.view.timeline(&self.entry.room_id, from, Direction::Backward, MEMBERS_LOOKED_BACK)?;
+        for row in rows.iter().take_while(|row| row.position > to) {
+            if let Some(event) = making.view.event(&row.event_id)? {
+                members.extend(shown_members(&event).map(str::to_owned));
+            }
+        }
+        Ok(members)
     }
 
     fn is_silent(&self) -> bool {
@@ -248,8 +274,12 @@ impl<'a> Telling<'a> {
                 (from, state, if afresh { limit } else { known.sent.timeline_limit })
             }
         };
+        let lazy_before = self.known.as_ref().and_then(|known| known.sent.lazy_from);
+        let lazy_from = lazy_before.filter(|_| !self.may_lack() && !self.is_expanded);
+        let lazy_from = required.is_lazy().then(|| lazy_from.unwrap_or(StreamPosition(start)));
         SentRoom {
             until: None,
+            lazy_from,
             from,
             state,
             timeline_limit,
@@ -320,6 +350,12 @@ impl<'a> Telling<'a> {
         }
         Ok(())
     }
+}
+
+/// The members that somebody sees who sees this event.
+fn shown_members(event: &Pdu) -> impl Iterator<Item = &str> {
+    let target = event.state_key().filter(|_| event.kind_text() == MEMBER);
+    target.into_iter().chain([event.sender().as_str()])
 }
 
 fn hero(making: &Making<'_>, room_id: &RoomId, user_id: ruma::OwnedUserId) -> Result<Hero, MatrixError> {
@@ -400,59 +436,4 @@ fn bump_stamp(
         }
     }
     Ok(None)
-}
-
-/// Of a room that the user is invited to or knocked on.
-fn asked_in(making: &mut Making<'_>, entry: &Entry) -> Result<Option<Room>, MatrixError> {
-    if !outside(making, entry) {
-        return Ok(None);
-    }
-    let position = entry.member.position.0;
-    let invite_state = making.stripped(&entry.room_id, &entry.member)?;
-    let is_dm = making.direct.contains(&entry.room_id);
-    Ok(Some(Room {
-        initial: true,
-        bump_stamp: Some(position),
-        is_dm: Some(is_dm),
-        invite_state: Some(invite_state),
-        ..Room::default()
-    }))
-}
-
-/// Of a room that the user left, or was put out of.
-fn gone(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Option<Room>, MatrixError> {
-    let was_in = Viewer::new(making.view, &entry.room_id, &making.request.user_id)?.was_joined();
-    if was_in && making.view.root_at(&entry.room_id, entry.member.position.0)?.is_some() {
-        let until = entry.member.position.0.min(making.until);
-        return in_room(making, entry, wanted, until);
-    }
-    if !outside(making, entry) {
-        return Ok(None);
-    }
-    let position = entry.member.position.0;
-    // Of a room that the user never was in there is the end of the invite, and no more.
-    let event = making.shower.by_id(&entry.member.event_id, Shape::Sync, Detail::Plain)?;
-    let is_required = wanted.config.required.has(MEMBER, making.request.user_id.as_str());
-    Ok(Some(Room {
-        initial: true,
-        bump_stamp: Some(position),
-        required_state: event.iter().filter(|_| is_required).cloned().collect(),
-        timeline: event.into_iter().collect(),
-        num_live: Some(1),
-        limited: Some(false),
-        ..Room::default()
-    }))
-}
-
-/// The row of a room that the user is not in, and whether that is news. It ends
-/// with the membership: what happens in the room from there on is not told.
-fn outside(making: &mut Making<'_>, entry: &Entry) -> bool {
-    let position = entry.member.position;
-    let is_told = making.told_until(&entry.room_id).is_some_and(|until| until >= position.0);
-    let row = match making.standing.sent.get(&entry.room_id) {
-        Some(sent) if is_told => SentRoom { until: Some(position), ..sent.clone() },
-        _ => SentRoom { until: Some(position), from: position, ..SentRoom::default() },
-    };
-    making.rows.insert(entry.room_id.clone(), row);
-    !is_told
 }

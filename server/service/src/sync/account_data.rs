@@ -11,8 +11,8 @@ use serde_json::{json, value::RawValue};
 
 use super::response::{RawEvent, raw_event};
 
-/// Pieces of account data in one answer; of more, the earliest.
-const PIECES_MAX: usize = 10_000;
+/// Pieces read at once. How many a user may have bounds how many there are.
+const PAGE: usize = 1_000;
 
 /// A piece of account data.
 #[derive(Debug)]
@@ -28,38 +28,37 @@ pub struct Piece {
 /// Account data by room id; the empty id is for what belongs to no room.
 pub type ByRoom = BTreeMap<String, Vec<Piece>>;
 
-/// What changed in `(since, until]`.
+/// What changed in `(since, until]`: all of it, since the answer's position says so.
 pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
     let prefix = key().str(user_id);
-    let from = prefix.clone().u64(since.saturating_add(1));
-    let rows = read.scan(
-        Cf::AccountDataChanges,
-        prefix.as_ref(),
-        Some(from.as_ref()),
-        Direction::Forward,
-        PIECES_MAX,
-    )?;
+    let mut from = prefix.clone().u64(since.saturating_add(1)).finish();
     let mut by_room = ByRoom::new();
-    for (row, kind) in rows {
-        let mut parts = KeyParts::new(Cf::AccountDataChanges, &row);
-        parts.str()?;
-        let position = parts.u64()?;
-        if position > until {
-            break;
+    loop {
+        let rows =
+            read.scan(Cf::AccountDataChanges, prefix.as_ref(), Some(&from), Direction::Forward, PAGE)?;
+        let is_last = rows.len() < PAGE;
+        for (row, kind) in rows {
+            let mut parts = KeyParts::new(Cf::AccountDataChanges, &row);
+            parts.str()?;
+            let position = parts.u64()?;
+            if position > until {
+                return Ok(by_room);
+            }
+            let room_id = parts.str()?;
+            let broken = |_| StorageError::BrokenKey { cf: Cf::AccountDataChanges.name() };
+            let kind = std::str::from_utf8(&kind).map_err(broken)?;
+            if let Some(content) = content(read, user_id, room_id, kind)? {
+                let event = raw_event(&json!({ "type": kind, "content": content }));
+                let piece = Piece { kind: kind.to_owned(), position, event };
+                by_room.entry(room_id.to_owned()).or_default().push(piece);
+            }
+            from = row;
         }
-        let room_id = parts.str()?;
-        let broken = |_| StorageError::BrokenKey { cf: Cf::AccountDataChanges.name() };
-        let kind = std::str::from_utf8(&kind).map_err(broken)?;
-        if let Some(content) = content(read, user_id, room_id, kind)? {
-            let event = raw_event(&json!({ "type": kind, "content": content }));
-            by_room.entry(room_id.to_owned()).or_default().push(Piece {
-                kind: kind.to_owned(),
-                position,
-                event,
-            });
+        if is_last {
+            return Ok(by_room);
         }
+        from.push(0);
     }
-    Ok(by_room)
 }
 
 /// One piece, without a room when `room_id` is empty.
@@ -75,4 +74,31 @@ pub fn content(
     };
     let broken = |source| StorageError::BrokenValue { cf: Cf::AccountData.name(), source };
     serde_json::from_slice(json).map(Some).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::{Database, Options, account_data};
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn however_much_changed_nothing_is_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let (alice, count) = (user_id!("@alice:a.example"), 10_001);
+        let mut batch = database.batch();
+        let content = RawValue::from_string("{}".to_owned()).expect("JSON");
+        for n in 0..count {
+            account_data::put(&mut batch, alice, None, &format!("org.t{n}"), &content, None);
+        }
+        database.commit_durable(batch).expect("commits");
+        let until = database.visible().0;
+        let all = changed(&database, alice, 0, until).expect("reads").remove("").expect("is there");
+        assert_eq!(all.len(), count);
+        let (middle, last) = (all[4_000].position, all[count - 1].position);
+        let some = changed(&database, alice, middle, last - 1).expect("reads").remove("").expect("is there");
+        assert_eq!(some.len(), count - 4_002);
+    }
 }

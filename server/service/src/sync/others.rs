@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use causeway_room::Root;
 use causeway_storage::rooms::{self as rows, Member};
 use ruma::{OwnedRoomId, RoomId, UserId};
+use serde_json::json;
 
 use super::{
     answer::Answer,
     filter,
-    response::{Events, LeftRoom, RawEvent, Timeline},
+    response::{Events, LeftRoom, RawEvent, Timeline, raw_event},
     state::{self, Span},
     timeline::{Range, Selected, select},
     token::TimelineToken,
@@ -18,7 +19,7 @@ use crate::{
     client_event::{Shape, client_event},
     error::MatrixError,
     room_view::RoomView,
-    shown::Detail,
+    shown::{Detail, Shower},
     visible::Viewer,
 };
 
@@ -120,15 +121,21 @@ pub fn left_room(
         None => None,
     };
     let mut viewer = Viewer::new(answer.view, room_id, answer.user_id())?;
+    let since = i64::try_from(answer.since_position()).unwrap_or(i64::MAX);
+    // Who left before that, and was banned since, has everything but that.
+    let has_all = viewer.left().is_some_and(|left| left <= since) && !answer.request.full_state;
     let range = Range {
-        after: known.map_or(i64::MIN, |_| i64::try_from(answer.since_position()).unwrap_or(i64::MAX)),
+        after: if known.is_some() || has_all { since } else { i64::MIN },
         until: i64::try_from(until).unwrap_or(i64::MAX),
         limit: filter::timeline_limit(&answer.filter.room.timeline),
     };
     let selected = select(answer.view, room_id, range, &answer.filter.room.timeline, &mut viewer)?;
     let mut room = LeftRoom::default();
-    if let Some(end) = answer.view.root_at(room_id, until)?
-        && viewer.until(room_id)? > i64::MIN
+    // What the state became after he left is not for him.
+    let until = u64::try_from(viewer.until(room_id)?).map_or(0, |last| last.min(until));
+    if until > 0
+        && !has_all
+        && let Some(end) = answer.view.root_at(room_id, until)?
     {
         let events = state_events(answer, room_id, known, end, &selected)?;
         room.state = answer.state_section(events);
@@ -154,6 +161,27 @@ fn state_events(
     state::render(answer.view, room_id, &chosen, &answer.filter.room.state, &answer.shower)
 }
 
+/// The event that ended a membership. Of an invite from another server there may be
+/// none here: the user's own server says so then, or his clients would take the room
+/// for joined.
+pub fn ending(
+    view: RoomView<'_>,
+    shower: &Shower<'_>,
+    user_id: &UserId,
+    member: &Member,
+) -> Result<RawEvent, MatrixError> {
+    let held = view.event(&member.event_id)?;
+    if let Some(event) = held.filter(|event| event.membership().as_ref() == Some(&member.membership)) {
+        return shower.show(&event, Shape::Sync, Detail::Plain);
+    }
+    Ok(raw_event(&json!({
+        "type": "m.room.member", "state_key": user_id, "sender": member.sender,
+        "event_id": format!("$ended-{}:{}", member.position.0, user_id.server_name()),
+        "origin_server_ts": shower.now_ms(),
+        "content": { "membership": member.membership },
+    })))
+}
+
 /// The timeline; of a room that this server is not in, the event that ended the membership alone.
 fn timeline(answer: &Answer<'_>, member: &Member, selected: &Selected) -> Result<Timeline, MatrixError> {
     let mut events = Vec::with_capacity(selected.events.len());
@@ -161,7 +189,7 @@ fn timeline(answer: &Answer<'_>, member: &Member, selected: &Selected) -> Result
         events.push(answer.shower.show(&held.pdu, Shape::Sync, Detail::Timeline)?);
     }
     if events.is_empty() {
-        events.extend(answer.shower.by_id(&member.event_id, Shape::Sync, Detail::Plain)?);
+        events.push(ending(answer.view, &answer.shower, answer.user_id(), member)?);
     }
     let prev_batch = Some(TimelineToken(selected.start).to_string());
     Ok(Timeline { events, limited: selected.limited, prev_batch })
