@@ -1,14 +1,19 @@
 //! Backups of room keys.
+//!
+//! Invariant: no whole backup is held in memory: its keys are told as they are read.
 
 use std::collections::BTreeMap;
 
-use axum::Router;
+use axum::{Router, body::Body, response::Response};
+use bytes::Bytes;
 use causeway_service::{
     backups::{Held, Info, RoomKey, RoomKeys, Which},
     error::MatrixError,
 };
+use futures_util::{StreamExt, stream};
+use http::{HeaderValue, header};
 use ruma::{
-    OwnedRoomId, UInt,
+    OwnedRoomId, OwnedUserId, UInt,
     api::client::backup::{
         BackupAlgorithm, KeyBackupData, RoomKeyBackup, add_backup_keys, add_backup_keys_for_room,
         add_backup_keys_for_session, create_backup_version, delete_backup_keys, delete_backup_keys_for_room,
@@ -20,7 +25,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{ClientState, Endpoints, Ruma, request::json_error};
+use crate::{ClientState, Endpoints, Ruma, blocking, request::json_error};
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
@@ -32,8 +37,8 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint(add)
         .endpoint(add_for_room)
         .endpoint(add_for_session)
-        .endpoint(keys)
-        .endpoint(keys_of_room)
+        .endpoint_raw(keys)
+        .endpoint_raw(keys_of_room)
         .endpoint(key_of_session)
         .endpoint(remove)
         .endpoint(remove_of_room)
@@ -71,11 +76,6 @@ fn parse_key(raw: &Raw<KeyBackupData>) -> Result<RoomKey, MatrixError> {
 
 fn parse_keys(backup: RoomKeyBackup) -> Result<BTreeMap<String, RoomKey>, MatrixError> {
     backup.sessions.into_iter().map(|(session_id, key)| Ok((session_id, parse_key(&key)?))).collect()
-}
-
-fn write_keys(keys: &BTreeMap<String, RoomKey>) -> Result<RoomKeyBackup, MatrixError> {
-    let sessions = keys.iter().map(|(session_id, key)| Ok((session_id.clone(), raw(key)?)));
-    Ok(RoomKeyBackup::new(sessions.collect::<Result<_, MatrixError>>()?))
 }
 
 fn count(held: &Held) -> UInt {
@@ -161,24 +161,93 @@ fn add_for_session(
     Ok(add_backup_keys_for_session::v3::Response::new(held.etag, count))
 }
 
-fn keys(
-    state: &ClientState,
-    request: Ruma<get_backup_keys::v3::Request>,
-) -> Result<get_backup_keys::v3::Response, MatrixError> {
-    let keys = state.backups.keys(&request.auth.user_id, &request.body.version, Which::All)?;
-    let rooms = keys.into_iter().map(|(room_id, keys)| Ok((room_id, write_keys(&keys)?)));
-    let rooms = rooms.collect::<Result<BTreeMap<OwnedRoomId, _>, MatrixError>>()?;
-    Ok(get_backup_keys::v3::Response::new(rooms))
+fn keys(state: &ClientState, request: Ruma<get_backup_keys::v3::Request>) -> Result<Response, MatrixError> {
+    told(state, Reading::new(request.auth.user_id, request.body.version, None))
 }
 
 fn keys_of_room(
     state: &ClientState,
     request: Ruma<get_backup_keys_for_room::v3::Request>,
-) -> Result<get_backup_keys_for_room::v3::Response, MatrixError> {
-    let (room_id, version) = (request.body.room_id, &request.body.version);
-    let mut keys = state.backups.keys(&request.auth.user_id, version, Which::Room(&room_id))?;
-    let sessions = write_keys(&keys.remove(&room_id).unwrap_or_default())?.sessions;
-    Ok(get_backup_keys_for_room::v3::Response::new(sessions))
+) -> Result<Response, MatrixError> {
+    let get_backup_keys_for_room::v3::Request { version, room_id, .. } = request.body;
+    told(state, Reading::new(request.auth.user_id, version, Some(room_id)))
+}
+
+/// All keys, or those of a room, as they are read: a backup is too large to be
+/// held. It is begun here, so that what is unknown has an error for an answer.
+fn told(state: &ClientState, mut reading: Reading) -> Result<Response, MatrixError> {
+    let first = reading.next(state)?;
+    let state = state.clone();
+    let rest = stream::try_unfold(reading, move |mut reading| {
+        let state = state.clone();
+        async move {
+            if reading.is_done {
+                return Ok(None);
+            }
+            blocking(move || Ok(Some((reading.next(&state)?, reading)))).await
+        }
+    });
+    let first = stream::once(std::future::ready(Ok::<_, MatrixError>(first)));
+    let mut response = Response::new(Body::from_stream(first.chain(rest)));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
+}
+
+/// How far the text of an answer has come.
+struct Reading {
+    user_id: OwnedUserId,
+    version: String,
+    /// Only this room's.
+    room_id: Option<OwnedRoomId>,
+    /// The room whose keys are being told.
+    open: Option<OwnedRoomId>,
+    from: Option<Vec<u8>>,
+    has_begun: bool,
+    is_done: bool,
+}
+
+impl Reading {
+    fn new(user_id: OwnedUserId, version: String, room_id: Option<OwnedRoomId>) -> Self {
+        let (open, from) = (room_id.clone(), None);
+        Self { user_id, version, room_id, open, from, has_begun: false, is_done: false }
+    }
+
+    /// The next piece of the text.
+    fn next(&mut self, state: &ClientState) -> Result<Bytes, MatrixError> {
+        let which = self.room_id.as_deref().map_or(Which::All, Which::Room);
+        let page = state.backups.keys(&self.user_id, &self.version, which, self.from.as_deref())?;
+        let mut text = String::new();
+        // A comma comes before everything but the first of its object.
+        let mut is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first {
+            text.push_str(if self.room_id.is_some() { r#"{"sessions":{"# } else { r#"{"rooms":{"# });
+        }
+        for (room_id, session_id, key) in page.keys {
+            if self.open.as_ref() != Some(&room_id) {
+                text.push_str(if self.open.is_some() { "}}," } else { "" });
+                write(&mut text, &room_id)?;
+                text.push_str(r#":{"sessions":{"#);
+                (self.open, is_first) = (Some(room_id), true);
+            }
+            text.push_str(if is_first { "" } else { "," });
+            is_first = false;
+            write(&mut text, &session_id)?;
+            text.push(':');
+            write(&mut text, &key)?;
+        }
+        self.from = page.next;
+        self.is_done = self.from.is_none();
+        if self.is_done {
+            text.push_str(if self.room_id.is_none() && self.open.is_some() { "}}}}" } else { "}}" });
+        }
+        Ok(text.into())
+    }
+}
+
+fn write(text: &mut String, value: &impl Serialize) -> Result<(), MatrixError> {
+    text.push_str(&serde_json::to_string(value).map_err(|error| MatrixError::internal(&error))?);
+    Ok(())
 }
 
 fn key_of_session(

@@ -163,3 +163,25 @@ async fn keys_that_are_none_or_too_large_are_refused_and_change_nothing() {
     server.post(VERSION, &alice, large).await.is_error(413, "M_TOO_LARGE");
     assert_eq!(server.get(VERSION, &alice).await.ok()["count"], 0);
 }
+
+#[tokio::test]
+async fn a_backup_of_several_pages_is_told_whole() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let version = create(&server, &alice).await;
+    // The last page of the first room holds keys of the second one, too.
+    let sessions = |count: u64| (0..count).map(|n| (format!("s{n:04}"), key(n, 0, true))).collect::<Value>();
+    let rooms = json!({
+        "!a:x": { "sessions": sessions(300) },
+        "!b:x": { "sessions": sessions(1) },
+        "!c:x": { "sessions": sessions(200) },
+    });
+    put(&server, &alice, "", &version, json!({ "rooms": rooms })).await.ok();
+    let all = server.get(&format!("{KEYS}?version={version}"), &alice).await;
+    assert_eq!(all.head.headers["content-type"], "application/json");
+    assert_eq!(all.ok(), json!({ "rooms": rooms }));
+    let one = server.get(&format!("{KEYS}/!a:x?version={version}"), &alice).await.ok();
+    assert_eq!(one, rooms["!a:x"]);
+    let held = delete(&server, &alice, &format!("{KEYS}/!a:x?version={version}")).await.ok();
+    assert_eq!(held["count"], 201);
+}

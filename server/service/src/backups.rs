@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-pub use causeway_storage::backup::{RoomKey, RoomKeys, Which};
+pub use causeway_storage::backup::{KeysPage, RoomKey, RoomKeys, Which};
 use causeway_storage::{
     Batch, Database,
     backup::{self as rows, Version},
@@ -30,7 +30,10 @@ pub const USER_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Keys in all backups of one user.
 pub const USER_KEYS_MAX: u64 = 200_000;
 
-/// Writers of different users that may wait for the disk at once.
+/// Keys that are read at once, so that a backup is never held in memory.
+const PAGE: usize = 128;
+
+/// Writers of different users that may write at once.
 const LOCKS: usize = 64;
 
 /// One key, in bytes.
@@ -88,7 +91,7 @@ impl Backups {
         auth_data: Box<RawValue>,
     ) -> Result<String, MatrixError> {
         check_public(&algorithm, &auth_data)?;
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let versions = rows::versions(&self.database, user_id)?;
         if versions.len() >= VERSIONS_MAX {
             return Err(MatrixError::too_large("There are too many backups: delete one first"));
@@ -101,7 +104,7 @@ impl Backups {
         let number = last.map_or(1, |(number, _)| number.saturating_add(1));
         let version = Version { algorithm, auth_data, etag: 0, count: 0, bytes: 0, deleted: false };
         rows::put_version(&mut batch, user_id, number, &version);
-        self.database.commit_durable(batch)?;
+        self.finish(writing, batch)?;
         Ok(number.to_string())
     }
 
@@ -134,7 +137,7 @@ impl Backups {
         auth_data: Box<RawValue>,
     ) -> Result<(), MatrixError> {
         check_public(algorithm, &auth_data)?;
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let (number, mut row) = self.find(user_id, version)?;
         if named.is_some_and(|named| named != version) {
             return Err(MatrixError::invalid_param("The version is not that of the path"));
@@ -145,8 +148,7 @@ impl Backups {
         row.auth_data = auth_data;
         let mut batch = self.database.batch();
         rows::put_version(&mut batch, user_id, number, &row);
-        self.database.commit_durable(batch)?;
-        Ok(())
+        self.finish(writing, batch)
     }
 
     /// Deletes a version and its keys; that it was deleted before is no error.
@@ -154,7 +156,7 @@ impl Backups {
     /// # Errors
     /// 404 when there never was one of this number.
     pub fn delete(&self, user_id: &UserId, version: &str) -> Result<(), MatrixError> {
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let versions = rows::versions(&self.database, user_id)?;
         let number: u64 = version.parse().map_err(|_| unknown())?;
         let last = versions.last().map_or(0, |(number, _)| *number);
@@ -165,19 +167,17 @@ impl Backups {
         for (_, row) in versions.into_iter().filter(|(held, row)| *held == number && !row.deleted) {
             delete_version(&mut batch, user_id, number, (number == last).then_some(row));
         }
-        self.database.commit_durable(batch)?;
-        Ok(())
+        self.finish(writing, batch)
     }
 
     /// Deletes all versions: the user is no more.
     pub fn delete_all(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let mut batch = self.database.batch();
         for (number, _) in rows::versions(&self.database, user_id)? {
             delete_version(&mut batch, user_id, number, None);
         }
-        self.database.commit_durable(batch)?;
-        Ok(())
+        self.finish(writing, batch)
     }
 
     /// Adds keys to the last version, each unless a better one is held.
@@ -191,7 +191,7 @@ impl Backups {
         for (_, session_id, key) in sessions() {
             check_key(session_id, key)?;
         }
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let mut held = self.held(user_id)?;
         let others = || held.iter().rev().skip(1).map(|(_, row)| row);
         let other_bytes = others().map(|row| row.bytes).fold(0, u64::saturating_add);
@@ -217,16 +217,22 @@ impl Backups {
         {
             return Err(MatrixError::too_large("There are too many keys in the backup"));
         }
-        self.changed(batch, user_id, (number, row), changed)
+        self.changed(writing, batch, user_id, (number, row), changed)
     }
 
-    /// Keys of a version, none if there are none.
+    /// A page of a version's keys, from `from` on.
     ///
     /// # Errors
     /// 404 when there is no such version.
-    pub fn keys(&self, user_id: &UserId, version: &str, which: Which<'_>) -> Result<RoomKeys, MatrixError> {
+    pub fn keys(
+        &self,
+        user_id: &UserId,
+        version: &str,
+        which: Which<'_>,
+        from: Option<&[u8]>,
+    ) -> Result<KeysPage, MatrixError> {
         let (number, _) = self.find(user_id, version)?;
-        Ok(rows::keys(&self.database, user_id, number, which)?)
+        Ok(rows::keys(&self.database, user_id, number, which, from, PAGE)?)
     }
 
     /// The key of a session.
@@ -250,7 +256,7 @@ impl Backups {
     /// # Errors
     /// 404 when there is no such version.
     pub fn remove(&self, user_id: &UserId, version: &str, which: Which<'_>) -> Result<Held, MatrixError> {
-        let _writing = self.lock(user_id);
+        let writing = self.lock(user_id);
         let (number, mut row) = self.find(user_id, version)?;
         let (count, bytes) = match which {
             Which::All => (row.count, row.bytes),
@@ -260,12 +266,13 @@ impl Backups {
         rows::delete_keys(&mut batch, user_id, number, which);
         row.count = row.count.saturating_sub(count);
         row.bytes = row.bytes.saturating_sub(bytes);
-        self.changed(batch, user_id, (number, row), count > 0)
+        self.changed(writing, batch, user_id, (number, row), count > 0)
     }
 
     /// Commits a change of keys, if it is one, with the version's new row.
     fn changed(
         &self,
+        writing: MutexGuard<'_, ()>,
         mut batch: Batch,
         user_id: &UserId,
         (number, mut row): (u64, Version),
@@ -274,9 +281,21 @@ impl Backups {
         if changed {
             row.etag = row.etag.saturating_add(1);
             rows::put_version(&mut batch, user_id, number, &row);
-            self.database.commit_durable(batch)?;
+            self.finish(writing, batch)?;
+        } else {
+            drop(writing);
+            // What is there already may be another request's that is not synced yet.
+            self.database.barrier()?;
         }
         Ok(held(&row))
+    }
+
+    /// Commits; the disk is waited for when others may write again.
+    fn finish(&self, writing: MutexGuard<'_, ()>, batch: Batch) -> Result<(), MatrixError> {
+        let commit = self.database.commit(batch)?;
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        Ok(())
     }
 
     /// The versions that are not deleted, in order.

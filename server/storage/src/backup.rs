@@ -11,8 +11,12 @@ use serde_json::value::RawValue;
 use crate::{
     Batch, Cf, Direction, Read, StorageError,
     codec::{self, Key, KeyParts, key},
+    read::Row,
     rooms::room_id_part,
 };
+
+/// Rows read at once to count them.
+const COUNTED_AT_ONCE: usize = 128;
 
 /// One version of a user's backup.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,25 +97,48 @@ pub fn delete_version(batch: &mut Batch, user_id: &UserId, number: u64) {
     batch.delete(Cf::KeyBackups, key().str(user_id).u64(number));
 }
 
-/// Keys of a version.
+/// A stretch of a version's keys, by room and session.
+#[derive(Debug, Default)]
+pub struct KeysPage {
+    /// The keys.
+    pub keys: Vec<(OwnedRoomId, String, RoomKey)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Vec<u8>>,
+}
+
+/// Up to `limit` keys of a version, from `from` on.
 pub fn keys(
     read: &impl Read,
     user_id: &UserId,
     version: u64,
     which: Which<'_>,
-) -> Result<RoomKeys, StorageError> {
-    let prefix = which.prefix(user_id, version);
-    let rows = read.scan(Cf::BackedUpKeys, prefix.as_ref(), None, Direction::Forward, usize::MAX)?;
-    let mut found = RoomKeys::new();
+    from: Option<&[u8]>,
+    limit: usize,
+) -> Result<KeysPage, StorageError> {
+    let (rows, next) = page(read, which.prefix(user_id, version).as_ref(), from, limit)?;
+    let mut keys = Vec::with_capacity(rows.len());
     for (row, value) in rows {
         let mut parts = KeyParts::new(Cf::BackedUpKeys, &row);
         parts.str()?;
         parts.u64()?;
         let room_id = room_id_part(Cf::BackedUpKeys, &mut parts)?;
         let session_id = parts.str()?.to_owned();
-        found.entry(room_id).or_default().insert(session_id, codec::decode(Cf::BackedUpKeys, &value)?);
+        keys.push((room_id, session_id, codec::decode(Cf::BackedUpKeys, &value)?));
     }
-    Ok(found)
+    Ok(KeysPage { keys, next })
+}
+
+/// Up to `limit` rows, and the key of the next one.
+fn page(
+    read: &impl Read,
+    prefix: &[u8],
+    from: Option<&[u8]>,
+    limit: usize,
+) -> Result<(Vec<Row>, Option<Vec<u8>>), StorageError> {
+    let limit_and_one = limit.saturating_add(1);
+    let mut rows = read.scan(Cf::BackedUpKeys, prefix, from, Direction::Forward, limit_and_one)?;
+    let next = if rows.len() > limit { rows.pop().map(|(key, _)| key) } else { None };
+    Ok((rows, next))
 }
 
 /// A session's key; its length in bytes is that of [`put_key`].
@@ -135,10 +162,17 @@ pub fn size(
     version: u64,
     which: Which<'_>,
 ) -> Result<(u64, u64), StorageError> {
-    let prefix = which.prefix(user_id, version);
-    let rows = read.scan(Cf::BackedUpKeys, prefix.as_ref(), None, Direction::Forward, usize::MAX)?;
-    let bytes = rows.iter().map(|(row, value)| (row.len() + value.len()) as u64).sum();
-    Ok((rows.len() as u64, bytes))
+    let (mut count, mut bytes, mut from) = (0, 0, None::<Vec<u8>>);
+    loop {
+        let (rows, next) =
+            page(read, which.prefix(user_id, version).as_ref(), from.as_deref(), COUNTED_AT_ONCE)?;
+        count += rows.len() as u64;
+        bytes += rows.iter().map(|(row, value)| (row.len() + value.len()) as u64).sum::<u64>();
+        from = next;
+        if from.is_none() {
+            return Ok((count, bytes));
+        }
+    }
 }
 
 /// Writes a session's key; how many bytes it takes, with its own key in the table.
