@@ -25,13 +25,14 @@ mod room;
 use std::sync::Arc;
 
 use causeway_storage::StreamPosition;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, events::room::member::MembershipState};
 
 pub use self::request::Request;
 use self::{
     connection::{Changes, Connections},
+    lists::{Entry, Wanted},
     making::Making,
-    response::Response,
+    response::{Response, Room},
 };
 use crate::{
     clock::Clock,
@@ -104,7 +105,7 @@ impl SlidingSync {
         let mut response =
             Response { txn_id: request.txn_id.clone(), lists: selection.lists, ..Response::default() };
         for (entry, wanted) in &asked {
-            if let Some(room) = room::room(&mut making, entry, wanted)? {
+            if let Some(room) = room(&mut making, entry, wanted)? {
                 response.rooms.insert(entry.room_id.clone(), room);
             }
         }
@@ -137,4 +138,20 @@ impl SlidingSync {
         response.pos = SyncToken { position, typing, generation }.to_string();
         Ok(response)
     }
+}
+
+/// Builds the room's part of the answer, and notes what it makes true; `None`
+/// if there is nothing to tell.
+fn room(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Option<Room>, MatrixError> {
+    making.required.insert(wanted.config.required.number(), wanted.config.required.clone());
+    let told = match entry.member.membership {
+        MembershipState::Join => room::in_room(making, entry, wanted, making.until)?,
+        MembershipState::Invite | MembershipState::Knock => outside::asked_in(making, entry)?,
+        _ => outside::gone(making, entry, wanted)?,
+    };
+    Ok(told.map(|mut room| {
+        room.lists.clone_from(&wanted.lists);
+        room.membership = Some(entry.member.membership.clone());
+        room
+    }))
 }

@@ -14,7 +14,6 @@ use ruma::{
 use super::{
     lists::{Entry, Wanted},
     making::Making,
-    outside,
     required::Required,
     response::{Hero, Room},
 };
@@ -33,6 +32,9 @@ use crate::{
 
 pub(super) const MEMBER: &str = "m.room.member";
 
+/// Events that are looked at for members whom the connection has.
+const MEMBERS_LOOKED_BACK: usize = 30;
+
 /// Events that bring a room up in a list sorted by `bump_stamp`; the MSC's.
 const BUMPING: [&str; 7] = [
     "m.room.create",
@@ -44,30 +46,11 @@ const BUMPING: [&str; 7] = [
     "m.beacon_info",
 ];
 
-/// Events that are looked at for members whom the connection has.
-const MEMBERS_LOOKED_BACK: usize = 30;
-
 /// Events looked at for one of them.
 const BUMP_SCAN_MAX: usize = 100;
 
 /// Of those, read at once: mostly it is the last one.
 const BUMP_PAGE: usize = 4;
-
-/// Builds the room's part of the answer, and notes what it makes true; `None`
-/// if there is nothing to tell.
-pub fn room(making: &mut Making<'_>, entry: &Entry, wanted: &Wanted) -> Result<Option<Room>, MatrixError> {
-    making.required.insert(wanted.config.required.number(), wanted.config.required.clone());
-    let told = match entry.member.membership {
-        MembershipState::Join => in_room(making, entry, wanted, making.until)?,
-        MembershipState::Invite | MembershipState::Knock => outside::asked_in(making, entry)?,
-        _ => outside::gone(making, entry, wanted)?,
-    };
-    Ok(told.map(|mut room| {
-        room.lists.clone_from(&wanted.lists);
-        room.membership = Some(entry.member.membership.clone());
-        room
-    }))
-}
 
 /// What a connection has of a room.
 struct Known {
@@ -86,7 +69,8 @@ fn known(making: &Making<'_>, entry: &Entry) -> Result<Option<Known>, MatrixErro
     Ok(was_in.then(|| Known { at, root, sent: sent.clone() }))
 }
 
-/// Of a room that the user is in, or was in until `until`.
+/// Builds the part of the answer of a room that the user is in, or was in until
+/// `until`, and notes what it makes true; `None` if there is nothing to tell.
 pub(super) fn in_room(
     making: &mut Making<'_>,
     entry: &Entry,
