@@ -19,18 +19,38 @@ pub enum ReadError {
     Transport(reqwest::Error),
 }
 
-/// Reads at most `bytes_max`; what a server announces is refused before it is read.
-pub async fn read_bounded(mut response: reqwest::Response, bytes_max: usize) -> Result<Bytes, ReadError> {
-    let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-    if announced.is_some_and(|length| length > bytes_max) {
-        return Err(ReadError::TooLarge);
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(ReadError::Transport)? {
-        if body.len() + chunk.len() > bytes_max {
+/// A body piece by piece, at most so many bytes of it.
+#[derive(Debug)]
+pub struct Pieces {
+    response: reqwest::Response,
+    bytes_left: usize,
+}
+
+impl Pieces {
+    /// The body of `response`; what it announces is refused before it is read.
+    pub fn of(response: reqwest::Response, bytes_max: usize) -> Result<Self, ReadError> {
+        let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced.is_some_and(|length| length > bytes_max) {
             return Err(ReadError::TooLarge);
         }
-        body.extend_from_slice(&chunk);
+        Ok(Self { response, bytes_left: bytes_max })
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let piece = self.response.chunk().await.map_err(ReadError::Transport)?;
+        let bytes = piece.as_ref().map_or(0, Bytes::len);
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(ReadError::TooLarge)?;
+        Ok(piece)
+    }
+}
+
+/// Reads at most `bytes_max`; what a server announces is refused before it is read.
+pub async fn read_bounded(response: reqwest::Response, bytes_max: usize) -> Result<Bytes, ReadError> {
+    let mut pieces = Pieces::of(response, bytes_max)?;
+    let mut body = Vec::new();
+    while let Some(piece) = pieces.next().await? {
+        body.extend_from_slice(&piece);
     }
     Ok(body.into())
 }

@@ -8,6 +8,8 @@
 //! Invariants: what is signed is the path as it goes out; no redirect is
 //! followed with a signature; no more of an answer is read than was asked for.
 
+mod error;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -17,10 +19,11 @@ use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
 use url::Url;
 
+pub use self::error::ClientError;
 use crate::{
-    body::{ReadError, read_bounded},
+    body::{Pieces, ReadError, read_bounded},
     discovery::{
-        Discovery, DiscoveryError, Place, Route,
+        Discovery, Place, Route,
         dns::{Dns, ResolveHost, ResolveRoute},
         literal,
         well_known::WellKnownSource,
@@ -33,6 +36,8 @@ use crate::{
 /// Largest answer that is read unless a request says otherwise, in bytes: the
 /// state of a large room.
 pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Largest refusal in place of a file, in bytes.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// Largest answer of a push gateway that is read, in bytes.
 const GATEWAY_BYTES_MAX: usize = 64 * 1024;
 /// Redirects that are followed where redirects are.
@@ -45,70 +50,6 @@ const IDLE_PER_HOST_MAX: usize = 8;
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long sent data may stay unacknowledged before a connection is given up.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why there is no answer, or none that is of use.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The server's place is unknown.
-    #[error("can't find {0}")]
-    Discovery(OwnedServerName, #[source] DiscoveryError),
-    /// The path is not one, or the body is not canonical JSON.
-    #[error("can't make the request")]
-    Request(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// This server asked itself.
-    #[error("a server doesn't ask itself")]
-    Oneself,
-    /// No connection, or it broke, or it took too long.
-    #[error("no answer from {0}")]
-    Transport(OwnedServerName, #[source] reqwest::Error),
-    /// The answer is longer than was asked for.
-    #[error("the answer is longer than {0} bytes")]
-    TooLarge(usize),
-    /// The answer is an error response.
-    #[error("{server} answered {status} {errcode}")]
-    Status {
-        /// Who answered.
-        server: OwnedServerName,
-        /// HTTP status.
-        status: StatusCode,
-        /// `errcode`, empty if there is none.
-        errcode: String,
-        /// `error`, cut to 256 characters.
-        message: String,
-        /// How long to wait before asking again, if it says so.
-        retry_after_ms: Option<u64>,
-    },
-    /// The answer is not what it should be.
-    #[error("the answer of {0} can't be used: {1}")]
-    Answer(OwnedServerName, String),
-}
-
-impl ClientError {
-    /// Whether the server was not reached or could not serve, as opposed to
-    /// having refused.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Discovery(..) | Self::Transport(..) => true,
-            Self::Status { status, .. } => {
-                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::Request(_) | Self::Oneself | Self::TooLarge(_) | Self::Answer(..) => false,
-        }
-    }
-
-    /// Whether what was sent was refused, or could not be sent, for what it is.
-    /// The statuses left out say something of this server or of the endpoint:
-    /// not authenticated, not wanted, not there, too slow, too often.
-    pub fn is_about_content(&self) -> bool {
-        match self {
-            Self::Request(_) => true,
-            Self::Status { status, .. } => {
-                status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 405 | 408 | 429)
-            }
-            _ => false,
-        }
-    }
-}
 
 /// One request. Build with [`Request::new`], change what is not usual, send.
 #[derive(Clone, Debug)]
@@ -156,6 +97,27 @@ pub struct Response {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+}
+
+/// A successful answer whose body is yet to be read.
+#[derive(Debug)]
+pub struct Coming {
+    /// Headers.
+    pub headers: HeaderMap,
+    server: OwnedServerName,
+    pieces: Pieces,
+    bytes_max: usize,
+}
+
+impl Coming {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// It is too large, or the connection broke.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let piece = self.pieces.next().await;
+        piece.map_err(|error| unread(&self.server, self.bytes_max, error))
+    }
 }
 
 /// Asks other servers in this server's name. Cheap to clone.
@@ -249,6 +211,24 @@ impl FederationClient {
     #[tracing::instrument(name = "federation.request.send", skip_all,
         fields(server.address = %request.destination, http.request.method = %request.method))]
     pub async fn send(&self, request: Request<'_>) -> Result<Response, ClientError> {
+        let (server, bytes_max) = (request.destination, request.response_bytes_max);
+        let response = self.open(request).await?;
+        let read = whole(server, response, bytes_max).await;
+        read.inspect_err(|error| self.note(server, error))
+    }
+
+    /// Sends a signed request; the body of the answer, if that is 2xx, is read
+    /// as it comes.
+    ///
+    /// # Errors
+    /// As [`Self::send_ok`].
+    pub async fn stream_ok(&self, request: Request<'_>) -> Result<Coming, ClientError> {
+        let (server, bytes_max) = (request.destination, request.response_bytes_max);
+        let response = self.open(request).await?;
+        coming(server, response, bytes_max).await
+    }
+
+    async fn open(&self, request: Request<'_>) -> Result<reqwest::Response, ClientError> {
         let inner = &*self.0;
         let server = request.destination;
         if server == self.server_name() {
@@ -263,19 +243,17 @@ impl FederationClient {
         if let Some(body) = request.body {
             outgoing = outgoing.body(body);
         }
-        let transport = |error: reqwest::Error| {
-            if error.is_connect() || error.is_timeout() {
-                inner.discovery.forget(server);
-            }
-            ClientError::Transport(server.to_owned(), error)
-        };
-        let response = outgoing.send().await.map_err(transport)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = read_bounded(response, request.response_bytes_max).await.map_err(|error| match error {
-            ReadError::TooLarge => ClientError::TooLarge(request.response_bytes_max),
-            ReadError::Transport(error) => transport(error),
-        })?;
-        Ok(Response { status, headers, body })
+        let sent = outgoing.send().await.map_err(|error| ClientError::Transport(server.to_owned(), error));
+        sent.inspect_err(|error| self.note(server, error))
+    }
+
+    /// A server that can't be reached is looked for anew.
+    fn note(&self, server: &ServerName, error: &ClientError) {
+        if let ClientError::Transport(_, error) = error
+            && (error.is_connect() || error.is_timeout())
+        {
+            self.0.discovery.forget(server);
+        }
     }
 
     /// The URL to connect to and the headers, signed over that URL's path.
@@ -329,37 +307,67 @@ impl FederationClient {
             return Err(failed("the address is one that this server never connects to".into()));
         };
         let body = serde_json::to_vec(body).map_err(|error| failed(error.into()))?;
-        let transport = |error| ClientError::Transport(host.clone(), error);
         let request = self.0.by_host.post(url).timeout(UNSIGNED_TIMEOUT).body(body);
         let request = request.header(header::CONTENT_TYPE, "application/json");
-        let response = request.send().await.map_err(transport)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = read_bounded(response, GATEWAY_BYTES_MAX).await.map_err(|error| match error {
-            ReadError::TooLarge => ClientError::TooLarge(GATEWAY_BYTES_MAX),
-            ReadError::Transport(error) => transport(error),
-        })?;
-        Ok(Response { status, headers, body })
+        let sent = request.send().await.map_err(|error| ClientError::Transport(host.clone(), error))?;
+        whole(&host, sent, GATEWAY_BYTES_MAX).await
     }
 
     /// Fetches a file that another server redirected to, without a signature.
-    pub async fn fetch_unsigned(
+    ///
+    /// # Errors
+    /// No answer, one other than 2xx, or a place that this server never connects to.
+    pub async fn stream_unsigned(
         &self,
         server: &ServerName,
         url: &str,
         bytes_max: usize,
-    ) -> Result<Response, ClientError> {
+    ) -> Result<Coming, ClientError> {
         let url = Url::parse(url).map_err(|error| ClientError::Request(error.into()))?;
         if !may_follow(&self.0.dns, &url) {
             return Err(ClientError::Answer(server.to_owned(), "a redirect to a forbidden place".to_owned()));
         }
-        let transport = |error| ClientError::Transport(server.to_owned(), error);
-        let response = self.0.unsigned.get(url).send().await.map_err(transport)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = read_bounded(response, bytes_max).await.map_err(|error| match error {
-            ReadError::TooLarge => ClientError::TooLarge(bytes_max),
-            ReadError::Transport(error) => transport(error),
-        })?;
-        Ok(Response { status, headers, body })
+        let sent = self.0.unsigned.get(url).send().await;
+        let response = sent.map_err(|error| ClientError::Transport(server.to_owned(), error))?;
+        if !response.status().is_success() {
+            let status = response.status();
+            return Err(ClientError::Answer(
+                server.to_owned(),
+                format!("the file's place answered {status}"),
+            ));
+        }
+        coming(server, response, bytes_max).await
+    }
+}
+
+async fn whole(
+    server: &ServerName,
+    response: reqwest::Response,
+    bytes_max: usize,
+) -> Result<Response, ClientError> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = read_bounded(response, bytes_max).await;
+    let body = body.map_err(|error| unread(server, bytes_max, error))?;
+    Ok(Response { status, headers, body })
+}
+
+async fn coming(
+    server: &ServerName,
+    response: reqwest::Response,
+    bytes_max: usize,
+) -> Result<Coming, ClientError> {
+    if !response.status().is_success() {
+        return Err(refusal(server, &whole(server, response, ERROR_BYTES_MAX).await?));
+    }
+    let headers = response.headers().clone();
+    let pieces = Pieces::of(response, bytes_max).map_err(|error| unread(server, bytes_max, error))?;
+    Ok(Coming { headers, server: server.to_owned(), pieces, bytes_max })
+}
+
+fn unread(server: &ServerName, bytes_max: usize, error: ReadError) -> ClientError {
+    match error {
+        ReadError::TooLarge => ClientError::TooLarge(bytes_max),
+        ReadError::Transport(error) => ClientError::Transport(server.to_owned(), error),
     }
 }
 

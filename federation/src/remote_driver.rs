@@ -36,8 +36,7 @@ use crate::{
 
 /// Requests that are served at once.
 pub const AT_ONCE_MAX: usize = 64;
-/// Files that are fetched at once: each is whole in memory, up to the largest
-/// upload that the configuration allows. The others wait.
+/// Files that are fetched at once; the others wait.
 const FILES_AT_ONCE_MAX: usize = 6;
 
 /// Serves until `stop`, or until nobody can ask any more.

@@ -6,23 +6,30 @@
 //!   whole file: who asks can scale it.
 //! - `GET …/unstable/org.causeway/media/{origin}/{mediaId}`: a copy of a file
 //!   whose origin is gone.
+//!
+//! Invariant: no file is held in memory; it is read as it is sent.
+
+use std::{future::ready, io};
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
 use causeway_service::error::MatrixError;
+use futures_util::{StreamExt, stream};
 use http::{HeaderValue, header};
 use ruma::OwnedServerName;
+use tokio_util::io::ReaderStream;
 
 use crate::{
     authenticated::Signed,
     client::escape,
     error::{Refusal, blocking},
-    multipart::{self, Part},
+    multipart,
     params::Path,
     state::FederationState,
 };
@@ -66,10 +73,11 @@ async fn file(
     let found = blocking(move || {
         let media = services.media.find(&server, &media_id)?;
         let media = media.ok_or_else(|| MatrixError::not_found("There is no such file"))?;
-        let content = services.media.read(&media)?;
-        Ok((media, Bytes::from(content)))
+        let path = services.media.path(&media);
+        Ok((media, path))
     });
-    let (media, content) = found.await?;
+    let (media, path) = found.await?;
+    let content = tokio::fs::File::open(path).await.map_err(|error| MatrixError::internal(&error))?;
     let boundary = format!("{:032x}", rand::random::<u128>());
     let disposition = media.filename.as_deref().map_or_else(
         || "inline".to_owned(),
@@ -77,17 +85,15 @@ async fn file(
         |name| format!("inline; filename*=utf-8''{}", escape(name)),
     );
     let kind = media.content_type.as_deref().filter(|kind| HeaderValue::from_str(kind).is_ok());
-    let parts = [
-        Part::new(&[("Content-Type", "application/json")], Bytes::from_static(b"{}")),
-        Part::new(
-            &[
-                ("Content-Type", kind.unwrap_or("application/octet-stream")),
-                ("Content-Disposition", &disposition),
-            ],
-            content,
-        ),
-    ];
-    let body = multipart::write(&parts, &boundary);
+    let headers =
+        [("Content-Type", kind.unwrap_or("application/octet-stream")), ("Content-Disposition", &disposition)];
+    let metadata = multipart::begin_part(&boundary, &[("Content-Type", "application/json")]) + "{}";
+    let begin = Bytes::from(metadata + &multipart::begin_part(&boundary, &headers));
+    let end = Bytes::from(multipart::end(&boundary));
+    let bytes = media.bytes + (begin.len() + end.len()) as u64;
+    let piece = |piece| stream::once(ready(Ok::<_, io::Error>(piece)));
+    let body = Body::from_stream(piece(begin).chain(ReaderStream::new(content)).chain(piece(end)));
     let content_type = format!("multipart/mixed; boundary={boundary}");
-    Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+    let headers = [(header::CONTENT_TYPE, content_type), (header::CONTENT_LENGTH, bytes.to_string())];
+    Ok((headers, body).into_response())
 }

@@ -1,10 +1,14 @@
 //! Files from other servers: from their origin, or from whoever holds a copy.
 //!
 //! The answer is `multipart/mixed`: metadata, then the file or where it is
-//! (server-server API, "Content repository").
+//! (server-server API, "Content repository"). Invariant: a file goes to disk as it
+//! comes; no more of it is held in memory than [`PIECE_BYTES`] and what the
+//! connection gives at once, and no more is taken than was asked for.
 
+use bytes::{Bytes, BytesMut};
 use causeway_service::{
     error::MatrixError,
+    media::Upload,
     remote::{ExpectedContent, RemoteMedia},
 };
 use http::{HeaderMap, Method, header};
@@ -15,14 +19,18 @@ use super::{
     candidates::{candidates, first},
 };
 use crate::{
-    client::{ClientError, Request, Response, escape},
+    client::{ClientError, Coming, Request, escape},
     error::blocking,
-    multipart::{self, Part},
+    multipart::{self, Found, Reader},
     state::FederationState,
 };
 
 /// What the parts around a file may add to it, in bytes.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// How much of a file is gathered before it is written.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Which part the file is.
+const FILE_PART: usize = 2;
 
 pub(super) async fn media(
     state: &FederationState,
@@ -33,12 +41,11 @@ pub(super) async fn media(
 ) -> Result<RemoteMedia, MatrixError> {
     let (origin, media_id) =
         mxc.parts().map_err(|_| MatrixError::invalid_param("That is not the address of a file"))?;
-    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let wanted = Wanted { origin, media_id, bytes_max };
     // Its own server is right about a file, whatever an item says.
-    let from_origin = download(state, origin, origin, media_id, bytes_max).await;
-    let failure = match from_origin {
+    let failure = match download(state, origin, wanted).await {
         Ok(media) => return Ok(media),
-        Err(error) => answer(&error),
+        Err(error) => error,
     };
     let servers = candidates(state.server_name(), holders.into_iter().filter(|holder| holder != origin));
     // A holder could give anything in the origin's name.
@@ -46,10 +53,8 @@ pub(super) async fn media(
         return Err(failure);
     }
     first(&servers, |server| async move {
-        let media = download(state, &server, origin, media_id, bytes_max).await;
-        let media = media.map_err(|error| answer(&error))?;
-        let (content, expected) = (media.content.clone(), expected.to_vec());
-        if blocking(move || Ok(expected.iter().any(|one| one.is(&content)))).await? {
+        let media = download(state, &server, wanted).await?;
+        if expected.iter().any(|one| one.is(&media.content)) {
             return Ok(media);
         }
         tracing::warn!(%server, file = %mxc, "a server gave another file than an item says");
@@ -58,13 +63,20 @@ pub(super) async fn media(
     .await
 }
 
+/// Which file, and how large it may be.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    origin: &'a ServerName,
+    media_id: &'a str,
+    bytes_max: u64,
+}
+
 async fn download(
     state: &FederationState,
     server: &ServerName,
-    origin: &ServerName,
-    media_id: &str,
-    bytes_max: usize,
-) -> Result<RemoteMedia, ClientError> {
+    wanted: Wanted<'_>,
+) -> Result<RemoteMedia, MatrixError> {
+    let Wanted { origin, media_id, bytes_max } = wanted;
     // A file's origin is asked as the specification has it; a holder has no
     // such endpoint for others' files, so ours is asked of it.
     let path = if server == origin {
@@ -73,49 +85,104 @@ async fn download(
         format!("/_matrix/federation/unstable/org.causeway/media/{}/{}", escape(origin), escape(media_id))
     };
     let mut request = Request::new(server, Method::GET, &path);
-    request.response_bytes_max = bytes_max.saturating_add(FRAME_BYTES_MAX);
-    let response = state.client().send_ok(request).await?;
-    let unusable = |what: &str| ClientError::Answer(server.to_owned(), what.to_owned());
-    let boundary = content_type(&response.headers).and_then(multipart::boundary);
-    let boundary = boundary.ok_or_else(|| unusable("not multipart/mixed"))?;
-    let parts = multipart::parse(&response.body, &boundary).ok_or_else(|| unusable("broken multipart"))?;
-    let file = parts.into_iter().nth(1).ok_or_else(|| unusable("no file in it"))?;
-    if file.body.len() > bytes_max {
-        return Err(ClientError::TooLarge(bytes_max));
+    request.response_bytes_max = whole(bytes_max).saturating_add(FRAME_BYTES_MAX);
+    let mut coming = state.client().stream_ok(request).await.map_err(|error| answer(&error))?;
+    let unusable = |what: &str| answer(&ClientError::Answer(server.to_owned(), what.to_owned()));
+    let boundary = text(&coming.headers, header::CONTENT_TYPE);
+    let boundary = boundary.as_deref().and_then(multipart::boundary);
+    let mut reader = Reader::new(&boundary.ok_or_else(|| unusable("not multipart/mixed"))?);
+    let (mut parts, mut file) = (0, None);
+    while let Some(piece) = coming.piece().await.map_err(|error| answer(&error))? {
+        reader.feed(&piece);
+        while let Some(found) = reader.read().map_err(|_| unusable("broken multipart"))? {
+            match (found, file.as_mut()) {
+                (Found::Part(headers), _) => {
+                    parts += 1;
+                    if parts == FILE_PART {
+                        if let Some(location) = headers.value("location") {
+                            return redirected(state, server, &location, bytes_max).await;
+                        }
+                        let labels = ["content-type", "content-disposition"].map(|name| headers.value(name));
+                        file = Some(File::begin(state, labels, bytes_max).await?);
+                    }
+                }
+                (Found::Content(content), Some(file)) => file.write(&content).await?,
+                (Found::Content(_), None) => {}
+                (Found::PartEnd, _) => {
+                    if let Some(file) = file.take() {
+                        return file.finish().await;
+                    }
+                }
+                (Found::End, _) => return Err(unusable("no file in it")),
+            }
+        }
     }
-    match file.header("location") {
-        Some(location) => redirected(state, server, &location, bytes_max).await,
-        None => Ok(from_part(&file)),
-    }
+    Err(unusable("it breaks off"))
 }
 
 async fn redirected(
     state: &FederationState,
     server: &ServerName,
     location: &str,
-    bytes_max: usize,
-) -> Result<RemoteMedia, ClientError> {
-    let Response { status, headers, body } =
-        state.client().fetch_unsigned(server, location, bytes_max).await?;
-    if !status.is_success() {
-        return Err(ClientError::Answer(server.to_owned(), format!("the file's place answered {status}")));
+    bytes_max: u64,
+) -> Result<RemoteMedia, MatrixError> {
+    let coming = state.client().stream_unsigned(server, location, whole(bytes_max)).await;
+    let mut coming: Coming = coming.map_err(|error| answer(&error))?;
+    let labels = [header::CONTENT_TYPE, header::CONTENT_DISPOSITION].map(|name| text(&coming.headers, name));
+    let mut file = File::begin(state, labels, bytes_max).await?;
+    while let Some(piece) = coming.piece().await.map_err(|error| answer(&error))? {
+        file.write(&piece).await?;
     }
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    Ok(RemoteMedia {
-        content_type: text(header::CONTENT_TYPE).map(ToOwned::to_owned),
-        content_disposition: text(header::CONTENT_DISPOSITION).map(ToOwned::to_owned),
-        content: body,
-    })
+    file.finish().await
 }
 
-fn from_part(part: &Part) -> RemoteMedia {
-    RemoteMedia {
-        content_type: part.header("content-type"),
-        content_disposition: part.header("content-disposition"),
-        content: part.body.clone(),
+/// A file that is being written.
+struct File {
+    /// Moves to a blocking thread and back.
+    upload: Option<Upload>,
+    gathered: BytesMut,
+    content_type: Option<String>,
+    content_disposition: Option<String>,
+}
+
+impl File {
+    /// Of this type and disposition.
+    async fn begin(
+        state: &FederationState,
+        [content_type, content_disposition]: [Option<String>; 2],
+        bytes_max: u64,
+    ) -> Result<Self, MatrixError> {
+        let services = state.services().clone();
+        let upload = blocking(move || services.media.begin_up_to(bytes_max)).await?;
+        Ok(Self { upload: Some(upload), gathered: BytesMut::new(), content_type, content_disposition })
+    }
+
+    async fn write(&mut self, piece: &[u8]) -> Result<(), MatrixError> {
+        self.gathered.extend_from_slice(piece);
+        if self.gathered.len() >= PIECE_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), MatrixError> {
+        let piece: Bytes = self.gathered.split().freeze();
+        if let Some(mut upload) = self.upload.take() {
+            self.upload = Some(blocking(move || upload.write(&piece).map(|()| upload)).await?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<RemoteMedia, MatrixError> {
+        self.flush().await?;
+        let Self { upload, content_type, content_disposition, .. } = self;
+        // Only a write that failed keeps it, and that ended the download.
+        let content = upload.ok_or_else(|| MatrixError::new(502, "M_UNKNOWN", "The file can't be kept"))?;
+        Ok(RemoteMedia { content_type, content_disposition, content })
     }
 }
 
-fn content_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+fn whole(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned)
 }

@@ -1,17 +1,25 @@
 //! What clients' requests need from other servers: invites, files, profiles,
 //! aliases, history.
 
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use causeway_service::{
     media::Label,
     remote::{ExpectedContent, RemoteMedia, RemoteRequest},
     rooms::{CreateRoom, Invite, Outcome, Preset},
 };
+use futures_util::{StreamExt, stream};
 use http::Method;
 use ruma::{OwnedRoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde_json::{Map, json};
 
-use crate::support::{Network, Server};
+use crate::support::{Network, Server, Shape};
 
 fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
@@ -146,7 +154,7 @@ async fn files_profiles_and_aliases_of_other_servers() {
         reply,
     };
     let media = b.services.remote.request(fetch).await.expect("is there");
-    assert_eq!(media.content, Bytes::from_static(b"--a\r\n\r\nfile\0"));
+    assert!(ExpectedContent::of(b"--a\r\n\r\nfile\0").is(&media.content));
     assert_eq!(media.content_type.as_deref(), Some("text/plain"));
     let fetch =
         |reply| RemoteRequest::Media { mxc: mxc.clone(), holders, expected: Vec::new(), bytes_max: 3, reply };
@@ -199,8 +207,7 @@ async fn a_copy_is_served_when_the_origin_is_gone() {
     a.stop().await;
     let expected = vec![ExpectedContent::of(b"kept")];
     let held = c.services.media.obtain(&mxc, vec![b.name.clone()], expected).await.expect("from a holder");
-    let content = c.run(move |services| services.media.read(&held).expect("reads")).await;
-    assert_eq!(content, b"kept");
+    assert_eq!(std::fs::read(c.services.media.path(&held)).expect("reads"), b"kept");
     b.stop().await;
     c.stop().await;
 }
@@ -214,11 +221,12 @@ async fn a_holder_that_gives_another_file_is_not_believed() {
     let c = network.start("c.test", folders[2].path());
     let mxc = ruma::mxc_uri!("mxc://gone.test/file");
     for (server, bytes) in [(&liar, "lies"), (&honest, "kept")] {
-        let content = Bytes::from_static(bytes.as_bytes());
-        let copy = RemoteMedia { content_type: None, content_disposition: None, content };
         server
             .run(move |services| {
-                services.media.keep_remote(ruma::server_name!("gone.test"), "file", &copy).expect("kept")
+                let mut content = services.media.begin().expect("begins");
+                content.write(bytes.as_bytes()).expect("writes");
+                let copy = RemoteMedia { content_type: None, content_disposition: None, content };
+                services.media.keep_remote(ruma::server_name!("gone.test"), "file", copy).expect("kept")
             })
             .await;
     }
@@ -231,10 +239,44 @@ async fn a_holder_that_gives_another_file_is_not_believed() {
         .obtain(mxc, holders(), vec![ExpectedContent::of(b"kept")])
         .await
         .expect("from the honest one");
-    assert_eq!(c.run(move |services| services.media.read(&held).expect("reads")).await, b"kept");
+    assert_eq!(std::fs::read(c.services.media.path(&held)).expect("reads"), b"kept");
     for server in [liar, honest, c] {
         server.stop().await;
     }
+}
+
+/// A door that gives, for every file, bytes without end and without their number.
+async fn endless(request: Request, next: Next) -> Response {
+    if !request.uri().path().contains("/media/") {
+        return next.run(request).await;
+    }
+    let begin = Bytes::from_static(b"--b\r\n\r\n{}\r\n--b\r\n\r\n");
+    let zeros = stream::repeat(Bytes::from_static(&[0; 4096]));
+    let body = stream::once(std::future::ready(begin)).chain(zeros).map(Ok::<_, std::io::Error>);
+    ([("content-type", "multipart/mixed; boundary=b")], Body::from_stream(body)).into_response()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_goes_to_disk_as_it_comes_and_no_further_than_its_bound() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let door = |router: Router| router.layer(middleware::from_fn(endless));
+    let a = network.start_as("a.test", folders[0].path(), Shape { door: Box::new(door), ..Shape::default() });
+    let b = network.start("b.test", folders[1].path());
+    let mxc = format!("mxc://{}/endless", a.name).into();
+    let fetch = |reply| RemoteRequest::Media {
+        mxc,
+        holders: Vec::new(),
+        expected: Vec::new(),
+        bytes_max: 1 << 20,
+        reply,
+    };
+    let refused = b.services.remote.request(fetch).await;
+    assert_eq!(refused.expect_err("is too large").status, 413);
+    let left = || std::fs::read_dir(folders[1].path().join("media")).expect("a folder").count();
+    assert_eq!(left(), 0, "nothing is left of it");
+    a.stop().await;
+    b.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,10 +97,12 @@ async fn a_file_of_another_server_is_fetched_once_and_kept() {
             panic!("a request")
         };
         assert_eq!(mxc, "mxc://other.example/abc");
+        let mut content = server.services.media.begin().expect("begins");
+        content.write(b"from afar").expect("writes");
         let media = RemoteMedia {
             content_type: Some("text/plain".into()),
             content_disposition: Some("inline; filename=\"notes.txt\"".into()),
-            content: bytes::Bytes::from_static(b"from afar"),
+            content,
         };
         reply.send(Ok(media)).expect("somebody waits");
         requests

@@ -63,6 +63,7 @@ pub mod transactions;
 pub mod typing;
 pub mod uiaa;
 pub mod upgrade;
+pub mod upload;
 pub mod user_directory;
 pub mod visible;
 mod words;

@@ -9,8 +9,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -18,8 +17,8 @@ use std::{
 pub use causeway_storage::media::Media;
 use causeway_storage::{Database, media as rows};
 use ruma::{MxcUri, OwnedMxcUri, OwnedServerName, OwnedUserId, ServerName};
-use sha2::{Digest, Sha256};
 
+pub use crate::upload::Upload;
 use crate::{
     clock::Clock,
     error::MatrixError,
@@ -59,29 +58,6 @@ pub struct Label {
     pub filename: Option<String>,
 }
 
-/// A content that is being written.
-pub struct Upload {
-    file: new_file::Temporary,
-    hash: Sha256,
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl Upload {
-    /// Adds a piece.
-    ///
-    /// # Errors
-    /// 413 `M_TOO_LARGE` when it is more than allowed.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), MatrixError> {
-        self.bytes += piece.len() as u64;
-        if self.bytes > self.bytes_max {
-            return Err(MatrixError::too_large(format!("A file may have {} bytes", self.bytes_max)));
-        }
-        self.hash.update(piece);
-        self.file.write_all(piece).map_err(|error| MatrixError::internal(&error))
-    }
-}
-
 impl MediaStore {
     /// Over `database` and the folder that it lies in.
     ///
@@ -106,9 +82,13 @@ impl MediaStore {
 
     /// Begins writing a content.
     pub fn begin(&self) -> Result<Upload, MatrixError> {
-        let file = new_file::Temporary::create(&self.database.folder().join(FOLDER))
-            .map_err(|error| MatrixError::internal(&error))?;
-        Ok(Upload { file, hash: Sha256::new(), bytes: 0, bytes_max: self.bytes_max() })
+        self.begin_up_to(self.bytes_max())
+    }
+
+    /// Begins writing a content of at most so many bytes.
+    pub fn begin_up_to(&self, bytes_max: u64) -> Result<Upload, MatrixError> {
+        let upload = Upload::begin(&self.database.folder().join(FOLDER), bytes_max);
+        upload.map_err(|error| MatrixError::internal(&error))
     }
 
     /// Keeps an upload of a local user; its new address.
@@ -138,23 +118,16 @@ impl MediaStore {
         self.database.folder().join(FOLDER).join(first).join(rest)
     }
 
-    /// The whole content.
-    pub fn read(&self, media: &Media) -> Result<Vec<u8>, MatrixError> {
-        fs::read(self.path(media)).map_err(|error| MatrixError::internal(&error))
-    }
-
     /// Keeps a copy of another server's file.
     pub fn keep_remote(
         &self,
         server: &ServerName,
         media_id: &str,
-        media: &RemoteMedia,
+        media: RemoteMedia,
     ) -> Result<Media, MatrixError> {
-        let mut upload = self.begin()?;
-        upload.write(&media.content)?;
         let filename = media.content_disposition.as_deref().and_then(file_name);
-        let label = Label { content_type: media.content_type.clone(), filename };
-        self.keep(upload, server, media_id, None, label)
+        let label = Label { content_type: media.content_type, filename };
+        self.keep(media.content, server, media_id, None, label)
     }
 
     /// A file of any server: the copy here, or else from its origin or one of
@@ -187,7 +160,7 @@ impl MediaStore {
             |reply| RemoteRequest::Media { mxc: mxc.to_owned(), holders, expected, bytes_max, reply };
         let fetched = self.remote.request(request).await?;
         let store = Arc::clone(self);
-        run(move || store.keep_remote(&server, &media_id, &fetched)).await
+        run(move || store.keep_remote(&server, &media_id, fetched)).await
     }
 
     async fn find_blocking(
@@ -221,14 +194,14 @@ impl MediaStore {
     ) -> Result<Media, MatrixError> {
         let bounded = |text: Option<String>| text.filter(|text| text.len() <= LABEL_BYTES_MAX);
         let media = Media {
-            sha256: hex::encode(upload.hash.finalize()),
-            bytes: upload.bytes,
+            sha256: upload.sha256(),
+            bytes: upload.bytes(),
             content_type: bounded(label.content_type),
             filename: bounded(label.filename),
             uploader,
             created_ts: self.clock.now_ms(),
         };
-        upload.file.persist(&self.path(&media)).map_err(|error| MatrixError::internal(&error))?;
+        upload.persist(&self.path(&media)).map_err(|error| MatrixError::internal(&error))?;
         let mut batch = self.database.batch();
         rows::put_media(&mut batch, server, media_id, &media);
         self.database.commit_durable(batch)?;

@@ -10,6 +10,7 @@ use std::{
 const PREFIX: &str = "new-";
 
 /// Removed when dropped without being persisted.
+#[derive(Debug)]
 pub(crate) struct Temporary {
     file: File,
     path: PathBuf,

@@ -16,7 +16,7 @@ use crate::{
     shared_space::wanted_media::WantedFile,
 };
 
-/// Files fetched at once. Each is held in memory while it comes.
+/// Files fetched at once.
 const FETCHES_MAX: usize = 4;
 /// The longest pause between two looks, and the shortest.
 const PAUSE_MAX: Duration = Duration::from_mins(10);

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -18,6 +17,7 @@ use crate::{
     error::MatrixError,
     keys::remote::{Asked, Wanted},
     summary::SpaceForServer,
+    upload::Upload,
 };
 
 /// Requests that may wait for the federation door at once.
@@ -126,21 +126,25 @@ impl ExpectedContent {
     }
 
     /// Whether this is what was expected.
-    pub fn is(&self, content: &[u8]) -> bool {
-        self.size.is_none_or(|size| size == content.len() as u64)
-            && self.sha256 == hex::encode(Sha256::digest(content))
+    pub fn is(&self, content: &Upload) -> bool {
+        self.is_of(&content.sha256(), content.bytes())
+    }
+
+    /// Whether a content of this SHA-256 and size is what was expected.
+    pub fn is_of(&self, sha256: &str, bytes: u64) -> bool {
+        self.size.is_none_or(|size| size == bytes) && self.sha256 == sha256
     }
 }
 
 /// A file as another server gave it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RemoteMedia {
     /// `Content-Type`, if sent.
     pub content_type: Option<String>,
     /// `Content-Disposition`, if sent.
     pub content_disposition: Option<String>,
-    /// The file.
-    pub content: Bytes,
+    /// The file; it lies on disk already.
+    pub content: Upload,
 }
 
 /// Sends requests to the federation door.
