@@ -28,6 +28,7 @@ mod discovery;
 pub mod endpoint;
 pub mod frame;
 mod keys;
+mod long_poll;
 mod media;
 mod member;
 mod membership;

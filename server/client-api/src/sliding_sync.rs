@@ -7,16 +7,17 @@ use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
     presence::State,
-    sliding::{Look, Request, request::Body},
+    sliding::{Request, request::Body},
 };
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::{
-    ClientState, Custom, Endpoints, blocking,
+    ClientState, Custom, Endpoints,
     frame::serialized_response,
-    sync::{TIMEOUT_MAX, wait_until},
+    long_poll::{Step, looking, poll},
+    sync::TIMEOUT_MAX,
 };
 
 const PATH: &[&str] = &["/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"];
@@ -38,41 +39,30 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
     let timeout = Duration::from_millis(query.timeout).min(TIMEOUT_MAX);
     let deadline = Instant::from_std(state.clock.instant()) + timeout;
     let acknowledging = state.clone();
-    let request = blocking(move || {
+    let (request, first) = looking(move || {
         let body: Body = custom.json()?;
         let device = (custom.auth.user_id.clone(), custom.auth.device_id.clone());
         let request = Request::new(device, query.pos.as_deref(), body)?;
         acknowledging.sliding.acknowledge(&request)?;
         let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
         acknowledging.presence.connected(&custom.auth.user_id, presence)?;
-        Ok(request)
+        let first = step(&acknowledging, &request, deadline)?;
+        Ok((request, first))
     })
     .await?;
-    let look = wait_for_news(&state, &request, deadline).await?;
-    blocking(move || {
-        let response = state.sliding.finish(&request, look)?;
-        serialized_response(StatusCode::OK, &response)
-    })
-    .await
+    poll(&state, deadline, first, move |state| step(state, &request, deadline)).await
 }
 
-/// Looks until there is something to tell, or the time is up.
-async fn wait_for_news(
-    state: &ClientState,
-    request: &Request,
-    deadline: Instant,
-) -> Result<Look, MatrixError> {
-    loop {
-        // Subscribed before looking: what is committed after the look wakes us.
-        let (asking, topics_of) = (state.clone(), request.clone());
-        let topics = blocking(move || asking.sliding.topics(&topics_of)).await?;
-        let subscription = state.notifier.subscribe(topics.iter().cloned());
-        let (looking, looked_for) = (state.clone(), request.clone());
-        let look = blocking(move || looking.sliding.look(&looked_for)).await?;
-        let is_over = Instant::from_std(state.clock.instant()) >= deadline;
-        if look.is_worth_sending || request.pos.is_none() || is_over {
-            return Ok(look);
-        }
-        wait_until(state, state.sliding.next_expiry_ms(&look), &subscription, deadline).await;
+/// One look. Subscribed before it: what is committed after it wakes us.
+fn step(state: &ClientState, request: &Request, deadline: Instant) -> Result<Step, MatrixError> {
+    let topics = state.sliding.topics(request)?;
+    let subscription = state.notifier.subscribe(topics.iter().cloned());
+    let look = state.sliding.look(request)?;
+    let is_over = Instant::from_std(state.clock.instant()) >= deadline;
+    if look.is_worth_sending || request.pos.is_none() || is_over {
+        let response = state.sliding.finish(request, look)?;
+        return serialized_response(StatusCode::OK, &response).map(Step::Answer);
     }
+    let expiry_ms = state.sliding.next_expiry_ms(&look);
+    Ok(Step::Wait(subscription, expiry_ms))
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
-    notify::Subscription,
     presence::State,
     sync::{Look, Request, StateAfter, filter::global_event_passes},
 };
@@ -15,7 +14,11 @@ use ruma::api::client::filter::FilterDefinition;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::{ClientState, Custom, Endpoints, blocking, frame::serialized_response};
+use crate::{
+    ClientState, Custom, Endpoints,
+    frame::serialized_response,
+    long_poll::{Step, looking, poll},
+};
 
 /// Longest wait; what clients ask for beyond it is cut.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_mins(2);
@@ -48,20 +51,16 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
     let timeout = Duration::from_millis(query.timeout).min(TIMEOUT_MAX);
     let deadline = Instant::from_std(state.clock.instant()) + timeout;
     let acknowledging = state.clone();
-    let request = blocking(move || {
+    let (request, first) = looking(move || {
         let request = parse(&acknowledging, &custom, &query)?;
         acknowledging.sync.acknowledge(&request)?;
         let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
         acknowledging.presence.connected(&request.user_id, presence)?;
-        Ok(request)
+        let first = step(&acknowledging, &request, deadline)?;
+        Ok((request, first))
     })
     .await?;
-    let look = wait_for_news(&state, &request, deadline).await?;
-    blocking(move || {
-        let response = state.sync.finish(&request, look)?;
-        serialized_response(StatusCode::OK, &response)
-    })
-    .await
+    poll(&state, deadline, first, move |state| step(state, &request, deadline)).await
 }
 
 fn parse(state: &ClientState, custom: &Custom, query: &Query) -> Result<Request, MatrixError> {
@@ -117,40 +116,16 @@ fn look_once(state: &ClientState, request: &Request) -> Result<Look, MatrixError
     Ok(look)
 }
 
-/// Looks until there is something to tell, or the time is up.
-async fn wait_for_news(
-    state: &ClientState,
-    request: &Request,
-    deadline: Instant,
-) -> Result<Look, MatrixError> {
+/// One look of /sync. Subscribed before it: what is committed after it wakes us.
+fn step(state: &ClientState, request: &Request, deadline: Instant) -> Result<Step, MatrixError> {
+    let topics = state.sync.topics(request)?;
+    let subscription = state.notifier.subscribe(topics.iter().cloned());
+    let look = look_once(state, request)?;
     let answers_at_once = request.since.is_none() || request.full_state;
-    loop {
-        // Subscribed before looking: what is committed after the look wakes us.
-        let (asking, topics_of) = (state.clone(), request.clone());
-        let topics = blocking(move || asking.sync.topics(&topics_of)).await?;
-        let subscription = state.notifier.subscribe(topics.iter().cloned());
-        let (looking, looked_for) = (state.clone(), request.clone());
-        let look = blocking(move || look_once(&looking, &looked_for)).await?;
-        let now = Instant::from_std(state.clock.instant());
-        if look.is_worth_sending || answers_at_once || now >= deadline {
-            return Ok(look);
-        }
-        wait_until(state, state.sync.next_expiry_ms(&topics), &subscription, deadline).await;
+    let is_over = Instant::from_std(state.clock.instant()) >= deadline;
+    if look.is_worth_sending || answers_at_once || is_over {
+        let response = state.sync.finish(request, look)?;
+        return serialized_response(StatusCode::OK, &response).map(Step::Answer);
     }
-}
-
-/// Waits for news, for somebody to fall silent (then, in milliseconds since the
-/// epoch), or for the time to be up.
-pub(crate) async fn wait_until(
-    state: &ClientState,
-    expiry_ms: Option<u64>,
-    subscription: &Subscription,
-    deadline: Instant,
-) {
-    let now = Instant::from_std(state.clock.instant());
-    let expiry =
-        expiry_ms.map(|at_ms| now + Duration::from_millis(at_ms.saturating_sub(state.clock.now_ms()) + 1));
-    let wake_at = expiry.map_or(deadline, |expiry| expiry.min(deadline));
-    // Time running out is no error: the next look answers with what there is.
-    let _ = tokio::time::timeout_at(wake_at, subscription.changed()).await;
+    Ok(Step::Wait(subscription, state.sync.next_expiry_ms(&topics)))
 }

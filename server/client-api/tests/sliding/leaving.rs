@@ -208,7 +208,9 @@ async fn the_end_of_an_invite_from_another_server_is_a_leave() {
     assert_eq!(invited["rooms"][room_id.as_str()]["membership"], "invite");
     let since = server.get(&format!("{V3}/sync"), &bob).await.ok()["next_batch"].clone();
     // No server takes the leave; so there is no event.
-    rooms.leave_outside(&room_id, user_id!("@bob:example.org"), None).expect("leaves");
+    let bob_id = user_id!("@bob:example.org");
+    let ended = rooms.membership_position(&room_id, bob_id).expect("reads");
+    rooms.leave_outside(&room_id, bob_id, None, ended).expect("leaves");
     let left = server.sliding(&bob, Some(&invited), &with_items()).await;
     let since = since.as_str().expect("a token");
     let synced = server.get(&format!("{V3}/sync?since={since}"), &bob).await.ok();

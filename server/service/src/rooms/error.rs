@@ -69,7 +69,7 @@ impl From<ResolveError<RoomError>> for RoomError {
     fn from(error: ResolveError<RoomError>) -> Self {
         match error {
             ResolveError::Read(error) => error,
-            other => Self::Resolution(Box::new(other)),
+            other @ ResolveError::Unsupported => Self::Resolution(Box::new(other)),
         }
     }
 }
