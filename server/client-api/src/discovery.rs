@@ -25,6 +25,7 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint_raw(versions)
         .custom(Method::GET, CAPABILITIES, capabilities)
         .open(Method::GET, &["/.well-known/matrix/client"], well_known_client)
+        .open(Method::GET, &["/.well-known/matrix/server"], well_known_server)
         .endpoint(third_party_protocols)
         .endpoint_raw(turn_server)
 }
@@ -69,6 +70,14 @@ fn well_known_client(state: &ClientState, _request: Custom<()>) -> Result<Respon
     // As the operator wrote it: a base address, without the slash that parsing adds.
     let base_url = base_url.as_str().trim_end_matches('/');
     Ok(json_response(StatusCode::OK, &json!({ "m.homeserver": { "base_url": base_url } })))
+}
+
+/// Where other servers find this one. Not a client's request, but one of those that any
+/// browser-facing listener serves beside `/.well-known/matrix/client`.
+fn well_known_server(state: &ClientState, _request: Custom<()>) -> Result<Response, MatrixError> {
+    let server = state.settings.well_known.server.as_ref();
+    let server = server.ok_or_else(|| MatrixError::not_found("No well-known document"))?;
+    Ok(json_response(StatusCode::OK, &json!({ "m.server": server })))
 }
 
 fn third_party_protocols(

@@ -348,6 +348,7 @@ async fn pushers_are_kept_for_their_device_and_name_gateways_only() {
 async fn discovery_says_what_is_there() {
     let server = server_with(|settings| {
         settings.well_known.client = Some("https://matrix.example.org".parse().expect("address"));
+        settings.well_known.server = Some("matrix.example.org:443".to_owned());
     });
     let versions = server.ask("GET", "/_matrix/client/versions", None, None).await.ok();
     let versions = versions["versions"].as_array().expect("versions").clone();
@@ -361,10 +362,20 @@ async fn discovery_says_what_is_there() {
     assert_eq!(available, ["10", "11", "12", "6", "7", "8", "9"]);
     let well_known = server.ask("GET", "/.well-known/matrix/client", None, None).await.ok();
     assert_eq!(well_known["m.homeserver"]["base_url"], "https://matrix.example.org");
+    let well_known = server.ask("GET", "/.well-known/matrix/server", None, None).await.ok();
+    assert_eq!(well_known, json!({ "m.server": "matrix.example.org:443" }));
     assert_eq!(server.get(&format!("{V3}/voip/turnServer"), &alice).await.ok(), json!({}));
     assert_eq!(server.get(&format!("{V3}/thirdparty/protocols"), &alice).await.ok(), json!({}));
     let presence = format!("{V3}/presence/@alice:example.org/status");
     server.put(&presence, &alice, json!({ "presence": "online" })).await.ok();
+}
+
+#[tokio::test]
+async fn well_known_documents_that_nobody_wrote_are_not_there() {
+    let server = server();
+    for path in ["/.well-known/matrix/client", "/.well-known/matrix/server"] {
+        server.ask("GET", path, None, None).await.is_error(404, "M_NOT_FOUND");
+    }
 }
 
 #[tokio::test]
