@@ -73,6 +73,24 @@ impl FromRequest<FederationState> for Signed {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &FederationState) -> Result<Self, Refusal> {
+        Self::read(request, state, BODY_BYTES_MAX).await
+    }
+}
+
+/// A signed request whose body has at most `BYTES_MAX` bytes: no more is read,
+/// and nobody's keys are fetched for a longer one.
+pub struct SignedWithin<const BYTES_MAX: usize>(pub Signed);
+
+impl<const BYTES_MAX: usize> FromRequest<FederationState> for SignedWithin<BYTES_MAX> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &FederationState) -> Result<Self, Refusal> {
+        Signed::read(request, state, BYTES_MAX).await.map(Self)
+    }
+}
+
+impl Signed {
+    async fn read(request: Request, state: &FederationState, bytes_max: usize) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let refused = |error| refused(state, error);
         let authorization = parts.headers.get(header::AUTHORIZATION);
@@ -80,7 +98,7 @@ impl FromRequest<FederationState> for Signed {
         let authorization = Authorization::parse(authorization.as_bytes()).map_err(refused)?;
         let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
         let uri = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        let body = read_request(body, BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT).await?;
+        let body = read_request(body, bytes_max, REQUEST_BODY_TIMEOUT).await?;
         let signed = SignedRequest {
             method: parts.method.as_str(),
             uri: &uri,

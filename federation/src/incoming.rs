@@ -174,11 +174,13 @@ async fn without_known(
         let (mut known, mut fresh) = (Vec::new(), Vec::new());
         for pdu in pdus {
             let held = services.rooms.held(pdu.event_id())?;
-            let here = held.is_some_and(|held| !held.meta.outlier && *held.meta.room_id == *pdu.room_id());
-            if here {
-                known.push((pdu.event_id().to_owned(), Ok(Received::Duplicate)));
-            } else {
-                fresh.push(pdu);
+            match held.filter(|held| !held.meta.outlier && *held.meta.room_id == *pdu.room_id()) {
+                Some(held) => {
+                    let rejected = held.meta.rejected.clone();
+                    let outcome = rejected.map_or(Received::Duplicate, Received::Rejected);
+                    known.push((pdu.event_id().to_owned(), Ok(outcome)));
+                }
+                None => fresh.push(pdu),
             }
         }
         Ok((known, fresh))

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use super::send_transaction;
 use crate::{
     access,
-    authenticated::Signed,
+    authenticated::{Signed, SignedWithin},
     bounded::BoundedList,
     error::{Refusal, blocking},
     params::Path,
@@ -41,6 +41,9 @@ use crate::{
 
 /// Values asked for at once.
 const VALUES_MAX: usize = 500;
+/// The body of a request that only lists ids: [`VALUES_MAX`] of 67 bytes, or
+/// [`pasts::ASKED_MAX`] of 258, and room for how they are written.
+const IDS_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a pull may wait for the room's task.
 const PULL_WAIT: Duration = Duration::from_secs(25);
 /// How long a server is sent away for when this one is behind, in milliseconds.
@@ -85,11 +88,8 @@ async fn changes(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
     Accepts(zstd): Accepts,
-    signed: Signed,
+    SignedWithin(signed): SignedWithin<MAX_PULL_BODY_BYTES>,
 ) -> Result<Response, Refusal> {
-    if signed.body.len() > MAX_PULL_BODY_BYTES {
-        return Err(MatrixError::too_large("The pull is too large").into());
-    }
     let pull = Pull::from_body(&signed.body).map_err(|error| MatrixError::bad_json(error.to_string()))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());
     let room = blocking(move || {
@@ -116,7 +116,7 @@ async fn values(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
     Accepts(zstd): Accepts,
-    signed: Signed,
+    SignedWithin(signed): SignedWithin<IDS_BODY_BYTES_MAX>,
 ) -> Result<Response, Refusal> {
     let body: ValuesBody = signed.json()?;
     let services = state.services().clone();
@@ -140,7 +140,7 @@ async fn adopted(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
     Accepts(zstd): Accepts,
-    signed: Signed,
+    SignedWithin(signed): SignedWithin<IDS_BODY_BYTES_MAX>,
 ) -> Result<Response, Refusal> {
     let body: AdoptedBody = signed.json()?;
     let services = state.services().clone();

@@ -83,7 +83,7 @@ impl Servers {
 
     /// A room has this server in it. True if it is known to take part and to be there.
     pub fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) -> bool {
-        if self.known.len() >= SERVERS_MAX && !self.known.contains_key(server) {
+        if self.is_full_for(server) {
             return false;
         }
         let now_ms = self.state.clock().now_ms();
@@ -105,6 +105,9 @@ impl Servers {
 
     /// It spoke the protocol. True if that is news.
     pub fn heard(&mut self, server: &OwnedServerName) -> bool {
+        if self.is_full_for(server) {
+            return false;
+        }
         let known = self.known.entry(server.clone()).or_default();
         known.failures = 0;
         std::mem::replace(&mut known.status, Status::Capable) != Status::Capable
@@ -181,6 +184,10 @@ impl Servers {
         for known in self.known.values_mut() {
             known.rooms.remove(room);
         }
+    }
+
+    fn is_full_for(&self, server: &OwnedServerName) -> bool {
+        self.known.len() >= SERVERS_MAX && !self.known.contains_key(server)
     }
 
     fn probe(&mut self, server: &OwnedServerName, after: Duration) {

@@ -189,6 +189,38 @@ async fn forged_events_stay_out_and_hinder_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_rejected_stays_so_when_it_is_sent_again() {
+    let pair = pair();
+    let (alice, mallory, eve) = (pair.a.user("alice"), pair.m.user("mallory"), pair.m.user("eve"));
+    let room = pair.a.create_room(&alice, RoomVersionId::V12).await;
+    pair.m.join(&room, &mallory, &pair.a.name).await.expect("joins");
+    let event = forge(&pair.m, &room, &eve, "I am not in this room").await;
+    let body = json!({"pdus": [event.raw()]});
+    let (_, first) = pair.transaction("first", body.clone()).await;
+    assert!(first["pdus"][event.event_id().as_str()]["error"].is_string(), "{first}");
+    let (_, again) = pair.transaction("again", body).await;
+    assert_eq!(again, first);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_above_its_bound_is_not_read_whoever_sends_it() {
+    let pair = pair();
+    let router = causeway_federation::router(pair.a.state.clone());
+    for (endpoint, bytes) in [("changes", 600 << 10), ("values", 80 << 10), ("adopted", 80 << 10)] {
+        let uri = format!("/_matrix/federation/unstable/org.causeway/rooms/!r:a.test/{endpoint}");
+        let authorization = "X-Matrix origin=gone.test,destination=a.test,key=\"ed25519:nope\",sig=\"AAAA\"";
+        let request = http::Request::post(uri).header("Authorization", authorization);
+        let body = format!("{{\"filling\":\"{}\"}}", "x".repeat(bytes));
+        let request = request.body(axum::body::Body::from(body)).expect("a request");
+        let answer = router.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE, "{endpoint}");
+    }
+    drop(router);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_transaction_is_answered_alike() {
     let pair = pair();
     let (alice, mallory) = (pair.a.user("alice"), pair.m.user("mallory"));

@@ -7,15 +7,17 @@ use causeway_service::{
     shared_space::{DECLARATION_TYPE, ITEM_TYPE},
 };
 use ruma::{
-    api::client::room::{Visibility, aliases, create_room, upgrade_room},
+    api::client::room::{
+        Visibility, aliases,
+        create_room::{self, v3::RoomPreset},
+        upgrade_room,
+    },
     serde::Raw,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    ClientState, Endpoints, Ruma, blocking, membership,
-    request::json_error,
-    state_event::{ITEM, declaration},
+    ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration,
 };
 
 /// Aliases of one room that are listed.
@@ -68,15 +70,18 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         let alias = format!("#{name}:{}", state.settings.server_name);
         alias.try_into().map_err(|_| MatrixError::invalid_param("The alias is not valid"))
     });
-    let published = body.visibility == Visibility::Public;
+    for user_id in body.invite.iter().filter(|user_id| user_id.server_name() == state.settings.server_name) {
+        if !state.accounts.is_active(user_id)? {
+            return Err(MatrixError::not_found(format!("No such user: {user_id}")));
+        }
+    }
+    let published = match body.visibility {
+        Visibility::Public => true,
+        Visibility::Private => false,
+        _ => return Err(MatrixError::bad_json("`visibility` is neither `public` nor `private`")),
+    };
     let initial_state: Result<Vec<_>, MatrixError> = body.initial_state.iter().map(initial).collect();
     let initial_state = initial_state?;
-    if initial_state.iter().any(|state| state.kind == ITEM) {
-        // An item's event carries a change, and a change needs a room to be in.
-        return Err(MatrixError::invalid_param(
-            "Items can't be initial state: write them when the room exists",
-        ));
-    }
     // Raw: the fields that ruma doesn't know are the client's all the same.
     let raw: Map<String, Value> = if request.raw.is_empty() {
         Map::new()
@@ -92,10 +97,11 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         version: body.room_version.clone().or_else(|| Some(state.settings.default_room_version.clone())),
         creation_content: object("creation_content")?,
         preset: match body.preset {
-            Some(create_room::v3::RoomPreset::PublicChat) => Preset::PublicChat,
-            Some(create_room::v3::RoomPreset::TrustedPrivateChat) => Preset::TrustedPrivateChat,
+            Some(RoomPreset::PublicChat) => Preset::PublicChat,
+            Some(RoomPreset::TrustedPrivateChat) => Preset::TrustedPrivateChat,
             None if published => Preset::PublicChat,
-            Some(_) | None => Preset::PrivateChat,
+            Some(RoomPreset::PrivateChat) | None => Preset::PrivateChat,
+            Some(_) => return Err(MatrixError::bad_json("`preset` is none of the specification's")),
         },
         initial_state,
         power_level_content_override: object("power_level_content_override")?,

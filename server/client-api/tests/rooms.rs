@@ -71,6 +71,20 @@ async fn items_are_no_initial_state() {
 }
 
 #[tokio::test]
+async fn a_room_that_was_asked_for_wrongly_is_not_made() {
+    let server = server();
+    let alice = server.register("alice").await;
+    for (body, status, errcode) in [
+        (json!({ "preset": "zz" }), 400, "M_BAD_JSON"),
+        (json!({ "visibility": "zz" }), 400, "M_BAD_JSON"),
+        (json!({ "invite": ["@nobody:example.org"] }), 404, "M_NOT_FOUND"),
+    ] {
+        server.post(&format!("{V3}/createRoom"), &alice, body).await.is_error(status, errcode);
+    }
+    assert_eq!(server.get(&format!("{V3}/joined_rooms"), &alice).await.ok()["joined_rooms"], json!([]));
+}
+
+#[tokio::test]
 async fn members_come_and_go() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -83,12 +83,14 @@ async fn a_batch_is_bounded_and_a_list_is_no_object() {
 }
 
 #[tokio::test]
-async fn an_item_is_no_initial_state() {
+async fn a_pull_is_bounded_and_says_so() {
     let server = server();
     let alice = server.register("alice").await;
-    let item = json!({ "type": "org.causeway.item", "state_key": "plan", "content": { "n": 1 } });
-    let body = json!({ "initial_state": [item] });
-    server.post(&format!("{V3}/createRoom"), &alice, body).await.is_error(400, "M_INVALID_PARAM");
+    let room = room(&server, &alice).await;
+    let changes = space(&room, "changes");
+    let ask = |filling: usize| json!({ "after": {}, "filling": "x".repeat(filling) });
+    server.post(&changes, &alice, ask(600 << 10)).await.is_error(413, "M_TOO_LARGE");
+    server.post(&changes, &alice, ask(400 << 10)).await.ok();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use causeway_replication as replication;
-pub use causeway_replication::{Delta, Pull};
+pub use causeway_replication::{Delta, Pull, limits::MAX_PULL_BODY_BYTES};
 use causeway_shared_space::{Change, ChangeId, Item, ItemKey, Sibling, VersionVector};
 use causeway_storage::{
     Read,
