@@ -14,9 +14,10 @@ use crate::{
     link::{Cut, Switchboard},
     namespaces::Namespaces,
     network::{Network, Place},
-    result::Result,
+    result::{Result, ensure},
     server::{Server, Tuning},
     synapse::Synapse,
+    wait,
 };
 
 /// The servers, by number.
@@ -102,6 +103,19 @@ impl Cluster {
     /// Restores the link between two servers.
     pub fn heal(&self, a: usize, b: usize) -> Result<()> {
         self.network.heal(a, b)
+    }
+
+    /// Waits until no server has anything left to say of conflicts: whoever would
+    /// speak second has found that it was said, or has spoken in its turn.
+    pub async fn all_is_told(&self) -> Result<()> {
+        wait::until("the servers to have said all that they would", async || {
+            for server in &self.servers {
+                let left = server.waiting("notice").await?;
+                ensure(left == 0, || format!("{} has {left} to look at", server.name))?;
+            }
+            Ok(Some(()))
+        })
+        .await
     }
 
     /// Bytes that the servers have sent each other so far, TLS included.

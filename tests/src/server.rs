@@ -120,6 +120,19 @@ impl Server {
         self.folder.join("data")
     }
 
+    /// What waits in a queue of its shared spaces, by its own word in `/metrics`.
+    pub async fn waiting(&self, queue: &str) -> Result<u64> {
+        let (status, text) = self.client.download("/metrics", None).await?;
+        ensure(status == 200, || format!("/metrics answered {status}"))?;
+        let (text, label) = (String::from_utf8_lossy(&text), format!("queue=\"{queue}\""));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("causeway_space_queue_depth{") && line.contains(&label))
+            .and_then(|line| line.rsplit(' ').next());
+        let depth = line.ok_or_else(|| Failure::new(format!("no depth of the queue {queue}")))?;
+        Ok(depth.parse()?)
+    }
+
     /// Starts the process and waits until it answers.
     pub async fn start(&mut self) -> Result<()> {
         ensure(self.child.is_none(), || format!("{} runs already", self.name))?;

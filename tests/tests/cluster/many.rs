@@ -64,12 +64,12 @@ async fn many_conflicts_are_told_once_and_settled_by_one_reply() -> Result<()> {
         })
         .await?;
     }
-    // Everybody spoke who would have: the edit comes after all that.
     let is_edit = |event: &Value| event["content"]["m.relates_to"]["rel_type"] == "m.replace";
     wait::until("the edit", async || {
         Ok(pair.alice.messages(&pair.room, 200).await?.into_iter().find(is_edit))
     })
     .await?;
+    cluster.all_is_told().await?;
     for user in [&pair.alice, &pair.bob] {
         let told = user.messages(&pair.room, 200).await?;
         let told: Vec<_> = told.iter().filter(|event| is_summary(event) || is_notice(event)).collect();

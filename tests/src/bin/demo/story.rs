@@ -79,7 +79,7 @@ impl Story {
     pub async fn cut_edit_heal(&self, show: &mut Show, cluster: &Cluster) -> Result<()> {
         self.cut_and_edit(show, cluster).await?;
         self.heal(show, cluster).await?;
-        conflict::told_and_settled(self, show).await
+        conflict::told_and_settled(self, show, cluster).await
     }
 
     async fn cut_and_edit(&self, show: &mut Show, cluster: &Cluster) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What the two are told in the room, and how one of them settles it.
 
 use causeway_tests::{
+    cluster::Cluster,
     result::{Failure, Result, ensure},
     user::{ITEM, User},
     wait,
@@ -16,7 +17,7 @@ const CONFLICT: &str = "org.causeway.conflict";
 const FIRST: &str = "1\u{fe0f}\u{20e3}";
 
 /// Both are told once; a reaction settles it on both servers.
-pub async fn told_and_settled(story: &Story, show: &mut Show) -> Result<()> {
+pub async fn told_and_settled(story: &Story, show: &mut Show, cluster: &Cluster) -> Result<()> {
     show.step("Both people are told, in the room");
     let mut notices = Vec::new();
     for text in &story.choice.same {
@@ -31,6 +32,13 @@ pub async fn told_and_settled(story: &Story, show: &mut Show) -> Result<()> {
             })?;
         }
         notices.push(south);
+    }
+    // A second speaker waits for its turn: only now would it have spoken.
+    cluster.all_is_told().await?;
+    for text in &story.choice.same {
+        for user in [&story.alice, &story.bob] {
+            notice(user, &story.room, &text.key).await?;
+        }
     }
     show.done("one message for each conflict, the same in the north and the south, mentioning both");
     for line in notices[0]["content"]["body"].as_str().unwrap_or_default().lines() {
