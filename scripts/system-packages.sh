@@ -31,6 +31,7 @@ need ccache command -v ccache              # RocksDB is compiled once and reused
 if [ "${1:-build}" = test ]; then
     need python3 command -v python3
     need python3-venv has_venv             # the Python client of the interop tests
+    need iproute2 command -v ip            # networks of their own for the tests of a lossy link
 fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -41,12 +41,15 @@ pub struct Spot {
 }
 
 impl Namespaces {
-    /// Whether this process may make namespaces at all.
-    pub fn are_permitted() -> bool {
+    /// Why this process may not make namespaces, if the system refuses; any other
+    /// trouble, like a missing `ip`, is an error.
+    pub fn refused() -> Result<Option<String>> {
         let probe = format!("cwp{:x}", std::process::id());
-        let made = ip(&["netns", "add", &probe]).is_ok();
-        let removed = ip(&["netns", "del", &probe]).is_ok();
-        made && removed
+        match ip(&["netns", "add", &probe]) {
+            Ok(()) => ip(&["netns", "del", &probe]).map(|()| None),
+            Err(error) if is_refusal(&error.to_string()) => Ok(Some(error.to_string())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes namespaces for `count` servers. `number` tells clusters of one process apart.
@@ -145,6 +148,11 @@ impl Drop for Namespaces {
         }
         let _ = ip(&["netns", "del", &self.hub()]);
     }
+}
+
+/// As the system says it (EPERM, EACCES).
+fn is_refusal(said: &str) -> bool {
+    ["Operation not permitted", "Permission denied"].iter().any(|refusal| said.contains(refusal))
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

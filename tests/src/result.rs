@@ -1,6 +1,10 @@
-//! The one error of tests and tools: a sentence for the person who reads it.
+//! The one error of tests and tools: a sentence for the person who reads it. And
+//! what was not tested, which is told as well: a test that ends well says nothing.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, fs::File, io::Write};
+
+/// Names the file in which `make test` collects what was skipped.
+const SKIPPED: &str = "SKIPPED_TESTS";
 
 /// A result whose error is only ever shown.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -56,4 +60,13 @@ impl<T, E: Into<Failure>> Doing<T> for std::result::Result<T, E> {
 /// Fails with `message` unless `holds`.
 pub fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Failure(message())) }
+}
+
+/// Ends a test that this machine does not allow; `make test` says so at its end.
+pub fn skipped(what: &str, why: &str) -> Result<()> {
+    eprintln!("skipped: {what}: {why}");
+    let Some(file) = std::env::var_os(SKIPPED) else { return Ok(()) };
+    let mut file = File::options().create(true).append(true).open(file)?;
+    writeln!(file, "Skipped: {what}: {why}")?;
+    Ok(())
 }

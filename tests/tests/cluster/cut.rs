@@ -6,7 +6,7 @@ use causeway_tests::{
     cluster::Cluster,
     link::Cut,
     namespaces::Namespaces,
-    result::{Result, ensure},
+    result::{Result, ensure, skipped},
     user::{ITEM, User},
     wait,
 };
@@ -27,9 +27,8 @@ async fn all_of_twenty_items_written_on_both_sides_are_kept_and_flagged() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_with_a_network_that_loses_packets() -> Result<()> {
-    if !Namespaces::are_permitted() {
-        eprintln!("skipped: this user may not make network namespaces");
-        return Ok(());
+    if let Some(refusal) = Namespaces::refused()? {
+        return skipped("a network that loses packets", &refusal);
     }
     both_write_while_cut_off(Cluster::start_in_namespaces(3, 0).await?).await
 }
@@ -67,24 +66,39 @@ async fn both_write_while_cut_off(cluster: Cluster) -> Result<()> {
     }
     assert!(items[KEYS..].iter().all(|item| !item.conflict && item.siblings.len() == 1));
     for user in all {
-        every_conflict_is_told_once(user, &pair.room).await?;
+        every_conflict_is_told(user, &pair.room).await?;
+    }
+    // A second speaker waits for its turn: only now would it have spoken.
+    cluster.all_is_told().await?;
+    for user in all {
+        no_conflict_is_told_twice(user, &pair.room).await?;
     }
     cluster.finish().await
 }
 
-/// Waits until there is a notice for each key, and fails if there is a second one for any.
-async fn every_conflict_is_told_once(user: &User, room: &str) -> Result<()> {
-    let told = wait::until("a notice of each conflict", async || {
-        let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for event in user.messages(room, 200).await? {
-            for key in told_keys(&event) {
-                told.entry(key).or_default().push(event.clone());
-            }
-        }
+/// Waits until there is a notice for each key.
+async fn every_conflict_is_told(user: &User, room: &str) -> Result<()> {
+    wait::until("a notice of each conflict", async || {
+        let told = notices(user, room).await?;
         ensure(told.len() >= KEYS, || format!("{} of {KEYS} conflicts are told", told.len()))?;
-        Ok(Some(told))
+        Ok(Some(()))
     })
-    .await?;
+    .await
+}
+
+/// The notices that a user is shown, by the key that they tell.
+async fn notices(user: &User, room: &str) -> Result<BTreeMap<String, Vec<Value>>> {
+    let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for event in user.messages(room, 200).await? {
+        for key in told_keys(&event) {
+            told.entry(key).or_default().push(event.clone());
+        }
+    }
+    Ok(told)
+}
+
+async fn no_conflict_is_told_twice(user: &User, room: &str) -> Result<()> {
+    let told = notices(user, room).await?;
     let twice: Vec<_> = told.iter().filter(|(_, notices)| notices.len() != 1).collect();
     ensure(twice.is_empty() && told.len() == KEYS, || {
         let example = twice.first().map(|(_, notices)| json!(notices)).unwrap_or_default();
