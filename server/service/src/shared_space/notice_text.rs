@@ -60,7 +60,10 @@ pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> 
         write_to(&mut body, format_args!("{mark} {}, {when}{what}\n", told.author));
     }
     let count = siblings.len();
-    write_to(&mut body, format_args!("To keep one, react with its number (1–{count}), or reply “keep 1”."));
+    write_to(
+        &mut body,
+        format_args!("To keep one, react with its number (1–{count}){}.", by_reply(encrypted)),
+    );
     json!({
         "msgtype": "m.text",
         "body": body,
@@ -91,9 +94,10 @@ pub(super) fn summary(conflicts: &[Telling], authors: &[OwnedUserId], encrypted:
     write_to(
         &mut body,
         format_args!(
-            "To keep in all of these items what one of them wrote, react with the number (1–{}), or reply \
-             “keep 1”. To settle a single item, write it again.",
-            numbered.len()
+            "To keep in all of these items what one of them wrote, react with the number (1–{}){}. To settle \
+             a single item, write it again.",
+            numbered.len(),
+            by_reply(encrypted)
         ),
     );
     json!({
@@ -104,6 +108,12 @@ pub(super) fn summary(conflicts: &[Telling], authors: &[OwnedUserId], encrypted:
             listed(&telling.id, telling.key.as_str(), &telling.told, encrypted)
         }).collect::<Vec<_>>(),
     })
+}
+
+/// The other way to settle. In an encrypted room a reply is encrypted, and says
+/// nothing to a server; a reaction is in clear.
+fn by_reply(encrypted: bool) -> &'static str {
+    if encrypted { "" } else { ", or reply “keep 1”" }
 }
 
 /// One conflict as programs read it.
@@ -215,6 +225,8 @@ mod tests {
         let siblings = [told(user_id!("@alice:a.example"), Some(json!({"text": "secret"})))];
         let content = notice("c1", "hidden", &siblings, true).to_string();
         assert!(!content.contains("secret") && !content.contains("hidden"));
+        // A reply would be encrypted, and the servers could not read it.
+        assert!(content.contains("react with") && !content.contains("keep 1"));
         let telling = Telling {
             key: causeway_shared_space::ItemKey::new("hidden").expect("a key"),
             id: "c1".to_owned(),
@@ -224,6 +236,7 @@ mod tests {
         };
         let content = summary(&[telling], &authors(&siblings), true).to_string();
         assert!(!content.contains("hidden"));
+        assert!(content.contains("react with") && !content.contains("keep 1"));
     }
 
     #[test]
