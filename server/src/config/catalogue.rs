@@ -13,15 +13,27 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 #[derive(Debug)]
 pub struct Catalogue {
     keys: BTreeSet<String>,
+    /// Those whose value in the example is a string.
+    texts: BTreeSet<String>,
 }
 
 impl Catalogue {
     /// The keys of the example, including those that are commented out there.
     pub fn of_example() -> Self {
         let table: Table = uncommented(EXAMPLE).parse().expect("a test parses the embedded example");
-        let mut keys = BTreeSet::new();
-        collect("", &table, &mut keys);
-        Self { keys }
+        let mut all = Self { keys: BTreeSet::new(), texts: BTreeSet::new() };
+        collect("", &table, &mut |key, value| {
+            if value.is_str() {
+                all.texts.insert(key.clone());
+            }
+            all.keys.insert(key);
+        });
+        all
+    }
+
+    /// Whether the value of `key` is a string.
+    pub fn is_text(&self, key: &str) -> bool {
+        self.texts.contains(key)
     }
 
     /// Whether `key` (`section.key`) is a key or a section.
@@ -32,7 +44,9 @@ impl Catalogue {
     /// Refuses a table with a key that is not known.
     pub fn check(&self, table: &Table, path: &Path) -> Result<(), ConfigError> {
         let mut written = BTreeSet::new();
-        collect("", table, &mut written);
+        collect("", table, &mut |key, _| {
+            written.insert(key);
+        });
         match written.iter().find(|key| !self.contains(key)) {
             None => Ok(()),
             Some(key) => Err(ConfigError::UnknownKey {
@@ -68,19 +82,19 @@ pub fn uncommented(example: &str) -> String {
     text
 }
 
-fn collect(prefix: &str, table: &Table, keys: &mut BTreeSet<String>) {
+fn collect(prefix: &str, table: &Table, found: &mut impl FnMut(String, &Value)) {
     for (name, value) in table {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
-            Value::Table(inner) => collect(&key, inner, keys),
+            Value::Table(inner) => collect(&key, inner, found),
             Value::Array(items) => {
                 for inner in items.iter().filter_map(Value::as_table) {
-                    collect(&key, inner, keys);
+                    collect(&key, inner, found);
                 }
             }
             _ => {}
         }
-        keys.insert(key);
+        found(key, value);
     }
 }
 

@@ -1,11 +1,18 @@
 //! Overrides by the environment: `CAUSEWAY_SECTION__KEY=value`.
 //!
 //! A value is read as TOML where it is TOML (`true`, `8`, `["a"]`, `[{…}]`),
-//! else as a string, so that names and paths need no quotes.
+//! else as a string, so that names and paths need no quotes. Where the key's value
+//! is a string, what looks like something else (`11`, `true`) is one, too.
+//!
+//! Invariant: what is wrong with a variable is told under its name, and never
+//! blamed on the file.
 
 use toml::{Table, Value};
 
-use super::{ConfigError, catalogue::Catalogue};
+use super::{
+    Config, ConfigError,
+    catalogue::{Catalogue, EXAMPLE},
+};
 
 const PREFIX: &str = "CAUSEWAY_";
 /// Names the file itself; read by the command line.
@@ -24,25 +31,43 @@ pub fn apply(
             let nearest = catalogue.nearest(&key).map(|key| variable_of(&key));
             return Err(ConfigError::UnknownKey { place: "environment".to_owned(), key: name, nearest });
         }
-        set(table, &key, value_of(&text)).map_err(|()| ConfigError::UnknownKey {
-            place: "environment".to_owned(),
-            key: name.clone(),
-            nearest: key.split('.').next().map(variable_of),
-        })?;
+        let value = value_of(&text, catalogue.is_text(&key));
+        fits(&name, &key, &value)?;
+        set(table, &key, value).map_err(|()| inside_a_list(&name, &key))?;
     }
     Ok(())
+}
+
+/// Whether the example would still be a configuration with this value in it.
+fn fits(name: &str, key: &str, value: &Value) -> Result<(), ConfigError> {
+    let mut example: Table = EXAMPLE.parse().expect("a test parses the embedded example");
+    set(&mut example, key, value.clone()).map_err(|()| inside_a_list(name, key))?;
+    let fitting: Result<Config, _> = example.try_into();
+    fitting.map(drop).map_err(|error| ConfigError::Variable {
+        name: name.to_owned(),
+        what: error.message().replace('\n', " "),
+    })
+}
+
+fn inside_a_list(name: &str, key: &str) -> ConfigError {
+    ConfigError::UnknownKey {
+        place: "environment".to_owned(),
+        key: name.to_owned(),
+        nearest: key.split('.').next().map(variable_of),
+    }
 }
 
 fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
-fn value_of(text: &str) -> Value {
+fn value_of(text: &str, is_text: bool) -> Value {
     format!("value = {text}")
         .parse::<Table>()
         .ok()
         .filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("value"))
+        .filter(|value| value.is_str() || !is_text)
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 

@@ -34,6 +34,14 @@ pub enum ConfigError {
         /// The known key that looks most like it.
         nearest: Option<String>,
     },
+    /// A variable of the environment whose value is of the wrong kind.
+    #[error("environment variable {name}: {what}")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// What is wrong, in one line.
+        what: String,
+    },
     /// A value that can't be used.
     #[error("configuration key {key}: {why}")]
     Invalid {

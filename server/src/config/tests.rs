@@ -61,6 +61,32 @@ fn the_environment_overrides() {
 }
 
 #[test]
+fn a_string_of_the_environment_may_look_like_something_else() {
+    let config = with_variable("CAUSEWAY_ROOMS__DEFAULT_VERSION", "11").expect("a string");
+    assert_eq!(config.rooms.default_version, ruma::RoomVersionId::V11);
+    let config = with_variable("CAUSEWAY_REGISTRATION__SHARED_SECRET", "12345").expect("a string");
+    assert_eq!(config.registration.shared_secret, "12345");
+    let config = with_variable("CAUSEWAY_TURN__SECRET", "true").expect("a string");
+    assert_eq!(config.turn.secret, "true");
+    let config = with_variable("CAUSEWAY_TURN__SECRET", "'quoted'").expect("a TOML string");
+    assert_eq!(config.turn.secret, "quoted");
+}
+
+#[test]
+fn a_wrong_value_of_the_environment_is_told_under_its_variable() {
+    for (name, value) in [
+        ("CAUSEWAY_PASSWORDS__MEMORY_KIB", "much"),
+        ("CAUSEWAY_REGISTRATION__MODE", "ajar"),
+        ("CAUSEWAY_RATE_LIMITS__ENABLED", "7"),
+        ("CAUSEWAY_LISTENERS", "127.0.0.1:1"),
+    ] {
+        let line = with_variable(name, value).expect_err(name).to_string();
+        assert!(line.starts_with(&format!("environment variable {name}: ")), "{line}");
+        assert!(!line.contains("causeway.toml") && !line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
 fn wrong_values_are_named() {
     for (text, part) in [
         ("[rooms]\ndefault_version = \"3\"\n", "rooms.default_version"),
