@@ -66,6 +66,19 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
     let output = demo.stdout.take().ok_or_else(|| Failure::new("no output"))?;
     let mut lines = BufReader::new(output).lines();
     until_line(&mut lines, "both answer").await?;
+    // A second one must not take the folder away from under the first.
+    let second = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .env("TESTED_SERVER", program::server()?)
+        .arg("--home")
+        .arg(&home)
+        .arg("--folder")
+        .arg(&share)
+        .stdin(Stdio::null())
+        .output();
+    let second = tokio::time::timeout(wait::PATIENCE, second).await;
+    let second = second.map_err(|_| Failure::new("the second demonstration did not end"))??;
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure(!second.status.success() && told.contains("another demonstration runs in"), || told)?;
     signal(&demo, "INT").await?;
     until_line(&mut lines, "Both servers have stopped cleanly.").await?;
     ensure(demo.wait().await?.success(), || "the demonstration failed".to_owned())?;
@@ -74,6 +87,37 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
         ensure(log.contains("stopped"), || format!("{server} was not stopped cleanly:\n{log}"))?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_holds_for_an_odd_folder_as_well() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let share = folder.path().join("share");
+    // Fewer texts than are edited, one with the name that a new one would get.
+    for (name, content) in [("notes/1.md", "mine"), (".hidden/secret", "not shared"), ("data/x", "a tool's")]
+    {
+        let path = share.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(&share))?;
+        fs::write(path, content)?;
+    }
+    fs::write(share.join("picture"), [0xff; 100])?;
+    std::os::unix::fs::symlink("picture", share.join("link"))?;
+    // Sparse: it takes no room, and must not be read.
+    fs::File::create(share.join("huge"))?.set_len(1 << 40)?;
+    let demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .env("TESTED_SERVER", program::server()?)
+        .arg("--home")
+        .arg(folder.path().join("servers"))
+        .arg("--folder")
+        .arg(&share)
+        .arg("--once")
+        .stdin(Stdio::null())
+        .output();
+    let output = tokio::time::timeout(wait::PATIENCE, demo).await;
+    let output = output.map_err(|_| Failure::new("the demonstration did not end"))??;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.success(), || format!("{told}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    ensure(told.contains("2 files") && told.contains("1 as uploaded files; 4 left out"), || told)
 }
 
 /// A checkout with nothing but the script, and a server that takes any free port.

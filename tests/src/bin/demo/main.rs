@@ -9,6 +9,7 @@ mod tree;
 
 use std::{
     convert::Infallible,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +17,7 @@ use std::{
 use causeway_tests::{
     cluster::Cluster,
     program,
-    result::{Doing, Result},
+    result::{Doing, Failure, Result},
     server::Tuning,
     user::password,
 };
@@ -27,6 +28,8 @@ use tree::Tree;
 
 /// Where the servers of the demonstration live, in the checkout.
 const FOLDER: &str = "demo-data";
+/// Held in that folder while they run.
+const LOCK: &str = "lock";
 
 /// The two servers. What stands for DNS is in their configuration.
 const NAMES: [&str; 2] = ["north.example", "south.example"];
@@ -76,9 +79,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let mut show = Show::default();
     show.title("Causeway: two Matrix homeservers share a space");
     let home = program::checkout().join(&arguments.home);
-    if home.exists() {
-        std::fs::remove_dir_all(&home).doing("clearing the last demonstration")?;
-    }
+    let _lock = cleared(&home)?;
     let folder = arguments.folder.as_deref().map(expanded);
     let files = tree::read(folder.as_deref(), program::checkout())?;
     let interrupted = tokio::signal::ctrl_c();
@@ -101,6 +102,28 @@ async fn run(arguments: &Arguments) -> Result<()> {
     told.and(stopped)?;
     show.title("Both servers have stopped cleanly.");
     Ok(())
+}
+
+/// An empty folder, for as long as the lock in it is held: what another
+/// demonstration runs in is left alone.
+fn cleared(home: &Path) -> Result<File> {
+    std::fs::create_dir_all(home).doing(home.display())?;
+    let own = home.join(LOCK);
+    let lock = File::options().create(true).truncate(false).write(true).open(&own).doing(own.display())?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Failure::new(format!("another demonstration runs in {}", home.display())));
+        }
+        Err(TryLockError::Error(error)) => return Err(error).doing(own.display()),
+    }
+    for entry in std::fs::read_dir(home)?.flatten().filter(|entry| entry.file_name() != LOCK) {
+        let path = entry.path();
+        let is_folder = entry.file_type()?.is_dir();
+        let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.doing("clearing the last demonstration")?;
+    }
+    Ok(lock)
 }
 
 async fn tell(show: &mut Show, cluster: &Cluster, files: &Tree, once: bool, home: &Path) -> Result<()> {

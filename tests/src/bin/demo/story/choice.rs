@@ -32,14 +32,16 @@ impl Choice {
     /// Documents first, then other texts, then notes that the folder does not
     /// have yet.
     pub fn of(tree: &Tree) -> Self {
-        let is_text = |file: &&File| PLEASANT.contains(&file.content.len()) && file.text().is_some();
+        let is_text = |file: &&File| file.text.as_ref().is_some_and(|text| PLEASANT.contains(&text.len()));
         let mut files: Vec<&File> = tree.files.iter().filter(is_text).collect();
         let is_document = |file: &File| {
             let kind = std::path::Path::new(&file.key).extension();
             kind.is_some_and(|kind| kind == "md" || kind == "txt")
         };
         files.sort_by_key(|file| (!is_document(file), file.key.matches('/').count(), file.key.clone()));
-        let missing = (1..).map(|number| Text { key: format!("notes/{number}.md"), body: String::new() });
+        let is_new = |key: &String| tree.files.iter().all(|file| file.key != *key);
+        let missing = (1..).map(|number| format!("notes/{number}.md")).filter(is_new);
+        let missing = missing.map(|key| Text { key, body: String::new() });
         let mut texts = files.into_iter().map(Text::of).chain(missing);
         let mut next = || texts.next().expect("there is no end of notes");
         Self { same: (0..SAME).map(|_| next()).collect(), alices: next(), bobs: next() }
@@ -54,7 +56,7 @@ impl Choice {
 
 impl Text {
     fn of(file: &File) -> Self {
-        Self { key: file.key.clone(), body: String::from_utf8_lossy(&file.content).into_owned() }
+        Self { key: file.key.clone(), body: file.text.clone().unwrap_or_default() }
     }
 
     /// The item's value after `name` put a line on top.

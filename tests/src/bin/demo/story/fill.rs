@@ -19,12 +19,12 @@ const BATCH_BYTES: usize = 512 << 10;
 
 /// Writes every file as an item in the north, and compares all of them in the south.
 pub async fn fill(story: &Story, show: &mut Show, tree: &Tree) -> Result<()> {
-    let bytes: usize = tree.files.iter().map(|file| file.content.len()).sum();
+    let bytes: u64 = tree.files.iter().map(|file| file.size).sum();
     show.step(&format!("A real directory tree goes in: {}", tree.folder.display()));
     let mut writes = Vec::with_capacity(tree.files.len());
     let mut uploads = 0;
     for (number, file) in tree.files.iter().enumerate() {
-        let value = if let Some(value) = file.text() {
+        let value = if let Some(value) = file.value() {
             value
         } else {
             uploads += 1;
@@ -73,12 +73,11 @@ fn batches(writes: &[Value]) -> Vec<&[Value]> {
 }
 
 async fn upload(story: &Story, file: &File) -> Result<Value> {
-    let url = story.alice.upload("application/octet-stream", file.content.clone()).await?;
+    let content = file.read()?;
+    let (size, sha256) = (content.len(), hex::encode(Sha256::digest(&content)));
+    let url = story.alice.upload("application/octet-stream", content).await?;
     Ok(json!({ "file": {
-        "url": url,
-        "size": file.content.len(),
-        "mimetype": "application/octet-stream",
-        "sha256": hex::encode(Sha256::digest(&file.content)),
+        "url": url, "size": size, "mimetype": "application/octet-stream", "sha256": sha256,
     } }))
 }
 
@@ -96,15 +95,12 @@ async fn compare(story: &Story, show: &mut Show, tree: &Tree, writes: &[Value]) 
         })?;
     }
     let mut fetched = 0;
-    for file in &tree.files {
-        let Some(item) = items.iter().find(|item| item.key == file.key && file.text().is_none()) else {
-            continue;
-        };
-        let url = item.value().and_then(|value| value["file"]["url"].as_str()).unwrap_or_default();
-        let (status, content) = story.bob.download(url).await?;
-        ensure(status == 200 && content == file.content, || {
-            format!("{} can't be read in the south", file.key)
-        })?;
+    // Against what was uploaded: the file itself may have changed since.
+    for (file, write) in tree.files.iter().zip(writes).filter(|(file, _)| file.text.is_none()) {
+        let uploaded = &write["value"]["file"];
+        let (status, content) = story.bob.download(uploaded["url"].as_str().unwrap_or_default()).await?;
+        let same = uploaded["sha256"] == hex::encode(Sha256::digest(&content));
+        ensure(status == 200 && same, || format!("{} can't be read in the south", file.key))?;
         fetched += 1;
         show.progress(&format!("{fetched} files downloaded from the south"));
     }
