@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeMap, io::Read as _};
 
-use causeway_replication::{Delta, Down, Outcome, Pull, limits::MAX_DELTA_BODY_BYTES};
+use causeway_replication::{
+    Delta, Down, Outcome, Pull,
+    limits::{MAX_DELTA_BODY_BYTES, MAX_DELTA_BYTES},
+};
 use causeway_service::{
     error::{Chain, MatrixError},
     server_keys::RemoteKey,
     shared_space::keys::{Hearsay, VerifyKeyRow},
 };
-use causeway_shared_space::{Change, ChangeId};
+use causeway_shared_space::{Change, ChangeId, value::MAX_VALUE_BYTES};
 use http::{Method, StatusCode, header::CONTENT_ENCODING};
 use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
@@ -24,6 +27,11 @@ use crate::{
 
 /// How long a peer that is busy is left alone when it doesn't say, in milliseconds.
 const BUSY_MS: u64 = 5_000;
+/// Requests for values after one delta: as many as the values of one request need,
+/// if each answer is full.
+const VALUE_REQUESTS_MAX: usize = 8;
+/// A shorter answer holds all that the other server has.
+const FULL_ANSWER_BYTES: usize = MAX_DELTA_BYTES - MAX_VALUE_BYTES;
 
 /// Asks `to` for what is lacking.
 pub async fn pull(
@@ -112,14 +120,26 @@ pub async fn apply(
 
 /// Asks for the values of live changes that are held as headers only.
 async fn values(state: &FederationState, room: &RoomId, from: &ServerName) -> Result<(), MatrixError> {
+    let (services, of) = (state.services().clone(), room.to_owned());
+    let mut missing = blocking(move || Ok(services.shared_space.missing_values(&of)?)).await?;
+    for _ in 0..VALUE_REQUESTS_MAX {
+        if missing.is_empty() || !values_of(state, room, from, &mut missing).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Asks once, and takes what comes from the list. True if more may come.
+async fn values_of(
+    state: &FederationState,
+    room: &RoomId,
+    from: &ServerName,
+    missing: &mut Vec<ChangeId>,
+) -> Result<bool, MatrixError> {
     #[derive(Deserialize)]
     struct Answer {
         values: BTreeMap<ChangeId, Box<RawValue>>,
-    }
-    let (services, of) = (state.services().clone(), room.to_owned());
-    let missing = blocking(move || Ok(services.shared_space.missing_values(&of)?)).await?;
-    if missing.is_empty() {
-        return Ok(());
     }
     let path = format!("/_matrix/federation/unstable/org.causeway/rooms/{}/values", escape(room));
     let mut request = Request::new(from, Method::POST, &path);
@@ -134,9 +154,11 @@ async fn values(state: &FederationState, room: &RoomId, from: &ServerName) -> Re
     let answer: Answer = serde_json::from_slice(&body).map_err(|error| failed(&error.to_string()))?;
     // Only what was asked for.
     let values: Vec<_> = answer.values.into_iter().filter(|(id, _)| missing.contains(id)).collect();
+    missing.retain(|id| values.iter().all(|(given, _)| given != id));
+    let is_full = !values.is_empty() && body.len() >= FULL_ANSWER_BYTES;
     let (services, room) = (state.services().clone(), room.to_owned());
     blocking(move || Ok(services.shared_space.keep_values(&room, &values)?)).await?;
-    Ok(())
+    Ok(is_full)
 }
 
 async fn try_apply(

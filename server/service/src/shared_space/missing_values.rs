@@ -2,14 +2,19 @@
 //! and keeping what they answer.
 //!
 //! Only values of live changes are asked for. Nobody may have them any more:
-//! then they are asked for less and less often.
+//! then they are asked for less and less often, and the others are looked at in turn.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use causeway_shared_space::{ChangeId, ItemKey, Value};
 use causeway_storage::shared_space::{
     entries, items,
     queues::{self, Queue, QueueRow},
 };
-use ruma::RoomId;
+use ruma::{OwnedRoomId, RoomId};
 use serde_json::value::RawValue;
 
 use super::{SharedSpace, error::SpaceError, quota::Quota, stored};
@@ -17,25 +22,76 @@ use crate::notify::Topic;
 
 /// Values asked for at once, the bound of such a request.
 pub const ASKED_MAX: usize = 500;
-/// Rows looked at for those that are due.
+/// Rows looked at for those that are due; the next look begins where this one ended.
 const SCAN_MAX: usize = 2_000;
+/// Rooms of which that is remembered; the others begin anew.
+const ROOMS_MAX: usize = 10_000;
 /// Pauses between two questions for one value: they double.
 const PAUSE_FIRST_MS: u64 = 60_000;
 const PAUSE_LAST_MS: u64 = 24 * 3_600_000;
 
+/// Where the next look at a room's rows begins, of rooms with more of them than
+/// one look takes in.
+#[derive(Debug, Default)]
+pub(super) struct Looks(Mutex<HashMap<OwnedRoomId, String>>);
+
+impl Looks {
+    fn begin(&self, room: &RoomId) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(room).cloned()
+    }
+
+    fn go_on_at(&self, room: &RoomId, subject: Option<String>) {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match subject {
+            Some(subject) if looks.len() < ROOMS_MAX || looks.contains_key(room) => {
+                looks.insert(room.to_owned(), subject);
+            }
+            _ => drop(looks.remove(room)),
+        }
+    }
+}
+
 impl SharedSpace {
+    /// The rows of a room that are looked at now, and where the next look begins.
+    fn values_to_look_at(
+        &self,
+        room: &RoomId,
+        scan_max: usize,
+    ) -> Result<(Vec<(String, QueueRow)>, Option<String>), SpaceError> {
+        let mut rows = match self.value_looks.begin(room) {
+            None => queues::of_room(&self.db, Queue::Value, room, scan_max + 1)?,
+            Some(begin) => {
+                let at = Some((room.as_str(), begin.as_str()));
+                let rows = queues::from(&self.db, Queue::Value, at, scan_max + 1)?;
+                let here = rows.into_iter().take_while(|(of, ..)| of == room.as_str());
+                here.map(|(_, subject, row)| (subject, row)).collect()
+            }
+        };
+        let next = if rows.len() > scan_max { rows.pop().map(|(subject, _)| subject) } else { None };
+        Ok((rows, next))
+    }
+
     /// The changes of a room whose values are to be asked for now. What is
     /// returned is not returned again for a while.
     ///
     /// # Errors
     /// Storage failed.
     pub fn missing_values(&self, room: &RoomId) -> Result<Vec<ChangeId>, SpaceError> {
+        self.missing_values_among(room, SCAN_MAX)
+    }
+
+    fn missing_values_among(&self, room: &RoomId, scan_max: usize) -> Result<Vec<ChangeId>, SpaceError> {
         let now_ms = self.clock.now_ms();
         let mut batch = self.db.batch();
         let mut missing = Vec::new();
-        for (subject, row) in queues::of_room(&self.db, Queue::Value, room, SCAN_MAX)? {
-            if row.due > now_ms || missing.len() == ASKED_MAX {
+        let (rows, mut next) = self.values_to_look_at(room, scan_max)?;
+        for (subject, row) in rows {
+            if row.due > now_ms {
                 continue;
+            }
+            if missing.len() == ASKED_MAX {
+                next = Some(subject);
+                break;
             }
             match subject.parse().ok().filter(|id| self.lacks_value(room, id).unwrap_or(true)) {
                 Some(id) => {
@@ -49,6 +105,7 @@ impl SharedSpace {
             }
         }
         let _unsynced = self.db.commit(batch)?;
+        self.value_looks.go_on_at(room, next);
         Ok(missing)
     }
 
@@ -121,7 +178,7 @@ impl SharedSpace {
 mod tests {
     use std::time::Duration;
 
-    use causeway_shared_space::Change;
+    use causeway_shared_space::{Body, Change, Value};
     use serde_json::{Value as Json, value::to_raw_value};
 
     use super::super::pair::{Pair, put};
@@ -151,6 +208,43 @@ mod tests {
         assert_eq!(shown(&pair)["value"]["n"], 7);
         pair.a.clock.advance(Duration::from_hours(48));
         assert!(space.missing_values(&pair.room).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn values_that_nobody_has_hide_no_others() {
+        let pair = Pair::new();
+        let space = &pair.a.shared_space;
+        let bare: Vec<Change> = (0..5)
+            .map(|number| pair.change(&format!("plan {number}"), put(number), |_| {}))
+            .map(|whole| Change::parse(whole.to_json_without_value().as_bytes()).expect("an entry"))
+            .collect();
+        assert_eq!(pair.join(&bare), 5);
+        let look = || space.missing_values_among(&pair.room, 2).expect("readable");
+        let (first, second, third) = (look(), look(), look());
+        assert_eq!([first.len(), second.len(), third.len()], [2, 2, 1]);
+        let mut asked = [first, second, third].concat();
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), 5, "all are asked for in turn");
+        assert!(look().is_empty(), "from the beginning, and none is due");
+    }
+
+    #[test]
+    fn an_answer_holds_only_so_many_bytes_of_values() {
+        let pair = Pair::new();
+        let mut ids = Vec::new();
+        for number in 0..90 {
+            let value = serde_json::json!({ "text": "x".repeat(48_000) }).to_string();
+            let value = Value::parse(value.as_bytes()).expect("a value");
+            let change = pair.change(&format!("plan {number}"), Body::Put(value), |_| {});
+            ids.push(change.id());
+            assert_eq!(pair.join(&[change]), 1);
+        }
+        let held = pair.a.shared_space.values(&pair.room, &ids).expect("readable");
+        let bytes: usize = held.iter().map(|(_, value)| value.get().len()).sum();
+        assert!(bytes <= super::super::read::MAX_DELTA_BYTES && held.len() > 80, "{bytes} in {}", held.len());
+        let rest = pair.a.shared_space.values(&pair.room, &ids[held.len()..]).expect("readable");
+        assert_eq!(held.len() + rest.len(), ids.len());
     }
 
     #[test]

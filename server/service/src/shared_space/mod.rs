@@ -151,6 +151,7 @@ pub struct SharedSpace {
     /// How far the round of forgetting is.
     forgetting: Mutex<forget::Round>,
     agenda: Agenda,
+    value_looks: missing_values::Looks,
     /// Of judging open entries again. Never held while a room's lock is waited for.
     rounds: Mutex<Rounds>,
     pace: Mutex<Pace>,
@@ -217,6 +218,7 @@ impl SharedSpace {
             cursor: Mutex::default(),
             forgetting: Mutex::default(),
             agenda: Agenda::default(),
+            value_looks: missing_values::Looks::default(),
             rounds: Mutex::default(),
             pace: Mutex::default(),
             metrics: Metrics::new(),

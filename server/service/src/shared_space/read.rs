@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 
 use causeway_replication as replication;
-pub use causeway_replication::{Delta, Pull, limits::MAX_PULL_BODY_BYTES};
+pub use causeway_replication::{
+    Delta, Pull,
+    limits::{MAX_DELTA_BYTES, MAX_PULL_BODY_BYTES},
+};
 use causeway_shared_space::{Change, ChangeId, Item, ItemKey, Sibling, VersionVector};
 use causeway_storage::{
     Read,
@@ -32,6 +35,8 @@ pub const LIST_MAX: usize = 1_000;
 pub const HISTORY_MAX: usize = 200;
 /// Bytes of values in one page of a list: the page ends after the item that passes it.
 const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Values that are read before it is seen whether more fit into an answer.
+const VALUES_READ_AT_ONCE: usize = 32;
 /// Forks and conflicts that the status shows.
 const STATUS_MAX: usize = 100;
 
@@ -149,19 +154,27 @@ impl SharedSpace {
         work(&SpaceSnapshot::new(&snapshot, room)?)
     }
 
-    /// Values by the ids of their changes; ids that have none here are left out.
+    /// Values by the ids of their changes; ids that have none here are left out,
+    /// and those that would go beyond what an answer holds.
     pub fn values(
         &self,
         room: &RoomId,
         ids: &[ChangeId],
     ) -> Result<Vec<(ChangeId, Box<RawValue>)>, SpaceError> {
         self.db.barrier()?;
-        let values = entries::values(&self.db, room, ids)?;
-        let held = ids.iter().zip(values).filter_map(|(id, value)| {
-            let text = String::from_utf8(value?).ok()?;
-            Some((*id, RawValue::from_string(text).ok()?))
-        });
-        Ok(held.collect())
+        let (mut held, mut bytes) = (Vec::new(), 0);
+        for ids in ids.chunks(VALUES_READ_AT_ONCE) {
+            for (id, value) in ids.iter().zip(entries::values(&self.db, room, ids)?) {
+                let Some(text) = value.and_then(|value| String::from_utf8(value).ok()) else { continue };
+                bytes += text.len();
+                if bytes > MAX_DELTA_BYTES && !held.is_empty() {
+                    return Ok(held);
+                }
+                let Ok(value) = RawValue::from_string(text) else { continue };
+                held.push((*id, value));
+            }
+        }
+        Ok(held)
     }
 
     /// The vector of a room.
