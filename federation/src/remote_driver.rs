@@ -2,6 +2,9 @@
 //! ([`causeway_service::remote`]): one task for each, as many at once as
 //! [`AT_ONCE_MAX`]; more wait in the bounded channel, and beyond that are
 //! answered "unavailable".
+//!
+//! Files have places of their own, because they take long and wait for each
+//! other: however many are wanted, joins and invites go on.
 
 mod alias;
 mod backfill;
@@ -38,6 +41,8 @@ use crate::{
 pub const AT_ONCE_MAX: usize = 64;
 /// Files that are fetched at once; the others wait.
 const FILES_AT_ONCE_MAX: usize = 6;
+/// Files that are fetched or wait for it; more are answered "unavailable".
+const FILES_MAX: usize = 256;
 
 /// Serves until `stop`, or until nobody can ask any more.
 pub async fn run(
@@ -45,20 +50,28 @@ pub async fn run(
     mut requests: mpsc::Receiver<RemoteRequest>,
     stop: CancellationToken,
 ) {
-    let mut tasks = JoinSet::new();
-    let files = Arc::new(Semaphore::new(FILES_AT_ONCE_MAX));
+    let (mut tasks, mut files) = (JoinSet::new(), JoinSet::new());
+    let turns = Arc::new(Semaphore::new(FILES_AT_ONCE_MAX));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => log_panic(ended),
+            Some(ended) = files.join_next() => log_panic(ended),
             request = requests.recv(), if tasks.len() < AT_ONCE_MAX => {
                 let Some(request) = request else { break };
-                tasks.spawn(serve(state.clone(), Arc::clone(&files), request));
+                let is_file = matches!(request, RemoteRequest::Media { .. });
+                if is_file && files.len() >= FILES_MAX {
+                    // Dropped, and its reply with it.
+                    continue;
+                }
+                let served = serve(state.clone(), Arc::clone(&turns), request);
+                if is_file { files.spawn(served) } else { tasks.spawn(served) };
             }
         }
     }
     // Who still waits is answered "unavailable" by the dropped replies.
     tasks.shutdown().await;
+    files.shutdown().await;
     stop.cancelled().await;
 }
 

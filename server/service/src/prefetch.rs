@@ -4,7 +4,11 @@
 //! A few at a time, none larger than an upload may be. What is still to be
 //! fetched is durable ([`crate::shared_space::wanted_media`]).
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::OwnedMxcUri;
 use tokio::task::JoinSet;
@@ -39,6 +43,7 @@ pub async fn run(services: Arc<Services>, stop: impl Future<Output = ()>) {
                 Err(error) => {
                     tracing::error!(%error, "the fetch of a file failed");
                     fetching = Fetching::default();
+                    services.shared_space.look_for_files();
                 }
             },
             () = wanted.changed() => {}
@@ -47,47 +52,69 @@ pub async fn run(services: Arc<Services>, stop: impl Future<Output = ()>) {
     }
 }
 
-/// Fetches under way.
+/// Fetches under way, and those that come next.
 #[derive(Default)]
 struct Fetching {
     tasks: JoinSet<OwnedMxcUri>,
     files: BTreeSet<OwnedMxcUri>,
+    /// What the last look found: the queue is not read again before this is done.
+    next: VecDeque<WantedFile>,
 }
 
 impl Fetching {
     /// Starts as many as may run; says how long nothing more is due.
     async fn start(&mut self, services: &Arc<Services>) -> Duration {
-        let free = FETCHES_MAX - self.files.len().min(FETCHES_MAX);
-        if free == 0 {
+        if self.next.is_empty() {
+            let space = Arc::clone(&services.shared_space);
+            let looked = tokio::task::spawn_blocking(move || space.wanted_files()).await;
+            match looked {
+                Ok(Ok(found)) => self.next = found.into(),
+                Ok(Err(error)) => {
+                    tracing::error!(error = %Chain(&error), "wanted files can't be read");
+                    return PAUSE_MAX;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "wanted files can't be read");
+                    return PAUSE_MAX;
+                }
+            }
+        }
+        // The same file may be wanted in several rooms: one after the other.
+        for _ in 0..self.next.len() {
+            if self.files.len() >= FETCHES_MAX {
+                break;
+            }
+            let Some(wanted) = self.next.pop_front() else { break };
+            if self.files.insert(wanted.file.clone()) {
+                self.tasks.spawn(fetch(Arc::clone(services), wanted));
+            } else {
+                self.next.push_back(wanted);
+            }
+        }
+        if !self.next.is_empty() {
+            // Goes on when one of those under way has ended.
             return PAUSE_MAX;
         }
-        // Those under way are still in the queue.
-        let (space, limit) = (Arc::clone(&services.shared_space), FETCHES_MAX + free);
-        let looked = tokio::task::spawn_blocking(move || space.wanted_files(limit)).await;
-        let (found, next) = match looked {
-            Ok(Ok(looked)) => looked,
-            Ok(Err(error)) => {
-                tracing::error!(error = %Chain(&error), "wanted files can't be read");
-                return PAUSE_MAX;
-            }
-            Err(error) => {
-                tracing::error!(%error, "wanted files can't be read");
-                return PAUSE_MAX;
-            }
-        };
-        for file in found {
-            if self.files.len() < FETCHES_MAX && self.files.insert(file.file.clone()) {
-                self.tasks.spawn(fetch(Arc::clone(services), file));
-            }
-        }
-        let due = next.map(|due| Duration::from_millis(due.saturating_sub(services.clock.now_ms())));
+        let due = services.shared_space.files_due();
+        let due = due.map(|due| Duration::from_millis(due.saturating_sub(services.clock.now_ms())));
         due.unwrap_or(PAUSE_MAX).clamp(PAUSE_MIN, PAUSE_MAX)
     }
 }
 
 async fn fetch(services: Arc<Services>, wanted: WantedFile) -> OwnedMxcUri {
     let file = wanted.file.clone();
-    let obtained = services.media.obtain(&wanted.file, wanted.holders.clone(), wanted.expected()).await;
+    if let Err(error) = try_fetch(&services, wanted).await {
+        tracing::error!(%file, %error, "what became of a file can't be noted");
+    }
+    file
+}
+
+async fn try_fetch(services: &Arc<Services>, wanted: WantedFile) -> Result<(), MatrixError> {
+    let space = Arc::clone(&services.shared_space);
+    let looked = tokio::task::spawn_blocking(move || space.holders_of(&wanted).map(|found| (wanted, found)));
+    let (wanted, holders) = looked.await.map_err(|error| MatrixError::internal(&error))??;
+    let Some(holders) = holders else { return Ok(()) };
+    let obtained = services.media.obtain(&wanted.file, holders, wanted.expected()).await;
     let space = Arc::clone(&services.shared_space);
     let noted = tokio::task::spawn_blocking(move || match obtained {
         Ok(_) => space.file_done(&wanted),
@@ -97,13 +124,5 @@ async fn fetch(services: Arc<Services>, wanted: WantedFile) -> OwnedMxcUri {
             Ok(())
         }
     });
-    match noted.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            let error = MatrixError::from(error);
-            tracing::error!(%file, %error, "what became of a file can't be noted");
-        }
-        Err(error) => tracing::error!(%error, "what became of a file can't be noted"),
-    }
-    file
+    Ok(noted.await.map_err(|error| MatrixError::internal(&error))??)
 }

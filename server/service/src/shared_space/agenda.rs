@@ -100,7 +100,7 @@ impl Agenda {
             Queue::Notice => &self.notice,
             Queue::Projection => &self.projection,
             Queue::Adoption => &self.adoption,
-            // What is fetched from others is fetched beside the worker, which looks for itself.
+            // Values are looked for room by room, and not by this.
             Queue::Media | Queue::Value => &self.media,
         }
     }
@@ -123,6 +123,11 @@ impl Agenda {
     pub fn next_due(&self) -> u64 {
         let all = [&self.notice, &self.projection, &self.adoption];
         all.iter().map(|line| line.due.load(Ordering::SeqCst)).min().unwrap_or(u64::MAX)
+    }
+
+    /// When something of a queue may be due next; `u64::MAX` for nothing.
+    pub fn due(&self, queue: Queue) -> u64 {
+        self.of(queue).due.load(Ordering::SeqCst)
     }
 
     /// What of a queue is due now.

@@ -142,17 +142,37 @@ fn files_of_other_servers_are_wanted_until_they_are_here() {
     fixture
         .put("ONE", "own.txt", &json!({ "file": { "url": "mxc://a.example/abc" } }), None)
         .expect("written");
-    let (wanted, next) = space.wanted_files(10).expect("readable");
+    let wanted = space.wanted_files().expect("readable");
     assert_eq!(wanted.iter().map(|one| one.file.as_str()).collect::<Vec<_>>(), ["mxc://b.example/abc"]);
-    assert_eq!(next, None);
+    assert!(space.holders_of(&wanted[0]).expect("readable").is_some());
     assert!(space.file_failed(&wanted[0]).expect("noted"), "it is tried again");
-    let (now, next) = space.wanted_files(10).expect("readable");
-    assert!(now.is_empty() && next.is_some());
+    assert!(space.holders_of(&wanted[0]).expect("readable").is_none(), "not at once");
+    assert!(space.wanted_files().expect("readable").is_empty() && space.files_due().is_some());
     fixture.services.clock.advance(Duration::from_mins(1));
-    let (again, _) = space.wanted_files(10).expect("readable");
+    let again = space.wanted_files().expect("readable");
     space.file_done(&again[0]).expect("noted");
-    let (none, next) = space.wanted_files(10).expect("readable");
-    assert!(none.is_empty() && next.is_none());
+    // One more look, for what was being noted during the last one.
+    fixture.services.clock.advance(Duration::from_mins(1));
+    assert!(space.wanted_files().expect("readable").is_empty());
+    assert_eq!(space.files_due(), None);
+}
+
+#[test]
+fn files_that_can_not_be_had_hide_no_others() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    // By key, all of these come before the last: more than one round takes.
+    let keys = (0..600).map(|n| (format!("gone{n}"), format!("mxc://a.gone.example/{n:04}")));
+    let keys = keys.chain([("last".to_owned(), "mxc://b.example/here".to_owned())]);
+    for (key, url) in keys {
+        fixture.put("ONE", &key, &json!({ "file": { "url": url } }), None).expect("written");
+    }
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        // Nobody gets anything done meanwhile.
+        found.extend(space.wanted_files().expect("readable").into_iter().map(|one| one.file.to_string()));
+    }
+    assert!(found.iter().any(|file| file == "mxc://b.example/here"), "{} are found", found.len());
 }
 
 #[test]

@@ -8,20 +8,19 @@
 //! far as authors on the file's own server say it: a file that is another one is
 //! taken from that server only.
 //!
-//! Not here: the fetching ([`crate::prefetch`]).
+//! The rows are looked at in turn ([`super::agenda`]): those of a server that is gone
+//! hide no others. Not here: the fetching ([`crate::prefetch`]).
 
 use causeway_storage::shared_space::queues::{self, Queue, QueueRow};
-use ruma::{OwnedMxcUri, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedMxcUri, OwnedRoomId, OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{SharedSpace, error::SpaceError};
+use super::{SharedSpace, agenda::Task, error::SpaceError};
 use crate::remote::ExpectedContent;
 
 /// Bytes of the longest address that is followed.
 const ADDRESS_BYTES_MAX: usize = 512;
-/// Rows looked at for those that are due.
-const SCAN_MAX: usize = 10_000;
 /// Pauses after a fetch that failed: they double.
 const PAUSE_FIRST_MS: u64 = 5_000;
 const PAUSE_LAST_MS: u64 = 6 * 3_600_000;
@@ -38,8 +37,6 @@ pub struct WantedFile {
     pub file: OwnedMxcUri,
     /// The room in which it is wanted.
     pub room: OwnedRoomId,
-    /// Other servers in the room: each that takes part fetches it, too.
-    pub holders: Vec<OwnedServerName>,
     row: QueueRow,
 }
 
@@ -109,21 +106,36 @@ pub(super) fn row_for(file: &Referred, before: Option<&QueueRow>) -> QueueRow {
 }
 
 impl SharedSpace {
-    /// Up to `limit` files that are to be fetched now, and when the next one
-    /// after them is due (ms since the epoch).
-    pub fn wanted_files(&self, limit: usize) -> Result<(Vec<WantedFile>, Option<u64>), SpaceError> {
-        let now_ms = self.clock.now_ms();
-        let (mut wanted, mut next) = (Vec::new(), None::<u64>);
-        for (room, file, row) in queues::all(&self.db, Queue::Media, SCAN_MAX)? {
-            if row.due > now_ms || wanted.len() == limit {
-                next = Some(next.map_or(row.due, |next| next.min(row.due)));
-                continue;
-            }
-            let Ok(room) = RoomId::parse(room) else { continue };
-            let holders = self.other_servers(&room)?;
-            wanted.push(WantedFile { file: file.into(), room, holders, row });
+    /// Some of the files that are to be fetched now; none when none is due. What is
+    /// returned may be returned again until it is done or failed.
+    pub fn wanted_files(&self) -> Result<Vec<WantedFile>, SpaceError> {
+        let tasks = self.agenda.take(&self.db, Queue::Media, self.clock.now_ms())?;
+        let wanted = tasks.into_iter().map(|Task { room, subject, row }| WantedFile {
+            file: subject.into(),
+            room,
+            row,
+        });
+        Ok(wanted.collect())
+    }
+
+    /// When to ask for wanted files again (ms since the epoch); `None`: when there are new ones.
+    pub fn files_due(&self) -> Option<u64> {
+        Some(self.agenda.due(Queue::Media)).filter(|due| *due < u64::MAX)
+    }
+
+    /// Which ones were being fetched was forgotten: all are looked for again.
+    pub fn look_for_files(&self) {
+        self.agenda.note(Queue::Media, 0);
+    }
+
+    /// The servers that may hold a file, `None` if it is not to be fetched now any
+    /// more: it was meanwhile, or could not be.
+    pub fn holders_of(&self, wanted: &WantedFile) -> Result<Option<Vec<OwnedServerName>>, SpaceError> {
+        let queued = queues::queued(&self.db, Queue::Media, &wanted.room, wanted.file.as_str())?;
+        if queued.is_none_or(|row| row.attempts != wanted.row.attempts) {
+            return Ok(None);
         }
-        Ok((wanted, next))
+        Ok(Some(self.other_servers(&wanted.room)?))
     }
 
     /// The file is here, or will never be.
@@ -147,6 +159,7 @@ impl SharedSpace {
         let mut batch = self.db.batch();
         queues::put(&mut batch, Queue::Media, &wanted.room, wanted.file.as_str(), &row);
         let _unsynced = self.db.commit(batch)?;
+        self.agenda.note(Queue::Media, row.due);
         Ok(true)
     }
 }

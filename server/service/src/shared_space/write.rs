@@ -179,6 +179,7 @@ impl SharedSpace {
         let last = draft.last_placed();
         let placed = draft.placed > 0;
         if draft.wanted_files {
+            self.agenda.note(Queue::Media, now_ms);
             writer.notify(Topic::WantedFiles);
         }
         let (log, keys, told, arisen) = draft.finish(writer.batch());
