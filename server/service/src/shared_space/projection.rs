@@ -147,22 +147,22 @@ impl SharedSpace {
         Ok(())
     }
 
+    /// If the faces can't be shown together, each is shown by itself: one must not
+    /// keep the others away.
     fn project_in_room(&self, room: &RoomId, tasks: &[Task]) -> Result<(), SpaceError> {
         if tasks.is_empty() {
             return Ok(());
         }
-        match self.project_all(room, tasks) {
-            Err(error) if error.is_storage() => return Err(error),
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                let error = crate::error::Chain(&error);
-                tracing::info!(%room, %error, "faces of items can't be shown");
-            }
+        let Err(error) = self.project_all(room, tasks) else { return Ok(()) };
+        if error.is_storage() {
+            return Err(error);
         }
+        if tasks.len() > 1 {
+            return tasks.chunks(1).try_for_each(|task| self.project_in_room(room, task));
+        }
+        tracing::warn!(%room, error = %crate::error::Chain(&error), "the face of an item can't be shown");
         let mut batch = self.db.batch();
-        for task in tasks {
-            queues::delete(&mut batch, Queue::Projection, room, &task.subject);
-        }
+        queues::delete(&mut batch, Queue::Projection, room, &tasks[0].subject);
         let _unsynced = self.db.commit(batch)?;
         Ok(())
     }
