@@ -94,6 +94,30 @@ async fn a_pull_is_bounded_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_room_that_was_replaced_takes_no_more_items() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let old = room(&server, &alice).await;
+    let value = json!({ "value": { "n": 1 } });
+    server.put(&space(&old, "items/plan"), &alice, value.clone()).await.ok();
+    let upgraded =
+        server.post(&format!("{V3}/rooms/{old}/upgrade"), &alice, json!({ "new_version": "12" })).await.ok();
+    let new = upgraded["replacement_room"].as_str().expect("a room id");
+    for refused in [
+        server.put(&space(&old, "items/plan"), &alice, value.clone()).await,
+        server.ask("DELETE", &space(&old, "items/plan"), Some(&alice), None).await,
+        server.put(&state(&old, "plan"), &alice, json!({ "n": 2 })).await,
+    ] {
+        let error = refused.is_error(403, "M_FORBIDDEN");
+        assert!(error["error"].as_str().is_some_and(|text| text.contains(new)), "{error}");
+    }
+    // It can be read there, and goes on in the new room.
+    server.get(&space(&old, "items/plan"), &alice).await.ok();
+    assert_eq!(server.get(&space(new, "items/plan"), &alice).await.ok()["siblings"][0]["value"]["n"], 1);
+    server.put(&space(new, "items/plan"), &alice, value).await.ok();
+}
+
+#[tokio::test]
 async fn what_a_device_reads_from_state_it_has_seen() {
     let server = server();
     let alice = server.register("alice").await;

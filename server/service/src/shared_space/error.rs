@@ -2,6 +2,7 @@
 
 use causeway_shared_space::{BuildError, KeyError, ValueError};
 use causeway_storage::StorageError;
+use ruma::OwnedRoomId;
 use serde_json::Value as Json;
 
 use super::token::InvalidToken;
@@ -22,6 +23,9 @@ pub enum SpaceError {
     /// The one who asks may not.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// The room was replaced by this one.
+    #[error("this room was replaced by {0}: write there")]
+    Replaced(OwnedRoomId),
     /// No item has this key.
     #[error("there is no such item")]
     NotFound,
@@ -77,7 +81,7 @@ impl From<SpaceError> for MatrixError {
     fn from(error: SpaceError) -> Self {
         match error {
             SpaceError::Room(error) => error.into(),
-            SpaceError::Forbidden(_) => Self::forbidden(error.to_string()),
+            SpaceError::Forbidden(_) | SpaceError::Replaced(_) => Self::forbidden(error.to_string()),
             SpaceError::NotFound => Self::not_found(error.to_string()),
             SpaceError::Value(ValueError::TooLarge) | SpaceError::TooMany(_) => {
                 Self::too_large(error.to_string())

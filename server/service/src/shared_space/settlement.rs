@@ -133,6 +133,11 @@ impl SharedSpace {
         chosen: Vec<Chosen>,
     ) -> Result<Settled, SpaceError> {
         let Chooser { user, author } = *chooser;
+        match Self::refuse_replaced(writer) {
+            Ok(()) => {}
+            Err(error @ SpaceError::Replaced(_)) => return Ok(Settled::Answered(error.to_string())),
+            Err(error) => return Err(error),
+        }
         let mut authorized_by = Vec::new();
         for writes in [user, author] {
             authorized_by = match authorise::local_writer(writer, writes) {

@@ -91,7 +91,7 @@ impl SharedSpace {
             if !authorised.iter().any(Result::is_ok) {
                 return Ok(authorised.into_iter().filter_map(Result::err).map(Err).collect());
             }
-            self.refuse_unencrypted(writer)?;
+            self.refuse_closed(writer)?;
             self.in_draft(writer, |space, draft, writer| {
                 let mut sent = Vec::with_capacity(events.len());
                 for (event, authorised) in events.iter().zip(authorised) {

@@ -144,7 +144,7 @@ impl SharedSpace {
                 return if before.request == request { Ok(before.body) } else { Err(SpaceError::KeyReused) };
             }
             let authorized_by = authorise::local_writer(room_writer, writer.user)?;
-            self.refuse_unencrypted(room_writer)?;
+            self.refuse_closed(room_writer)?;
             let author = Author { user: writer.user, device, authorized_by };
             let body = self.in_draft(room_writer, |space, draft, room_writer| {
                 write(space, draft, &author, room_writer)
@@ -328,8 +328,21 @@ impl SharedSpace {
         Ok(change)
     }
 
-    /// In an encrypted room values are written in clear only if the room says so.
-    pub(super) fn refuse_unencrypted(&self, writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+    /// A room that was replaced takes no more: the items went along, and what came
+    /// now would stay behind unseen.
+    pub(super) fn refuse_replaced(writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+        let tombstone = writer.state("m.room.tombstone", "")?.map(|tombstone| tombstone.content_object());
+        let named = tombstone.as_ref().and_then(|content| content.get("replacement_room")?.as_str());
+        match named.and_then(|room| RoomId::parse(room).ok()) {
+            Some(room) => Err(SpaceError::Replaced(room)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the room takes items now: not if it was replaced; and in an encrypted
+    /// room values are written in clear only if the room says so.
+    pub(super) fn refuse_closed(&self, writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+        Self::refuse_replaced(writer)?;
         if writer.state("m.room.encryption", "")?.is_none() || self.declaration(writer)?.allow_unencrypted {
             return Ok(());
         }
