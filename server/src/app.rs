@@ -60,17 +60,24 @@ fn async_threads() -> usize {
 }
 
 async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {
+    // First of all: a server that is told to stop while it starts stops cleanly.
+    let mut shutdown = std::pin::pin!(shutdown_signal()?);
     let folder = &config.data_folder;
     let in_folder = |error| Failure::new(Reason::DataFolder, error);
     let federation = config.federation.enabled.then(|| settings::of_federation(config)).transpose();
     let federation = federation.map_err(|error| Failure::new(Reason::Configuration, error))?;
-    let database = Database::open(folder, &causeway_storage::Options::default())
-        .map_err(|error| Failure::new(Reason::DataFolder, error))?;
-    listeners::remove_addresses(folder).map_err(in_folder)?;
     let (remote, requests) = RemoteHandle::channel();
-    let services = Services::open(database, settings::of_services(config), Clock::System, remote)
-        .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let services = Arc::new(services);
+    let opening = config.clone();
+    // A first start, or one after a long time, may take a while.
+    let opening = tokio::task::spawn_blocking(move || open(&opening, remote));
+    let services = tokio::select! {
+        biased;
+        () = &mut shutdown => {
+            tracing::info!("stopped while starting");
+            return Ok(());
+        }
+        opened = opening => opened.map_err(|error| Failure::new(Reason::Internal, error))??,
+    };
     let mut supervisor = Supervisor::default();
     let (space, stop) = (Arc::clone(&services.shared_space), supervisor.stop_signal());
     supervisor
@@ -92,7 +99,6 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     };
     let registry = telemetry.registry();
 
-    let shutdown = shutdown_signal()?;
     let open = listeners::open(bound).map_err(listen_failure)?;
     listeners::write_addresses(folder, &open).map_err(in_folder)?;
     for one in &open {
@@ -113,6 +119,17 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     listeners::remove_addresses(folder).map_err(in_folder)?;
     admin_socket::remove(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
+}
+
+/// The data folder, and the use-cases over it.
+fn open(config: &Config, remote: RemoteHandle) -> Result<Arc<Services>, Failure> {
+    let database = Database::open(&config.data_folder, &causeway_storage::Options::default())
+        .map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    listeners::remove_addresses(&config.data_folder)
+        .map_err(|error| Failure::new(Reason::DataFolder, error))?;
+    let services = Services::open(database, settings::of_services(config), Clock::System, remote)
+        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    Ok(Arc::new(services))
 }
 
 /// The routes of all doors, and their drivers started.

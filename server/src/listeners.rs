@@ -1,7 +1,8 @@
 //! The sockets: taken first, opened last.
 //!
 //! [`bind`] takes every address before anything else is touched, so that a port
-//! in use costs nothing; a bound socket still refuses connections. [`open`] lets
+//! in use costs nothing; a bound socket still refuses connections, and nobody else
+//! gets its address, also no server that starts at the same moment. [`open`] lets
 //! them in once everything behind is ready, and `listeners.json` in the data
 //! folder then says where, for scripts that asked for port 0.
 
@@ -88,14 +89,20 @@ fn bind_one(listener: &Listener) -> Result<Bound, ListenError> {
         .map(|(certificate, key)| tls::server_config(certificate, key))
         .transpose()
         .map_err(|source| ListenError::Tls { address, source })?;
-    let take = || {
+    let take = |beside_old| {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
+        socket.set_reuseaddr(beside_old)?;
         socket.bind(address)?;
         let real = socket.local_addr()?;
         io::Result::Ok((socket, real))
     };
-    let (socket, real) = take().map_err(|source| ListenError::Address { address, source })?;
+    // Two that share an address (SO_REUSEADDR) can both bind it, as long as neither
+    // listens. So it is shared only where connections of the last server linger.
+    let taken = match take(false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => take(true),
+        taken => taken,
+    };
+    let (socket, real) = taken.map_err(|source| ListenError::Address { address, source })?;
     Ok(Bound { socket, address: real, tls, metrics: listener.metrics })
 }
 
@@ -106,8 +113,10 @@ pub fn open(bound: Vec<Bound>) -> Result<Vec<Open>, ListenError> {
 
 fn open_one(bound: Bound) -> Result<Open, ListenError> {
     let Bound { socket, address, tls, metrics } = bound;
+    // Connections inherit it: those that linger must not keep the next server out.
     let listener = socket
-        .listen(BACKLOG)
+        .set_reuseaddr(true)
+        .and_then(|()| socket.listen(BACKLOG))
         .and_then(tokio::net::TcpListener::into_std)
         .map_err(|source| ListenError::Address { address, source })?;
     Ok(Open { listener, tls, address, metrics })
@@ -162,4 +171,39 @@ pub fn remove_addresses(data_folder: &Path) -> io::Result<()> {
 
 fn addresses_file(data_folder: &Path) -> PathBuf {
     data_folder.join(ADDRESSES_FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn bind_at(address: SocketAddr) -> Result<Vec<Bound>, ListenError> {
+        bind(&[Listener { address, certificate: None, private_key: None, metrics: false }])
+    }
+
+    fn any() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_gets_the_address() {
+        let first = bind_at(any()).expect("a port");
+        let second = bind_at(first[0].address);
+        assert!(matches!(second, Err(ListenError::Address { .. })), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn connections_that_linger_keep_nobody_out() {
+        let open = open(bind_at(any()).expect("a port")).expect("listens");
+        let address = open[0].address;
+        let mut client = std::net::TcpStream::connect(address).expect("connects");
+        open[0].listener.set_nonblocking(false).expect("blocks");
+        // Whoever closes first keeps the address for a while.
+        drop(open[0].listener.accept().expect("accepts"));
+        assert_eq!(client.read(&mut [0]).expect("the end"), 0);
+        drop((client, open));
+        bind_at(address).expect("free again");
+    }
 }

@@ -5,15 +5,20 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, ExitStatus, Output},
 };
 
 use causeway_tests::{
     cluster::Cluster,
     program,
-    result::{Result, ensure},
+    result::{Failure, Result, ensure},
+    server::Tuning,
+    wait,
 };
 use reqwest::Method;
+use serde_json::Value;
+
+use crate::pair::{Pair, value};
 
 fn serve(config: &Path, variables: &[(&str, &str)]) -> Result<Output> {
     let mut command = Command::new(program::server()?);
@@ -107,17 +112,89 @@ fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(found)
 }
 
+/// A client that trusts the cluster's authority and nobody else.
+fn trusting(certificate: &Path) -> Result<reqwest::Client> {
+    let certificate = reqwest::Certificate::from_pem(&fs::read(certificate)?)?;
+    Ok(reqwest::Client::builder().no_proxy().tls_certs_only([certificate]).build()?)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_listener_serves_both_apis_and_the_metrics_only_where_wanted() -> Result<()> {
     let cluster = Cluster::start(1).await?;
-    let client = cluster[0].client();
-    for path in ["/_matrix/client/versions", "/_matrix/federation/v1/version", "/_matrix/key/v2/server"] {
-        let answer = client.call(Method::GET, path, None, None).await?;
-        ensure(answer.status == 200, || format!("{path} answered {}", answer.status))?;
+    let client = trusting(&cluster.path("authority/ca.pem"))?;
+    let told: Value = serde_json::from_str(&fs::read_to_string(cluster[0].data().join("listeners.json"))?)?;
+    let listeners = told["listeners"].as_array().cloned().unwrap_or_default();
+    ensure(listeners.len() == 2, || format!("not a plain and a TLS one: {told}"))?;
+    for listener in listeners {
+        let url = listener["url"].as_str().unwrap_or_default();
+        for path in ["/_matrix/client/versions", "/_matrix/federation/v1/version", "/_matrix/key/v2/server"] {
+            let status = client.get(format!("{url}{path}")).send().await?.status();
+            ensure(status == 200, || format!("{url}{path} answered {status}"))?;
+        }
+        // Configured for the plain one.
+        let metrics = client.get(format!("{url}/metrics")).send().await?;
+        let (status, text) = (metrics.status(), metrics.text().await?);
+        let expected: u16 = if listener["tls"] == true { 404 } else { 200 };
+        ensure(status == expected, || format!("{url}/metrics answered {status}"))?;
+        ensure((status == 200) == text.contains("target_info"), || text.clone())?;
     }
-    let (status, metrics) = client.download("/metrics", None).await?;
-    assert_eq!(status, 200);
-    let text = String::from_utf8_lossy(&metrics).into_owned();
-    ensure(text.contains("target_info"), || text.clone())?;
     cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_of_the_environment_are_trusted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = folder.path().join("authority/ca.pem");
+    let variables = vec![
+        ("CAUSEWAY_FEDERATION__EXTRA_CA_FILES".to_owned(), "[]".to_owned()),
+        ("SSL_CERT_FILE".to_owned(), authority.display().to_string()),
+    ];
+    let tuning = Tuning { variables, ..Tuning::default() };
+    let cluster = Cluster::start_at(folder.path(), 2, &tuning).await?;
+    // Bob joins over federation: both servers have to believe each other's certificates.
+    let pair = Pair::meet(&cluster).await?;
+    pair.alice.put_item(&pair.room, "plan", &value("alice", 1)).await?;
+    pair.in_step(1).await?;
+    cluster.finish().await
+}
+
+/// Starts a server in `folder` and sends it a signal when `ready` holds.
+async fn signalled(folder: &Path, signal: &str, ready: impl Fn() -> bool) -> Result<ExitStatus> {
+    let config = folder.join("causeway.toml");
+    fs::write(&config, "server_name = \"a.example\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n")?;
+    let mut command = tokio::process::Command::new(program::server()?);
+    let log = fs::File::create(folder.join("log"))?;
+    command.args(["serve", "--config"]).arg(&config).stdout(log.try_clone()?).stderr(log);
+    let mut server = command.kill_on_drop(true).spawn()?;
+    let pid = server.id().unwrap_or_default().to_string();
+    let deadline = tokio::time::Instant::now() + wait::PATIENCE;
+    // Without a pause: the moment is short.
+    while !ready() {
+        ensure(tokio::time::Instant::now() < deadline, || "it does not get that far".to_owned())?;
+        tokio::task::yield_now().await;
+    }
+    let sent = Command::new("sh").args(["-c", "kill -$1 $0", &pid, signal]).status()?;
+    ensure(sent.success(), || format!("no process {pid}"))?;
+    let ended = tokio::time::timeout(wait::PATIENCE, server.wait()).await;
+    Ok(ended.map_err(|_| Failure::new("the server does not stop"))??)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_stops_a_server_cleanly() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let addresses = folder.path().join("data/listeners.json");
+    let status = signalled(folder.path(), "INT", || addresses.exists()).await?;
+    ensure(status.success() && !addresses.exists(), || format!("ended with {status}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_stopped_while_it_starts_ends_cleanly() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let lock = folder.path().join("data/lock");
+    let status = signalled(folder.path(), "TERM", || lock.exists()).await?;
+    ensure(status.success(), || format!("ended with {status}"))?;
+    // Nothing is left half-made: it starts again.
+    let addresses = folder.path().join("data/listeners.json");
+    let status = signalled(folder.path(), "TERM", || addresses.exists()).await?;
+    ensure(status.success(), || format!("ended with {status}"))
 }
