@@ -39,7 +39,7 @@ release: packages ## Build the server optimised (target/release/causeway)
 	@$(MAKE) --no-print-directory .release
 
 # After `packages`, in a make of its own, so that a ccache just installed is seen.
-.PHONY: .build .release .test .demo .bench
+.PHONY: .build .release .test .demo-build .bench
 # Through the environment, so that no character of a path means anything to make or a shell.
 export FOLDER
 .build:
@@ -60,21 +60,23 @@ test: test-packages ## Pass every test
 		passed=$$?; cat $(TARGET)/skipped-tests 2>/dev/null; exit $$passed
 
 demo: packages ## Show two servers sharing a space. ONCE=1: don't stay; FOLDER=…: share that folder; VERBOSE=1
-	@$(MAKE) --no-print-directory .demo
-.demo:
+	@$(MAKE) --no-print-directory .demo-build
+# Not in the make that builds: one that is interrupted inside another says so, though
+# all ended well.
+	@TESTED_SERVER=$(TARGET)/debug/causeway $(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$$FOLDER")
+.demo-build:
 	@test -x $(TARGET)/debug/demo || echo "Building; the first time this compiles RocksDB: about 20 minutes on two cores."
 	@$(CARGO) build --locked --workspace --bins
-	@TESTED_SERVER=$(TARGET)/debug/causeway $(TARGET)/debug/demo $(if $(ONCE),--once) $(if $(VERBOSE),--verbose) $(if $(FOLDER),--folder "$$FOLDER")
 
 run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). SERVER_NAME=…
 	@$(MAKE) --no-print-directory .release
 	@scripts/run.sh $(TARGET)/release/causeway $(SERVER_NAME)
 
-bench: packages ## Measure; a table and target/bench.json
+bench: packages ## Measure; a table and target/bench.json, wherever else things are built
 	@$(MAKE) --no-print-directory .bench
 .bench:
 	$(CARGO) build --locked --release --workspace --bins
-	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/bench --out $(TARGET)/bench.json $(BENCH)
+	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/bench --out target/bench.json $(BENCH)
 
 soak: $(if $(ROOMS)$(ROOM),test-packages,packages) ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules; ROOMS=100000 forked rooms beside Synapse, ROOM=n one
 	@$(MAKE) --no-print-directory .soak

@@ -29,6 +29,7 @@ const BODIES: &str = "causeway_federation_transaction_bytes";
 pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> Result<()> {
     let alice = User::register(&cluster[0], "alice").await?;
     let bob = User::register(&cluster[1], "bob").await?;
+    let mut each = Vec::with_capacity(ITEMS.len());
     for items in ITEMS {
         let items = items / scale;
         let room = catch_up::mirror(&alice).await?;
@@ -41,9 +42,14 @@ pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> 
         .await?;
         let Exchanged { number: sent, bodies, wire } = exchanges(cluster).await?;
         // What the protocol says; a signature in a header, HTTP and TLS are around it.
-        figures.add(format!("quiet_exchange_{items}_items"), number(bodies) / number(sent), "bytes", "< 500");
+        let bytes = number(bodies) / number(sent);
+        each.push(bytes);
+        figures.add(format!("quiet_exchange_{items}_items"), bytes, "bytes", "< 500");
         let name = format!("quiet_exchange_{items}_items_with_http_and_tls");
         figures.add(name, number(wire) / number(sent), "bytes", "");
+    }
+    if let [small, large] = each[..] {
+        figures.add("quiet_exchange_large_over_small", large / small, "ratio", "about 1: flat");
     }
     Ok(())
 }

@@ -131,6 +131,9 @@ async fn tell(show: &mut Show, cluster: &Cluster, files: &Tree, once: bool, home
         show.line(&format!("{}  for clients at {}", server.name, server.client().base()));
     }
     show.done("both answer; they reach each other over TLS only");
+    show.line(
+        "They retry and advertise within seconds, so that nobody waits for it; by default it is minutes.",
+    );
     let story = Story::begin(show, cluster, files).await?;
     story.fill(show, files).await?;
     story.edit_connected(show).await?;
