@@ -120,7 +120,7 @@ fn may_send(services: &Services, room_id: &RoomId, origin: &ServerName) -> Resul
     crate::access::acl(&services.rooms, room_id, origin)
 }
 
-#[tracing::instrument(name = "federation.room_events.receive", skip_all, fields(events = group.pdus.len()))]
+#[tracing::instrument(name = "federation.room_events.receive", level = "debug", skip_all, fields(events = group.pdus.len()))]
 async fn receive_group(
     state: &FederationState,
     origin: &ServerName,

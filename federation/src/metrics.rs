@@ -13,6 +13,8 @@ use ruma::ServerName;
 /// The instruments.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Whether anybody reads them: what takes work to know is not asked otherwise.
+    are_read: bool,
     events_received: Counter<u64>,
     events_sent: Counter<u64>,
     transactions_sent: Counter<u64>,
@@ -23,13 +25,15 @@ pub struct Metrics {
     inputs_dropped: Counter<u64>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// The instruments of the global meter; `are_read` says whether that collects.
+    pub fn new(are_read: bool) -> Self {
         let meter = global::meter("causeway");
         let counter = |name: &'static str, unit: &'static str, what: &'static str| {
             meter.u64_counter(name).with_description(what).with_unit(unit).build()
         };
         Self {
+            are_read,
             events_received: counter(
                 "causeway.federation.events.received",
                 "{event}",
@@ -72,9 +76,7 @@ impl Default for Metrics {
                 .build(),
         }
     }
-}
 
-impl Metrics {
     /// An event was looked at; `None`: its signatures or shape were wrong.
     pub fn received(&self, outcome: Option<&Received>) {
         let outcome = match outcome {
@@ -121,8 +123,16 @@ impl Metrics {
         self.inputs_dropped.add(u64::from(!taken), &[]);
     }
 
+    /// Whether anybody reads what is measured.
+    pub fn are_read(&self) -> bool {
+        self.are_read
+    }
+
     /// `depth` things wait for `server`.
     pub fn waiting(&self, server: &ServerName, depth: usize) {
+        if !self.are_read {
+            return;
+        }
         self.queue_depth.record(depth as u64, &[KeyValue::new("server.address", server.to_string())]);
     }
 }

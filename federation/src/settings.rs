@@ -39,6 +39,8 @@ pub struct Settings {
     pub advertise: (Duration, Duration),
     /// Servers asked for the keys of servers that can't be asked themselves.
     pub notaries: Vec<OwnedServerName>,
+    /// Whether anybody reads the metrics: what takes work to measure is not otherwise.
+    pub is_measured: bool,
     /// What filling one gap in a room's history may cost.
     pub gap: GapLimits,
 }
@@ -58,6 +60,7 @@ impl Settings {
             requests_per_origin: 64,
             advertise: (Duration::from_mins(1), Duration::from_hours(1)),
             notaries: Vec::new(),
+            is_measured: false,
             gap: GapLimits::default(),
         }
     }

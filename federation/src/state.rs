@@ -85,7 +85,7 @@ impl FederationState {
         let client = FederationClient::new(&settings, Arc::clone(&own), clock.clone())?;
         let keys = KeyRing::new(own, client.clone(), clock, settings.notaries.clone());
         let peers = PeerEvents::default();
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(settings.is_measured));
         let sender =
             Sender::new(&services, client.clone(), settings.backoff, peers.clone(), Arc::clone(&metrics));
         let (replication, received) = mpsc::channel(REPLICATION_MESSAGES_MAX);

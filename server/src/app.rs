@@ -38,8 +38,7 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 /// Runs the server until it is told to stop.
 pub fn serve(config: &Config) -> Result<(), Failure> {
     let bound = listeners::bind(&config.listeners).map_err(listen_failure)?;
-    let scraped = config.listeners.iter().any(|listener| listener.metrics);
-    let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), scraped)
+    let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), config.is_scraped())
         .map_err(|error| Failure::new(Reason::Configuration, error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(async_threads())

@@ -68,6 +68,7 @@ pub fn of_federation(config: &Config) -> Result<FederationSettings, TlsError> {
     let ms = Duration::from_millis;
     settings.advertise = (ms(config.shared_space.advertise_min_ms), ms(config.shared_space.advertise_max_ms));
     settings.notaries.clone_from(&section.notaries);
+    settings.is_measured = config.is_measured();
     Ok(settings)
 }
 

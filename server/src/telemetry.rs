@@ -17,7 +17,13 @@ use opentelemetry_sdk::{
 };
 use prometheus::{Registry, TextEncoder};
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterFn, LevelFilter, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{LogFormat, Telemetry as Settings};
 
@@ -123,10 +129,17 @@ fn start_logging(settings: &Settings, traces: Option<&SdkTracerProvider>) -> Res
 }
 
 /// Traces hold our own spans and none of the exporter's, which would trace itself.
-fn own_spans() -> EnvFilter {
-    EnvFilter::new(
-        "off,causeway=info,causeway_client_api=info,causeway_federation=info,causeway_service=info,tower_http=info",
-    )
+///
+/// The spans of frequent things are of level "debug", so that they cost nothing
+/// where only the log is written; a trace has them all the same.
+fn own_spans() -> FilterFn {
+    const OWN: [&str; 4] = ["causeway", "causeway_client_api", "causeway_federation", "causeway_service"];
+    let is_own = |metadata: &Metadata<'_>| {
+        let most = if metadata.is_span() { Level::DEBUG } else { Level::INFO };
+        let of = metadata.target().split("::").next().unwrap_or_default();
+        *metadata.level() <= most && OWN.contains(&of)
+    };
+    filter_fn(is_own as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::DEBUG)
 }
 
 fn traces(settings: &Settings, resource: &Resource) -> Result<Option<SdkTracerProvider>, TelemetryError> {

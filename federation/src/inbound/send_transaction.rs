@@ -37,7 +37,7 @@ struct Body {
     edus: BoundedList<Box<RawValue>, EDUS_MAX>,
 }
 
-#[tracing::instrument(name = "federation.transaction.receive", skip_all,
+#[tracing::instrument(name = "federation.transaction.receive", level = "debug", skip_all,
     fields(client.address = %signed.origin, bytes = signed.body.len()))]
 async fn send(
     State(state): State<FederationState>,

@@ -174,7 +174,7 @@ impl Task {
         }
     }
 
-    #[tracing::instrument(name = "federation.transaction.send", skip_all,
+    #[tracing::instrument(name = "federation.transaction.send", level = "debug", skip_all,
         fields(server.address = %self.server, pdus = transaction.pdus.len(), edus = transaction.edus.len()))]
     async fn send(&self, transaction: &Transaction) -> Result<(), ClientError> {
         let body = Body {
@@ -319,11 +319,13 @@ impl Task {
 
     async fn keep_backoff(&self) {
         let Backoff { failures, retry_at_ms } = self.backoff;
+        // Counting reads what waits.
+        let counts = self.sender.0.metrics.are_read();
         let kept = self.write(move |outbox, server| {
             outbox.set_pause(server, failures, retry_at_ms)?;
-            outbox.depth(server)
+            counts.then(|| outbox.depth(server)).transpose()
         });
-        if let Some(depth) = kept.await {
+        if let Some(Some(depth)) = kept.await {
             self.sender.0.metrics.waiting(&self.server, depth);
         }
     }

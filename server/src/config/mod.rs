@@ -106,6 +106,16 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether some listener serves `/metrics`.
+    pub fn is_scraped(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.metrics)
+    }
+
+    /// Whether anybody reads metrics.
+    pub fn is_measured(&self) -> bool {
+        self.is_scraped() || !self.telemetry.otlp_endpoint.is_empty()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if self.listeners.is_empty() {
             return Err(ConfigError::invalid("listeners", "at least one is needed"));
