@@ -1,14 +1,24 @@
-//! The bytes of stored rows, as they lie in data folders of schema 1. A change
+//! The bytes of stored rows, as they lie in data folders of schema 2. A change
 //! that breaks one of these needs a migration, not a new expectation.
 
+use causeway_shared_space::ChangeId;
 use causeway_storage::{
-    Cf, Database, Direction, Options, Read, StorageError,
+    Batch, Cf, Database, Direction, Options, Read, StorageError, StreamPosition,
     accounts::{self, Account},
     codec,
     devices::{self, AccessToken, Device, RefreshToken},
     media::{self, Media},
+    outbox::{self, Destination, InFlight},
+    rooms::{self, EventMeta, Room},
+    shared_space::{
+        items,
+        notices::{self, ConflictRow, NoticeRow},
+        queues::{self, OutcomeRow, Queue, QueueRow},
+    },
+    sync_progress::{self, GivenRoom, Progress, StateRead},
 };
-use ruma::{OwnedDeviceId, ServerName, user_id};
+use ruma::{OwnedDeviceId, ServerName, device_id, event_id, room_id, server_name, user_id};
+use serde::de::DeserializeOwned;
 
 fn check<T: PartialEq + std::fmt::Debug>(
     cf: Cf,
@@ -125,4 +135,174 @@ fn media_rows_and_positions() {
     assert_eq!(ceiling, (position.0 + (1 << 16)).to_be_bytes());
     assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(2u64.to_be_bytes().to_vec()));
     assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "2\n");
+}
+
+/// The row that `bytes` are is written as just these bytes again.
+fn stays<T: DeserializeOwned>(cf: Cf, key: &[u8], bytes: &str, write: impl Fn(&mut Batch, &T)) {
+    let row: T = serde_json::from_str(bytes).expect("the golden bytes can be read");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = Database::open(folder.path(), &Options::default()).expect("open");
+    let mut batch = database.batch();
+    write(&mut batch, &row);
+    database.commit_durable(batch).expect("commit");
+    let rows = database.scan(cf, b"", None, Direction::Forward, 2).expect("scan");
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].0, key, "the key of {}", cf.name());
+    assert_eq!(String::from_utf8_lossy(&rows[0].1), format!("\u{1}{bytes}"), "the value of {}", cf.name());
+}
+
+/// A change id of one digit, as text.
+fn id(digit: char) -> String {
+    digit.to_string().repeat(64)
+}
+
+/// The same as its bytes.
+fn id_bytes(digit: char) -> ChangeId {
+    id(digit).parse().expect("a change id")
+}
+
+#[test]
+fn items_and_what_is_remembered_of_them() {
+    let (room, a, b, c) = (room_id!("!r:x"), id('a'), id('b'), id('c'));
+    let sibling = format!(
+        r#"{{"id":"{a}","entry":"{b}","author":"@a:x","origin_server_ts":5,"value_hash":"{c}","depth":2,"supersedes":["{c}"]}}"#
+    );
+    let row = format!(
+        concat!(
+            r#"{{"item":{{"siblings":[{sibling}],"missing":["{c}"]}},"#,
+            r#""local":{{"{a}":{{"device":"@a:x|DEV","faces":[{{"event_id":"$f"}}],"projected_again":1}}}},"#,
+            r#""past":[{{"id":"{b}","device":"@a:x|DEV","faces":[{{"event_id":"$e"}}]}}],"missing_since":7}}"#
+        ),
+        sibling = sibling,
+        a = a,
+        b = b,
+        c = c
+    );
+    stays(Cf::SpaceItems, b"!r:x\xffplan", &row, |batch, row| items::put_item(batch, room, "plan", row));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = Database::open(folder.path(), &Options::default()).expect("open");
+    let mut batch = database.batch();
+    notices::put_change_of_event(&mut batch, room, event_id!("$e"), &id_bytes('a'));
+    items::put_successor(&mut batch, room, "plan", &id_bytes('a'), &id_bytes('b'));
+    database.commit_durable(batch).expect("commit");
+    let only = |cf| database.scan(cf, b"", None, Direction::Forward, 2).expect("scan");
+    assert_eq!(only(Cf::SpaceEvents), [(b"!r:x\xff$e\xff".to_vec(), vec![0xaa; 32])]);
+    let named = [&b"!r:x\xffplan\xff"[..], &[0xaa; 32], &[0xbb; 32]].concat();
+    assert_eq!(only(Cf::SpaceSuccessors), [(named, Vec::new())]);
+}
+
+#[test]
+fn conflicts_and_notices() {
+    let (room, a, b) = (room_id!("!r:x"), id('a'), id('b'));
+    let row = format!(r#"{{"id":"{a}","siblings":["{a}","{b}"],"since":5,"notice":"$n"}}"#);
+    stays(Cf::SpaceConflicts, b"!r:x\xffplan\xff", &row, |batch, row: &ConflictRow| {
+        notices::put_conflict(batch, room, "plan", row);
+    });
+    let one = format!(
+        r#"{{"conflict":"{a}","key":"plan","siblings":["{a}","{b}"],"sender":"@a:x","outcome":"settled"}}"#
+    );
+    let write = |batch: &mut Batch, row: &NoticeRow| notices::put_notice(batch, room, event_id!("$n"), row);
+    stays(Cf::SpaceNotices, b"!r:x\xff$n\xff", &one, write);
+    let several = format!(
+        r#"{{"conflict":"{a}","key":"plan","siblings":["{b}"],"sender":"@a:x","authors":["@a:x","@b:x"]}}"#
+    );
+    let key = [&b"!r:x\xff$n\xff"[..], a.as_bytes(), b"\xff"].concat();
+    stays(Cf::SpaceNotices, &key, &several, write);
+}
+
+#[test]
+fn queues_and_remembered_outcomes() {
+    let room = room_id!("!r:x");
+    let names = [
+        (Queue::Projection, &b"projection"[..]),
+        (Queue::Adoption, b"adoption"),
+        (Queue::Notice, b"notice"),
+        (Queue::Media, b"media"),
+        (Queue::Value, b"value"),
+    ];
+    for (queue, name) in names {
+        let key = [name, b"\xff!r:x\xffplan\xff"].concat();
+        let row = r#"{"due":5,"attempts":2,"detail":{"more":1}}"#;
+        stays(Cf::SpaceQueues, &key, row, |batch, row: &QueueRow| {
+            queues::put(batch, queue, room, "plan", row);
+        });
+    }
+    let row = r#"{"at":5,"request":"ab","status":200,"body":{"id":"x"}}"#;
+    stays(Cf::SpaceOutcomes, b"@a:x|DEV\xffkey\xff", row, |batch, row: &OutcomeRow| {
+        queues::put_outcome(batch, "@a:x|DEV", "key", row);
+    });
+}
+
+#[test]
+fn what_waits_for_other_servers() {
+    let to = server_name!("b:8448");
+    let position = |bytes: &[u8]| [&b"b:8448\xff"[..], bytes].concat();
+    let key = position(&[0, 0, 0, 0, 0, 0, 0, 9]);
+    stays(Cf::Outbox, &key, r#"{"pdu":"$e"}"#, |batch, row: &outbox::Entry| match row {
+        outbox::Entry::Pdu(event) => outbox::push_pdu(batch, to, StreamPosition(9), event),
+        outbox::Entry::Edu(_) => panic!("an event was written"),
+    });
+    let edu = r#"{"edu":{"edu_type":"m.x","content":{}}}"#;
+    stays(Cf::Outbox, &key, edu, |batch, row: &outbox::Entry| match row {
+        outbox::Entry::Edu(edu) => outbox::push_edu(batch, to, StreamPosition(9), edu.clone()),
+        outbox::Entry::Pdu(_) => panic!("an ephemeral unit was written"),
+    });
+    let row = r#"{"transaction_id":"t","origin_server_ts":5,"last":9}"#;
+    stays(Cf::OutboxInFlight, b"b:8448\xff", row, |batch, row: &InFlight| {
+        outbox::put_in_flight(batch, to, row);
+    });
+    let row = concat!(
+        r#"{"failures":2,"retry_at_ms":7,"down_since_ms":6,"owed_rooms":["!r:x"],"owed_events":["$e"],"#,
+        r#""owed_since_ms":5}"#
+    );
+    stays(Cf::Destinations, b"b:8448\xff", row, |batch, row: &Destination| {
+        outbox::put_destination(batch, to, row);
+    });
+}
+
+#[test]
+fn rooms_and_what_is_made_of_events() {
+    let root = format!("[{}]", ["7"; 32].join(","));
+    let row = format!(
+        concat!(
+            r#"{{"version":"12","create":"$c","heads":[{{"event_id":"$h","depth":3,"state":{root}}}],"#,
+            r#""state":{root},"history_floor":-4}}"#
+        ),
+        root = root
+    );
+    stays(Cf::Rooms, b"!r:x\xff", &row, |batch, row: &Room| rooms::put_room(batch, room_id!("!r:x"), row));
+    let meta = format!(
+        concat!(
+            r#"{{"room_id":"!r:x","position":-3,"edge":5,"rejected":"why","soft_failed":true,"outlier":true,"#,
+            r#""gap_before":true,"state_before":{root},"state_after":{root}}}"#
+        ),
+        root = root
+    );
+    let raw = serde_json::value::to_raw_value(&1).expect("JSON");
+    stays(Cf::EventMeta, b"$e\xff", &meta, |batch, row: &EventMeta| {
+        rooms::put_event(batch, event_id!("$e"), &raw, row);
+    });
+}
+
+#[test]
+fn how_far_devices_are() {
+    let (user, device, room) = (user_id!("@a:x"), device_id!("DEV"), room_id!("!r:x"));
+    let given = r#"{"generation":2,"state":"ab","from":7}"#;
+    let row = format!(
+        concat!(
+            r#"{{"acknowledged":9,"generation":2,"lineage":[1,2],"floor":3,"#,
+            r#""pending":[{{"generation":3,"floor":4,"rooms":[["!r:x",{given}]]}}]}}"#
+        ),
+        given = given
+    );
+    stays(Cf::SyncProgress, b"@a:x\xffDEV\xff", &row, |batch, row: &Progress| {
+        sync_progress::put_progress(batch, user, device, row);
+    });
+    stays(Cf::SyncGiven, b"@a:x\xffDEV\xff!r:x\xff", given, |batch, row: &GivenRoom| {
+        sync_progress::put_given_room(batch, user, device, room, Some(row));
+    });
+    let row = r#"{"root":"ab","items":[["plan","$e"]]}"#;
+    stays(Cf::SyncRead, b"@a:x\xffDEV\xff!r:x\xff", row, |batch, row: &StateRead| {
+        sync_progress::put_state_read(batch, user, device, room, row);
+    });
 }
