@@ -262,7 +262,7 @@ fn what_waits_for_other_servers() {
 
 #[test]
 fn rooms_and_what_is_made_of_events() {
-    let root = format!("[{}]", ["7"; 32].join(","));
+    let root = format!("\"{}\"", "07".repeat(32));
     let row = format!(
         concat!(
             r#"{{"version":"12","create":"$c","heads":[{{"event_id":"$h","depth":3,"state":{root}}}],"#,

@@ -49,6 +49,12 @@ pub enum Broken {
     PullTwice,
     /// Redacted values are kept.
     KeepRedacted,
+    /// Values are lost that nobody redacted.
+    LoseValues,
+    /// More entries ride along with advertisements than may.
+    OverfillAdvertisements,
+    /// Advertisements are padded beyond their bound.
+    PadAdvertisements,
 }
 
 /// A rule of the protocol that a schedule broke.

@@ -185,8 +185,14 @@ impl World {
                 self.note(|_| format!("s{server} finds a fork at {}", proof.dot()));
                 self.watch.forks.insert(proof.dot().clone());
             }
-            Effect::Send { to, message } => {
+            Effect::Send { to, mut message } => {
                 let Some(to) = self.names.iter().position(|name| *name == to) else { return };
+                if let (Some(Broken::OverfillAdvertisements), Message::Advertise(message)) =
+                    (self.servers[server].broken, &mut message)
+                {
+                    let disk = &self.servers[server].life.disk;
+                    message.changes = disk.changes().take(limits::MAX_RIDING_ENTRIES + 1).cloned().collect();
+                }
                 if self.servers[server].honest {
                     self.watch_message(server, &message);
                     self.send(server, to, message, reply);
@@ -217,7 +223,12 @@ impl World {
                 Payload::Response(number, delta.to_body().expect("a delta is JSON"))
             }
         };
-        let payload = self.spoil(from, payload);
+        let mut payload = self.spoil(from, payload);
+        if let (Some(Broken::PadAdvertisements), Payload::Edu(bytes)) =
+            (self.servers[from].broken, &mut payload)
+        {
+            bytes.resize(limits::MAX_ADVERTISE_BYTES + 1, b' ');
+        }
         self.watch_size(from, &payload);
         let edu = matches!(payload, Payload::Edu(_));
         let twice =

@@ -28,6 +28,7 @@ pub struct Store {
     /// What redactions named, come or not: its values are not kept.
     erased: BTreeSet<ChangeId>,
     keeps_redacted: bool,
+    loses_values: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -75,7 +76,8 @@ impl Store {
     pub fn new(broken: Option<Broken>) -> Self {
         let facts = Facts { forgetful: broken == Some(Broken::ForgetNamed), ..Facts::default() };
         let keeps_redacted = broken == Some(Broken::KeepRedacted);
-        Self { facts, keeps_redacted, ..Self::default() }
+        let loses_values = broken == Some(Broken::LoseValues);
+        Self { facts, keeps_redacted, loses_values, ..Self::default() }
     }
 
     /// Joins a verified entry.
@@ -89,7 +91,8 @@ impl Store {
         };
         self.entries.apply(id, &placed);
         let erased = self.is_erased(&change.header().item_id()) && !self.keeps_redacted;
-        self.changes.insert(id, if erased { change.without_value() } else { change.clone() });
+        let bare = erased || self.loses_values;
+        self.changes.insert(id, if bare { change.without_value() } else { change.clone() });
         self.derive(change);
         Joining::New(self.proofs(change, &placed))
     }

@@ -4,11 +4,16 @@ use causeway_tests::simulation::{self, Broken, plan::Plan};
 
 /// Runs schedules with a broken server until the checker trips.
 fn trips(broken: Broken, checker: &str, plan: impl Fn(Plan) -> Plan) {
+    trips_saying(broken, checker, "", plan);
+}
+
+/// The same; what the checker saw must contain `part`.
+fn trips_saying(broken: Broken, checker: &str, part: &str, plan: impl Fn(Plan) -> Plan) {
     let mut others = Vec::new();
     for seed in 0..400 {
         let plan = plan(Plan { lie: None, ..Plan::of(seed) });
         match simulation::run_plan(seed, plan, Some(broken), false).violation {
-            Some(violation) if violation.checker == checker => return,
+            Some(violation) if violation.checker == checker && violation.detail.contains(part) => return,
             Some(violation) => others.push((seed, violation.checker)),
             None => {}
         }
@@ -57,8 +62,23 @@ fn redacted_sees_a_value_that_is_kept() {
 }
 
 #[test]
+fn redacted_sees_a_value_that_is_lost() {
+    trips_saying(Broken::LoseValues, "redacted", "is gone from", |plan| Plan { redactions: true, ..plan });
+}
+
+#[test]
 fn bounds_sees_two_pulls_in_flight() {
-    trips(Broken::PullTwice, "bounds", |plan| plan);
+    trips_saying(Broken::PullTwice, "bounds", "two pulls", |plan| plan);
+}
+
+#[test]
+fn bounds_sees_a_list_that_is_too_long() {
+    trips_saying(Broken::OverfillAdvertisements, "bounds", "points and entries", |plan| plan);
+}
+
+#[test]
+fn bounds_sees_a_message_that_is_too_long() {
+    trips_saying(Broken::PadAdvertisements, "bounds", "bytes", |plan| plan);
 }
 
 #[test]

@@ -30,6 +30,9 @@ const ROOMS_MAX: usize = 10_000;
 const PAUSE_FIRST_MS: u64 = 60_000;
 const PAUSE_LAST_MS: u64 = 24 * 3_600_000;
 
+/// Subjects and what is queued for them.
+type Rows = Vec<(String, QueueRow)>;
+
 /// Where the next look at a room's rows begins, of rooms with more of them than
 /// one look takes in.
 #[derive(Debug, Default)]
@@ -57,7 +60,7 @@ impl SharedSpace {
         &self,
         room: &RoomId,
         scan_max: usize,
-    ) -> Result<(Vec<(String, QueueRow)>, Option<String>), SpaceError> {
+    ) -> Result<(Rows, Option<String>), SpaceError> {
         let mut rows = match self.value_looks.begin(room) {
             None => queues::of_room(&self.db, Queue::Value, room, scan_max + 1)?,
             Some(begin) => {
