@@ -61,7 +61,7 @@ async fn invite(
         return Err(MatrixError::invalid_param("The event is not the one that the address names").into());
     }
     access::user_of(&signed.origin, pdu.sender().as_str())?;
-    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin)
+    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin, state.server_name())
         .await
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());

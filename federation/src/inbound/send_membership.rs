@@ -125,8 +125,8 @@ async fn accept(
     pdu: Pdu,
     membership: MembershipState,
 ) -> Result<Accepted, Refusal> {
-    // Whoever vouches for a join signs it only now, so that signature is not asked for.
-    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin)
+    // If this server vouches for the join, it signs it only now.
+    let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin, state.server_name())
         .await
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());

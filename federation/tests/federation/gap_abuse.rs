@@ -28,6 +28,24 @@ use crate::support::{Network, Server, Shape};
 const HISTORY: [&str; 6] =
     ["/get_missing_events/", "/state_ids/", "/state/", "/event_auth/", "/event/", "/backfill/"];
 
+/// A door that answers by itself what `answer` has an answer for.
+pub fn lying(
+    answer: impl Fn(&str) -> Option<Value> + Clone + Send + Sync + 'static,
+) -> Box<dyn FnOnce(Router) -> Router> {
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let answer = answer.clone();
+            async move {
+                let path = percent_encoding::percent_decode_str(request.uri().path());
+                match answer(&path.decode_utf8_lossy()) {
+                    Some(lie) => Json(lie).into_response(),
+                    None => next.run(request).await,
+                }
+            }
+        }))
+    })
+}
+
 /// A door that counts questions about history and never answers them.
 fn stalling(asked: &Arc<AtomicUsize>) -> Box<dyn FnOnce(Router) -> Router> {
     let asked = Arc::clone(asked);
@@ -45,12 +63,12 @@ fn stalling(asked: &Arc<AtomicUsize>) -> Box<dyn FnOnce(Router) -> Router> {
     })
 }
 
-fn folders<const N: usize>() -> [TempDir; N] {
+pub fn folders<const N: usize>() -> [TempDir; N] {
     [(); N].map(|()| tempfile::tempdir().expect("a folder"))
 }
 
 /// An event by `sender`, signed by `server`.
-fn made(server: &Server, event: &NewEvent, room_id: &OwnedRoomId, refs: [Vec<OwnedEventId>; 2]) -> Pdu {
+pub fn made(server: &Server, event: &NewEvent, room_id: &OwnedRoomId, refs: [Vec<OwnedEventId>; 2]) -> Pdu {
     let [prev_events, auth_events] = refs;
     let room_id = Some(room_id.clone());
     let origin_server_ts = server.services.clock.now_ms();
@@ -60,17 +78,17 @@ fn made(server: &Server, event: &NewEvent, room_id: &OwnedRoomId, refs: [Vec<Own
     build::build(&rules, event, &placement, keys.server_name(), keys.key_pair()).expect("is built")
 }
 
-fn said(sender: &UserId) -> NewEvent {
+pub fn said(sender: &UserId) -> NewEvent {
     NewEvent::new("m.room.message", sender.to_owned(), None, json!({"body": "hello"})).expect("an event")
 }
 
 /// Ids of events that nobody has.
-fn nowhere() -> Vec<OwnedEventId> {
+pub fn nowhere() -> Vec<OwnedEventId> {
     vec![OwnedEventId::try_from(format!("${}", "A".repeat(43))).expect("an event id")]
 }
 
 /// What `to` answers to a transaction of `from` with one event.
-async fn hand_over(from: &Server, to: &Server, pdu: &Pdu) -> Value {
+pub async fn hand_over(from: &Server, to: &Server, pdu: &Pdu) -> Value {
     let path = format!("/_matrix/federation/v1/send/{}", pdu.event_id().as_str().trim_start_matches('$'));
     let body = json!({"pdus": [pdu.raw()]});
     let (status, answer) =

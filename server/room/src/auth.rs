@@ -141,3 +141,25 @@ pub fn state_of(auth_events: impl IntoIterator<Item = Arc<Pdu>>) -> AuthState {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_with_an_overlong_field_is_rejected() {
+        let rules = crate::version::rules(&ruma::RoomVersionId::V10).expect("supported");
+        let create = |state_key: &str| {
+            let event = json!({
+                "type": "m.room.create", "state_key": state_key, "content": { "creator": "@a:a.example" },
+                "sender": "@a:a.example", "room_id": "!room:a.example", "origin_server_ts": 0, "depth": 0,
+                "prev_events": [], "auth_events": [], "hashes": {}, "signatures": {},
+            });
+            Pdu::parse(&rules, &event.to_string()).expect("an event")
+        };
+        assert_eq!(check_auth_events(&rules, &create(""), |_| None), Ok(()));
+        assert!(check_auth_events(&rules, &create(&"\u{1f4a5}".repeat(70)), |_| None).is_err());
+    }
+}

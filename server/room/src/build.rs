@@ -117,7 +117,11 @@ pub fn build<K: KeyPair>(
 ) -> Result<Pdu, PduError> {
     let mut object = template(rules, event, placement);
     hash_and_sign_event(server_name.as_str(), key_pair, &mut object, &rules.redaction).map_err(hash_error)?;
-    Pdu::from_object(rules, object)
+    let pdu = Pdu::from_object(rules, object)?;
+    match pdu.overlong() {
+        Some(field) => Err(FormatError::FieldTooLong(field).into()),
+        None => Ok(pdu),
+    }
 }
 
 fn hash_error(error: ruma::signatures::JsonError) -> PduError {

@@ -10,7 +10,8 @@ use ruma::{
 
 /// Largest event, as canonical JSON with signatures, in bytes.
 pub const PDU_BYTES_MAX: usize = 65_536;
-/// Largest sender, room id, type, state key and event id, in bytes.
+/// Largest sender, room id, type, state key and event id, in bytes. Up to room
+/// version 10 servers counted characters: such an event is one, and rejected.
 pub const FIELD_BYTES_MAX: usize = 255;
 /// Most `prev_events`.
 pub const PREV_EVENTS_MAX: usize = 20;
@@ -46,6 +47,14 @@ pub fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules
     }
     let kind = required_string(object, "type")?;
     let sender = required_string(object, "sender")?;
+    if counts_bytes(rules) {
+        for field in ["type", "state_key"] {
+            let text = object.get(field).and_then(CanonicalJsonValue::as_str);
+            if text.is_some_and(|text| text.len() > FIELD_BYTES_MAX) {
+                return Err(FormatError::FieldTooLong(field));
+            }
+        }
+    }
     UserId::parse(sender).map_err(|_| FormatError::Malformed("sender"))?;
     optional_string(object, "state_key")?;
     optional_string(object, "event_id")?;
@@ -76,13 +85,19 @@ pub fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules
     Ok(())
 }
 
+/// Whether the limit of fields is one of bytes, and not of characters: as in
+/// Synapse, from the version on in which creators are senders (11).
+fn counts_bytes(rules: &RoomVersionRules) -> bool {
+    rules.authorization.use_room_create_sender
+}
+
 fn optional_string<'a>(
     object: &'a CanonicalJsonObject,
     field: &'static str,
 ) -> Result<Option<&'a str>, FormatError> {
     match object.get(field) {
         None => Ok(None),
-        Some(CanonicalJsonValue::String(text)) if text.len() > FIELD_BYTES_MAX => {
+        Some(CanonicalJsonValue::String(text)) if text.chars().nth(FIELD_BYTES_MAX).is_some() => {
             Err(FormatError::FieldTooLong(field))
         }
         Some(CanonicalJsonValue::String(text)) => Ok(Some(text)),

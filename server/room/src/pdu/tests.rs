@@ -115,3 +115,16 @@ fn a_create_event_of_version_12_names_its_room() {
     next["auth_events"] = json!([pdu.event_id()]);
     assert!(Pdu::parse(&rules, &next.to_string()).is_err());
 }
+
+#[test]
+fn old_rooms_count_characters_and_reject_by_bytes() {
+    let old = crate::version::rules(&ruma::RoomVersionId::V10).expect("supported");
+    let mut wide = event();
+    wide["state_key"] = "\u{1f4a5}".repeat(70).into();
+    let pdu = Pdu::parse(&old, &wide.to_string()).unwrap();
+    assert_eq!(pdu.overlong(), Some("state_key"));
+    assert!(parsed(&wide).unwrap_err().is_too_large());
+    wide["state_key"] = "\u{1f4a5}".repeat(256).into();
+    assert!(Pdu::parse(&old, &wide.to_string()).unwrap_err().is_too_large());
+    assert_eq!(parsed(&event()).unwrap().overlong(), None);
+}

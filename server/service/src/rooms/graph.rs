@@ -70,7 +70,8 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::NotFound`] when it is no event of this room, or its state is not known.
     pub fn state_for_server(&self, room_id: &RoomId, at: &EventId) -> Result<StateForServer, RoomError> {
-        let held = self.in_room(room_id, at)?.filter(|held| !held.meta.outlier);
+        let held = self.in_room(room_id, at)?;
+        let held = held.filter(|held| !held.meta.outlier && held.meta.rejected.is_none());
         let root = held.and_then(|held| held.meta.state_before).ok_or(RoomError::NotFound("the event"))?;
         let entries = state_tree::entries(&Reader(&self.store), &root)?;
         let state: Vec<OwnedEventId> = entries.into_iter().map(|entry| entry.event_id).collect();

@@ -13,7 +13,10 @@ use causeway_room::{Pdu, Root, state_tree};
 use causeway_storage::rooms::{self as rows, EventMeta, Member, Room, TimelineRow};
 use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     Rooms, StreamPosition,
@@ -51,6 +54,11 @@ impl Rooms {
         let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();
         let create = state.iter().chain(&auth_chain).find(|pdu| pdu.is_state("m.room.create", ""));
         let create = create.ok_or_else(|| RoomError::Invalid("the state has no create event".to_owned()))?;
+        let stated = create.content_object();
+        let stated = stated.get("room_version").and_then(Value::as_str).unwrap_or("1");
+        if stated != version.version.as_str() {
+            return Err(RoomError::Invalid("the create event says another room version".to_owned()));
+        }
         let empty = Room {
             version: version.version.clone(),
             create: create.event_id().to_owned(),
