@@ -26,7 +26,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
 use serde_json::json;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
-use self::document::{DOCUMENT_BYTES_MAX, Document};
+use self::document::{DOCUMENT_BYTES_MAX, Document, telling_of};
 use crate::{
     backoff::{Backoff, BackoffPolicy},
     client::{FederationClient, Request},
@@ -169,16 +169,27 @@ impl KeyRing {
         known
     }
 
-    /// The newest document of `server` as it signed it, fetched if its keys are
-    /// not known to hold until `minimum_valid_until_ms`.
-    pub async fn document(&self, server: &ServerName, minimum_valid_until_ms: u64) -> Option<String> {
+    /// The documents of `server` as it signed them, the newest and those that tell of
+    /// further keys in `wanted`. They are fetched if those keys (or, of none, any) are
+    /// not known to hold until `minimum_valid_until_ms`; what is older is told all the same.
+    pub async fn documents(
+        &self,
+        server: &ServerName,
+        wanted: &[String],
+        minimum_valid_until_ms: u64,
+    ) -> Vec<String> {
         let held = self.held(server);
         self.load(server, &held).await;
-        let fresh = held.state().known.keys.values().any(|key| key.valid_until_ms >= minimum_valid_until_ms);
+        let holds = |key: &RemoteKey| key.valid_until_ms >= minimum_valid_until_ms;
+        let fresh = {
+            let keys = &held.state().known.keys;
+            let known = |id| keys.get(id).is_some_and(|key| key.retired || holds(key));
+            if wanted.is_empty() { keys.values().any(holds) } else { wanted.iter().all(known) }
+        };
         if !fresh {
             self.fetch(server, &held).await;
         }
-        held.state().known.document.clone()
+        telling_of(&held.state().known, wanted)
     }
 
     /// Whether `server` may be asked for its keys again at once: it was heard from.

@@ -25,6 +25,8 @@ use crate::{
 
 /// Servers whose keys may be asked for at once.
 const SERVERS_MAX: usize = 100;
+/// Keys that may be asked for at once, over all servers.
+const KEYS_MAX: usize = 1_000;
 /// Servers that are looked up at once for one request.
 const LOOKUPS_AT_ONCE: usize = 8;
 /// Largest body of a query, in bytes.
@@ -47,7 +49,8 @@ async fn own(State(state): State<FederationState>) -> Json<CanonicalJsonObject> 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Criteria {
-    minimum_valid_until_ts: u64,
+    /// Of none, now (server-server API, "Querying keys through another server").
+    minimum_valid_until_ts: Option<u64>,
 }
 
 async fn query_one(
@@ -56,19 +59,25 @@ async fn query_one(
     uri: Uri,
 ) -> Result<Json<Value>, Refusal> {
     let criteria: Criteria = params::query(&uri)?;
-    let server = OwnedServerName::try_from(server)
-        .map_err(|_| MatrixError::invalid_param("That is not a server name"))?;
-    let found = lookup(&state, server, criteria.minimum_valid_until_ts).await;
-    Ok(Json(json!({"server_keys": found.into_iter().collect::<Vec<_>>()})))
+    let server = server_name(server)?;
+    let found = lookup(&state, server, &[], criteria.minimum_valid_until_ts).await;
+    Ok(Json(json!({"server_keys": found})))
 }
 
-/// The deprecated form: all keys are answered, whichever was asked for.
+/// The deprecated form.
 async fn query_one_key(
-    state: State<FederationState>,
-    Path((server, _key_id)): Path<(String, String)>,
+    State(state): State<FederationState>,
+    Path((server, key_id)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Json<Value>, Refusal> {
-    query_one(state, Path(server), uri).await
+    let criteria: Criteria = params::query(&uri)?;
+    let server = server_name(server)?;
+    let found = lookup(&state, server, &[key_id], criteria.minimum_valid_until_ts).await;
+    Ok(Json(json!({"server_keys": found})))
+}
+
+fn server_name(text: String) -> Result<OwnedServerName, MatrixError> {
+    OwnedServerName::try_from(text).map_err(|_| MatrixError::invalid_param("That is not a server name"))
 }
 
 #[derive(Deserialize)]
@@ -80,33 +89,40 @@ async fn query_many(State(state): State<FederationState>, body: Body) -> Result<
     let body = read_request(body, QUERY_BYTES_MAX, REQUEST_BODY_TIMEOUT).await?;
     let body: Wanted = serde_json::from_slice(&body)
         .map_err(|_| MatrixError::bad_json("The body is not what is asked for"))?;
-    if body.server_keys.len() > SERVERS_MAX {
-        return Err(MatrixError::too_large("Too many servers are asked for").into());
+    let keys = body.server_keys.values().map(BTreeMap::len).sum::<usize>();
+    if body.server_keys.len() > SERVERS_MAX || keys > KEYS_MAX {
+        return Err(MatrixError::too_large("Too many keys are asked for").into());
     }
     let found = stream::iter(body.server_keys)
-        .map(|(server, keys)| {
-            let minimum = keys.values().map(|criteria| criteria.minimum_valid_until_ts).max().unwrap_or(0);
-            lookup(&state, server, minimum)
+        .map(async |(server, keys)| {
+            let minimum = keys.values().filter_map(|criteria| criteria.minimum_valid_until_ts).max();
+            let wanted: Vec<String> = keys.into_keys().collect();
+            lookup(&state, server, &wanted, minimum).await
         })
         .buffer_unordered(LOOKUPS_AT_ONCE)
-        .filter_map(std::future::ready)
         .collect::<Vec<_>>()
         .await;
-    Ok(Json(json!({"server_keys": found})))
+    Ok(Json(json!({"server_keys": found.concat()})))
 }
 
-/// The document of `server`, with this server's signature added.
+/// The documents of `server`, with this server's signature added.
 async fn lookup(
     state: &FederationState,
     server: OwnedServerName,
-    minimum_valid_until_ms: u64,
-) -> Option<CanonicalJsonObject> {
+    wanted: &[String],
+    minimum_valid_until_ms: Option<u64>,
+) -> Vec<CanonicalJsonObject> {
     let own = &state.services().server_keys;
+    let now_ms = state.clock().now_ms();
     if server == *state.server_name() {
-        return Some(own.published(state.clock().now_ms()));
+        return vec![own.published(now_ms)];
     }
-    let document = state.keys().document(&server, minimum_valid_until_ms).await?;
-    let mut object: CanonicalJsonObject = serde_json::from_str(&document).ok()?;
-    own.sign(&mut object).ok()?;
-    Some(object)
+    let minimum_ms = minimum_valid_until_ms.unwrap_or(now_ms);
+    let documents = state.keys().documents(&server, wanted, minimum_ms).await;
+    let sign = |document: String| {
+        let mut object: CanonicalJsonObject = serde_json::from_str(&document).ok()?;
+        own.sign(&mut object).ok()?;
+        Some(object)
+    };
+    documents.into_iter().filter_map(sign).collect()
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a key is taken from `verify_keys` only if it signed the document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_service::server_keys::{RemoteKey, RemoteKeys};
 use ruma::{
@@ -18,6 +18,9 @@ pub const DOCUMENT_BYTES_MAX: usize = 128 * 1024;
 pub const DOCUMENT_KEYS_MAX: usize = 200;
 /// Most keys that are kept of one server over its life.
 pub const KEPT_KEYS_MAX: usize = 1_000;
+/// Earlier documents of a server that are kept to answer others with, together no
+/// larger than one may be.
+pub const FORMER_MAX: usize = 8;
 /// Nothing that a server says of its keys holds longer (seven days).
 pub const VALIDITY_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
 
@@ -90,6 +93,9 @@ impl Document {
     /// Adds this to what is known. From the server itself it counts over what is
     /// known already; from a notary it only fills gaps.
     pub fn merge_into(self, known: &mut RemoteKeys, from_itself: bool, now_ms: u64) {
+        if from_itself && let Some(before) = known.document.take() {
+            keep_former(known, before, &self.raw);
+        }
         for (id, key) in self.keys {
             if known.keys.len() >= KEPT_KEYS_MAX && !known.keys.contains_key(&id) {
                 continue;
@@ -112,6 +118,42 @@ impl Document {
             known.fetched_ms = now_ms;
         }
     }
+}
+
+/// Keeps a document if the one that follows it has forgotten a key: whoever checks
+/// old events still wants it.
+fn keep_former(known: &mut RemoteKeys, before: String, after: &str) {
+    if listed(&before).is_subset(&listed(after)) {
+        return;
+    }
+    known.former.push(before);
+    let bytes = |former: &[String]| former.iter().map(String::len).sum::<usize>();
+    while known.former.len() > FORMER_MAX || bytes(&known.former) > DOCUMENT_BYTES_MAX {
+        known.former.remove(0);
+    }
+}
+
+/// The documents of a server that tell of these keys, the newest in any case.
+pub fn telling_of(known: &RemoteKeys, wanted: &[String]) -> Vec<String> {
+    let mut missing: BTreeSet<&String> = wanted.iter().collect();
+    let mut found = Vec::new();
+    for document in known.document.iter().chain(known.former.iter().rev()) {
+        let told = listed(document);
+        let is_newest = found.is_empty() && known.document.as_ref() == Some(document);
+        if is_newest || missing.iter().any(|id| told.contains(*id)) {
+            missing.retain(|id| !told.contains(*id));
+            found.push(document.clone());
+        }
+    }
+    found
+}
+
+/// The ids of the keys in a document, current and old.
+fn listed(document: &str) -> BTreeSet<String> {
+    let object: CanonicalJsonObject = serde_json::from_str(document).unwrap_or_default();
+    let lists =
+        ["verify_keys", "old_verify_keys"].into_iter().filter_map(|field| object.get(field)?.as_object());
+    lists.flat_map(|list| list.keys().filter(|id| id.starts_with("ed25519:")).cloned()).collect()
 }
 
 type Listed<'a> = (&'a str, Base64<Standard>, &'a CanonicalJsonObject);
@@ -248,5 +290,35 @@ mod tests {
         assert_eq!(known.fetched_ms, NOW);
         Document::parse(&lie, NOW).expect("well-formed").merge_into(&mut known, true, NOW + 1);
         assert_eq!(known.keys["ed25519:1"].key, public(&second));
+    }
+    #[test]
+    fn a_key_that_its_server_forgot_is_still_told_of() {
+        let signed = |id: &str| {
+            let pair = pair(id);
+            let mut document = object(json!({
+                "server_name": "a.example", "valid_until_ts": NOW, "old_verify_keys": {},
+                "verify_keys": {format!("ed25519:{id}"): {"key": public(&pair)}},
+            }));
+            sign_json("a.example", &pair, &mut document).expect("signs");
+            Document::parse(&document, NOW).expect("good")
+        };
+        let mut known = RemoteKeys::default();
+        let told = |known: &RemoteKeys, wanted: &[&str]| -> Vec<BTreeSet<String>> {
+            let wanted: Vec<String> = wanted.iter().map(|id| format!("ed25519:{id}")).collect();
+            telling_of(known, &wanted).iter().map(|document| listed(document)).collect()
+        };
+        assert!(told(&known, &["1"]).is_empty());
+        for n in 1..=FORMER_MAX + 3 {
+            signed(&n.to_string()).merge_into(&mut known, true, NOW);
+        }
+        let only = |n: usize| BTreeSet::from([format!("ed25519:{n}")]);
+        let newest = FORMER_MAX + 3;
+        assert_eq!(told(&known, &[]), [only(newest)]);
+        assert_eq!(told(&known, &["5"]), [only(newest), only(5)]);
+        assert_eq!(told(&known, &["1"]), [only(newest)], "and not for ever");
+        assert_eq!(known.former.len(), FORMER_MAX);
+        // What is told again is not kept twice.
+        signed(&newest.to_string()).merge_into(&mut known, true, NOW);
+        assert_eq!(known.former.len(), FORMER_MAX);
     }
 }

@@ -379,6 +379,7 @@ async fn nobody_vouches_for_the_keys_of_a_server_that_is_gone() {
         )]
         .into(),
         fetched_ms: 1,
+        ..RemoteKeys::default()
     };
     m.run(move |services| services.server_keys.remember(victim, &known).expect("is kept")).await;
     // An event "of v" that m hands over, and a request in v's name.

@@ -34,6 +34,9 @@ pub struct RemoteKeys {
     pub keys: BTreeMap<String, RemoteKey>,
     /// The newest document as the server signed it, to answer others with.
     pub document: Option<String>,
+    /// Earlier documents, oldest first, that list keys which the server no longer tells of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<String>,
     /// When the newest document was fetched, milliseconds since the Unix epoch.
     pub fetched_ms: u64,
 }
