@@ -281,12 +281,14 @@ impl<'a> Gap<'a> {
         // An event whose missing past waits here too is not the gap's edge.
         let at_edge = |lack: &Lack| lack.prev.iter().all(|id| !self.waiting.contains_key(id));
         let edge = lacks.into_iter().filter(|(_, lack)| at_edge(lack));
-        // The oldest edge first: what follows it may then be complete.
-        let depth = |event_id: &OwnedEventId| {
+        // The oldest edge first: what follows it may then be complete. Later what was asked
+        // for in vain: the answer for another may bring it.
+        let order = |event_id: &OwnedEventId| {
             let raw = self.waiting.get(event_id);
-            raw.and_then(|raw| self.parse([raw]).pop()).map_or(u64::MAX, |pdu| pdu.depth())
+            let depth = raw.and_then(|raw| self.parse([raw]).pop()).map_or(u64::MAX, |pdu| pdu.depth());
+            (self.asked_auth.contains(event_id), depth)
         };
-        let Some((event_id, lack)) = edge.min_by_key(|(event_id, _)| depth(event_id)) else {
+        let Some((event_id, lack)) = edge.min_by_key(|(event_id, _)| order(event_id)) else {
             return Ok(false);
         };
         if !lack.auth.is_empty() && self.asked_auth.insert(event_id.clone()) {
