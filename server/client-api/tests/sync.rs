@@ -268,7 +268,8 @@ async fn to_device_messages_come_once_and_go_when_acknowledged() {
     let event = to_raw_value(&event).expect("JSON");
     let mut batch = server.services.database.batch();
     let position = batch.position();
-    to_device::put(&mut batch, user_id!("@bob:example.org"), device_id!("DEV"), position, &event);
+    let recipient = user_id!("@bob:example.org");
+    to_device::put(&mut batch, (recipient, device_id!("DEV")), recipient, position, &event);
     server.services.database.commit_durable(batch).expect("committed");
     let told = server.sync_since(&bob, &start).await;
     assert_eq!(told["to_device"]["events"][0]["content"], json!({ "hello": 1 }), "{told}");

@@ -3,11 +3,16 @@
 //!
 //! Invariants: a request's messages are queued once for each transaction id,
 //! those of another server once for each message id; what goes to other servers
-//! is in the batch of what stays here; no queue grows beyond its bound.
+//! is in the batch of what stays here; no queue grows beyond its bound, and who
+//! filled one makes place for all others (see [`give_way`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_storage::{Batch, Database, Full, devices, outbox, to_device as rows, transactions};
+use causeway_storage::{
+    Batch, Database, Full, StreamPosition, devices, outbox,
+    to_device::{self as rows, FromSource},
+    transactions,
+};
 use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{
@@ -24,9 +29,12 @@ use crate::{
     transactions::made_now,
 };
 
-/// Messages that may wait for one device; further ones are dropped, so that a
-/// device that never comes back costs a bounded amount.
+/// Messages that may wait for one device, so that one that never comes back costs
+/// a bounded amount.
 pub const WAITING_MAX: Full = Full { rows: 10_000, bytes: 64 * 1024 * 1024 };
+
+/// Messages that give way to a new one, at most; if that is not enough, it is dropped.
+const DISPLACED_MAX: usize = 100;
 
 /// What may wait for another server; further messages are dropped.
 const WAITING_FOR_SERVER_MAX: Full = Full { rows: 10_000, bytes: 128 * 1024 * 1024 };
@@ -73,7 +81,17 @@ pub struct Direct {
 struct Local {
     user_id: OwnedUserId,
     device_id: OwnedDeviceId,
+    sender: OwnedUserId,
     event: Box<RawValue>,
+    /// What gives way to it.
+    displaced: Displaced,
+}
+
+/// Messages of one source.
+#[derive(Default)]
+struct Displaced {
+    source: String,
+    messages: Vec<StreamPosition>,
 }
 
 /// Messages by device and user, for one server.
@@ -193,7 +211,7 @@ impl ToDevice {
                 }
                 if user_id.server_name() == self.server_name {
                     let before = local.len();
-                    self.add_local(&mut local, &user_id, device, &event)?;
+                    self.add_local(&mut local, (sender, &user_id), device, &event)?;
                     count += local.len() - before;
                 } else {
                     let server = user_id.server_name().to_owned();
@@ -212,7 +230,7 @@ impl ToDevice {
     fn add_local(
         &self,
         local: &mut Vec<Local>,
-        user_id: &UserId,
+        (sender, user_id): (&UserId, &UserId),
         device: &str,
         event: &RawValue,
     ) -> Result<(), MatrixError> {
@@ -224,22 +242,64 @@ impl ToDevice {
             found.map(|_| device_id.to_owned()).into_iter().collect()
         };
         for device_id in found {
+            let mut displaced = Displaced::default();
             if rows::is_full(&self.database, user_id, &device_id, WAITING_MAX)? {
-                tracing::warn!(%user_id, %device_id, "too much waits for a device");
-            } else {
-                local.push(Local { user_id: user_id.to_owned(), device_id, event: event.to_owned() });
+                let waiting = rows::by_source(&self.database, user_id, &device_id, WAITING_MAX.rows)?;
+                let bytes = event.get().len() as u64;
+                let Some(found) = give_way(&waiting, rows::source(user_id, sender), bytes) else {
+                    tracing::warn!(%user_id, %device_id, "too much waits for a device");
+                    continue;
+                };
+                displaced = found;
             }
+            let (user_id, sender) = (user_id.to_owned(), sender.to_owned());
+            local.push(Local { user_id, device_id, sender, event: event.to_owned(), displaced });
         }
         Ok(())
     }
 }
 
 fn put(batch: &mut Batch, local: Vec<Local>, topics: &mut Vec<Topic>) {
-    for Local { user_id, device_id, event } in local {
+    for Local { user_id, device_id, sender, event, displaced } in local {
+        for position in displaced.messages {
+            rows::delete(batch, (&user_id, &device_id), &displaced.source, position);
+        }
         let position = batch.position();
-        rows::put(batch, &user_id, &device_id, position, &event);
+        rows::put(batch, (&user_id, &device_id), &sender, position, &event);
         topics.push(Topic::Device(user_id, device_id));
     }
+}
+
+/// How much of a queue messages take: each counts as its part of the bytes or of
+/// the rows, whichever is more.
+fn weight(count: usize, bytes: u64) -> u64 {
+    let row = (WAITING_MAX.bytes / WAITING_MAX.rows) as u64;
+    bytes.max(row.saturating_mul(count as u64))
+}
+
+/// What gives way in a full queue to a message of a source: the last ones of the
+/// source that takes most of it, as long as the new one's takes less. So each has
+/// the part that it needs, or an equal one, whatever others send; and what came
+/// first stays, which is what a device that was away needs to begin with.
+/// `None` if nothing gives way.
+fn give_way(waiting: &BTreeMap<String, FromSource>, source: &str, bytes: u64) -> Option<Displaced> {
+    let taken =
+        |from: &FromSource| weight(from.messages.len(), from.messages.iter().map(|(_, bytes)| bytes).sum());
+    let own = waiting.get(source).map_or(0, taken).saturating_add(weight(1, bytes));
+    let (largest, from) = waiting.iter().max_by_key(|(_, from)| taken(from))?;
+    if largest == source || taken(from) < own {
+        return None;
+    }
+    let mut displaced = Displaced { source: largest.clone(), messages: Vec::new() };
+    let mut freed = 0;
+    for (position, size) in from.messages.iter().rev().take(DISPLACED_MAX) {
+        displaced.messages.push(*position);
+        freed += size;
+        if freed >= bytes {
+            return Some(displaced);
+        }
+    }
+    None
 }
 
 /// Messages for one server as units of bounded size, each with an id of its own.
@@ -289,5 +349,34 @@ mod tests {
         let ids: Vec<&str> = units.iter().filter_map(|unit| unit["content"]["message_id"].as_str()).collect();
         assert!(ids[0] != ids[1] && ids.iter().all(|id| id.chars().count() <= MESSAGE_ID_CHARS_MAX));
         assert_eq!(units[0]["edu_type"], "m.direct_to_device");
+    }
+
+    /// Messages of equal size of a source, at places from `first` on.
+    fn messages(first: u64, count: u64, bytes: u64) -> FromSource {
+        FromSource { messages: (first..first + count).map(|n| (StreamPosition(n), bytes)).collect() }
+    }
+
+    #[test]
+    fn who_takes_most_of_a_full_queue_gives_way_and_nobody_else() {
+        let mut waiting = BTreeMap::from([
+            ("stranger.example".to_owned(), messages(1, 9_000, 100)),
+            ("friend.example".to_owned(), messages(9_001, 1_000, 100)),
+        ]);
+        let way = |waiting: &BTreeMap<String, FromSource>, source: &str, bytes| {
+            give_way(waiting, source, bytes).map(|displaced| (displaced.source, displaced.messages))
+        };
+        assert_eq!(way(&waiting, "stranger.example", 100), None, "not to itself");
+        let last = |count: u64| (1..=count).map(|n| StreamPosition(9_001 - n)).collect::<Vec<_>>();
+        for source in ["friend.example", "new.example", "@alice:a.example"] {
+            assert_eq!(way(&waiting, source, 100), Some(("stranger.example".to_owned(), last(1))));
+        }
+        assert_eq!(way(&waiting, "new.example", 250), Some(("stranger.example".to_owned(), last(3))));
+        assert_eq!(way(&waiting, "new.example", 60_000), None, "not hundreds to one");
+        waiting.insert("friend.example".to_owned(), messages(9_001, 9_000, 100));
+        assert_eq!(way(&waiting, "friend.example", 100), None, "it has as much");
+        // Few large ones take as much as many small ones.
+        waiting.insert("large.example".to_owned(), messages(20_001, 1_100, 60_000));
+        assert_eq!(way(&waiting, "friend.example", 100).expect("is made").0, "large.example");
+        assert_eq!(way(&BTreeMap::new(), "new.example", 100), None);
     }
 }

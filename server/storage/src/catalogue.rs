@@ -111,6 +111,8 @@ catalogue! {
     ReceivedMessages = "received_messages";
     /// user id | device id | position u64 -> raw JSON of the to-device event.
     ToDevice = "to_device";
+    /// user id | device id | who sent it, see `to_device::source` | position u64 -> u64, its bytes.
+    ToDeviceSources = "to_device_sources";
     /// user id | device id | transaction id | endpoint -> what was answered.
     Transactions = "transactions";
 

@@ -27,7 +27,8 @@ fn post_to_device(server: &Server, number: u64) {
     let event = to_raw_value(&event).expect("JSON");
     let mut batch = server.services.database.batch();
     let position = batch.position();
-    to_device::put(&mut batch, user_id!("@bob:example.org"), device_id!("DEV"), position, &event);
+    let recipient = user_id!("@bob:example.org");
+    to_device::put(&mut batch, (recipient, device_id!("DEV")), recipient, position, &event);
     server.services.database.commit_durable(batch).expect("committed");
 }
 
