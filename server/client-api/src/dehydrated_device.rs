@@ -45,7 +45,7 @@ fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
 }
 
 fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    let Dehydrated { device_id, data } = state.dehydrated.held(&request.auth.user_id)?;
+    let Dehydrated { device_id, data } = state.dehydrated.asked(&request.auth.user_id)?;
     Ok(json_response(StatusCode::OK, &json!({ "device_id": device_id, "device_data": data })))
 }
 

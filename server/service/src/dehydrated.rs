@@ -4,16 +4,18 @@
 //!
 //! It is a device like others (its keys are told of, messages wait for it),
 //! without tokens. Invariants: a user has at most one; it never takes the place
-//! of a device that somebody is logged in to.
+//! of a device that somebody is logged in to; one that is forgotten by its owner
+//! ends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use causeway_storage::dehydrated::Dehydrated;
-use causeway_storage::{Database, StreamPosition, dehydrated as rows, to_device};
+use causeway_storage::{Database, StreamPosition, dehydrated as rows, devices, to_device};
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
+    clock::Clock,
     devices::Devices,
     error::MatrixError,
     keys::{Keys, Uploaded},
@@ -26,9 +28,19 @@ const DATA_BYTES_MAX: usize = 64 * 1024;
 /// Messages in one answer.
 const EVENTS_MAX: usize = 100;
 
+/// How long one is kept that its owner neither replaces nor asks for, in
+/// milliseconds. Nothing that others send to it ever leaves its queue, and what
+/// comes after the queue is full is lost to it: then others do better to know that
+/// it is gone.
+const LIFETIME_MS: u64 = 180 * 24 * 60 * 60 * 1_000;
+
+/// Owners that are looked at in one step.
+const OWNERS_PAGE: usize = 100;
+
 /// See the module.
 pub struct DehydratedDevices {
     database: Database,
+    clock: Clock,
     devices: Arc<Devices>,
     keys: Arc<Keys>,
     /// Held from reading a user's row until what follows from it is committed.
@@ -46,8 +58,8 @@ pub struct Waiting {
 
 impl DehydratedDevices {
     /// Over these services.
-    pub fn new(database: Database, devices: Arc<Devices>, keys: Arc<Keys>) -> Self {
-        Self { database, devices, keys, writing: Mutex::default() }
+    pub fn new(database: Database, clock: Clock, devices: Arc<Devices>, keys: Arc<Keys>) -> Self {
+        Self { database, clock, devices, keys, writing: Mutex::default() }
     }
 
     /// Keeps a dehydrated device in place of the one before.
@@ -89,11 +101,55 @@ impl DehydratedDevices {
         Ok(device_id)
     }
 
+    /// The user's dehydrated device, for its owner: that keeps it for longer.
+    ///
+    /// # Errors
+    /// 404 when there is none.
+    pub fn asked(&self, user_id: &UserId) -> Result<Dehydrated, MatrixError> {
+        let held = self.held(user_id)?;
+        let session = Session { user_id: user_id.to_owned(), device_id: held.device_id.clone() };
+        self.devices.seen(&session, None)?;
+        Ok(held)
+    }
+
+    /// Deletes those that nobody has asked for in a long time; how many.
+    ///
+    /// # Errors
+    /// Storage.
+    pub(crate) fn forget_old(&self) -> Result<usize, MatrixError> {
+        let (mut forgotten, mut after) = (0, None);
+        loop {
+            let page = rows::owners(&self.database, after.as_deref(), OWNERS_PAGE)?;
+            for user_id in &page {
+                forgotten += usize::from(self.forget_if_old(user_id)?);
+            }
+            if page.len() < OWNERS_PAGE {
+                return Ok(forgotten);
+            }
+            after = page.into_iter().last();
+        }
+    }
+
+    fn forget_if_old(&self, user_id: &UserId) -> Result<bool, MatrixError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = rows::dehydrated(&self.database, user_id)? else { return Ok(false) };
+        if let Some(device) = devices::device(&self.database, user_id, &held.device_id)? {
+            if device.last_seen_ts.saturating_add(LIFETIME_MS) > self.clock.now_ms() {
+                return Ok(false);
+            }
+            self.devices.delete(user_id, &[held.device_id])?;
+        }
+        let mut batch = self.database.batch();
+        rows::delete_dehydrated(&mut batch, user_id);
+        self.database.commit_durable(batch)?;
+        Ok(true)
+    }
+
     /// The user's dehydrated device.
     ///
     /// # Errors
     /// 404 when there is none.
-    pub fn held(&self, user_id: &UserId) -> Result<Dehydrated, MatrixError> {
+    fn held(&self, user_id: &UserId) -> Result<Dehydrated, MatrixError> {
         let none = || MatrixError::not_found("There is no dehydrated device");
         let held = rows::dehydrated(&self.database, user_id)?.ok_or_else(none)?;
         // It may have been deleted as any device may.
@@ -126,7 +182,7 @@ impl DehydratedDevices {
         device_id: &DeviceId,
         since: Option<&str>,
     ) -> Result<Waiting, MatrixError> {
-        let held = self.held(user_id)?;
+        let held = self.asked(user_id)?;
         if held.device_id != device_id {
             return Err(MatrixError::forbidden("That is not the dehydrated device"));
         }

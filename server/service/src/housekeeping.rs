@@ -1,14 +1,17 @@
 //! What is given up in time, in the background: what waits for servers that
-//! don't answer any more, and what is remembered of requests for their retry.
+//! don't answer any more, what is remembered of requests for their retry, and
+//! dehydrated devices that their owners have forgotten.
 //!
 //! Not here: how each is done ([`crate::outbox`], [`crate::transactions`]).
 //! Invariant: a round goes over everything once, in bounded steps.
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_storage::StorageError;
-
-use crate::{Services, error::Chain, transactions};
+use crate::{
+    Services,
+    error::{Chain, MatrixError},
+    transactions,
+};
 
 /// The pause between two rounds.
 const ROUND: Duration = Duration::from_hours(1);
@@ -30,11 +33,16 @@ pub async fn run(services: Arc<Services>, stop: impl Future<Output = ()>) {
     }
 }
 
-fn round(services: &Services) -> Result<(), StorageError> {
+/// One round, as [`run`] makes it.
+///
+/// # Errors
+/// Storage.
+pub fn round(services: &Services) -> Result<(), MatrixError> {
     let now_ms = services.clock.now_ms();
     let dropped = services.outbox.shorten_all(now_ms)?;
     let queued = services.outbox.catch_up_with_all(now_ms)?;
     let forgotten = transactions::forget(&services.database, now_ms)?;
-    tracing::debug!(dropped, queued, forgotten, "a round of housekeeping");
+    let ended = services.dehydrated.forget_old()?;
+    tracing::debug!(dropped, queued, forgotten, ended, "a round of housekeeping");
     Ok(())
 }

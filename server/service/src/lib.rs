@@ -253,7 +253,7 @@ impl Services {
             uiaa: Arc::new(Uiaa::new(time())),
             shared_secret: Arc::new(SharedSecret::new(settings.registration_shared_secret.clone(), time())),
             user_directory: Arc::new(UserDirectory::new(Arc::clone(&accounts), Arc::clone(&profiles), at())),
-            dehydrated: DehydratedDevices::new(db(), Arc::clone(&devices), Arc::clone(&keys)),
+            dehydrated: DehydratedDevices::new(db(), time(), Arc::clone(&devices), Arc::clone(&keys)),
             keys,
             backups: Arc::new(Backups::new(db())),
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),

@@ -1,12 +1,12 @@
 //! Rows of dehydrated devices (MSC3814): one for each user who has one.
 
-use ruma::{OwnedDeviceId, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Batch, Cf, Read, StorageError,
-    codec::{self, key},
+    Batch, Cf, Direction, Read, StorageError,
+    codec::{self, KeyParts, key},
 };
 
 /// A device that only its owner can open.
@@ -21,6 +21,20 @@ pub struct Dehydrated {
 /// A user's dehydrated device.
 pub fn dehydrated(read: &impl Read, user_id: &UserId) -> Result<Option<Dehydrated>, StorageError> {
     codec::get(read, Cf::DehydratedDevices, key().str(user_id).as_ref())
+}
+
+/// Users after `after`, in order, who have one; at most `limit`.
+pub fn owners(
+    read: &impl Read,
+    after: Option<&UserId>,
+    limit: usize,
+) -> Result<Vec<OwnedUserId>, StorageError> {
+    let from = after.map(|user_id| key().str(user_id).bytes(&[0]).finish());
+    let rows = read.scan(Cf::DehydratedDevices, b"", from.as_deref(), Direction::Forward, limit)?;
+    let broken = |_| StorageError::BrokenKey { cf: Cf::DehydratedDevices.name() };
+    let owner =
+        |row: &[u8]| OwnedUserId::try_from(KeyParts::new(Cf::DehydratedDevices, row).str()?).map_err(broken);
+    rows.iter().map(|(row, _)| owner(row)).collect()
 }
 
 /// Replaces it.
