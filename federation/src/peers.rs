@@ -77,6 +77,15 @@ impl<K: Eq + Hash> Turns<K> {
         self.semaphore(key).acquire_owned().await.expect("these semaphores are never closed")
     }
 
+    /// A turn of `key`, if there is one now.
+    pub fn try_take<Q>(&self, key: &Q) -> Option<OwnedSemaphorePermit>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        self.semaphore(key).try_acquire_owned().ok()
+    }
+
     fn semaphore<Q>(&self, key: &Q) -> Arc<Semaphore>
     where
         K: Borrow<Q>,

@@ -1,10 +1,7 @@
 //! Serves what clients' requests need from other servers
-//! ([`causeway_service::remote`]): one task for each, as many at once as
-//! [`AT_ONCE_MAX`]; more wait in the bounded channel, and beyond that are
-//! answered "unavailable".
-//!
-//! Files have places of their own, because they take long and wait for each
-//! other: however many are wanted, joins and invites go on.
+//! ([`causeway_service::remote`]): one task for each, so many at once of each
+//! kind ([`lanes`]); so many more wait, and beyond that they are answered
+//! "unavailable".
 
 mod alias;
 mod backfill;
@@ -13,36 +10,29 @@ mod closest_event;
 mod invite;
 mod join;
 mod knock;
+mod lanes;
 mod leave;
 mod media;
 mod public_rooms;
 mod space;
 mod user_keys;
 
-use std::sync::Arc;
-
 use causeway_service::{
     error::{Chain, MatrixError},
     remote::RemoteRequest,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::lanes::{Lanes, Place};
 use crate::{
     client::ClientError,
     peers::PeerEvent,
     state::{FederationState, ReplicationMessage},
 };
-
-/// Requests that are served at once.
-pub const AT_ONCE_MAX: usize = 64;
-/// Files that are fetched at once; the others wait.
-const FILES_AT_ONCE_MAX: usize = 6;
-/// Files that are fetched or wait for it; more are answered "unavailable".
-const FILES_MAX: usize = 256;
 
 /// Serves until `stop`, or until nobody can ask any more.
 pub async fn run(
@@ -50,28 +40,23 @@ pub async fn run(
     mut requests: mpsc::Receiver<RemoteRequest>,
     stop: CancellationToken,
 ) {
-    let (mut tasks, mut files) = (JoinSet::new(), JoinSet::new());
-    let turns = Arc::new(Semaphore::new(FILES_AT_ONCE_MAX));
+    let mut tasks = JoinSet::new();
+    let lanes = Lanes::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => log_panic(ended),
-            Some(ended) = files.join_next() => log_panic(ended),
-            request = requests.recv(), if tasks.len() < AT_ONCE_MAX => {
+            request = requests.recv() => {
                 let Some(request) = request else { break };
-                let is_file = matches!(request, RemoteRequest::Media { .. });
-                if is_file && files.len() >= FILES_MAX {
-                    // Dropped, and its reply with it.
-                    continue;
+                // Who has no place is answered "unavailable" by the dropped reply.
+                if let Some(place) = lanes.place(&request) {
+                    tasks.spawn(serve(state.clone(), place, request));
                 }
-                let served = serve(state.clone(), Arc::clone(&turns), request);
-                if is_file { files.spawn(served) } else { tasks.spawn(served) };
             }
         }
     }
     // Who still waits is answered "unavailable" by the dropped replies.
     tasks.shutdown().await;
-    files.shutdown().await;
     stop.cancelled().await;
 }
 
@@ -81,10 +66,12 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Does one thing. That the client has gone away meanwhile is no error.
-async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteRequest) {
+/// Does one thing. That the client has gone away meanwhile is no error; what
+/// only tells it something then ends, what changes something does not.
+async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
     match request {
         RemoteRequest::Join { room_id, user_id, via, content, reply } => {
+            let Some(_turn) = place.turn().await else { return };
             let joined = join::join(&state, &room_id, &user_id, via, content).await;
             if joined.is_ok() {
                 // What its servers said of its changes before this one could listen is lost.
@@ -93,40 +80,41 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
             let _gone = reply.send(joined);
         }
         RemoteRequest::Knock { room_id, user_id, via, content, reply } => {
+            let Some(_turn) = place.turn().await else { return };
             let _gone = reply.send(knock::knock(&state, &room_id, &user_id, via, content).await);
         }
-        RemoteRequest::PublicRooms { server, query, reply } => {
-            let _gone = reply.send(public_rooms::public_rooms(&state, &server, query).await);
-        }
         RemoteRequest::Leave { room_id, user_id, via, content, reply } => {
+            let Some(_turn) = place.turn().await else { return };
             let _gone = reply.send(leave::leave(&state, &room_id, &user_id, via, content).await);
         }
         RemoteRequest::Invite { room_id, event_id, event, room_state, user_id, reply } => {
+            let Some(_turn) = place.turn().await else { return };
             let invite = invite::Invite { room_id, event_id, event, room_state, user_id };
             let _gone = reply.send(invite::invite(&state, invite).await);
         }
+        RemoteRequest::PublicRooms { server, query, reply } => {
+            place.tell(reply, public_rooms::public_rooms(&state, &server, query)).await;
+        }
         RemoteRequest::Media { mxc, holders, expected, bytes_max, reply } => {
-            // Never closed.
-            let Ok(_turn) = files.acquire().await else { return };
-            let _gone = reply.send(media::media(&state, &mxc, holders, &expected, bytes_max).await);
+            place.tell(reply, media::media(&state, &mxc, holders, &expected, bytes_max)).await;
         }
         RemoteRequest::Profile { user_id, reply } => {
-            let _gone = reply.send(alias::profile(&state, &user_id).await);
+            place.tell(reply, alias::profile(&state, &user_id)).await;
         }
         RemoteRequest::Alias { alias, reply } => {
-            let _gone = reply.send(alias::alias(&state, &alias).await);
+            place.tell(reply, alias::alias(&state, &alias)).await;
         }
         RemoteRequest::Space { room_id, via, suggested_only, reply } => {
-            let _gone = reply.send(space::space(&state, &room_id, via, suggested_only).await);
+            place.tell(reply, space::space(&state, &room_id, via, suggested_only)).await;
         }
         RemoteRequest::ClosestEvent { room_id, ts, forward, reply } => {
-            let _gone = reply.send(closest_event::closest(&state, &room_id, ts, forward).await);
+            place.tell(reply, closest_event::closest(&state, &room_id, ts, forward)).await;
         }
-        RemoteRequest::UserKeys { server, asked, timeout, reply } => {
-            let _gone = reply.send(user_keys::query(&state, &server, &asked, timeout).await);
+        RemoteRequest::UserKeys { server, asked, timeout, reply, asker: _ } => {
+            place.tell(reply, user_keys::query(&state, &server, &asked, timeout)).await;
         }
-        RemoteRequest::ClaimKeys { server, wanted, timeout, reply } => {
-            let _gone = reply.send(user_keys::claim(&state, &server, &wanted, timeout).await);
+        RemoteRequest::ClaimKeys { server, wanted, timeout, reply, asker: _ } => {
+            place.tell(reply, user_keys::claim(&state, &server, &wanted, timeout)).await;
         }
         RemoteRequest::Retry { server, reply } => {
             state.sender().heard_from(&server);
@@ -134,7 +122,7 @@ async fn serve(state: FederationState, files: Arc<Semaphore>, request: RemoteReq
             let _gone = reply.send(Ok(()));
         }
         RemoteRequest::Backfill { room_id, limit, reply } => {
-            let _gone = reply.send(backfill::backfill(&state, &room_id, limit).await);
+            place.tell(reply, backfill::backfill(&state, &room_id, limit)).await;
         }
     }
 }

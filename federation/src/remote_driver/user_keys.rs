@@ -37,7 +37,8 @@ pub(super) async fn claim(
     post(state, server, "/_matrix/federation/v1/user/keys/claim", &body, timeout).await
 }
 
-/// The timeout holds for finding the server as well.
+/// The timeout holds for finding the server as well. One that can't be told
+/// anything at present is not asked: clients wait for each that is.
 async fn post(
     state: &FederationState,
     server: &ServerName,
@@ -45,6 +46,9 @@ async fn post(
     body: &Value,
     timeout: Duration,
 ) -> Result<Value, MatrixError> {
+    if state.sender().is_pausing(server) {
+        return Err(MatrixError::new(503, "M_UNKNOWN", "The other server can't be reached at present"));
+    }
     let mut request = Request::new(server, Method::POST, path).json(body).map_err(|error| answer(&error))?;
     request.response_bytes_max = ANSWER_BYTES_MAX;
     let late = |_| MatrixError::new(504, "M_UNKNOWN", "The other server did not answer in time");

@@ -89,13 +89,14 @@ async fn until_known(
 async fn ask(server: &Server, asker: &UserId, user_id: &UserId) -> Result<Option<UserKeys>, MatrixError> {
     let asked = Asked::from([(user_id.to_owned(), Vec::new())]);
     let (own, for_user) = (asker.to_owned(), asked.clone());
+    let asking = own.clone();
     let Query { mut found, elsewhere } =
-        server.run(move |services| services.keys.query(&own, for_user).expect("reads")).await;
+        server.run(move |services| services.keys.query(&asking, for_user).expect("reads")).await;
     for (at, asked) in elsewhere {
-        let (of, timeout) = (asked.clone(), std::time::Duration::from_secs(10));
-        let request = |reply| RemoteRequest::UserKeys { server: at, asked: of, timeout, reply };
+        let (of, asker, timeout) = (asked.clone(), own.clone(), std::time::Duration::from_secs(10));
+        let request = |reply| RemoteRequest::UserKeys { asker, server: at, asked: of, timeout, reply };
         let answer = server.services.remote.request(request).await?;
-        let own = asker.to_owned();
+        let own = own.clone();
         let more = server.run(move |services| services.keys.take_answer(&own, asked, Some(&answer))).await;
         found.extend(more.expect("reads"));
     }
@@ -309,7 +310,8 @@ async fn keys_are_claimed_once_and_then_the_fallback_key() {
             BTreeMap::from([("DEV".into(), "signed_curve25519".to_owned()), ("NONE".into(), "x".to_owned())]),
         )]);
         let (of, server, timeout) = (wanted.clone(), b.name.clone(), std::time::Duration::from_secs(10));
-        let request = |reply| RemoteRequest::ClaimKeys { server, wanted: of, timeout, reply };
+        let asker = a.user("alice");
+        let request = |reply| RemoteRequest::ClaimKeys { asker, server, wanted: of, timeout, reply };
         let answer = a.services.remote.request(request).await.expect("answers");
         let claimed = causeway_service::keys::Keys::claimed_elsewhere(&wanted, &answer);
         given.extend(claimed[&bob]["DEV"].as_object().expect("a key").keys().cloned());

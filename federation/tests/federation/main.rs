@@ -16,5 +16,6 @@ mod newcomer;
 mod pushes;
 mod requests;
 mod rooms;
+mod slow;
 mod spaces;
 mod support;

@@ -1,6 +1,8 @@
 //! The event closest to a time. What this server lacks of the room's history it
 //! fetches from others, in bounded steps, until it holds what they found.
 
+use std::time::Duration;
+
 use axum::Router;
 use causeway_service::{by_time::Closest, error::MatrixError, history::Direction, remote::RemoteRequest};
 use ruma::{
@@ -14,6 +16,8 @@ use crate::{ClientState, Endpoints, Ruma, blocking, message::direction};
 const FETCHES_MAX: usize = 8;
 /// Holes by which it is seen whether a fetch brought anything.
 const EDGES_MAX: usize = 64;
+/// How long other servers have for all of it: a client waits.
+const FETCHING_MAX: Duration = Duration::from_secs(20);
 /// Events that are fetched at once.
 const FETCHED_AT_ONCE: usize = 100;
 
@@ -39,7 +43,12 @@ async fn closest(state: ClientState, request: Ruma<Request>) -> Result<Response,
     };
     let mut found = held(&state, &asked).await?;
     if found.as_ref().is_none_or(|found| found.may_be_closer) && has_holes(&state, &asked).await? {
-        found = fetch(&state, &asked, found).await?;
+        if let Ok(fetched) = tokio::time::timeout(FETCHING_MAX, fetch(&state, &asked)).await {
+            fetched?;
+        } else {
+            tracing::debug!("other servers take too long over a time in a room's history");
+        }
+        found = held(&state, &asked).await?.or(found);
     }
     let Some(found) = found else {
         return Err(MatrixError::not_found("No event was found in that direction"));
@@ -71,18 +80,14 @@ async fn missing(state: &ClientState, asked: &Asked) -> Result<Vec<OwnedEventId>
 }
 
 /// Asks other servers, and fetches history until what they found is here.
-async fn fetch(
-    state: &ClientState,
-    asked: &Asked,
-    mut found: Option<Closest>,
-) -> Result<Option<Closest>, MatrixError> {
+async fn fetch(state: &ClientState, asked: &Asked) -> Result<(), MatrixError> {
     let (room_id, ts, forward) = (asked.room_id.clone(), asked.ts, asked.direction == Direction::Forward);
     let request = |reply| RemoteRequest::ClosestEvent { room_id, ts, forward, reply };
     let there = match state.remote.request(request).await {
         Ok(there) => there,
         Err(error) => {
             tracing::debug!(%error, "no other server found an event at that time");
-            return Ok(found);
+            return Ok(());
         }
     };
     for _ in 0..FETCHES_MAX {
@@ -98,6 +103,5 @@ async fn fetch(
             break;
         }
     }
-    found = held(state, asked).await?.or(found);
-    Ok(found)
+    Ok(())
 }

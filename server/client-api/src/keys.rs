@@ -10,12 +10,16 @@ use causeway_service::{
     remote::RemoteRequest,
     sync::token::SyncToken,
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use http::{Method, StatusCode};
 use ruma::{OwnedServerName, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+use tokio::time::Sleep;
 
 use crate::{ClientState, Custom, Endpoints, blocking, json_response, uiaa::confirm_password};
 
@@ -35,14 +39,14 @@ const TO_DEVICE: &[&str] = &[
 /// Users and devices that one request may ask for.
 const ASKED_MAX: usize = 1_000;
 
-/// How long other servers have to answer, unless the client says otherwise.
+/// How long other servers have to answer, all together, unless the client says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest that a client may wish for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Other servers that one request asks at once.
-const SERVERS_AT_ONCE: usize = 16;
+const SERVERS_AT_ONCE: usize = 8;
 
 /// Not ruma's types: keys stay as they were signed, unknown algorithms included.
 pub(crate) fn routes() -> Router<ClientState> {
@@ -90,19 +94,15 @@ async fn query(state: ClientState, request: Custom) -> Result<Response, MatrixEr
         return Err(MatrixError::too_large("Too many users or devices in one request"));
     }
     let (asker, timeout) = (request.auth.user_id, timeout_of(timeout));
-    let (own, for_user) = (state.clone(), asker.clone());
+    let (own, for_user, remote) = (state.clone(), asker.clone(), state.remote.clone());
     let Query { mut found, elsewhere } = blocking(move || own.keys.query(&for_user, device_keys)).await?;
     let mut failures = Map::new();
-    let mut answers = stream::iter(elsewhere.into_iter().map(|(server, asked)| {
-        let remote = state.remote.clone();
-        async move {
-            let (of, at) = (asked.clone(), server.clone());
-            let build = |reply| RemoteRequest::UserKeys { server: at, asked: of, timeout, reply };
-            (server, asked, remote.request(build).await)
-        }
-    }))
-    .buffer_unordered(SERVERS_AT_ONCE);
-    while let Some((server, asked, answer)) = answers.next().await {
+    let mut asking = Asking::new(elsewhere, timeout, |server, asked| {
+        let (asker, remote) = (asker.clone(), remote.clone());
+        let build = |reply| RemoteRequest::UserKeys { asker, server, asked, timeout, reply };
+        async move { remote.request(build).await }
+    });
+    while let Some((server, asked, answer)) = asking.next().await {
         if let Err(error) = &answer {
             failures.insert(server.to_string(), failure(error));
         }
@@ -110,6 +110,50 @@ async fn query(state: ClientState, request: Custom) -> Result<Response, MatrixEr
         found.extend(blocking(move || own.keys.take_answer(&for_user, asked, answer.ok().as_ref())).await?);
     }
     Ok(json_response(StatusCode::OK, &queried(found, failures)))
+}
+
+/// Servers that are asked, a few at once and all within one time; what each of
+/// them is asked.
+struct Asking<'a, A> {
+    waiting: BTreeMap<OwnedServerName, A>,
+    /// `None` when the time is over: then nobody is asked any more.
+    answers: Option<BoxStream<'a, (OwnedServerName, Result<Value, MatrixError>)>>,
+    end: Pin<Box<Sleep>>,
+}
+
+impl<'a, A: Clone> Asking<'a, A> {
+    fn new<F: Future<Output = Result<Value, MatrixError>> + Send + 'a>(
+        asked: BTreeMap<OwnedServerName, A>,
+        timeout: Duration,
+        ask: impl Fn(OwnedServerName, A) -> F + Send + 'a,
+    ) -> Self
+    where
+        A: Send + 'a,
+    {
+        let asking = asked.clone().into_iter().map(move |(server, what)| {
+            let answer = ask(server.clone(), what);
+            async move { (server, answer.await) }
+        });
+        let answers = stream::iter(asking).buffer_unordered(SERVERS_AT_ONCE).boxed();
+        Self { waiting: asked, answers: Some(answers), end: Box::pin(tokio::time::sleep(timeout)) }
+    }
+
+    /// The next one that answered or, when the time is over, that has not.
+    async fn next(&mut self) -> Option<(OwnedServerName, A, Result<Value, MatrixError>)> {
+        if let Some(answers) = &mut self.answers {
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
+                () = &mut self.end => None,
+            };
+            if let Some((server, answer)) = answer {
+                let asked = self.waiting.remove(&server)?;
+                return Some((server, asked, answer));
+            }
+            self.answers = None;
+        }
+        let late = || MatrixError::new(504, "M_UNKNOWN", "The other server did not answer in time");
+        self.waiting.pop_first().map(|(server, asked)| (server, asked, Err(late())))
+    }
 }
 
 /// How long other servers have: as the client wishes, within bounds.
@@ -164,16 +208,13 @@ async fn claim(state: ClientState, request: Custom) -> Result<Response, MatrixEr
     let own = state.clone();
     let mut claimed = blocking(move || own.keys.claim_all(&local)).await?;
     let mut failures = Map::new();
-    let mut answers = stream::iter(elsewhere.into_iter().map(|(server, wanted)| {
-        let remote = state.remote.clone();
-        async move {
-            let (of, at) = (wanted.clone(), server.clone());
-            let build = |reply| RemoteRequest::ClaimKeys { server: at, wanted: of, timeout, reply };
-            (server, wanted, remote.request(build).await)
-        }
-    }))
-    .buffer_unordered(SERVERS_AT_ONCE);
-    while let Some((server, wanted, answer)) = answers.next().await {
+    let (asker, remote) = (request.auth.user_id, state.remote.clone());
+    let mut asking = Asking::new(elsewhere, timeout, |server, wanted| {
+        let (asker, remote) = (asker.clone(), remote.clone());
+        let build = |reply| RemoteRequest::ClaimKeys { asker, server, wanted, timeout, reply };
+        async move { remote.request(build).await }
+    });
+    while let Some((server, wanted, answer)) = asking.next().await {
         match answer {
             Ok(answer) => claimed.extend(Keys::claimed_elsewhere(&wanted, &answer)),
             Err(error) => drop(failures.insert(server.to_string(), failure(&error))),

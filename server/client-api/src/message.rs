@@ -1,6 +1,8 @@
 //! Messages: sending, redacting, paging through them, single ones and what is
 //! around them.
 
+use std::time::Duration;
+
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
@@ -32,6 +34,9 @@ use crate::{
 
 /// Events that are asked of another server when a page ends at a hole.
 const BACKFILL_LIMIT: usize = 100;
+
+/// How long other servers have for it: a client waits.
+const BACKFILLING_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
@@ -121,11 +126,10 @@ async fn messages(
     let mut page = look(wanted.clone()).await?;
     if page.is_at_hole && page.chunk.len() < wanted.limit {
         let asked = room_id.clone();
-        let fetched = state
-            .remote
-            .request(|reply| RemoteRequest::Backfill { room_id: asked, limit: BACKFILL_LIMIT, reply })
-            .await;
-        match fetched {
+        let request = |reply| RemoteRequest::Backfill { room_id: asked, limit: BACKFILL_LIMIT, reply };
+        let fetched = tokio::time::timeout(BACKFILLING_MAX, state.remote.request(request)).await;
+        let late = |_| Err(MatrixError::new(504, "M_UNKNOWN", "The other servers did not answer in time"));
+        match fetched.unwrap_or_else(late) {
             Ok(()) => page = look(wanted).await?,
             // What is here is a good answer, too.
             Err(error) => tracing::debug!(%error, "history could not be fetched"),

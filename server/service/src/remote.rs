@@ -88,10 +88,22 @@ pub enum RemoteRequest {
     },
     /// `timestamp_to_event`: the event closest to a time as another server in the room knows it.
     ClosestEvent { room_id: OwnedRoomId, ts: u64, forward: bool, reply: Reply<OwnedEventId> },
-    /// `user/keys/query`, of users of one server.
-    UserKeys { server: OwnedServerName, asked: Asked, timeout: Duration, reply: Reply<Value> },
-    /// `user/keys/claim`, of devices of users of one server.
-    ClaimKeys { server: OwnedServerName, wanted: Wanted, timeout: Duration, reply: Reply<Value> },
+    /// `user/keys/query`, of users of one server; `asker` is who wants to know.
+    UserKeys {
+        asker: OwnedUserId,
+        server: OwnedServerName,
+        asked: Asked,
+        timeout: Duration,
+        reply: Reply<Value>,
+    },
+    /// `user/keys/claim`, of devices of users of one server, for `asker`.
+    ClaimKeys {
+        asker: OwnedUserId,
+        server: OwnedServerName,
+        wanted: Wanted,
+        timeout: Duration,
+        reply: Reply<Value>,
+    },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
     /// A server that could not be reached is tried again now, not after its pause.

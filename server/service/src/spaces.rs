@@ -13,6 +13,7 @@ use std::{
     fmt,
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
@@ -35,7 +36,7 @@ pub const DEPTH_MAX: usize = 10;
 const ROOMS_MAX: usize = 2_000;
 /// Rooms of one walk that other servers are asked about.
 const ASKED_MAX: usize = 40;
-/// After so long no further server is asked.
+/// How long others have to answer, for one walk.
 const ASKING_MS_MAX: u64 = 20_000;
 /// How long an answer is remembered.
 const REMEMBERED_MS: u64 = 5 * 60_000;
@@ -315,10 +316,15 @@ impl Spaces {
         budget.requests -= 1;
         let asked = room_id.clone();
         let request = |reply| RemoteRequest::Space { room_id: asked, via, suggested_only, reply };
-        let said = match self.remote.request(request).await {
-            Ok(said) => Some(Arc::new(said)),
-            Err(error) => {
+        let left = Duration::from_millis(budget.until_ms.saturating_sub(now_ms));
+        let said = match tokio::time::timeout(left, self.remote.request(request)).await {
+            Ok(Ok(said)) => Some(Arc::new(said)),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "no server says what is in a space");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("servers take too long to say what is in a space");
                 None
             }
         };

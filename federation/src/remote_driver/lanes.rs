@@ -1,0 +1,118 @@
+//! How many requests of each kind are served at once, and how many may wait.
+//!
+//! Kinds have lanes of their own: servers that are slow to tell of keys or rooms
+//! keep nobody from joining a room or from a picture. Of keys, which any user may
+//! ask any server for, one user has a part of the lane only.
+//!
+//! Invariants: whoever has a place is served or is answered "unavailable"; a turn
+//! ends with the work, or when nobody waits for its answer any more.
+
+use std::{future::Future, sync::Arc};
+
+use causeway_service::{
+    error::MatrixError,
+    remote::{RemoteRequest, Reply},
+};
+use ruma::OwnedUserId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::peers::Turns;
+
+/// Requests to other servers' users' keys: at once, and waiting.
+const KEYS: (usize, usize) = (24, 128);
+/// Of these, one user's.
+const KEYS_OF_USER: usize = 16;
+/// Looks at rooms and their history.
+const LOOKS: (usize, usize) = (16, 64);
+/// Files.
+const FILES: (usize, usize) = (6, 250);
+/// All else.
+const OTHERS: (usize, usize) = (64, 192);
+
+#[derive(Debug)]
+struct Lane {
+    /// For those who are served and those who wait.
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new((at_once, waiting): (usize, usize)) -> Self {
+        Self { places: Arc::new(Semaphore::new(at_once + waiting)), turns: Arc::new(Semaphore::new(at_once)) }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    keys: Lane,
+    keys_of: Turns<OwnedUserId>,
+    looks: Lane,
+    files: Lane,
+    others: Lane,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        let (keys, looks) = (Lane::new(KEYS), Lane::new(LOOKS));
+        let (files, others) = (Lane::new(FILES), Lane::new(OTHERS));
+        Self { keys, keys_of: Turns::new(KEYS_OF_USER), looks, files, others }
+    }
+}
+
+impl Lanes {
+    /// A place for a request; `None` if there is none.
+    pub(super) fn place(&self, request: &RemoteRequest) -> Option<Place> {
+        let mut of_user = None;
+        let lane = match request {
+            RemoteRequest::UserKeys { asker, .. } | RemoteRequest::ClaimKeys { asker, .. } => {
+                of_user = Some(self.keys_of.try_take(asker)?);
+                &self.keys
+            }
+            RemoteRequest::Space { .. }
+            | RemoteRequest::ClosestEvent { .. }
+            | RemoteRequest::Backfill { .. } => &self.looks,
+            RemoteRequest::Media { .. } => &self.files,
+            RemoteRequest::Join { .. }
+            | RemoteRequest::Leave { .. }
+            | RemoteRequest::Knock { .. }
+            | RemoteRequest::PublicRooms { .. }
+            | RemoteRequest::Invite { .. }
+            | RemoteRequest::Profile { .. }
+            | RemoteRequest::Alias { .. }
+            | RemoteRequest::Retry { .. } => &self.others,
+        };
+        let place = Arc::clone(&lane.places).try_acquire_owned().ok()?;
+        Some(Place { turns: Arc::clone(&lane.turns), _held: (place, of_user) })
+    }
+}
+
+/// A place in a lane, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    turns: Arc<Semaphore>,
+    _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+impl Place {
+    /// Waits until it is served; `None` never, since lanes are not closed.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Does in its turn what somebody waits for, as long as he does.
+    pub(super) async fn tell<T>(
+        &self,
+        mut reply: Reply<T>,
+        work: impl Future<Output = Result<T, MatrixError>>,
+    ) {
+        let answer = tokio::select! {
+            () = reply.closed() => return,
+            answer = async {
+                let _turn = self.turn().await;
+                work.await
+            } => answer,
+        };
+        let _gone = reply.send(answer);
+    }
+}
