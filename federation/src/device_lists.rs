@@ -3,14 +3,16 @@
 //!
 //! What is to be fetched is in storage, so nothing is forgotten over a restart.
 //! Invariants: one attempt at a time for each user, a few at once for each server
-//! and for all, and pauses that grow after each failure.
+//! and for all ([`Turns`]), and pauses that grow after each failure.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use causeway_service::keys::remote::Stale;
 use causeway_service::{
     error::{Chain, MatrixError},
-    keys::remote::{Due, FETCHES_AT_ONCE},
+    keys::remote::{Due, Stale, Turns},
     notify::Topic,
 };
 use http::Method;
@@ -33,18 +35,32 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pauses after failures. A change that is heard of ends them.
 const PAUSES: BackoffPolicy =
     BackoffPolicy { first: Duration::from_secs(5), longest: Duration::from_hours(1) };
+/// Pauses of a server after failures: short at their longest, since a server that
+/// is back does not always say so.
+const SERVER_PAUSES: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_secs(2), longest: Duration::from_mins(5) };
 /// Longest sleep when nothing is known to be due: a bound on what a missed wake-up costs.
 const IDLE: Duration = Duration::from_mins(10);
+
+/// What came of an attempt.
+struct Ended {
+    user_id: OwnedUserId,
+    failed: bool,
+}
+
+/// Turns are whole between calls, so a panic elsewhere breaks nothing.
+fn lock(turns: &Mutex<Turns>) -> MutexGuard<'_, Turns> {
+    turns.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Fetches until `stop`.
 pub(crate) async fn run(state: FederationState, stop: CancellationToken) {
     let subscription = state.services().notifier.subscribe([Topic::DeviceLists]);
-    let mut tasks: JoinSet<OwnedUserId> = JoinSet::new();
-    let mut busy: Vec<OwnedUserId> = Vec::new();
+    let mut tasks: JoinSet<Ended> = JoinSet::new();
+    let turns = Arc::new(Mutex::new(Turns::default()));
     loop {
-        let due = due(&state, FETCHES_AT_ONCE.saturating_sub(busy.len()), &busy).await;
+        let due = due(&state, &turns).await;
         for (user_id, stale) in due.lists {
-            busy.push(user_id.clone());
             tasks.spawn(fetch(state.clone(), user_id, stale));
         }
         let now_ms = state.clock().now_ms();
@@ -52,11 +68,11 @@ pub(crate) async fn run(state: FederationState, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => match ended {
-                Ok(user_id) => busy.retain(|busy| *busy != user_id),
+                Ok(ended) => note(&mut lock(&turns), &ended, state.clock().now_ms()),
                 Err(error) => {
                     tracing::error!(%error, "fetching a device list failed");
-                    busy.clear();
                     tasks.shutdown().await;
+                    *lock(&turns) = Turns::default();
                 }
             },
             () = subscription.changed() => {}
@@ -66,50 +82,60 @@ pub(crate) async fn run(state: FederationState, stop: CancellationToken) {
     tasks.shutdown().await;
 }
 
-async fn due(state: &FederationState, limit: usize, busy: &[OwnedUserId]) -> Due {
-    if limit == 0 {
-        return Due::default();
-    }
-    let (services, busy) = (state.services().clone(), busy.to_vec());
-    blocking(move || services.keys.due_lists(limit, &busy)).await.unwrap_or_else(|error| {
+async fn due(state: &FederationState, turns: &Arc<Mutex<Turns>>) -> Due {
+    let (services, begun) = (state.services().clone(), Arc::clone(turns));
+    blocking(move || services.keys.due_lists(&mut lock(&begun))).await.unwrap_or_else(|error| {
         tracing::error!(error = %Chain(&error), "stale device lists can't be read");
+        // What was begun and is not known would never end.
+        *lock(turns) = Turns::default();
         Due::default()
     })
 }
 
-/// One attempt; whose list it was.
-async fn fetch(state: FederationState, user_id: OwnedUserId, stale: Stale) -> OwnedUserId {
+fn note(turns: &mut Turns, ended: &Ended, now_ms: u64) {
+    let backoff = Backoff { failures: turns.failures(ended.user_id.server_name()), retry_at_ms: 0 };
+    let paused = ended.failed.then(|| backoff.failed(SERVER_PAUSES, now_ms, rand::random()).retry_at_ms);
+    turns.ended(&ended.user_id, paused);
+}
+
+/// One attempt.
+async fn fetch(state: FederationState, user_id: OwnedUserId, stale: Stale) -> Ended {
     let fetched = ask(&state, &user_id).await;
     let (services, of) = (state.services().clone(), user_id.clone());
     let now_ms = state.clock().now_ms();
     let noted = blocking(move || match fetched {
-        Ok(answer) => services.keys.list_fetched(&of, stale, &answer).or_else(|error| {
-            tracing::info!(user_id = %of, error = %Chain(&error), "a device list can't be used");
-            pause(&services.keys, &of, stale, now_ms)
-        }),
+        Ok(answer) => match services.keys.list_fetched(&of, stale, &answer) {
+            Ok(()) => Ok(false),
+            Err(error) => {
+                tracing::info!(user_id = %of, error = %Chain(&error), "a device list can't be used");
+                pause(&services.keys, &of, stale, now_ms)
+            }
+        },
         Err(ClientError::Status { status, .. }) if status == http::StatusCode::NOT_FOUND => {
-            services.keys.forget_list(&of)
+            services.keys.forget_list(&of).map(|()| false)
         }
         Err(error) => {
             tracing::debug!(user_id = %of, error = %Chain(&error), "a device list can't be fetched");
             pause(&services.keys, &of, stale, now_ms)
         }
     });
-    if let Err(error) = noted.await {
+    let failed = noted.await.unwrap_or_else(|error| {
         tracing::error!(%user_id, error = %Chain(&error), "a fetched device list can't be noted");
-    }
-    user_id
+        true
+    });
+    Ended { user_id, failed }
 }
 
+/// Notes a failure, which is the answer.
 fn pause(
     keys: &causeway_service::keys::Keys,
     user_id: &UserId,
     stale: Stale,
     now_ms: u64,
-) -> Result<(), MatrixError> {
+) -> Result<bool, MatrixError> {
     let backoff = Backoff { failures: stale.failures, retry_at_ms: stale.retry_at_ms };
     let Backoff { failures, retry_at_ms } = backoff.failed(PAUSES, now_ms, rand::random());
-    keys.list_not_fetched(user_id, failures, retry_at_ms)
+    keys.list_not_fetched(user_id, failures, retry_at_ms).map(|()| true)
 }
 
 async fn ask(state: &FederationState, user_id: &UserId) -> Result<Value, ClientError> {

@@ -50,7 +50,7 @@ async fn devices(
     Path(user_id): Path<String>,
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
-    let services = state.services().clone();
+    let (services, origin) = (state.services().clone(), signed.origin.clone());
     let answer = blocking(move || {
         let user_id = access::user_id(&user_id)?;
         if !local(&services, &user_id) || !services.accounts.is_active(&user_id)? {
@@ -58,7 +58,7 @@ async fn devices(
         }
         // The number first: a change that comes between is then told once more.
         let number = services.keys.list_number(&user_id)?;
-        let keys = services.keys.devices(&user_id, &[] as &[OwnedDeviceId])?;
+        let keys = services.keys.devices_for_server(&origin, &user_id, &[] as &[OwnedDeviceId])?;
         let devices: Vec<Value> = keys.into_iter().map(device).collect();
         let mut answer = json!({"user_id": user_id, "stream_id": number, "devices": devices});
         for (field, _, kind) in SHOWN {
@@ -92,11 +92,11 @@ struct Query {
 async fn query(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let Query { device_keys } = signed.json()?;
     bounded(device_keys.len())?;
-    let services = state.services().clone();
+    let (services, origin) = (state.services().clone(), signed.origin.clone());
     let answer = blocking(move || {
         let mut answer: BTreeMap<&str, Map<String, Value>> = BTreeMap::from([("device_keys", Map::new())]);
         for (user_id, devices) in device_keys.iter().filter(|(user_id, _)| local(&services, user_id)) {
-            let found = services.keys.devices(user_id, devices)?;
+            let found = services.keys.devices_for_server(&origin, user_id, devices)?;
             answer.entry("device_keys").or_default().insert(user_id.to_string(), json!(found));
             for (_, field, kind) in SHOWN {
                 if let Some(key) = services.keys.cross_signing(user_id, kind)? {

@@ -11,7 +11,7 @@ use causeway_service::{
     },
     remote::RemoteRequest,
 };
-use causeway_storage::{StreamPosition, device_lists, keys::key_changes, to_device};
+use causeway_storage::{StreamPosition, device_lists, key_changes, to_device};
 use http::{Method, StatusCode};
 use ruma::{
     CanonicalJsonObject, OwnedUserId, RoomId, RoomVersionId, UserId,
@@ -111,10 +111,12 @@ async fn send_edu(from: &Server, to: &Server, id: &str, kind: &str, content: Val
     assert_eq!(status, StatusCode::OK);
 }
 
-fn changes(services: &causeway_service::Services, user_id: &UserId) -> usize {
+/// Where clients are told of the last change of a user's keys.
+fn changed_at(services: &causeway_service::Services, user_id: &UserId) -> Option<StreamPosition> {
     let until = services.database.visible();
-    let changes = key_changes(&services.database, StreamPosition(0), until, 1_000).expect("reads");
-    changes.iter().filter(|change| change.user_id == user_id).count()
+    let changes = key_changes::between(&services.database, StreamPosition(0), until, 1_000).expect("reads");
+    let of_user = changes.iter().filter(|change| change.user_id == user_id);
+    of_user.map(|change| change.position).next_back()
 }
 
 /// Without a shared room nothing is held, nor told.
@@ -145,25 +147,26 @@ async fn lists_of_devices_are_held_followed_and_fetched_again_after_a_gap() {
     let b = network.start("b.test", folders[1].path());
     let (alice, bob) = (a.user("alice"), b.register("bob").await);
     device(&b, &bob, "FIRST").await;
+    let of = bob.clone();
+    b.run(move |services| services.devices.rename(&of, "FIRST".into(), "Laptop").expect("is renamed")).await;
     assert!(ask(&a, &alice, &bob).await.expect("answers").is_some_and(|keys| keys.devices.len() == 1));
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     let stranger = ask(&a, &alice, &bob).await.expect("answers").expect("known there");
-    assert!(stranger.devices.contains_key("FIRST"));
+    assert_eq!(stranger.devices["FIRST"].get("unsigned"), None, "its name is no stranger's business");
     assert!(known(&a, &alice, &bob).await.is_none(), "nothing is held of who shares no room");
     b.join(&room, &bob, &a.name).await.expect("joins");
     ask(&a, &alice, &bob).await.expect("answers");
-    until_known(&a, "the list is held", &alice, &bob, |keys| keys.devices.contains_key("FIRST")).await;
+    until_known(&a, "the list is held", &alice, &bob, |keys| {
+        keys.devices.get("FIRST").is_some_and(|keys| keys["unsigned"]["device_display_name"] == "Laptop")
+    })
+    .await;
 
-    let seen = a
-        .run({
-            let bob = bob.clone();
-            move |services| changes(services, &bob)
-        })
-        .await;
+    let of = bob.clone();
+    let seen = a.run(move |services| changed_at(services, &of)).await;
     device(&b, &bob, "SECOND").await;
     until_known(&a, "a new device is told of", &alice, &bob, |keys| keys.devices.len() == 2).await;
     let of = bob.clone();
-    a.until("clients are told", move |services| changes(services, &of) > seen).await;
+    a.until("clients are told", move |services| changed_at(services, &of) > seen).await;
     let of = bob.clone();
     b.run(move |services| services.devices.rename(&of, "SECOND".into(), "Phone").expect("is renamed")).await;
     until_known(&a, "a name is told of", &alice, &bob, |keys| {
@@ -184,14 +187,14 @@ async fn lists_of_devices_are_held_followed_and_fetched_again_after_a_gap() {
     let before = a
         .run({
             let alice = alice.clone();
-            move |services| changes(services, &alice)
+            move |services| changed_at(services, &alice)
         })
         .await;
     send_edu(&b, &a, "lie", "m.device_list_update", lie).await;
     let after = a
         .run({
             let alice = alice.clone();
-            move |services| changes(services, &alice)
+            move |services| changed_at(services, &alice)
         })
         .await;
     assert_eq!(before, after);
@@ -252,14 +255,18 @@ async fn servers_that_a_join_brings_together_are_told_of_the_devices_once() {
     }
     b.join(&rooms[0], &bob, &a.name).await.expect("joins");
     let of = bob.clone();
-    a.until("the devices are told of", move |services| changes(services, &of) == 1).await;
+    a.until("the devices are told of", move |services| changed_at(services, &of).is_some()).await;
+    let of = bob.clone();
+    let first = a.run(move |services| changed_at(services, &of)).await;
     b.join(&rooms[1], &bob, &a.name).await.expect("joins");
-    // What is told later shows that nothing was told of the second room.
+    // What comes after it shows that nothing was told of the second room.
+    let sent = b.send(&rooms[1], &bob, "m.room.message", None, json!({ "body": "here" })).await;
+    a.has(&sent).await;
+    let of = bob.clone();
+    assert_eq!(a.run(move |services| changed_at(services, &of)).await, first);
     device(&b, &bob, "SECOND").await;
     let of = bob.clone();
-    a.until("the new device is told of", move |services| changes(services, &of) > 1).await;
-    let of = bob.clone();
-    assert_eq!(a.run(move |services| changes(services, &of)).await, 2);
+    a.until("the new device is told of", move |services| changed_at(services, &of) > first).await;
     a.stop().await;
     b.stop().await;
 }

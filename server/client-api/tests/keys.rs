@@ -1,6 +1,7 @@
 //! Endpoint tests of end-to-end encryption keys and of messages between devices.
 
 mod common;
+mod key_bounds;
 
 use causeway_service::keys::CrossSigningKind;
 use common::{Server, server};

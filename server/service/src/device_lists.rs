@@ -5,19 +5,22 @@
 //! servers that share a room with the user are told. Invariant: what is told is
 //! in the batch of the change itself, and the changes of a user are numbered in
 //! the order in which they are told, each naming the one before it
-//! (server-server API, "Device Management").
+//! (server-server API, "Device Management"). Whoever was not told of one, be it
+//! of cross-signing keys, finds a gap at the next.
 
 use std::collections::BTreeSet;
 
 use causeway_storage::{
     Batch, Full, Read, StorageError, device_lists as lists,
     devices::{self, Device},
+    key_changes,
     keys::{self as rows, CrossSigningKind},
     outbox,
-    rooms::{joined_servers, memberships},
+    rooms::{joined_servers, memberships, server_count},
 };
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedServerName, UserId, events::room::member::MembershipState,
+    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedServerName, ServerName, UserId,
+    events::room::member::MembershipState,
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -50,12 +53,22 @@ pub(crate) fn announce(
 ) -> Result<Vec<Topic>, StorageError> {
     let rooms = joined_rooms(read, user_id)?;
     let servers = servers_in(read, user_id, &rooms)?;
-    let units = changes.iter().map(|change| unit(read, user_id, change)).collect::<Result<Vec<_>, _>>()?;
+    let mut units =
+        changes.iter().map(|change| unit(read, user_id, change)).collect::<Result<Vec<_>, _>>()?;
+    let mut previous = lists::number(read, user_id)?;
+    if changes.iter().all(|change| matches!(change, Change::CrossSigning(_))) {
+        // Such a unit has no number, so that nobody would miss it: one of a device
+        // that did not change goes after it. Without a device the next one shows a gap.
+        if let Some((device_id, keys)) = first_device(read, user_id)? {
+            units.push(unit(read, user_id, &Change::Device(&device_id, &keys, None))?);
+        } else {
+            let number = batch.position();
+            lists::put_number(batch, user_id, number);
+        }
+    }
     let mut topics: Vec<Topic> = rooms.into_iter().map(Topic::Room).collect();
     topics.extend([Topic::User(user_id.to_owned()), Topic::Stream]);
-    let mut previous = lists::number(read, user_id)?;
-    let position = batch.position();
-    rows::put_key_change(batch, position, user_id, None);
+    key_changes::put(read, batch, user_id, None)?;
     for (kind, mut content) in units {
         let position = batch.position();
         if kind == DEVICE {
@@ -88,15 +101,7 @@ pub(crate) fn announce_join(
     if servers.is_empty() {
         return Ok(false);
     }
-    let devices = devices::devices(read, user_id)?;
-    let mut first = None;
-    for (device_id, _) in devices {
-        if let Some(keys) = rows::device_keys(read, user_id, &device_id)? {
-            first = Some((device_id, keys));
-            break;
-        }
-    }
-    let Some((device_id, keys)) = first else { return Ok(false) };
+    let Some((device_id, keys)) = first_device(read, user_id)? else { return Ok(false) };
     let mut others = joined_rooms(read, user_id)?;
     others.retain(|other| other != room_id);
     let known = servers_in(read, user_id, &others)?;
@@ -108,6 +113,19 @@ pub(crate) fn announce_join(
         push(read, batch, server, position, kind, &content)?;
     }
     Ok(true)
+}
+
+/// Some device of the user that has keys.
+fn first_device(
+    read: &impl Read,
+    user_id: &UserId,
+) -> Result<Option<(OwnedDeviceId, Box<RawValue>)>, StorageError> {
+    for (device_id, _) in devices::devices(read, user_id)? {
+        if let Some(keys) = rows::device_keys(read, user_id, &device_id)? {
+            return Ok(Some((device_id, keys)));
+        }
+    }
+    Ok(None)
 }
 
 const DEVICE: &str = "m.device_list_update";
@@ -177,6 +195,20 @@ fn joined_rooms(read: &impl Read, user_id: &UserId) -> Result<Vec<OwnedRoomId>, 
     let rooms = memberships(read, user_id, None, ROOMS_MAX)?;
     let joined = rooms.into_iter().filter(|(_, member)| member.membership == MembershipState::Join);
     Ok(joined.map(|(room_id, _)| room_id).collect())
+}
+
+/// Whether a server has a member in a room that the user is in.
+pub(crate) fn shares_room(
+    read: &impl Read,
+    user_id: &UserId,
+    server: &ServerName,
+) -> Result<bool, StorageError> {
+    for room_id in joined_rooms(read, user_id)? {
+        if server_count(read, &room_id, server)? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The other servers in some rooms.

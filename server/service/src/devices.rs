@@ -18,7 +18,8 @@ use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 pub use crate::session::Session;
 use crate::{
-    clock::Clock, device_lists, error::MatrixError, keys, notify::Notifier, secrets, settings::Settings,
+    clock::Clock, device_keys, device_lists, error::MatrixError, notify::Notifier, secrets,
+    settings::Settings,
 };
 
 /// A device's display name, in bytes.
@@ -63,7 +64,8 @@ pub struct Devices {
     clock: Clock,
     settings: Arc<Settings>,
     notifier: Arc<Notifier>,
-    /// Held from reading a device's row until the row that follows from it is committed.
+    /// Held from reading a device's row until what follows from it is committed,
+    /// its keys included. Lock order: before the one of the keys' service.
     writing: Mutex<()>,
 }
 
@@ -115,13 +117,11 @@ impl Devices {
     ) -> Result<NewSession, MatrixError> {
         let device_id = match request.device_id {
             None => OwnedDeviceId::from(secrets::device_id()),
-            Some(chosen) => {
-                check_device_id(&chosen)?;
-                chosen
-            }
+            Some(chosen) => chosen,
         };
         let display_name = request.display_name.map(|name| bounded_name(&name)).transpose()?;
         let writing = self.lock();
+        self.check_device_id(user_id, &device_id)?;
         let mut batch = self.database.batch();
         let known = rows::device(&self.database, user_id, &device_id)?;
         let is_new = known.is_none();
@@ -154,9 +154,9 @@ impl Devices {
         device_id: &DeviceId,
         name: Option<String>,
     ) -> Result<(), MatrixError> {
-        check_device_id(device_id)?;
         let display_name = name.map(|name| bounded_name(&name)).transpose()?;
         let writing = self.lock();
+        self.check_device_id(user_id, device_id)?;
         if rows::device(&self.database, user_id, device_id)?.is_some() {
             return Err(MatrixError::invalid_param("There is a device of this id"));
         }
@@ -263,7 +263,7 @@ impl Devices {
                 sync_progress::forget_device(&mut batch, user_id, device_id);
                 sliding::forget_device(&mut batch, user_id, device_id);
                 push_queue::delete_of_device(&self.database, &mut batch, user_id, device_id)?;
-                if keys::delete_device(&self.database, &mut batch, user_id, device_id)? {
+                if device_keys::delete_device(&self.database, &mut batch, user_id, device_id)? {
                     gone.push(device_id.clone());
                 }
             }
@@ -343,7 +343,7 @@ impl Devices {
         let mut gone = Vec::new();
         for (device_id, device) in devices.iter().skip(DEVICES_MAX - 1) {
             rows::delete_device(batch, user_id, device_id, device);
-            if keys::delete_device(&self.database, batch, user_id, device_id)? {
+            if device_keys::delete_device(&self.database, batch, user_id, device_id)? {
                 gone.push(device_id.clone());
             }
         }
@@ -354,19 +354,26 @@ impl Devices {
     }
 
     /// The lock guards no data, so a panic under it breaks nothing.
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a user's device may be called so. Device keys and cross-signing keys
+    /// are named in one namespace (client-server API, "Cross-signing").
+    fn check_device_id(&self, user_id: &UserId, device_id: &DeviceId) -> Result<(), MatrixError> {
+        if !(1..=DEVICE_ID_BYTES_MAX).contains(&device_id.as_str().len()) {
+            return Err(MatrixError::invalid_param("The device id must have 1 to 255 bytes"));
+        }
+        if device_keys::is_cross_signing_key(&self.database, user_id, device_id.as_str())? {
+            return Err(MatrixError::invalid_param("The device id is that of a cross-signing key"));
+        }
+        Ok(())
     }
 }
 
 /// What the user of a locked account is told (client-server API, "Account locking").
 pub(crate) fn locked() -> MatrixError {
     MatrixError::new(401, "M_USER_LOCKED", "This account has been locked").with("soft_logout", true)
-}
-
-fn check_device_id(device_id: &DeviceId) -> Result<(), MatrixError> {
-    let valid = (1..=DEVICE_ID_BYTES_MAX).contains(&device_id.as_str().len());
-    if valid { Ok(()) } else { Err(MatrixError::invalid_param("The device id must have 1 to 255 bytes")) }
 }
 
 fn bounded_name(name: &str) -> Result<String, MatrixError> {

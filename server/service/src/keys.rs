@@ -13,17 +13,16 @@ pub mod remote;
 mod signatures;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 pub use causeway_storage::keys::CrossSigningKind;
 use causeway_storage::{
-    Batch, Database, Read, StorageError, device_lists, devices,
+    Batch, Database, device_lists, devices,
     keys::{self as rows, FallbackKey, ONE_TIME_KEYS_MAX},
-    to_device,
 };
-use ruma::{DeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedUserId, ServerName, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
 use self::checks::{
@@ -32,7 +31,9 @@ use self::checks::{
 };
 use crate::{
     clock::Clock,
-    device_lists::{Change, announce},
+    device_keys::is_cross_signing_key,
+    device_lists::{Change, announce, shares_room},
+    devices::Devices,
     error::MatrixError,
     notify::{Notifier, Topic},
     rooms::Rooms,
@@ -48,15 +49,20 @@ const SIGNED_BYTES_MAX: usize = 64 * 1024;
 /// An algorithm and key id, in bytes.
 const KEY_ID_BYTES_MAX: usize = 255;
 
+/// Algorithms of which a device may have a fallback key.
+const FALLBACK_KEYS_MAX: usize = 16;
+
 type Object = Map<String, Value>;
 
 /// See the module.
 pub struct Keys {
     database: Database,
     rooms: Arc<Rooms>,
+    devices: Arc<Devices>,
     notifier: Arc<Notifier>,
     clock: Clock,
-    /// Held from reading keys until what follows from them is committed.
+    /// Held from reading keys until what follows from them is committed. Lock
+    /// order: after that of [`Devices`], which keeps keys and devices together.
     writing: Mutex<()>,
 }
 
@@ -73,8 +79,14 @@ pub struct Uploaded {
 
 impl Keys {
     /// Over `database`.
-    pub fn new(database: Database, rooms: Arc<Rooms>, notifier: Arc<Notifier>, clock: Clock) -> Self {
-        Self { database, rooms, notifier, clock, writing: Mutex::default() }
+    pub fn new(
+        database: Database,
+        rooms: Arc<Rooms>,
+        devices: Arc<Devices>,
+        notifier: Arc<Notifier>,
+        clock: Clock,
+    ) -> Self {
+        Self { database, rooms, devices, notifier, clock, writing: Mutex::default() }
     }
 
     /// Whether [`Self::upload`] would take the device's identity.
@@ -88,24 +100,23 @@ impl Keys {
     /// Stores a device's keys; how many one-time keys of each algorithm it has then.
     ///
     /// # Errors
-    /// 400 for another device's keys, a wrong signature, or another key under a known id.
+    /// 400 for another device's keys, a wrong signature, or another key under a known
+    /// id; 401 if the device is gone meanwhile; 413 for too much.
     pub fn upload(&self, session: &Session, keys: Uploaded) -> Result<BTreeMap<String, u64>, MatrixError> {
         let (user_id, device_id) = (&*session.user_id, &*session.device_id);
         let signed = keys.device_keys.map(|keys| check_device_keys(session, keys)).transpose()?;
-        let writing = self.lock();
+        let (devices, writing) = (self.devices.lock(), self.lock());
+        if devices::device(&self.database, user_id, device_id)?.is_none() {
+            // Logged out since the request came: nobody would delete these keys.
+            return Err(MatrixError::new(401, "M_UNKNOWN_TOKEN", "The device is gone"));
+        }
+        if signed.is_some() && is_cross_signing_key(&self.database, user_id, device_id.as_str())? {
+            return Err(MatrixError::invalid_param("The device id is that of a cross-signing key"));
+        }
         let mut batch = self.database.batch();
         let mut topics = vec![Topic::Device(session.user_id.clone(), session.device_id.clone())];
         self.add_one_time_keys(&mut batch, session, &keys.one_time_keys)?;
-        for (id, key) in &keys.fallback_keys {
-            let (algorithm, _) = split_id(id)?;
-            let row = FallbackKey { key_id: id.clone(), key: bounded(key, KEY_BYTES_MAX)?, used: false };
-            let held = rows::fallback_key(&self.database, user_id, device_id, algorithm)?;
-            if held.is_some_and(|held| held.key_id == row.key_id && held.key.get() == row.key.get()) {
-                // Uploaded again, perhaps for a lost answer: whether it was given away stays.
-                continue;
-            }
-            rows::put_fallback_key(&mut batch, user_id, device_id, algorithm, &row);
-        }
+        self.put_fallback_keys(&mut batch, session, &keys.fallback_keys)?;
         if let Some(signed) = signed {
             let before = rows::device_keys(&self.database, user_id, device_id)?;
             let before = before.map(|stored| object(&stored)).transpose()?;
@@ -117,7 +128,7 @@ impl Keys {
             }
         }
         let commit = self.database.commit(batch)?;
-        drop(writing);
+        drop((writing, devices));
         self.database.wait_durable(commit)?;
         self.notifier.notify(&topics);
         Ok(rows::one_time_key_counts(&self.database, user_id, device_id)?)
@@ -151,6 +162,53 @@ impl Keys {
             }
         }
         Ok(())
+    }
+
+    fn put_fallback_keys(
+        &self,
+        batch: &mut Batch,
+        session: &Session,
+        keys: &Object,
+    ) -> Result<(), MatrixError> {
+        let (user_id, device_id) = (&*session.user_id, &*session.device_id);
+        let held = rows::fallback_keys(&self.database, user_id, device_id)?;
+        let mut algorithms: BTreeSet<&str> = held.keys().map(String::as_str).collect();
+        for (id, key) in keys {
+            let (algorithm, _) = split_id(id)?;
+            let row = FallbackKey { key_id: id.clone(), key: bounded(key, KEY_BYTES_MAX)?, used: false };
+            let held = held.get(algorithm);
+            if held.is_some_and(|held| held.key_id == row.key_id && held.key.get() == row.key.get()) {
+                // Uploaded again, perhaps for a lost answer: whether it was given away stays.
+                continue;
+            }
+            algorithms.insert(algorithm);
+            rows::put_fallback_key(batch, user_id, device_id, algorithm, &row);
+        }
+        if algorithms.len() > FALLBACK_KEYS_MAX {
+            return Err(MatrixError::too_large("Too many algorithms of fallback keys"));
+        }
+        Ok(())
+    }
+
+    /// The keys of some of a user's devices, for another server; of all of them if
+    /// none is named. What the devices are called is for servers that share a room
+    /// with the user, who are told of it as well ([`crate::device_lists`]).
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn devices_for_server(
+        &self,
+        server: &ServerName,
+        user_id: &UserId,
+        device_ids: &[impl AsRef<DeviceId>],
+    ) -> Result<BTreeMap<String, Value>, MatrixError> {
+        let mut found = self.devices(user_id, device_ids)?;
+        if !shares_room(&self.database, user_id, server)? {
+            for keys in found.values_mut().filter_map(Value::as_object_mut) {
+                keys.remove("unsigned");
+            }
+        }
+        Ok(found)
     }
 
     /// The keys of some of a user's devices; of all of them if none is named.
@@ -196,37 +254,8 @@ impl Keys {
         row.map(|row| object(&row)).transpose()
     }
 
-    /// Gives away a one-time key of a device, or its fallback key: `algorithm:id` and the key.
-    pub fn claim(
-        &self,
-        user_id: &UserId,
-        device_id: &DeviceId,
-        algorithm: &str,
-    ) -> Result<Option<(String, Box<RawValue>)>, MatrixError> {
-        let writing = self.lock();
-        let mut batch = self.database.batch();
-        let claimed = match rows::first_one_time_key(&self.database, user_id, device_id, algorithm)? {
-            Some(first) => {
-                rows::delete_one_time_key(&mut batch, user_id, device_id, algorithm, &first);
-                (format!("{algorithm}:{}", first.id), first.key)
-            }
-            None => match rows::fallback_key(&self.database, user_id, device_id, algorithm)? {
-                None => return Ok(None),
-                Some(mut fallback) => {
-                    fallback.used = true;
-                    rows::put_fallback_key(&mut batch, user_id, device_id, algorithm, &fallback);
-                    (fallback.key_id, fallback.key)
-                }
-            },
-        };
-        let commit = self.database.commit(batch)?;
-        drop(writing);
-        self.database.wait_durable(commit)?;
-        self.notifier.notify([&Topic::Device(user_id.to_owned(), device_id.to_owned())]);
-        Ok(Some(claimed))
-    }
-
-    /// Gives away a key of each device that has one; see [`Self::claim`].
+    /// Gives away a one-time key of each device that has one, or its fallback key:
+    /// `algorithm:id` and the key. All in one batch.
     ///
     /// # Errors
     /// Storage.
@@ -235,15 +264,49 @@ impl Keys {
         wanted: &remote::Wanted,
     ) -> Result<BTreeMap<OwnedUserId, Map<String, Value>>, MatrixError> {
         let mut claimed: BTreeMap<OwnedUserId, Map<String, Value>> = BTreeMap::new();
-        for (user_id, devices) in wanted {
-            for (device_id, algorithm) in devices {
-                if let Some((id, key)) = self.claim(user_id, device_id, algorithm)? {
+        let mut topics = Vec::new();
+        // Both locks: what is noted of a key that was given must not outlive its device.
+        let (devices, writing) = (self.devices.lock(), self.lock());
+        let mut batch = self.database.batch();
+        // Each device is in it once, so no two look at the same key.
+        for (user_id, of_user) in wanted {
+            for (device_id, algorithm) in of_user {
+                if let Some((id, key)) = self.claim(&mut batch, user_id, device_id, algorithm)? {
                     let by_device = claimed.entry(user_id.clone()).or_default();
                     by_device.insert(device_id.to_string(), serde_json::json!({ (id): key }));
+                    topics.push(Topic::Device(user_id.clone(), device_id.clone()));
                 }
             }
         }
+        if batch.is_empty() {
+            return Ok(claimed);
+        }
+        let commit = self.database.commit(batch)?;
+        drop((writing, devices));
+        self.database.wait_durable(commit)?;
+        self.notifier.notify(&topics);
         Ok(claimed)
+    }
+
+    fn claim(
+        &self,
+        batch: &mut Batch,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        algorithm: &str,
+    ) -> Result<Option<(String, Box<RawValue>)>, MatrixError> {
+        if let Some(first) = rows::first_one_time_key(&self.database, user_id, device_id, algorithm)? {
+            rows::delete_one_time_key(batch, user_id, device_id, algorithm, &first);
+            return Ok(Some((format!("{algorithm}:{}", first.id), first.key)));
+        }
+        let fallback = rows::fallback_key(&self.database, user_id, device_id, algorithm)?;
+        Ok(fallback.map(|mut fallback| {
+            if !fallback.used {
+                fallback.used = true;
+                rows::put_fallback_key(batch, user_id, device_id, algorithm, &fallback);
+            }
+            (fallback.key_id, fallback.key)
+        }))
     }
 
     /// Whether a user who has cross-signing keys would get any other one by these.
@@ -268,14 +331,15 @@ impl Keys {
     /// `false`, and stores nothing, if the user has to confirm it and has not.
     ///
     /// # Errors
-    /// 400 for keys of somebody else, of the wrong kind, or with a wrong signature.
+    /// 400 for keys of somebody else, of the wrong kind, with a wrong signature, or
+    /// named like a device.
     pub fn set_cross_signing(
         &self,
         user_id: &UserId,
         keys: Vec<(CrossSigningKind, Object)>,
         confirmed: bool,
     ) -> Result<bool, MatrixError> {
-        let writing = self.lock();
+        let (devices, writing) = (self.devices.lock(), self.lock());
         if !confirmed && self.alters_cross_signing(user_id, &keys)? {
             return Ok(false);
         }
@@ -291,6 +355,9 @@ impl Keys {
         let mut new = Vec::with_capacity(keys.len());
         for (kind, mut key) in keys {
             check_cross_signing(user_id, kind, &key)?;
+            if devices::device(&self.database, user_id, only_key(&key)?.1.as_str().into())?.is_some() {
+                return Err(MatrixError::invalid_param("A device has the id of the cross-signing key"));
+            }
             key.remove("unsigned");
             if kind == CrossSigningKind::Master {
                 self.keep_devices_signatures(user_id, &mut key)?;
@@ -304,7 +371,7 @@ impl Keys {
         }
         let topics = announce(&self.database, &mut batch, user_id, &[Change::CrossSigning(&new)])?;
         let commit = self.database.commit(batch)?;
-        drop(writing);
+        drop((writing, devices));
         self.database.wait_durable(commit)?;
         self.notifier.notify(&topics);
         Ok(true)
@@ -314,17 +381,4 @@ impl Keys {
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Deletes what belongs to a device beside its row; whether it had keys.
-pub(crate) fn delete_device(
-    read: &impl Read,
-    batch: &mut Batch,
-    user_id: &UserId,
-    device_id: &DeviceId,
-) -> Result<bool, StorageError> {
-    let had_keys = rows::device_keys(read, user_id, device_id)?.is_some();
-    rows::delete_device_keys(batch, user_id, device_id);
-    to_device::delete_all(batch, user_id, device_id);
-    Ok(had_keys)
 }

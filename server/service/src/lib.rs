@@ -18,6 +18,7 @@ mod cache;
 pub mod client_event;
 pub mod clock;
 pub mod dehydrated;
+mod device_keys;
 mod device_lists;
 pub mod devices;
 pub mod directory;
@@ -228,7 +229,7 @@ impl Services {
         let shared_space =
             SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
-        let keys = Arc::new(Keys::new(db(), at(), wake(), time()));
+        let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
         let profiles = Arc::new(Profiles::new(db(), at()));
         let typing = Arc::new(Typing::new(time(), wake()));

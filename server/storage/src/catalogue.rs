@@ -100,12 +100,15 @@ catalogue! {
     /// signer | user id whose master key is signed -> JSON `keys::UserSignature`; seen by the signer only.
     UserSignatures = "user_signatures";
     /// position u64 -> user id whose keys or devices changed, then 0xFF and the one user who is told, if not all are.
+    /// Of a user the last change only.
     KeyChanges = "key_changes";
+    /// user id | the one user who is told, empty for all | position u64 -> (): where the row above is.
+    KeyChangesByUser = "key_changes_by_user";
     /// local user id -> u64, the number of the last change of its devices that other servers were told.
     DeviceListNumbers = "device_list_numbers";
     /// user id of another server -> JSON `device_lists::RemoteList`, while a room is shared.
     RemoteDeviceLists = "remote_device_lists";
-    /// user id of another server -> JSON `device_lists::Stale`: its list is to be fetched.
+    /// server name | user id of that server -> JSON `device_lists::Stale`: the user's list is to be fetched.
     StaleDeviceLists = "stale_device_lists";
     /// server name | generation u64 | message id -> (): messages to devices that came from there.
     ReceivedMessages = "received_messages";

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{DeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     Batch, Cf, Direction, Read, StorageError, StreamPosition,
-    codec::{self, KeyParts, SEPARATOR, key},
+    codec::{self, KeyParts, key},
 };
 
 /// One-time keys that a device may have waiting.
@@ -197,24 +197,31 @@ pub fn put_fallback_key(
     codec::put(batch, Cf::FallbackKeys, key().str(user_id).str(device_id).str(algorithm), value);
 }
 
+/// A device's fallback keys by algorithm.
+pub fn fallback_keys(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<BTreeMap<String, FallbackKey>, StorageError> {
+    let prefix = key().str(user_id).str(device_id);
+    let rows = read.scan(Cf::FallbackKeys, prefix.as_ref(), None, Direction::Forward, ONE_TIME_KEYS_MAX)?;
+    let decoded = rows.iter().map(|(row, value)| {
+        let mut parts = KeyParts::new(Cf::FallbackKeys, row);
+        parts.str()?;
+        parts.str()?;
+        Ok((parts.str()?.to_owned(), codec::decode(Cf::FallbackKeys, value)?))
+    });
+    decoded.collect()
+}
+
 /// Algorithms of which a device has a fallback key that nobody was given.
 pub fn unused_fallback_algorithms(
     read: &impl Read,
     user_id: &UserId,
     device_id: &DeviceId,
 ) -> Result<Vec<String>, StorageError> {
-    let prefix = key().str(user_id).str(device_id);
-    let rows = read.scan(Cf::FallbackKeys, prefix.as_ref(), None, Direction::Forward, ONE_TIME_KEYS_MAX)?;
-    let mut unused = Vec::new();
-    for (row, value) in rows {
-        if !codec::decode::<FallbackKey>(Cf::FallbackKeys, &value)?.used {
-            let mut parts = KeyParts::new(Cf::FallbackKeys, &row);
-            parts.str()?;
-            parts.str()?;
-            unused.push(parts.str()?.to_owned());
-        }
-    }
-    Ok(unused)
+    let all = fallback_keys(read, user_id, device_id)?;
+    Ok(all.into_iter().filter(|(_, key)| !key.used).map(|(algorithm, _)| algorithm).collect())
 }
 
 /// A user's cross-signing key.
@@ -261,59 +268,4 @@ pub fn user_signatures(read: &impl Read, signer: &UserId, limit: usize) -> Resul
 /// Replaces it.
 pub fn put_user_signature(batch: &mut Batch, signer: &UserId, user_id: &UserId, value: &UserSignature) {
     codec::put(batch, Cf::UserSignatures, key().str(signer).str(user_id), value);
-}
-
-/// That a user's keys or devices changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyChange {
-    /// When.
-    pub position: StreamPosition,
-    /// Whose.
-    pub user_id: OwnedUserId,
-    /// The one user who is told of it, if not all are.
-    pub only_for: Option<OwnedUserId>,
-}
-
-/// Notes that a user's keys or devices changed; only for one other user, if one is named.
-pub fn put_key_change(
-    batch: &mut Batch,
-    position: StreamPosition,
-    user_id: &UserId,
-    only_for: Option<&UserId>,
-) {
-    let mut value = user_id.as_bytes().to_vec();
-    if let Some(only_for) = only_for {
-        value.push(SEPARATOR);
-        value.extend_from_slice(only_for.as_bytes());
-    }
-    batch.put(Cf::KeyChanges, key().u64(position.0), value);
-}
-
-/// Whose keys changed after `since` and up to `until`; at most `limit` changes,
-/// in order and perhaps repeated.
-pub fn key_changes(
-    read: &impl Read,
-    since: StreamPosition,
-    until: StreamPosition,
-    limit: usize,
-) -> Result<Vec<KeyChange>, StorageError> {
-    let from = key().u64(since.0.saturating_add(1));
-    let rows = read.scan(Cf::KeyChanges, b"", Some(from.as_ref()), Direction::Forward, limit)?;
-    let mut changes = Vec::with_capacity(rows.len());
-    for (row, value) in rows {
-        let position = StreamPosition(codec::decode_u64(Cf::KeyChanges, &row)?);
-        if position > until {
-            break;
-        }
-        let broken = || StorageError::BrokenKey { cf: Cf::KeyChanges.name() };
-        let id = |bytes: &[u8]| {
-            let text = std::str::from_utf8(bytes).map_err(|_| broken())?;
-            OwnedUserId::try_from(text).map_err(|_| broken())
-        };
-        let mut parts = value.split(|byte| *byte == SEPARATOR);
-        let user_id = id(parts.next().unwrap_or_default())?;
-        let only_for = parts.next().map(id).transpose()?;
-        changes.push(KeyChange { position, user_id, only_for });
-    }
-    Ok(changes)
 }

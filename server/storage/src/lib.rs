@@ -30,6 +30,7 @@ pub mod devices;
 pub mod directory;
 mod error;
 mod flow;
+pub mod key_changes;
 pub mod keys;
 pub mod media;
 mod migration;

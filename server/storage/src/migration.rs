@@ -11,13 +11,15 @@ use std::path::Path;
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
 
 use crate::{
-    Cf, Database, Direction, OpenError, Read as _, StorageError, codec,
+    Cf, Database, Direction, OpenError, Read as _, StorageError, StreamPosition, codec,
     codec::KeyParts,
+    device_lists::{self, Stale},
+    key_changes,
     rooms::{Member, put_remote_membership},
 };
 
 /// The newest schema that this program reads and the one that it writes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Row of `Meta`: the last step that is complete, as a number of eight bytes.
 const SCHEMA: &[u8] = b"schema";
@@ -29,7 +31,7 @@ struct Step {
 }
 
 /// All steps, ascending.
-const STEPS: &[Step] = &[Step { to: 2, run: index_remote_members }];
+const STEPS: &[Step] = &[Step { to: 2, run: index_remote_members }, Step { to: 3, run: order_device_lists }];
 
 /// Rows of one batch of a step.
 const BATCH_ROWS: usize = 10_000;
@@ -56,6 +58,41 @@ fn index_remote_members(database: &Database) -> Result<(), StorageError> {
         match rows.last() {
             Some((last, _)) if rows.len() == BATCH_ROWS => from = Some([last.as_slice(), &[0]].concat()),
             _ => return Ok(()),
+        }
+    }
+}
+
+/// 3: of each user the last change of keys is kept only, and lists that are to be
+/// fetched are by server.
+fn order_device_lists(database: &Database) -> Result<(), StorageError> {
+    let mut since = StreamPosition(0);
+    loop {
+        let changes = key_changes::between(database, since, StreamPosition(u64::MAX), BATCH_ROWS)?;
+        for change in &changes {
+            // One by one, since each looks for those before. Durable with the step.
+            let mut batch = database.batch();
+            key_changes::collapse(database, &mut batch, change)?;
+            let _unsynced = database.commit(batch)?;
+        }
+        match changes.last() {
+            Some(last) if changes.len() == BATCH_ROWS => since = last.position,
+            _ => break,
+        }
+    }
+    // Server names, by which the new rows begin, never begin like a user id.
+    loop {
+        let rows = database.scan(Cf::StaleDeviceLists, b"@", None, Direction::Forward, BATCH_ROWS)?;
+        let mut batch = database.batch();
+        for (row, value) in &rows {
+            if let Ok(user_id) = UserId::parse(KeyParts::new(Cf::StaleDeviceLists, row).str()?) {
+                let stale: Stale = codec::decode(Cf::StaleDeviceLists, value)?;
+                device_lists::put_stale(&mut batch, &user_id, &stale);
+            }
+            batch.delete(Cf::StaleDeviceLists, row);
+        }
+        database.commit_durable(batch)?;
+        if rows.len() < BATCH_ROWS {
+            return Ok(());
         }
     }
 }
@@ -128,6 +165,37 @@ mod tests {
         assert!(run(&database).is_ok());
         assert_eq!(remote_rooms(&database, users[0], 9).expect("reads"), [room_id]);
         assert!(remote_rooms(&database, users[1], 9).expect("reads").is_empty());
+    }
+
+    #[test]
+    fn changes_of_keys_are_collapsed_and_stale_lists_sorted_by_server() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let database = Database::open(folder.path(), &Options::default()).expect("open");
+        let (bob, carol) = (ruma::user_id!("@bob:b.example"), ruma::user_id!("@carol:a.example"));
+        let mut batch = database.batch();
+        let [_, of_carol, last] = [bob, carol, bob].map(|user_id| {
+            let position = batch.position();
+            batch.put(Cf::KeyChanges, position.0.to_be_bytes(), user_id.as_bytes());
+            position
+        });
+        let stale = Stale { failures: 7, ..Stale::default() };
+        codec::put(&mut batch, Cf::StaleDeviceLists, codec::key().str(bob), &stale);
+        batch.put(Cf::Meta, SCHEMA, 2_u64.to_be_bytes());
+        database.commit_durable(batch).expect("writes");
+        assert!(run(&database).is_ok());
+        let changes = key_changes::between(&database, StreamPosition(0), last, 9).expect("reads");
+        let left: Vec<_> = changes.iter().map(|change| (change.position, change.user_id.as_str())).collect();
+        assert_eq!(left, [(of_carol, carol.as_str()), (last, bob.as_str())]);
+        let mut batch = database.batch();
+        key_changes::put(&database, &mut batch, bob, None).expect("reads");
+        database.commit_durable(batch).expect("writes");
+        let changes = key_changes::between(&database, StreamPosition(0), database.visible(), 9);
+        assert_eq!(changes.expect("reads").len(), 2, "they are listed by user now");
+        let server = device_lists::next_stale_server(&database, None).expect("reads").expect("is there");
+        assert_eq!(server, "b.example");
+        let of = device_lists::stale_of(&database, &server, None, 9).expect("reads");
+        assert_eq!(of, [(bob.to_owned(), stale)]);
+        assert_eq!(device_lists::next_stale_server(&database, Some(&server)).expect("reads"), None);
     }
 
     #[test]

@@ -133,8 +133,8 @@ fn media_rows_and_positions() {
     database.commit_durable(batch).expect("commit");
     let ceiling = database.get(Cf::Meta, b"positions").expect("read").expect("a ceiling");
     assert_eq!(ceiling, (position.0 + (1 << 16)).to_be_bytes());
-    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(2u64.to_be_bytes().to_vec()));
-    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "2\n");
+    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(3u64.to_be_bytes().to_vec()));
+    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "3\n");
 }
 
 /// The row that `bytes` are is written as just these bytes again.

@@ -13,6 +13,7 @@ mod changes;
 mod fetching;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,8 @@ pub use causeway_storage::device_lists::Stale;
 
 pub use self::{
     changes::{CrossSigningUpdate, DeviceUpdate},
-    fetching::{Due, FETCHES_AT_ONCE},
+    fetching::Due,
+    turns::Turns,
 };
 use super::{
     CrossSigningKind, KEY_BYTES_MAX, Keys, Object, SIGNED_BYTES_MAX,
@@ -251,8 +253,8 @@ fn set_cross_signing(
     if let Some(master) = checked(master, CrossSigningKind::Master) {
         list.master = raw(&Value::Object(master));
     }
-    let Some(master) = list.master.as_deref().and_then(|master| object(master).ok()) else { return };
-    let Ok((id, public)) = only_key(&master) else { return };
+    let held = list.master.as_deref().and_then(|master| only_key(&object(master).ok()?).ok());
+    let Some((id, public)) = held else { return };
     let is_signed = |key: &Object| verify(user_id, &id, &public, key).is_ok();
     if let Some(key) = checked(self_signing, CrossSigningKind::SelfSigning).filter(is_signed) {
         list.self_signing = raw(&Value::Object(key));
@@ -262,11 +264,29 @@ fn set_cross_signing(
     if held.is_none_or(|held| !is_signed(&held)) {
         list.self_signing = None;
     }
+    drop_ambiguous(list);
+}
+
+/// Leaves out devices that are called like a cross-signing key: a signature by
+/// `ed25519:…` would be of either (client-server API, "Cross-signing").
+fn drop_ambiguous(list: &mut RemoteList) {
+    let public = |key: &RawValue| only_key(&object(key).ok()?).ok().map(|(_, public)| public);
+    for key in [&list.master, &list.self_signing] {
+        if let Some(public) = key.as_deref().and_then(public) {
+            list.devices.remove(&public);
+        }
+    }
 }
 
 fn raw(value: &Value) -> Option<Box<RawValue>> {
     let text = value.to_string();
     if text.len() > SIGNED_BYTES_MAX { None } else { RawValue::from_string(text).ok() }
+}
+
+/// The keys of a list, without its number.
+fn text(list: &RemoteList) -> (Vec<(&str, &str)>, Option<&str>, Option<&str>) {
+    let devices = list.devices.iter().map(|(device_id, keys)| (device_id.as_str(), keys.get())).collect();
+    (devices, list.master.as_deref().map(RawValue::get), list.self_signing.as_deref().map(RawValue::get))
 }
 
 fn is_small(list: &RemoteList) -> bool {

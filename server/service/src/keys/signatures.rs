@@ -1,7 +1,10 @@
 //! Signatures that users add to keys: to their own devices and master key, which
 //! everybody sees, and to other users' master keys, which only the signer sees.
 
-use causeway_storage::keys::{self as rows, UserSignature};
+use causeway_storage::{
+    key_changes,
+    keys::{self as rows, UserSignature},
+};
 use ruma::{DeviceId, OwnedUserId, UserId};
 use serde_json::{Value, json};
 
@@ -25,7 +28,7 @@ impl Keys {
     /// # Errors
     /// 400 for a signature that doesn't verify or is not the user's own.
     pub fn add_signatures(&self, user_id: &UserId, target: &str, signed: &Object) -> Result<(), MatrixError> {
-        let writing = self.lock();
+        let (devices, writing) = (self.devices.lock(), self.lock());
         let device_id: &DeviceId = target.into();
         let master = self.cross_signing(user_id, CrossSigningKind::Master)?;
         let device = rows::device_keys(&self.database, user_id, device_id)?;
@@ -68,7 +71,7 @@ impl Keys {
             announce(&self.database, &mut batch, user_id, &[Change::CrossSigning(&new)])?
         };
         let commit = self.database.commit(batch)?;
-        drop(writing);
+        drop((writing, devices));
         self.database.wait_durable(commit)?;
         self.notifier.notify(&topics);
         Ok(())
@@ -116,8 +119,7 @@ impl Keys {
         }
         let mut batch = self.database.batch();
         rows::put_user_signature(&mut batch, signer, user_id, &row);
-        let position = batch.position();
-        rows::put_key_change(&mut batch, position, user_id, Some(signer));
+        key_changes::put(&self.database, &mut batch, user_id, Some(signer))?;
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;

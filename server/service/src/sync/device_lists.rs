@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use causeway_room::Root;
 use causeway_storage::{
-    Database, StreamPosition, keys,
+    Database, StreamPosition, key_changes,
     rooms::{self as rows, Member},
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
@@ -18,7 +18,13 @@ use super::{is_joined, response::DeviceLists};
 use crate::{error::MatrixError, room_view::RoomView};
 
 /// Key changes looked at; if there are more, all whom the user shares a room with are told of.
-const KEY_CHANGES_MAX: usize = 10_000;
+const KEY_CHANGES_MAX: usize = 20_000;
+
+/// Of these, those of users with whom a room is shared.
+const CHANGED_MAX: usize = 5_000;
+
+/// Key changes that are read at once.
+const KEY_CHANGES_PAGE: usize = 1_000;
 
 /// Members of a room that are read at once.
 const MEMBERS_PAGE: usize = 1_000;
@@ -37,22 +43,22 @@ pub fn device_lists(
     let database = view.database();
     let joined: Vec<&RoomId> =
         memberships.iter().filter(|(_, member)| is_joined(member)).map(|(room_id, _)| &**room_id).collect();
-    let mut candidates = match keys_changed(database, user_id, since, until)? {
+    let mut changed = match keys_changed(database, user_id, &joined, (since, until))? {
         Some(changed) => changed,
         None => all_members(database, &joined)?.into_iter().collect(),
     };
-    let mut gone = BTreeSet::new();
+    let (mut came, mut gone) = (BTreeSet::new(), BTreeSet::new());
     for (room_id, member) in memberships {
         let moved = movements(view, user_id, room_id, member, since, until)?;
-        candidates.extend(moved.came);
+        came.extend(moved.came);
         gone.extend(moved.went);
     }
-    let mut lists = DeviceLists::default();
-    for other in candidates {
+    for other in came {
         if other == user_id || shares_room(database, &other, &joined)? {
-            lists.changed.push(other);
+            changed.insert(other);
         }
     }
+    let mut lists = DeviceLists { changed: changed.into_iter().collect(), ..DeviceLists::default() };
     for other in gone {
         if other != user_id && !shares_room(database, &other, &joined)? {
             lists.left.push(other);
@@ -61,20 +67,35 @@ pub fn device_lists(
     Ok(lists)
 }
 
-/// Whose keys changed; `None` if too many did.
+/// Whose keys changed, of those with whom a room is shared and the user itself;
+/// `None` if too many did. What strangers do counts only as far as it was read.
 fn keys_changed(
     database: &Database,
     user_id: &UserId,
-    since: u64,
-    until: u64,
+    joined: &[&RoomId],
+    (since, until): (u64, u64),
 ) -> Result<Option<BTreeSet<OwnedUserId>>, MatrixError> {
-    let (since, until) = (StreamPosition(since), StreamPosition(until));
-    let changes = keys::key_changes(database, since, until, KEY_CHANGES_MAX)?;
-    if changes.len() == KEY_CHANGES_MAX {
-        return Ok(None);
+    let (mut since, until) = (StreamPosition(since), StreamPosition(until));
+    let mut changed = BTreeSet::new();
+    for _ in 0..KEY_CHANGES_MAX / KEY_CHANGES_PAGE {
+        let page = key_changes::between(database, since, until, KEY_CHANGES_PAGE)?;
+        let is_last = page.len() < KEY_CHANGES_PAGE;
+        since = page.last().map_or(until, |change| change.position);
+        for change in page {
+            let other = change.user_id;
+            let is_for_user = change.only_for.is_none_or(|only| only == user_id);
+            if is_for_user && (other == user_id || shares_room(database, &other, joined)?) {
+                changed.insert(other);
+            }
+        }
+        if changed.len() > CHANGED_MAX {
+            return Ok(None);
+        }
+        if is_last {
+            return Ok(Some(changed));
+        }
     }
-    let for_user = |change: &keys::KeyChange| change.only_for.as_ref().is_none_or(|only| only == user_id);
-    Ok(Some(changes.into_iter().filter(for_user).map(|change| change.user_id).collect()))
+    Ok(None)
 }
 
 /// Who came into a room that the user is in, and who went out of one that the user is or was in.

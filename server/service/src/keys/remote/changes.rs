@@ -1,11 +1,11 @@
 //! What other servers tell of changes of their users' keys.
 
-use causeway_storage::{Batch, device_lists as lists, keys as rows};
+use causeway_storage::{Batch, device_lists as lists, key_changes};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
-use super::{device, is_small, set_cross_signing};
+use super::{device, drop_ambiguous, is_small, set_cross_signing, text};
 use crate::{error::MatrixError, keys::Keys, notify::Topic};
 
 /// Changes before one that are looked at.
@@ -47,6 +47,15 @@ pub struct CrossSigningUpdate {
     pub self_signing_key: Option<Value>,
 }
 
+/// What follows from a change.
+#[derive(Clone, Copy, Default)]
+struct Outcome {
+    /// The users here are to look at the keys again.
+    tell: bool,
+    /// The list is to be fetched.
+    fetch: bool,
+}
+
 impl Keys {
     /// A device of a user of another server changed, as that server says.
     ///
@@ -55,32 +64,36 @@ impl Keys {
     pub fn device_changed(&self, update: &DeviceUpdate) -> Result<(), MatrixError> {
         let user_id = &update.user_id;
         self.changed(user_id, |batch| {
-            if self.is_marked_again(batch, user_id)? {
-                return Ok(true);
+            if lists::stale(&self.database, user_id)?.is_some() {
+                return self.to_fetch(batch, user_id);
             }
-            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(false) };
+            let Some(mut list) = lists::remote(&self.database, user_id)? else {
+                return Ok(Outcome { tell: true, fetch: false });
+            };
             if update.stream_id == list.stream_id {
-                return Ok(false);
+                return Ok(Outcome::default());
             }
             let previous = &update.prev_id[..update.prev_id.len().min(PREVIOUS_MAX)];
             let follows = !previous.is_empty() && previous.iter().all(|previous| *previous == list.stream_id);
             if !follows {
-                lists::mark(&self.database, batch, user_id)?;
-                return Ok(true);
+                return self.to_fetch(batch, user_id);
             }
             list.stream_id = update.stream_id;
             let (device_id, name) = (update.device_id.as_str(), update.device_display_name.as_deref());
             let keys = update.keys.as_ref().filter(|_| !update.deleted);
-            match keys.and_then(|keys| device(user_id, device_id, keys, name)) {
-                Some(keys) => drop(list.devices.insert(device_id.to_owned(), keys)),
-                None => drop(list.devices.remove(device_id)),
+            let before = list.devices.remove(device_id);
+            if let Some(keys) = keys.and_then(|keys| device(user_id, device_id, keys, name)) {
+                list.devices.insert(device_id.to_owned(), keys);
             }
+            drop_ambiguous(&mut list);
             if is_small(&list) {
                 lists::put_remote(batch, user_id, &list);
             } else {
                 lists::delete_remote(batch, user_id);
             }
-            Ok(false)
+            let after = list.devices.get(device_id);
+            let tell = before.as_deref().map(RawValue::get) != after.map(|keys| keys.get());
+            Ok(Outcome { tell, fetch: false })
         })
     }
 
@@ -91,51 +104,68 @@ impl Keys {
     pub fn cross_signing_changed(&self, update: &CrossSigningUpdate) -> Result<(), MatrixError> {
         let user_id = &update.user_id;
         self.changed(user_id, |batch| {
-            let is_stale = self.is_marked_again(batch, user_id)?;
-            let Some(mut list) = lists::remote(&self.database, user_id)? else { return Ok(is_stale) };
+            let mut outcome = Outcome::default();
+            if lists::stale(&self.database, user_id)?.is_some() {
+                outcome = self.to_fetch(batch, user_id)?;
+            }
+            let Some(list) = lists::remote(&self.database, user_id)? else {
+                outcome.tell |= !outcome.fetch;
+                return Ok(outcome);
+            };
             let (master, own) = (update.master_key.as_ref(), update.self_signing_key.as_ref());
-            set_cross_signing(user_id, &mut list, master, own);
-            lists::put_remote(batch, user_id, &list);
-            Ok(is_stale)
+            let mut after = list.clone();
+            set_cross_signing(user_id, &mut after, master, own);
+            if text(&list) == text(&after) {
+                return Ok(outcome);
+            }
+            lists::put_remote(batch, user_id, &after);
+            outcome.tell |= !outcome.fetch;
+            Ok(outcome)
         })
     }
 
     /// Notes that keys of a user of another server changed, with what `work`
-    /// makes of it; `work` answers whether the list is to be fetched.
+    /// makes of it. What changes nothing writes nothing and wakes nobody.
     fn changed(
         &self,
         user_id: &UserId,
-        work: impl FnOnce(&mut Batch) -> Result<bool, MatrixError>,
+        work: impl FnOnce(&mut Batch) -> Result<Outcome, MatrixError>,
     ) -> Result<(), MatrixError> {
         let writing = self.lock();
         let sharing = self.rooms.lock_sharing();
         let mut batch = self.database.batch();
         let rooms = self.rooms.shared_rooms(user_id)?;
         if rooms.is_empty() {
-            lists::delete_remote(&mut batch, user_id);
-            let _unsynced = self.database.commit(batch)?;
+            if lists::is_known(&self.database, user_id)? {
+                lists::delete_remote(&mut batch, user_id);
+                let _unsynced = self.database.commit(batch)?;
+            }
             return Err(MatrixError::forbidden("No room is shared with that user"));
         }
-        let is_stale = work(&mut batch)?;
-        let position = batch.position();
-        rows::put_key_change(&mut batch, position, user_id, None);
+        let outcome = work(&mut batch)?;
+        if outcome.tell {
+            key_changes::put(&self.database, &mut batch, user_id, None)?;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
         let commit = self.database.commit(batch)?;
         drop(sharing);
         drop(writing);
         self.database.wait_durable(commit)?;
-        let mut topics: Vec<Topic> = rooms.into_iter().map(Topic::Room).collect();
-        topics.extend([Topic::Stream].into_iter().chain(is_stale.then_some(Topic::DeviceLists)));
+        let mut topics = Vec::new();
+        if outcome.tell {
+            topics.extend(rooms.into_iter().map(Topic::Room).chain([Topic::Stream]));
+        }
+        topics.extend(outcome.fetch.then_some(Topic::DeviceLists));
         self.notifier.notify(&topics);
         Ok(())
     }
 
-    /// Whether a user's list is to be fetched, and if so marks it again: what is
-    /// being fetched now, perhaps for the first time, may not have the change.
-    fn is_marked_again(&self, batch: &mut Batch, user_id: &UserId) -> Result<bool, MatrixError> {
-        let is_stale = lists::stale(&self.database, user_id)?.is_some();
-        if is_stale {
-            lists::mark(&self.database, batch, user_id)?;
-        }
-        Ok(is_stale)
+    /// Has a list fetched, once more if it is being fetched, perhaps for the first
+    /// time: that may not have the change.
+    fn to_fetch(&self, batch: &mut Batch, user_id: &UserId) -> Result<Outcome, MatrixError> {
+        let tell = lists::mark_changed(&self.database, batch, user_id)?;
+        Ok(Outcome { tell, fetch: true })
     }
 }

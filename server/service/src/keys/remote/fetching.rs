@@ -1,15 +1,26 @@
 //! Lists of other servers' users that are to be fetched, and what came of it.
 
-use causeway_storage::device_lists::{self as lists, RemoteList, Stale};
-use causeway_storage::keys as rows;
-use ruma::{OwnedUserId, UserId};
-use serde_json::{Value, value::RawValue};
+use causeway_storage::{
+    device_lists::{self as lists, RemoteList, Stale, Told},
+    key_changes,
+};
+use ruma::{OwnedUserId, ServerName, UserId};
+use serde_json::Value;
 
-use super::{DEVICES_MAX, device, is_small, set_cross_signing};
+use super::{
+    DEVICES_MAX, device, is_small, set_cross_signing, text,
+    turns::{Turn, Turns},
+};
 use crate::{error::MatrixError, keys::Keys, notify::Topic};
 
-/// Lists that are fetched at once.
-pub const FETCHES_AT_ONCE: usize = 8;
+/// Lists that are fetched at once, of all servers; see [`Turns`] for each.
+const FETCHES_AT_ONCE: usize = 16;
+
+/// Servers that are looked at for what is due, at once.
+const SERVERS_LOOKED_AT_MAX: usize = 10_000;
+
+/// When to look at the others, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 1_000;
 
 /// Rows looked at for what is due, at once.
 const PAGE: usize = 1_000;
@@ -17,10 +28,16 @@ const PAGE: usize = 1_000;
 /// What is to be done.
 #[derive(Debug, Default)]
 pub struct Due {
-    /// Lists to fetch now, at most as many as were asked for.
+    /// Lists to fetch now.
     pub lists: Vec<(OwnedUserId, Stale)>,
     /// When the next one is due, milliseconds since the Unix epoch.
     pub next_at_ms: Option<u64>,
+}
+
+impl Due {
+    fn not_before(&mut self, at_ms: u64) {
+        self.next_at_ms = Some(self.next_at_ms.unwrap_or(u64::MAX).min(at_ms));
+    }
 }
 
 impl Keys {
@@ -44,31 +61,83 @@ impl Keys {
         Ok(())
     }
 
-    /// At most `limit` lists to fetch now, none of `busy`.
+    /// The lists to fetch now, whose turns then have begun.
     ///
     /// # Errors
     /// Storage.
-    pub fn due_lists(&self, limit: usize, busy: &[OwnedUserId]) -> Result<Due, MatrixError> {
+    pub fn due_lists(&self, turns: &mut Turns) -> Result<Due, MatrixError> {
         let (mut due, now_ms) = (Due::default(), self.clock.now_ms());
+        let mut free = FETCHES_AT_ONCE.saturating_sub(turns.busy());
+        let mut after = turns.last.clone();
+        let mut first = None;
+        for looked_at in 0.. {
+            if free == 0 {
+                break;
+            }
+            if looked_at == SERVERS_LOOKED_AT_MAX {
+                turns.last = after;
+                due.not_before(now_ms.saturating_add(LOOK_AGAIN_MS));
+                break;
+            }
+            let next = match lists::next_stale_server(&self.database, after.as_deref())? {
+                None => lists::next_stale_server(&self.database, None)?,
+                next => next,
+            };
+            let Some(server) = next.filter(|server| first.as_ref() != Some(server)) else { break };
+            first.get_or_insert_with(|| server.clone());
+            match turns.of_server(&server, now_ms) {
+                Turn::Busy => {}
+                Turn::At(at_ms) => due.not_before(at_ms),
+                Turn::Now(most) => {
+                    let begun = self.begin_of(&server, most.min(free), turns, &mut due)?;
+                    if begun > 0 {
+                        free -= begun;
+                        turns.last = Some(server.clone());
+                    }
+                }
+            }
+            after = Some(server);
+        }
+        Ok(due)
+    }
+
+    /// Begins the turns of at most `most` lists of a server; of how many.
+    fn begin_of(
+        &self,
+        server: &ServerName,
+        most: usize,
+        turns: &mut Turns,
+        due: &mut Due,
+    ) -> Result<usize, MatrixError> {
+        let (mut begun, now_ms) = (0, self.clock.now_ms());
         let mut after: Option<OwnedUserId> = None;
-        while due.lists.len() < limit {
-            let page = lists::all_stale(&self.database, after.as_deref(), PAGE)?;
+        loop {
+            let page = lists::stale_of(&self.database, server, after.as_deref(), PAGE)?;
             after = page.last().map(|(user_id, _)| user_id.clone());
             let is_last = page.len() < PAGE;
-            for (user_id, stale) in page.into_iter().filter(|(user_id, _)| !busy.contains(user_id)) {
-                if stale.retry_at_ms > now_ms {
-                    due.next_at_ms = Some(due.next_at_ms.unwrap_or(u64::MAX).min(stale.retry_at_ms));
-                } else if !self.rooms.shares_a_room(&user_id)? {
-                    self.forget_list(&user_id)?;
-                } else if due.lists.len() < limit {
-                    due.lists.push((user_id, stale));
+            for (user_id, stale) in page {
+                let turn = match turns.of_user(&user_id, now_ms) {
+                    Turn::Now(_) if stale.retry_at_ms > now_ms => Turn::At(stale.retry_at_ms),
+                    turn => turn,
+                };
+                match turn {
+                    Turn::Busy => {}
+                    Turn::At(at_ms) => due.not_before(at_ms),
+                    Turn::Now(_) if !self.rooms.shares_a_room(&user_id)? => self.forget_list(&user_id)?,
+                    Turn::Now(_) => {
+                        turns.begin(&user_id, now_ms);
+                        due.lists.push((user_id, stale));
+                        begun += 1;
+                    }
+                }
+                if begun == most {
+                    return Ok(begun);
                 }
             }
             if is_last {
-                break;
+                return Ok(begun);
             }
         }
-        Ok(due)
     }
 
     /// Keeps what `user/devices` answered, unless the list changed meanwhile
@@ -89,22 +158,22 @@ impl Keys {
         let mut batch = self.database.batch();
         let before = lists::remote(&self.database, user_id)?;
         lists::put_remote(&mut batch, user_id, &list);
+        let tell = now.told == Told::Owed || before.is_some_and(|before| text(&before) != text(&list));
+        if tell {
+            key_changes::put(&self.database, &mut batch, user_id, None)?;
+        }
         if now.marks == asked.marks {
             lists::delete_stale(&mut batch, user_id);
         } else {
-            lists::put_stale(&mut batch, user_id, &Stale { marks: now.marks, ..Stale::default() });
-        }
-        let differs = before.is_some_and(|before| text(&before) != text(&list));
-        if differs {
-            let position = batch.position();
-            rows::put_key_change(&mut batch, position, user_id, None);
+            let told = if tell { Told::First } else { now.told };
+            lists::put_stale(&mut batch, user_id, &Stale { marks: now.marks, told, ..Stale::default() });
         }
         let commit = self.database.commit(batch)?;
         drop(sharing);
         drop(writing);
         self.database.wait_durable(commit)?;
         let mut topics = vec![Topic::DeviceLists];
-        if differs {
+        if tell {
             topics.extend(rooms.into_iter().map(Topic::Room));
         }
         self.notifier.notify(&topics);
@@ -135,19 +204,25 @@ impl Keys {
     /// # Errors
     /// Storage.
     pub fn forget_list(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        let _writing = self.lock();
-        let _sharing = self.rooms.lock_sharing();
+        let writing = self.lock();
+        let sharing = self.rooms.lock_sharing();
         let mut batch = self.database.batch();
+        let known = lists::stale(&self.database, user_id)?;
         lists::delete_remote(&mut batch, user_id);
-        let _unsynced = self.database.commit(batch)?;
+        if known.is_none_or(|known| known.told != Told::Owed) {
+            let _unsynced = self.database.commit(batch)?;
+            return Ok(());
+        }
+        // There were changes that nobody was told of, to spare them all but the last.
+        let rooms = self.rooms.shared_rooms(user_id)?;
+        key_changes::put(&self.database, &mut batch, user_id, None)?;
+        let commit = self.database.commit(batch)?;
+        drop(sharing);
+        drop(writing);
+        self.database.wait_durable(commit)?;
+        self.notifier.notify(&rooms.into_iter().map(Topic::Room).collect::<Vec<_>>());
         Ok(())
     }
-}
-
-/// The keys of a list, without its number.
-fn text(list: &RemoteList) -> (Vec<(&str, &str)>, Option<&str>, Option<&str>) {
-    let devices = list.devices.iter().map(|(device_id, keys)| (device_id.as_str(), keys.get())).collect();
-    (devices, list.master.as_deref().map(RawValue::get), list.self_signing.as_deref().map(RawValue::get))
 }
 
 /// An answer to `user/devices`.
