@@ -28,6 +28,7 @@ pub fn of_services(config: &Config) -> Settings {
         iterations: config.passwords.iterations,
         parallelism: config.passwords.parallelism,
     };
+    settings.password_chars_min = config.passwords.min_length;
     settings.media = MediaSettings {
         upload_bytes_max: config.media.upload_max_bytes,
         allow_legacy_download: config.media.allow_legacy_download,

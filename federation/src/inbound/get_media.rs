@@ -3,7 +3,7 @@
 //! the file.
 //!
 //! - `GET …/v1/media/download/{mediaId}`, and `…/thumbnail/…`, which answers the
-//!   whole file: who asks can scale it.
+//!   whole file where no thumbnail can be made.
 //! - `GET …/unstable/org.causeway/media/{origin}/{mediaId}`: a copy of a file
 //!   whose origin is gone.
 //!
@@ -14,12 +14,15 @@ use std::{future::ready, io};
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{RawQuery, State},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
-use causeway_service::error::MatrixError;
+use causeway_service::{
+    error::MatrixError,
+    media::{Media, Thumbnail, Wish},
+};
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, header};
 use ruma::OwnedServerName;
@@ -37,7 +40,7 @@ use crate::{
 pub(super) fn routes() -> Router<FederationState> {
     Router::new()
         .route("/_matrix/federation/v1/media/download/{media_id}", get(own))
-        .route("/_matrix/federation/v1/media/thumbnail/{media_id}", get(own))
+        .route("/_matrix/federation/v1/media/thumbnail/{media_id}", get(small))
         .route("/_matrix/federation/unstable/org.causeway/media/{origin}/{media_id}", get(copy))
 }
 
@@ -47,7 +50,20 @@ async fn own(
     signed: Signed,
 ) -> Result<Response, Refusal> {
     let server = state.server_name().to_owned();
-    let response = file(&state, server, media_id).await;
+    let response = file(&state, server, media_id, None).await;
+    drop(signed);
+    response
+}
+
+async fn small(
+    State(state): State<FederationState>,
+    Path(media_id): Path<String>,
+    RawQuery(query): RawQuery,
+    signed: Signed,
+) -> Result<Response, Refusal> {
+    let wish = Wish::parse(query.as_deref().unwrap_or_default())?;
+    let server = state.server_name().to_owned();
+    let response = file(&state, server, media_id, Some(wish)).await;
     drop(signed);
     response
 }
@@ -59,7 +75,7 @@ async fn copy(
 ) -> Result<Response, Refusal> {
     let server = OwnedServerName::try_from(origin)
         .map_err(|_| MatrixError::invalid_param("That is not a server name"))?;
-    let response = file(&state, server, media_id).await;
+    let response = file(&state, server, media_id, None).await;
     drop(signed);
     response
 }
@@ -68,6 +84,7 @@ async fn file(
     state: &FederationState,
     server: OwnedServerName,
     media_id: String,
+    wish: Option<Wish>,
 ) -> Result<Response, Refusal> {
     let services = state.services().clone();
     let found = blocking(move || {
@@ -76,7 +93,14 @@ async fn file(
         let path = services.media.path(&media);
         Ok((media, path))
     });
-    let (media, path) = found.await?;
+    let (mut media, mut path) = found.await?;
+    if let Some(wish) = wish
+        && let Some(small) = state.services().media.thumbnail(&media, wish).await?
+    {
+        let Thumbnail { path: place, content_type, bytes } = small;
+        path = place;
+        media = Media { content_type: Some(content_type.to_owned()), bytes, filename: None, ..media };
+    }
     let content = tokio::fs::File::open(path).await.map_err(|error| MatrixError::internal(&error))?;
     let boundary = format!("{:032x}", rand::random::<u128>());
     let disposition = media.filename.as_deref().map_or_else(

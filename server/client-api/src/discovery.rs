@@ -55,7 +55,7 @@ fn capabilities(state: &ClientState, request: Custom) -> Result<Response, Matrix
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.3pid_changes": { "enabled": false },
-        "m.get_login_token": { "enabled": false },
+        "m.get_login_token": { "enabled": true },
         "m.profile_fields": { "enabled": false },
     }});
     if state.accounts.account(&request.auth.user_id)?.is_some_and(|account| account.admin) {

@@ -50,6 +50,7 @@ mod space;
 mod state;
 mod state_event;
 mod sync;
+mod tag;
 mod threads;
 mod uiaa;
 mod user_directory;
@@ -87,6 +88,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(room::routes())
         .merge(state_event::routes())
         .merge(sync::routes())
+        .merge(tag::routes())
         .merge(threads::routes())
         .merge(search::routes())
         .merge(session::routes())

@@ -1,8 +1,8 @@
 //! Media: upload, authenticated download, thumbnails, configuration, and the
 //! older paths.
 //!
-//! Uploads and downloads are streamed: no file is held in memory. A thumbnail is
-//! the original: nothing is scaled here, and clients scale what they show.
+//! Uploads and downloads are streamed: no file is held in memory. Where no
+//! thumbnail can be made, the original is sent.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use bytes::{Bytes, BytesMut};
 use causeway_service::{
     devices::Session,
     error::MatrixError,
-    media::{Label, Media, Upload},
+    media::{Label, Media, Thumbnail, Upload, Wish},
     rate_limit::Class,
 };
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use ruma::{MxcUri, ServerName, api::auth_scheme::AccessToken};
 use serde_json::json;
@@ -77,12 +77,16 @@ pub(crate) fn routes() -> Router<ClientState> {
     for path in ["/_matrix/client/v1/media/config", "/_matrix/media/r0/config", "/_matrix/media/v3/config"] {
         router = router.route(path, get(config));
     }
-    for end in ["download/{server}/{media}", "download/{server}/{media}/{name}", "thumbnail/{server}/{media}"]
-    {
+    for end in ["download/{server}/{media}", "download/{server}/{media}/{name}"] {
         router = router.route(&format!("/_matrix/client/v1/media/{end}"), get(download));
         for old in ["r0", "v1", "v3"] {
             router = router.route(&format!("/_matrix/media/{old}/{end}"), get(legacy_download));
         }
+    }
+    let end = "thumbnail/{server}/{media}";
+    router = router.route(&format!("/_matrix/client/v1/media/{end}"), get(thumbnail));
+    for old in ["r0", "v1", "v3"] {
+        router = router.route(&format!("/_matrix/media/{old}/{end}"), get(legacy_thumbnail));
     }
     router
 }
@@ -169,7 +173,19 @@ async fn download(
     request: Request<Body>,
 ) -> Response {
     let answer = match session(&state, request).await {
-        Ok(_) => serve(&state, &params, true).await,
+        Ok(_) => serve(&state, &params, true, None).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| error_response(&error))
+}
+
+async fn thumbnail(
+    State(state): State<ClientState>,
+    params: RawPathParams,
+    request: Request<Body>,
+) -> Response {
+    let answer = match session(&state, request).await {
+        Ok((_, request)) => serve(&state, &params, true, Some(request.uri())).await,
         Err(error) => Err(error),
     };
     answer.unwrap_or_else(|error| error_response(&error))
@@ -181,22 +197,43 @@ async fn legacy_download(
     params: RawPathParams,
     request: Request<Body>,
 ) -> Response {
+    without_token(&state, &params, request, false).await
+}
+
+/// The same of thumbnails.
+async fn legacy_thumbnail(
+    State(state): State<ClientState>,
+    params: RawPathParams,
+    request: Request<Body>,
+) -> Response {
+    without_token(&state, &params, request, true).await
+}
+
+async fn without_token(
+    state: &ClientState,
+    params: &RawPathParams,
+    request: Request<Body>,
+    small: bool,
+) -> Response {
     let allowed = state.settings.media.allow_legacy_download;
     let (head, _) = request.into_parts();
     let address = client_address(&head, state.settings.rate_limits.trust_forwarded_for);
     let answer = match state.rate_limits.admit_address(Class::Anonymous, address) {
         Err(error) => Err(error),
         Ok(()) if !allowed => Err(MatrixError::not_found("Media must be asked for with an access token")),
-        Ok(()) => serve(&state, &params, false).await,
+        Ok(()) => serve(state, params, false, small.then_some(&head.uri)).await,
     };
     answer.unwrap_or_else(|error| error_response(&error))
 }
 
+/// Sends a file, or the thumbnail that an address asks for in its query.
 async fn serve(
     state: &ClientState,
     params: &RawPathParams,
     ask_others: bool,
+    thumbnail: Option<&Uri>,
 ) -> Result<Response, MatrixError> {
+    let wish = thumbnail.map(|uri| Wish::parse(uri.query().unwrap_or_default())).transpose()?;
     let mut parts = params.iter().map(|(_, value)| value);
     let (server, media_id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let asked_name = parts.next().map(ToOwned::to_owned);
@@ -211,7 +248,18 @@ async fn serve(
         let found = blocking(move || state.media.find(&server, &media_id)).await?;
         found.ok_or_else(|| MatrixError::not_found("Media not found"))?
     };
-    let file = tokio::fs::File::open(state.media.path(&media)).await;
+    let small = match wish {
+        Some(wish) => state.media.thumbnail(&media, wish).await?,
+        None => None,
+    };
+    let (path, media) = match small {
+        None => (state.media.path(&media), media),
+        Some(Thumbnail { path, content_type, bytes }) => {
+            let content_type = Some(content_type.to_owned());
+            (path, Media { content_type, bytes, filename: None, ..media })
+        }
+    };
+    let file = tokio::fs::File::open(path).await;
     let file = file.map_err(|error| MatrixError::internal(&error))?;
     let headers = headers(&media, asked_name);
     Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())

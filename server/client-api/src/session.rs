@@ -1,10 +1,10 @@
 //! Logging in, refreshing tokens, logging out.
 
 use axum::{Router, response::Response};
-use causeway_service::{devices::SessionRequest, error::MatrixError, rate_limit::Class};
+use causeway_service::{devices::SessionRequest, error::MatrixError, login_tokens, rate_limit::Class};
 use http::{Method, StatusCode};
 use ruma::{
-    OwnedDeviceId,
+    OwnedDeviceId, OwnedUserId,
     api::client::session::{get_login_types, refresh_token},
 };
 use serde::Deserialize;
@@ -12,15 +12,20 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use crate::{
-    ClientState, Custom, Endpoints, Ruma, auth, json_response, request::json_error, uiaa::named_user,
+    ClientState, Custom, Endpoints, Ruma, auth, json_response,
+    request::json_error,
+    uiaa::{confirm_password, named_user},
 };
 
+const GET_TOKEN: &[&str] =
+    &["/_matrix/client/v1/login/get_token", "/_matrix/client/unstable/org.matrix.msc3882/login/get_token"];
 const LOGOUT: &[&str] = &["/_matrix/client/r0/logout", "/_matrix/client/v3/logout"];
 const LOGOUT_ALL: &[&str] = &["/_matrix/client/r0/logout/all", "/_matrix/client/v3/logout/all"];
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
-        .endpoint(login_types)
+        .endpoint_raw(login_types)
+        .custom(Method::POST, GET_TOKEN, login_token)
         // Not ruma's request type: it panics when `type` is missing.
         .open(Method::POST, &["/_matrix/client/r0/login", "/_matrix/client/v3/login"], login)
         .endpoint(refresh)
@@ -32,9 +37,22 @@ pub(crate) fn routes() -> Router<ClientState> {
 fn login_types(
     _state: &ClientState,
     _request: Ruma<get_login_types::v3::Request>,
-) -> Result<get_login_types::v3::Response, MatrixError> {
-    let password = get_login_types::v3::PasswordLoginType::new();
-    Ok(get_login_types::v3::Response::new(vec![get_login_types::v3::LoginType::Password(password)]))
+) -> Result<Response, MatrixError> {
+    let flows = json!([
+        { "type": "m.login.password" },
+        { "type": "m.login.token", "get_login_token": true },
+    ]);
+    Ok(json_response(StatusCode::OK, &json!({ "flows": flows })))
+}
+
+/// Not ruma's type where there is an `auth`: see `account`.
+fn login_token(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    confirm_password(state, &request.auth, "get login token", &request.raw)?;
+    let answer = json!({
+        "login_token": state.login_tokens.make(&request.auth.user_id),
+        "expires_in_ms": login_tokens::LIFETIME_MS,
+    });
+    Ok(json_response(StatusCode::OK, &answer))
 }
 
 /// What of a login's body is the same for all types.
@@ -43,6 +61,7 @@ struct Login {
     #[serde(rename = "type")]
     kind: String,
     password: Option<String>,
+    token: Option<String>,
     device_id: Option<OwnedDeviceId>,
     initial_device_display_name: Option<String>,
     #[serde(default)]
@@ -52,16 +71,17 @@ struct Login {
 fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
     let body: Value = request.json()?;
     let login = Login::deserialize(&body).map_err(|error| json_error(&error))?;
-    if login.kind != "m.login.password" {
-        return Err(MatrixError::new(400, "M_UNKNOWN", "This type of login is not offered"));
-    }
     state.rate_limits.admit_address(Class::Login, request.address)?;
-    let password = login.password.ok_or_else(|| MatrixError::bad_json("Missing password"))?;
-    let user =
-        named_user(&body).ok_or_else(|| MatrixError::bad_json("Missing identifier of type m.id.user"))?;
-    let wrong = || MatrixError::forbidden("Wrong user name or password");
-    let user_id = state.accounts.local_user_id(user).ok_or_else(wrong)?;
-    state.accounts.verify_password(&user_id, &password)?;
+    let user_id = match login.kind.as_str() {
+        "m.login.password" => by_password(state, &body, login.password)?,
+        "m.login.token" => {
+            let token = login.token.ok_or_else(|| MatrixError::bad_json("Missing token"))?;
+            let user_id = state.login_tokens.spend(&token)?;
+            state.accounts.check_open(&user_id)?;
+            user_id
+        }
+        _ => return Err(MatrixError::new(400, "M_UNKNOWN", "This type of login is not offered")),
+    };
     let wish = SessionRequest {
         device_id: login.device_id,
         display_name: login.initial_device_display_name,
@@ -82,6 +102,20 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
         answer["well_known"] = json!({ "m.homeserver": { "base_url": client } });
     }
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn by_password(
+    state: &ClientState,
+    body: &Value,
+    password: Option<String>,
+) -> Result<OwnedUserId, MatrixError> {
+    let password = password.ok_or_else(|| MatrixError::bad_json("Missing password"))?;
+    let user =
+        named_user(body).ok_or_else(|| MatrixError::bad_json("Missing identifier of type m.id.user"))?;
+    let wrong = || MatrixError::forbidden("Wrong user name or password");
+    let user_id = state.accounts.local_user_id(user).ok_or_else(wrong)?;
+    state.accounts.verify_password(&user_id, &password)?;
+    Ok(user_id)
 }
 
 fn refresh(

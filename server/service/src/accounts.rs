@@ -73,7 +73,7 @@ impl Accounts {
     /// made sure that registration is allowed.
     ///
     /// # Errors
-    /// As [`Self::check_available`]; 400 `M_WEAK_PASSWORD` for an empty or overlong password.
+    /// As [`Self::check_available`]; 400 `M_WEAK_PASSWORD` for a password that is too short or too long.
     pub fn register(
         &self,
         name: Option<&str>,
@@ -108,12 +108,18 @@ impl Accounts {
         if !self.passwords.verify(password, stored) {
             return Err(MatrixError::forbidden("Wrong user name or password"));
         }
-        match account {
-            Some(account) if account.deactivated => {
-                Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated"))
-            }
+        self.check_open(user_id)
+    }
+
+    /// That the account may be logged in to.
+    ///
+    /// # Errors
+    /// 403 `M_USER_DEACTIVATED`; 401 `M_USER_LOCKED`.
+    pub fn check_open(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        match rows::account(&self.database, user_id)? {
             Some(account) if account.locked => Err(devices::locked()),
-            _ => Ok(()),
+            Some(account) if !account.deactivated => Ok(()),
+            _ => Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated")),
         }
     }
 
@@ -206,8 +212,11 @@ impl Accounts {
     }
 
     fn hash(&self, password: &str) -> Result<String, MatrixError> {
-        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
-            let message = format!("A password has 1 to {PASSWORD_BYTES_MAX} bytes");
+        let chars_min = self.settings.password_chars_min.max(1);
+        if password.len() > PASSWORD_BYTES_MAX || password.chars().count() < chars_min {
+            let message = format!(
+                "A password has at least {chars_min} characters and at most {PASSWORD_BYTES_MAX} bytes"
+            );
             return Err(MatrixError::new(400, "M_WEAK_PASSWORD", message));
         }
         self.passwords.hash(password).map_err(|error| MatrixError::internal(&error))

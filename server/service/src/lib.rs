@@ -28,6 +28,7 @@ pub mod history;
 pub mod housekeeping;
 pub mod ignored;
 pub mod keys;
+pub mod login_tokens;
 pub mod media;
 mod new_file;
 pub mod notify;
@@ -78,6 +79,7 @@ use devices::Devices;
 use directory::Directory;
 use history::History;
 use keys::Keys;
+use login_tokens::LoginTokens;
 use media::MediaStore;
 use notify::Notifier;
 use outbox::Outbox;
@@ -128,6 +130,8 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Tokens that let one register.
     pub registration_tokens: RegistrationTokens,
+    /// Tokens that log another device in.
+    pub login_tokens: LoginTokens,
     /// What users reported.
     pub reports: Reports,
     /// Devices and tokens.
@@ -207,7 +211,8 @@ pub enum ServicesError {
 }
 
 impl Services {
-    /// Builds the services over an open data folder. `remote` is served by the
+    /// Builds the services over an open data folder, each with its own handles of what
+    /// they all share. `remote` is served by the
     /// federation door; see [`RemoteHandle::channel`].
     #[expect(clippy::needless_pass_by_value, reason = "whoever builds the services hands these over")]
     pub fn open(
@@ -218,7 +223,6 @@ impl Services {
     ) -> Result<Self, ServicesError> {
         let settings = Arc::new(settings);
         let notifier = Arc::new(Notifier::default());
-        // Every service gets its own handles of what they all share.
         let (db, time) = (|| database.clone(), || clock.clone());
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
@@ -261,6 +265,7 @@ impl Services {
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
             registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
+            login_tokens: LoginTokens::new(time()),
             reports: Reports::new(db(), at(), time()),
             shared_space: Arc::new(shared_space),
             server_keys,

@@ -7,15 +7,22 @@
 //!
 //! Media ids and names come from peers and clients and never become paths.
 
+mod admin;
+mod thumbnails;
+
 use std::{
     collections::HashMap,
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
+pub use self::{
+    admin::Held,
+    thumbnails::{Method, Thumbnail, Wish},
+};
 pub use causeway_storage::media::Media;
-use causeway_storage::{Database, media as rows};
+use causeway_storage::{Database, media as rows, moderation};
 use ruma::{MxcUri, OwnedMxcUri, OwnedServerName, OwnedUserId, ServerName};
 
 pub use crate::upload::Upload;
@@ -47,6 +54,10 @@ pub struct MediaStore {
     remote: RemoteHandle,
     /// One fetch at a time for each file of another server.
     fetching: Mutex<HashMap<OwnedMxcUri, Weak<tokio::sync::Mutex<()>>>>,
+    /// See [`admin`].
+    contents: RwLock<()>,
+    thumbnails_made: tokio::sync::Semaphore,
+    thumbnails_waiting: tokio::sync::Semaphore,
 }
 
 /// What a client or peer said about a file.
@@ -72,7 +83,16 @@ impl MediaStore {
         let folder = database.folder().join(FOLDER);
         fs::create_dir_all(&folder)?;
         new_file::clean(&folder)?;
-        Ok(Self { database, clock, settings, remote, fetching: Mutex::default() })
+        Ok(Self {
+            database,
+            clock,
+            settings,
+            remote,
+            fetching: Mutex::default(),
+            contents: RwLock::default(),
+            thumbnails_made: tokio::sync::Semaphore::new(thumbnails::AT_ONCE_MAX),
+            thumbnails_waiting: tokio::sync::Semaphore::new(thumbnails::WAITING_MAX),
+        })
     }
 
     /// The largest file, in bytes.
@@ -105,11 +125,22 @@ impl MediaStore {
     }
 
     /// What is stored here under an address; `None` if nothing is.
+    ///
+    /// # Errors
+    /// 404 `M_NOT_FOUND` for what is quarantined: nobody is to look for it elsewhere.
     pub fn find(&self, server: &ServerName, media_id: &str) -> Result<Option<Media>, MatrixError> {
         if media_id.len() > MEDIA_ID_BYTES_MAX {
             return Ok(None);
         }
-        Ok(rows::media(&self.database, server, media_id)?)
+        let found = rows::media(&self.database, server, media_id)?;
+        found.map(|media| self.unless_quarantined(media)).transpose()
+    }
+
+    fn unless_quarantined(&self, media: Media) -> Result<Media, MatrixError> {
+        match moderation::quarantined(&self.database, &media.sha256)? {
+            None => Ok(media),
+            Some(_) => Err(MatrixError::not_found("Media not found")),
+        }
     }
 
     /// Where a content lies.
@@ -160,7 +191,11 @@ impl MediaStore {
             |reply| RemoteRequest::Media { mxc: mxc.to_owned(), holders, expected, bytes_max, reply };
         let fetched = self.remote.request(request).await?;
         let store = Arc::clone(self);
-        run(move || store.keep_remote(&server, &media_id, fetched)).await
+        run(move || {
+            let media = store.keep_remote(&server, &media_id, fetched)?;
+            store.unless_quarantined(media)
+        })
+        .await
     }
 
     async fn find_blocking(
@@ -201,6 +236,7 @@ impl MediaStore {
             uploader,
             created_ts: self.clock.now_ms(),
         };
+        let _shared = self.contents.read().unwrap_or_else(PoisonError::into_inner);
         upload.persist(&self.path(&media)).map_err(|error| MatrixError::internal(&error))?;
         let mut batch = self.database.batch();
         rows::put_media(&mut batch, server, media_id, &media);

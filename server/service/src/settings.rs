@@ -17,6 +17,8 @@ pub struct Settings {
     pub registration_shared_secret: Option<String>,
     /// The cost of hashing a password.
     pub passwords: PasswordSettings,
+    /// Characters that a password has at least.
+    pub password_chars_min: usize,
     /// How long an access token is valid, in milliseconds, for clients that
     /// asked for a refresh token.
     pub access_token_lifetime_ms: u64,
@@ -47,6 +49,7 @@ impl Settings {
             registration: Registration::Closed,
             registration_shared_secret: None,
             passwords: PasswordSettings::default(),
+            password_chars_min: 8,
             access_token_lifetime_ms: 60 * 60 * 1000,
             media: MediaSettings::default(),
             rate_limits: RateLimitSettings::default(),
@@ -64,6 +67,7 @@ impl Settings {
         Self {
             registration: Registration::Open,
             passwords: PasswordSettings::cheapest(),
+            password_chars_min: 1,
             rate_limits: RateLimitSettings { enabled: false, ..RateLimitSettings::default() },
             ..Self::new(server_name)
         }

@@ -65,7 +65,7 @@ mod tests {
     fn a_list_is_a_table_and_an_object_a_line_for_each_field() {
         let asked = Call::new(Method::GET, ["x"]).table("users", &["name", "admin"]);
         let answer = json!({ "users": [{ "name": "@a:x\u{1b}[2J", "admin": true }], "next_token": "1" });
-        assert_eq!(shown(&answer, &asked), "name        admin\n@a:x\u{fffd}[2J  true\n… more: --from 1\n");
+        assert_eq!(shown(&answer, &asked), "name      admin\n@a:x\u{fffd}[2J  true\n… more: --from 1\n");
         let asked = Call::new(Method::GET, ["x"]);
         assert_eq!(shown(&json!({ "a": 1, "bcd": null }), &asked), "a    1\nbcd  -\n");
         assert_eq!(shown(&json!({}), &asked), "done\n");

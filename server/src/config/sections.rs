@@ -60,6 +60,8 @@ pub enum RegistrationMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Passwords {
+    /// Characters at least.
+    pub min_length: usize,
     /// Memory in KiB.
     pub memory_kib: u32,
     /// Passes.
@@ -70,7 +72,7 @@ pub struct Passwords {
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
+        Self { min_length: 8, memory_kib: 19_456, iterations: 2, parallelism: 1 }
     }
 }
 

@@ -122,10 +122,16 @@ catalogue! {
     // --- media
     /// server name | media id -> JSON `media::Media`.
     Media = "media";
+    /// SHA-256 in hex -> JSON `moderation::Decision`: a content that nobody is given.
+    QuarantinedContents = "quarantined_contents";
 
     // --- rooms
     /// room id -> JSON `rooms::Room`.
     Rooms = "rooms";
+    /// room id, known here or not -> JSON `moderation::Decision`: nobody here may join it.
+    BlockedRooms = "blocked_rooms";
+    /// room id -> JSON `moderation::Shutdown`, the last one.
+    Shutdowns = "shutdowns";
     /// event id -> raw JSON, canonical, without `unsigned`.
     Pdus = "pdus";
     /// event id -> JSON `rooms::EventMeta`.

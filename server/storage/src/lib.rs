@@ -34,6 +34,7 @@ pub mod key_changes;
 pub mod keys;
 pub mod media;
 mod migration;
+pub mod moderation;
 mod open;
 pub mod outbox;
 pub mod profiles;

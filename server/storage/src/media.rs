@@ -1,12 +1,12 @@
 //! Rows of media: what is known of a file. The content itself lies beside the
 //! database, named by its hash.
 
-use ruma::{OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Cf, Read, StorageError,
-    codec::{self, key},
+    Batch, Cf, Direction, Read, StorageError,
+    codec::{self, KeyParts, key},
 };
 
 /// One file.
@@ -29,6 +29,29 @@ pub struct Media {
 /// What is known of `mxc://server/media_id`.
 pub fn media(read: &impl Read, server: &ServerName, media_id: &str) -> Result<Option<Media>, StorageError> {
     codec::get(read, Cf::Media, key().str(server).str(media_id).as_ref())
+}
+
+/// Deletes the row.
+pub fn delete(batch: &mut Batch, server: &ServerName, media_id: &str) {
+    batch.delete(Cf::Media, key().str(server).str(media_id));
+}
+
+/// All rows after one, in order, at most `limit`.
+pub fn page(
+    read: &impl Read,
+    after: Option<(&ServerName, &str)>,
+    limit: usize,
+) -> Result<Vec<(OwnedServerName, String, Media)>, StorageError> {
+    let from = after.map(|(server, media_id)| key().str(server).str(media_id).bytes(&[0]).finish());
+    let rows = read.scan(Cf::Media, b"", from.as_deref(), Direction::Forward, limit)?;
+    rows.iter()
+        .map(|(row, value)| {
+            let mut parts = KeyParts::new(Cf::Media, row);
+            let broken = |_| StorageError::BrokenKey { cf: Cf::Media.name() };
+            let server = OwnedServerName::try_from(parts.str()?).map_err(broken)?;
+            Ok((server, parts.str()?.to_owned(), codec::decode(Cf::Media, value)?))
+        })
+        .collect()
 }
 
 /// Adds or replaces it.

@@ -19,8 +19,10 @@ use crate::{
 };
 
 mod federation;
+mod media;
 mod moderation;
 mod reports;
+mod rooms;
 mod tokens;
 mod users;
 
@@ -33,8 +35,10 @@ pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .admin(Method::GET, &["/_synapse/admin/v1/server_version"], version)
         .merge(federation::routes())
+        .merge(media::routes())
         .merge(moderation::routes())
         .merge(reports::routes())
+        .merge(rooms::routes())
         .merge(tokens::routes())
         .merge(users::routes())
 }
@@ -86,9 +90,13 @@ impl Paging {
         }
     }
 
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX)
+    }
+
     fn cut<T>(&self, all: Vec<T>) -> Page<T> {
         let total = all.len();
-        let limit = self.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
+        let limit = self.limit();
         let end = self.from.saturating_add(limit).min(total);
         let entries = all.into_iter().skip(self.from).take(limit).collect();
         Page { entries, next: (end < total && limit > 0).then_some(end), total }

@@ -85,6 +85,10 @@ impl Rooms {
         user_id: &UserId,
         content: Map<String, Value>,
     ) -> Result<Outcome, RoomError> {
+        // Who is in it may still change his name.
+        if !self.is_joined(room_id, user_id)? {
+            self.check_not_blocked(room_id)?;
+        }
         if !self.is_joined_here(room_id)? {
             return Ok(Outcome::Remote { via: self.via_of_invite(room_id, user_id)? });
         }
@@ -130,6 +134,7 @@ impl Rooms {
         user_id: &UserId,
         content: Map<String, Value>,
     ) -> Result<Outcome, RoomError> {
+        self.check_not_blocked(room_id)?;
         if !self.is_joined_here(room_id)? {
             return Ok(Outcome::Remote { via: self.via_of_invite(room_id, user_id)? });
         }
@@ -150,6 +155,7 @@ impl Rooms {
         target: &UserId,
         content: Map<String, Value>,
     ) -> Result<Invite, RoomError> {
+        self.check_not_blocked(room_id)?;
         self.write(room_id, |writer| {
             if target.server_name() == self.server_name {
                 let pdu = writer.invite(sender, target, content)?;

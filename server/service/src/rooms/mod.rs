@@ -20,6 +20,7 @@
 //! - a panic in one write costs that write, not the room.
 
 mod access;
+mod blocking;
 mod commit;
 mod create;
 mod error;
@@ -53,10 +54,14 @@ use ruma::{
 };
 
 pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
-pub use causeway_storage::StreamPosition;
+pub use causeway_storage::{
+    StreamPosition,
+    moderation::{Decision, Shutdown},
+};
 
 pub(crate) use self::access::Sight;
 pub use self::{
+    blocking::ShutdownWish,
     create::{CreateRoom, Created, InitialState, Preset},
     error::RoomError,
     graph::StateForServer,

@@ -26,6 +26,7 @@ impl Rooms {
     /// # Errors
     /// Storage.
     pub(crate) fn indexed(self) -> Result<Self, RoomError> {
+        self.purge_waiting()?;
         self.complete_indexes()?;
         Ok(self)
     }

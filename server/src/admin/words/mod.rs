@@ -1,7 +1,9 @@
 //! The words of `causeway admin`, and what each asks of the server.
 
 mod federation;
+mod media;
 mod reports;
+mod rooms;
 mod tokens;
 mod users;
 
@@ -11,6 +13,7 @@ use clap::{Args, Subcommand};
 use ruma::ServerName;
 
 use super::call::Call;
+use causeway_service::clock::Clock;
 
 /// What is administered.
 #[derive(Debug, Subcommand)]
@@ -18,6 +21,12 @@ pub enum Words {
     /// Accounts of this server.
     #[command(subcommand)]
     Users(users::Users),
+    /// Rooms that this server knows.
+    #[command(subcommand)]
+    Rooms(rooms::Rooms),
+    /// Files.
+    #[command(subcommand)]
+    Media(media::Media),
     /// Tokens that let one register.
     #[command(subcommand)]
     Tokens(tokens::Tokens),
@@ -34,6 +43,8 @@ impl Words {
     pub fn call(&self, server_name: &ServerName) -> io::Result<Call> {
         match self {
             Self::Users(words) => words.call(server_name),
+            Self::Rooms(words) => Ok(words.call()),
+            Self::Media(words) => words.call(server_name, Clock::System.now_ms()),
             Self::Tokens(words) => Ok(words.call()),
             Self::Federation(words) => Ok(words.call()),
             Self::Reports(words) => Ok(words.call()),

@@ -8,6 +8,7 @@
 //! indexes over them, written in the same batch.
 
 mod members;
+pub mod purge;
 mod relations;
 mod state;
 mod threads;
