@@ -11,6 +11,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -24,7 +25,10 @@ use super::{
     lock,
     state_event::{ItemEvent, Sent},
 };
-use crate::{error::MatrixError, rooms::Unsynced};
+use crate::{
+    error::{Chain, MatrixError},
+    rooms::Unsynced,
+};
 
 /// Events written in one batch.
 const GROUP_MAX: usize = 32;
@@ -93,7 +97,7 @@ impl SharedSpace {
         key: &str,
         content: &RawValue,
     ) -> Result<Queued, SpaceError> {
-        let event = ItemEvent::new(user, device, key, content)?;
+        let event = self.wanted_event(user, device, room, key, content)?;
         let (answer, queued) = oneshot::channel();
         let waiting = Waiting { event, answer };
         let mut lanes = lock(&self.lanes);
@@ -112,18 +116,24 @@ impl SharedSpace {
 
     /// Writes events of one room; each gets its answer once all that is returned is synced.
     fn write_group(&self, room: &RoomId, events: &[ItemEvent]) -> (Vec<Sent>, Vec<Unsynced>) {
-        match self.write_item_events(room, events) {
+        // A panic costs the write that it is in, as it does elsewhere.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write_item_events(room, events)));
+        match written.unwrap_or(Err(SpaceError::Stored("event"))) {
             Ok((sent, unsynced)) => (sent, vec![unsynced]),
             Err(error) if events.len() == 1 => (vec![Err(error)], Vec::new()),
+            Err(error) if error.is_storage() => {
+                tracing::error!(error = %Chain(&error), "state events could not be written");
+                (events.iter().map(|_| Err(SpaceError::Stored("event"))).collect(), Vec::new())
+            }
             Err(_) => {
-                // It may be the fault of one: nothing is written yet, so each alone.
-                let mut all = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
-                for event in events {
-                    let (sent, unsynced) = self.write_group(room, std::slice::from_ref(event));
-                    all.0.extend(sent);
-                    all.1.extend(unsynced);
-                }
-                all
+                // It may be the fault of one, and nothing is written yet: it is soon
+                // among few.
+                let (some, others) = events.split_at(events.len() / 2);
+                let (mut sent, mut unsynced) = self.write_group(room, some);
+                let rest = self.write_group(room, others);
+                sent.extend(rest.0);
+                unsynced.extend(rest.1);
+                (sent, unsynced)
             }
         }
     }
@@ -148,7 +158,7 @@ impl Lead {
         for unsynced in unsynced {
             synced = synced.and(space.rooms.sync(unsynced));
         }
-        let failed = synced.err().map(|error| crate::error::Chain(&error).to_string());
+        let failed = synced.err().map(|error| Chain(&error).to_string());
         if let Some(error) = &failed {
             tracing::error!(%error, "state events could not be synced");
         }
@@ -270,6 +280,31 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_device_gets_while_its_write_waits_is_not_superseded() {
+        let fixture = Fixture::new();
+        let (space, room) = (&fixture.services.shared_space, &fixture.room);
+        let held = Held::new(&fixture).await;
+        let one = queue(space, room, *ALICE, "ONE", "plan", &json!({"n": 1})).await;
+        let two = queue(space, room, *ALICE, "TWO", "plan", &json!({"n": 2})).await;
+        // The second device's write was sent before it could see the first one's.
+        let late = lock(&space.lanes).get_mut(room).and_then(VecDeque::pop_back).expect("it waits");
+        held.release().await.expect("sent");
+        let first = one.sent().await.expect("sent");
+        space.note_item_read(*ALICE, "TWO".into(), room, "plan", &first).expect("noted");
+        let (sent, unsynced) = space.write_group(room, &[late.event]);
+        for unsynced in unsynced {
+            space.rooms.sync(unsynced).expect("synced");
+        }
+        assert!(sent.iter().all(Result::is_ok));
+        drop(two);
+        let item = fixture.get("plan");
+        assert_eq!(item["conflict"], json!(true), "the author had not seen the other value: {item}");
+        // A write that comes after the read supersedes what was read.
+        queue(space, room, *ALICE, "TWO", "plan", &json!({"n": 3})).await.sent().await.expect("sent");
+        assert_eq!(fixture.get("plan")["conflict"], json!(false));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn what_is_refused_as_a_whole_is_refused_to_each() {
         let fixture = Fixture::new();
         let (space, room) = (&fixture.services.shared_space, &fixture.room);
@@ -291,8 +326,9 @@ mod tests {
     async fn a_lane_is_bounded() {
         let fixture = Fixture::new();
         let space = Arc::clone(&fixture.services.shared_space);
-        let event = || ItemEvent::new(*ALICE, None, "plan", &to_raw_value(&json!({"n": 1})).expect("JSON"));
-        let waiting = || Waiting { event: event().expect("an event"), answer: oneshot::channel().0 };
+        let content = to_raw_value(&json!({"n": 1})).expect("JSON");
+        let event = space.wanted_event(*ALICE, None, &fixture.room, "plan", &content).expect("an event");
+        let waiting = || Waiting { event: event.clone(), answer: oneshot::channel().0 };
         lock(&space.lanes).insert(fixture.room.clone(), (0..WAITING_MAX).map(|_| waiting()).collect());
         let content = to_raw_value(&json!({"n": 2})).expect("JSON");
         let refused = space.queue_state_event(*ALICE, None, &fixture.room, "plan", &content);

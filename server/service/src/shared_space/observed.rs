@@ -21,7 +21,7 @@ use causeway_storage::{
         notices,
     },
 };
-use ruma::{DeviceId, RoomId, ServerName, UserId};
+use ruma::{DeviceId, OwnedEventId, RoomId, ServerName, UserId};
 
 use super::{
     ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored, token::TOKEN_IDS_MAX,
@@ -54,6 +54,15 @@ impl Named {
     }
 }
 
+/// What of an item a device was shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    /// Its events that it read, or that were in a state that it was given.
+    events: Vec<OwnedEventId>,
+    /// The stretches of the room's events that it was given.
+    given: Vec<sync::Given>,
+}
+
 /// How a device is named in local rows.
 pub fn device_name(user: &UserId, device: &DeviceId) -> String {
     format!("{user}|{device}")
@@ -69,25 +78,39 @@ pub fn own_writes(row: &ItemRow, device: Option<&str>) -> Observed {
 }
 
 impl SharedSpace {
-    /// Changes of an item that a device was given by /sync, read, or wrote.
+    /// What of an item a device was given by /sync or read until now. To be asked
+    /// when its write arrives: what it gets while the write waits for its turn is
+    /// nothing that the author had seen.
+    pub(super) fn shown_to_device(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<Shown, SpaceError> {
+        let mut events = self.read_by_device(room, key.as_str(), user, device)?;
+        let given = sync::given(&self.rooms, user, device, room)?;
+        for root in given.iter().filter_map(|given| parse_root(given.state.as_deref()?)) {
+            if let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())? {
+                events.push(event.event_id().to_owned());
+            }
+        }
+        Ok(Shown { events, given })
+    }
+
+    /// Changes of an item that a device was shown, or wrote (`device` as
+    /// [`device_name`] says).
     pub(super) fn observed_by_device(
         &self,
         room: &RoomId,
         key: &ItemKey,
         row: &ItemRow,
-        user: &UserId,
-        device: &DeviceId,
+        device: &str,
+        Shown { events: shown, given }: &Shown,
     ) -> Result<Observed, SpaceError> {
-        let own = own_writes(row, Some(&device_name(user, device)));
-        let mut shown = self.read_by_device(room, key.as_str(), user, device)?;
-        let given = sync::given(&self.rooms, user, device, room)?;
-        for root in given.iter().filter_map(|given| parse_root(given.state.as_deref()?)) {
-            if let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())? {
-                shown.push(event.event_id().to_owned());
-            }
-        }
+        let own = own_writes(row, Some(device));
         let mut observed = Observed::new();
-        for event_id in &shown {
+        for event_id in shown {
             if let Some(id) = notices::change_of_event(&self.db, room, event_id)?
                 && let Some(change) = stored::change(&self.db, room, &id)?
                 && change.header().key() == key

@@ -6,11 +6,14 @@
 
 use causeway_shared_space::{Change, ChangeId, ItemKey, Stamp, Value, change::Body};
 use causeway_storage::shared_space::{items::FaceRow, notices};
-use ruma::{DeviceId, OwnedDeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{DeviceId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    ITEM_TYPE, SharedSpace, Space, authorise, draft::Draft, error::SpaceError, observed::device_name,
+    ITEM_TYPE, SharedSpace, Space, authorise,
+    draft::Draft,
+    error::SpaceError,
+    observed::{Shown, device_name},
     write::Wanted,
 };
 use crate::rooms::{RoomWriter, Unsynced};
@@ -19,31 +22,14 @@ use causeway_room::build::NewEvent;
 /// What becomes of one of several state events.
 pub(super) type Sent = Result<OwnedEventId, SpaceError>;
 
-/// An item's state event as a client wants it.
+/// An item's state event as a client wants it, and what its author had seen.
 #[derive(Clone, Debug)]
 pub(super) struct ItemEvent {
     user: OwnedUserId,
-    device: Option<OwnedDeviceId>,
+    /// The device, and what it was shown when the request came.
+    device: Option<(String, Shown)>,
     key: ItemKey,
     value: Option<Value>,
-}
-
-impl ItemEvent {
-    /// # Errors
-    /// The key or the content breaks a rule.
-    pub(super) fn new(
-        user: &UserId,
-        device: Option<&DeviceId>,
-        key: &str,
-        content: &RawValue,
-    ) -> Result<Self, SpaceError> {
-        Ok(Self {
-            user: user.to_owned(),
-            device: device.map(ToOwned::to_owned),
-            key: ItemKey::new(key)?,
-            value: Value::from_content(content.get().as_bytes())?,
-        })
-    }
 }
 
 /// Room events remembered for one change: it is projected again only so often.
@@ -65,10 +51,31 @@ impl SharedSpace {
         key: &str,
         content: &RawValue,
     ) -> Result<OwnedEventId, SpaceError> {
-        let event = ItemEvent::new(user, device, key, content)?;
+        let event = self.wanted_event(user, device, room, key, content)?;
         let (mut sent, unsynced) = self.write_item_events(room, std::slice::from_ref(&event))?;
         self.rooms.sync(unsynced)?;
         sent.pop().unwrap_or(Err(SpaceError::Stored("answer")))
+    }
+
+    /// # Errors
+    /// The key or the content breaks a rule.
+    pub(super) fn wanted_event(
+        &self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        room: &RoomId,
+        key: &str,
+        content: &RawValue,
+    ) -> Result<ItemEvent, SpaceError> {
+        let key = ItemKey::new(key)?;
+        let value = Value::from_content(content.get().as_bytes())?;
+        let device = match device {
+            Some(device) => {
+                Some((device_name(user, device), self.shown_to_device(room, &key, user, device)?))
+            }
+            None => None,
+        };
+        Ok(ItemEvent { user: user.to_owned(), device, key, value })
     }
 
     /// Writes several in one batch, which is not synced yet. What one of them is
@@ -117,11 +124,12 @@ impl SharedSpace {
         let room = writer.room_id().to_owned();
         let row = draft.item(key)?.clone();
         let observed = match device {
-            Some(device) => self.observed_by_device(&room, key, &row, user, device)?,
+            Some((name, shown)) => self.observed_by_device(&room, key, &row, name, shown)?,
             None => causeway_shared_space::Observed::new(),
         };
-        if let Err(full) = self.refuse_full(&room, key, &row, &observed) {
-            return Ok(Err(full));
+        match self.refuse_full(&room, key, &row, &observed) {
+            Err(full @ SpaceError::Conflict { .. }) => return Ok(Err(full)),
+            other => other?,
         }
         let change = self.write_change(
             space,
@@ -134,7 +142,7 @@ impl SharedSpace {
                 author: user.clone(),
                 authorized_by,
                 adopts: None,
-                device: device.as_deref().map(|device| device_name(user, device)),
+                device: device.as_ref().map(|(name, _)| name.clone()),
             },
         )?;
         self.metrics.wrote(1, "state");
