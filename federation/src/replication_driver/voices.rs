@@ -54,7 +54,9 @@ mod tests {
 
     fn voices(said: &[Before<OwnedEventId>]) -> Voices {
         let mut voices = Voices::default();
-        said.iter().for_each(|said| voices.add(said.clone()));
+        for said in said {
+            voices.add(said.clone());
+        }
         voices
     }
 

@@ -41,7 +41,9 @@ fn table(answer: &Value, list: &str, columns: &[&str]) -> String {
 fn fields(answer: &Value) -> String {
     let Some(object) = answer.as_object() else { return String::new() };
     let width = object.keys().map(String::len).max().unwrap_or_default();
-    object.iter().map(|(field, value)| format!("{field:width$}  {}\n", cell(value))).collect()
+    let lines: Vec<String> =
+        object.iter().map(|(field, value)| format!("{field:width$}  {}\n", cell(value))).collect();
+    lines.concat()
 }
 
 /// On one line, whatever a user wrote into it, and without a terminal's commands.
