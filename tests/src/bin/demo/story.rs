@@ -53,9 +53,12 @@ impl Story {
         self.settled(&alices.key, &edit).await?;
         show.done("bob reads it in the south");
         let edit = bobs.edited("bob", "a first change");
-        let token = self.bob.item(&self.room, &bobs.key).await?.map(|item| item.token).unwrap_or_default();
-        let answer =
-            self.bob.try_write(&self.room, &bobs.key, &json!({ "value": edit, "token": token })).await?;
+        let mut write = json!({ "value": edit });
+        // A note that he writes as the first has no token yet.
+        if let Some(read) = self.bob.item(&self.room, &bobs.key).await? {
+            write["token"] = read.token.into();
+        }
+        let answer = self.bob.try_write(&self.room, &bobs.key, &write).await?;
         answer.ok()?;
         show.line(&format!("bob edits {}: the HTTP API, with the token of what he read", bobs.key));
         self.settled(&bobs.key, &edit).await?;
