@@ -425,14 +425,18 @@ mod tests {
         assert!(!summary("restricted".into()).is_open());
     }
 
+    fn public_space(server: &Server, creator: &UserId) -> OwnedRoomId {
+        let content = Map::from_iter([("type".to_owned(), "m.space".into())]);
+        let request =
+            CreateRoom { preset: Preset::PublicChat, creation_content: content, ..CreateRoom::default() };
+        server.rooms.create(creator, &request).expect("creates").room_id
+    }
+
     #[test]
     fn what_another_server_is_told_is_no_more_than_it_reads() {
         let server = Server::new("a.example");
         let alice = server.user("alice");
-        let content = Map::from_iter([("type".to_owned(), "m.space".into())]);
-        let request =
-            CreateRoom { preset: Preset::PublicChat, creation_content: content, ..CreateRoom::default() };
-        let space = server.rooms.create(&alice, &request).expect("creates").room_id;
+        let space = public_space(&server, &alice);
         let long = "x".repeat(60_000);
         for n in 0..40 {
             let content = json!({ "via": ["a.example"], "order": "a", "suggested": true, "more": long });
@@ -453,10 +457,7 @@ mod tests {
     fn only_so_many_children_are_looked_at_for_another_server() {
         let server = Server::new("a.example");
         let alice = server.user("alice");
-        let content = Map::from_iter([("type".to_owned(), "m.space".into())]);
-        let request =
-            CreateRoom { preset: Preset::PublicChat, creation_content: content, ..CreateRoom::default() };
-        let space = server.rooms.create(&alice, &request).expect("creates").room_id;
+        let space = public_space(&server, &alice);
         let summaries = Summaries::new(Arc::clone(&server.rooms));
         let summary = summaries.of(&space).expect("reads").expect("is here");
         let child = |n: usize| child(&format!("!child{n}:a.example"), &json!({ "via": ["a.example"] }), 1);

@@ -53,7 +53,8 @@ impl Queued {
     /// The event's id, when it is durable.
     ///
     /// # Errors
-    /// As [`SharedSpace::put_state_event`].
+    /// The caller's mistakes that only the room shows: membership, power, encryption;
+    /// 409 when the item has as many siblings as it may have.
     pub async fn sent(self) -> Result<ruma::OwnedEventId, MatrixError> {
         match self.0.await {
             Ok(sent) => Ok(sent?),
@@ -83,9 +84,10 @@ impl Drop for Lead {
 }
 
 impl SharedSpace {
-    /// As [`SharedSpace::put_state_event`], together with others that are sent to
-    /// the room at this time. For a blocking thread of a Tokio runtime: it may be
-    /// the one that writes.
+    /// Sends an item's state event, together with others that are sent to the room at
+    /// this time. For a blocking thread of a Tokio runtime: it may be the one that writes.
+    ///
+    /// `content` is the client's; a stamp in it is taken out. `{}` deletes.
     ///
     /// # Errors
     /// Key or content break a rule, or too many wait.

@@ -36,14 +36,10 @@ pub(super) struct ItemEvent {
 const FACES_MAX: usize = 8;
 
 impl SharedSpace {
-    /// Sends an item's state event. Durable when it returns.
-    ///
-    /// `content` is the client's; a stamp in it is taken out. `{}` deletes.
-    ///
-    /// # Errors
-    /// The caller's mistakes: key, value, room, power; [`SpaceError::Conflict`]
-    /// when the item has as many siblings as it may have.
-    pub fn put_state_event(
+    /// Sends an item's state event by itself, for tests that need no lane: clients'
+    /// go through [`SharedSpace::queue_state_event`].
+    #[cfg(test)]
+    pub(super) fn put_state_event(
         &self,
         user: &UserId,
         device: Option<&DeviceId>,
