@@ -1,39 +1,21 @@
-//! Asking what room state showed before adopted events: how a newcomer comes to
-//! judge adoptions from before his time as everybody else does.
+//! When a newcomer asks what room state showed before adopted events, and how
+//! long he tries.
+//!
+//! - [`run`]: one run of it, a page of events.
 //!
 //! Not here: what follows from it (`causeway_service::shared_space::pasts`), and
 //! how what several servers say is weighed ([`super::voices`]).
-//! Invariants: only servers in the room that take part are asked, and about an
-//! adoption its own server last; nothing is believed held whose signatures were
-//! not checked; one run sends a bounded number of requests, and only what it
-//! settles makes the next one come sooner.
+//! Invariant: only what a run settles makes the next one come sooner.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod run;
 
-use causeway_replication::limits::MAX_DELTA_BODY_BYTES;
-use causeway_room::Pdu;
-use causeway_service::{
-    error::{Chain, MatrixError},
-    rooms::{Received, VersionRules},
-    shared_space::pasts::{Before, Lacking},
-};
+use std::time::{Duration, Instant};
+
 use causeway_shared_space::ChangeId;
-use http::Method;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName};
-use serde::{Deserialize, Deserializer};
-use serde_json::{json, value::RawValue};
+use ruma::{OwnedRoomId, OwnedServerName};
 
-use super::{exchange::decompressed, voices::Voices};
-use crate::{
-    client::{Request, escape},
-    error::blocking,
-    incoming::fetch::Source,
-    state::FederationState,
-};
+use self::run::Run;
+use crate::state::FederationState;
 
 /// What an entry is about may be on its way when the entry comes.
 const ASK_AFTER: Duration = Duration::from_millis(500);
@@ -43,11 +25,6 @@ const PAUSE_LAST: Duration = Duration::from_hours(1);
 /// Runs in which nobody could tell anything, after which the adoptions count
 /// without what they name: to hide a value for ever would be worse.
 const PATIENCE: u32 = 6;
-/// Servers that are asked in one run.
-const PEERS_MAX: usize = 8;
-/// Events whose auth events are fetched in one run, of all servers' answers.
-const AUTH_FETCHES_MAX: usize = 16;
-
 /// Pages asked about in a row.
 const PAGES_MAX: u32 = 20;
 
@@ -83,19 +60,6 @@ pub struct Asked {
     answered: bool,
 }
 
-/// One run: a page.
-pub struct Run {
-    state: FederationState,
-    room: OwnedRoomId,
-    /// Servers in the room that take part and can be reached.
-    peers: Vec<OwnedServerName>,
-    after: Option<ChangeId>,
-    /// What nobody can tell now is taken for what nobody knows.
-    last_try: bool,
-    /// Events whose auth events may still be fetched.
-    auth_fetches: usize,
-}
-
 impl Pasts {
     /// When a run is due.
     pub fn due(&self) -> Option<Instant> {
@@ -114,7 +78,7 @@ impl Pasts {
     /// A run over the next page.
     pub fn begin(&mut self, state: FederationState, room: OwnedRoomId, peers: Vec<OwnedServerName>) -> Run {
         let last_try = self.start();
-        Run { state, room, peers, after: self.after, last_try, auth_fetches: AUTH_FETCHES_MAX }
+        Run { state, room, peers, after: self.after, last_try }
     }
 
     /// Whether it is the last try.
@@ -163,257 +127,6 @@ impl Pasts {
         self.paused_until = Some(now + pause);
         Some(pause)
     }
-}
-
-impl Run {
-    /// Asks about a page of events.
-    pub async fn ask(mut self) -> Result<Asked, MatrixError> {
-        let (services, room, after) = (self.state.services().clone(), self.room.clone(), self.after);
-        let found = blocking(move || Ok(services.shared_space.lacking_pasts(&room, after)?));
-        let (mut lacking, after) = found.await?;
-        let mut asked = Asked { after, ..Asked::default() };
-        if lacking.is_empty() {
-            return Ok(asked);
-        }
-        let (services, room) = (self.state.services().clone(), self.room.clone());
-        let version = blocking(move || Ok(services.rooms.version_rules(&room)?)).await?;
-        // By chance, so that nobody is always asked.
-        self.peers.sort_by_cached_key(|_| rand::random::<u64>());
-        self.peers.truncate(PEERS_MAX);
-        let mut voices: Heard =
-            lacking.keys().map(|event_id| (event_id.clone(), Voices::default())).collect();
-        // Who adopted an event could gain by lying about it: he is asked if nobody else knows.
-        let others = self.ask_peers(&lacking, &mut voices, &version, false).await?;
-        let adopters = self.ask_peers(&lacking, &mut voices, &version, true).await?;
-        asked.answered = others.answered > 0 || adopters.answered > 0;
-        // Who did not answer may when it is tried again.
-        let all_heard = others.silent == 0 && adopters.silent == 0;
-        voices.retain(|_, voices| voices.suffice() || all_heard || self.last_try);
-        let count = lacking.len();
-        lacking = self.learn(lacking, voices).await?;
-        (asked.learnt, asked.lacking) = (lacking.len() < count, !lacking.is_empty());
-        self.conclude(lacking, &asked).await?;
-        Ok(asked)
-    }
-
-    /// Asks one server after the other, about events that it adopted or about the others.
-    async fn ask_peers(
-        &mut self,
-        lacking: &Lacking,
-        voices: &mut Heard,
-        version: &Arc<VersionRules>,
-        by_adopter: bool,
-    ) -> Result<Answers, MatrixError> {
-        let mut answers = Answers::default();
-        let open: Vec<OwnedEventId> = voices
-            .iter()
-            .filter(|(_, voices)| !by_adopter || voices.is_silent())
-            .map(|(event_id, _)| event_id.clone())
-            .collect();
-        let room = self.room.clone();
-        for peer in self.peers.clone() {
-            let of_peer = |event_id: &&OwnedEventId| {
-                let adopted = lacking.get(*event_id).is_some_and(|lack| lack.adopters.contains(&peer));
-                adopted == by_adopter && !voices.get(*event_id).is_none_or(Voices::suffice)
-            };
-            let events: Vec<OwnedEventId> = open.iter().filter(of_peer).cloned().collect();
-            if events.is_empty() {
-                continue;
-            }
-            let Some(said) = self.ask_one(Source { server: &peer, room_id: &room, version }, &events).await?
-            else {
-                answers.silent += 1;
-                continue;
-            };
-            answers.answered += 1;
-            for (event_id, before) in said {
-                voices.entry(event_id).or_default().add(before);
-            }
-        }
-        Ok(answers)
-    }
-
-    /// Notes what most said; what is lacking then.
-    async fn learn(&self, lacking: Lacking, voices: Heard) -> Result<Lacking, MatrixError> {
-        let (services, room) = (self.state.services().clone(), self.room.clone());
-        blocking(move || {
-            let space = &services.shared_space;
-            for (event_id, voices) in voices {
-                if let Some(before) = voices.most() {
-                    space.learn_past(&room, &event_id, before.as_ref().map(|id| &**id))?;
-                }
-            }
-            Ok(space.still_lacking(&room, lacking)?)
-        })
-        .await
-    }
-
-    /// Has everything judged again that may be proven now.
-    async fn conclude(&self, lacking: Lacking, asked: &Asked) -> Result<(), MatrixError> {
-        let give_up = self.last_try && asked.answered && !asked.learnt;
-        if !asked.learnt && !give_up {
-            return Ok(());
-        }
-        let (services, room) = (self.state.services().clone(), self.room.clone());
-        blocking(move || {
-            let space = &services.shared_space;
-            if give_up {
-                space.nobody_knows_past(&room, lacking.keys())?;
-            }
-            Ok(space.judge_again(&room)?)
-        })
-        .await
-    }
-
-    /// Asks one server; what it said that may be. `None` if it did not answer.
-    async fn ask_one(
-        &mut self,
-        source: Source<'_>,
-        events: &[OwnedEventId],
-    ) -> Result<Option<Said>, MatrixError> {
-        let path = format!("/_matrix/federation/unstable/org.causeway/rooms/{}/adopted", escape(&self.room));
-        let mut request = Request::new(source.server, Method::POST, &path);
-        request.body = Some(
-            serde_json::to_vec(&json!({ "events": events }))
-                .map_err(|error| MatrixError::internal(&error))?,
-        );
-        request.response_bytes_max = MAX_DELTA_BODY_BYTES;
-        let response = match self.state.client().send_ok(request).await {
-            Ok(response) => response,
-            Err(error) => {
-                let (peer, room) = (source.server, &self.room);
-                tracing::info!(%peer, %room, error = %Chain(&error), "adopted events could not be asked for");
-                return Ok(None);
-            }
-        };
-        let answer = decompressed(&response).and_then(|body| serde_json::from_slice::<Answer>(&body).ok());
-        let Some(answer) = answer else {
-            tracing::warn!(peer = %source.server, "an answer about adopted events can't be read");
-            return Ok(None);
-        };
-        let told = told(answer, events, source.version);
-        self.take(source, told).await.map(Some)
-    }
-
-    /// Takes in what a server told; what of it may be.
-    async fn take(&mut self, source: Source<'_>, told: Vec<ToldEvent>) -> Result<Said, MatrixError> {
-        let mut raw = Vec::new();
-        let mut pasts = Said::new();
-        for ToldEvent { event, before } in told {
-            pasts.push((event.0, before.as_ref().map(|(id, _)| id.clone())));
-            raw.push(event.1);
-            raw.extend(before.event().map(|(_, raw)| raw));
-        }
-        let pdus = source.checked(&self.state, raw).await;
-        self.keep(source, pdus).await?;
-        let (services, room) = (self.state.services().clone(), self.room.clone());
-        blocking(move || {
-            let mut may_be = Said::new();
-            for (event_id, before) in pasts {
-                let id = before.as_ref().map(|id| &**id);
-                if services.shared_space.may_be_past(&room, &event_id, id)? {
-                    may_be.push((event_id, before));
-                }
-            }
-            Ok(may_be)
-        })
-        .await
-    }
-
-    /// Keeps events, and what authorises those for which that is lacking.
-    async fn keep(&mut self, source: Source<'_>, pdus: Vec<Pdu>) -> Result<(), MatrixError> {
-        let raw: HashMap<OwnedEventId, Box<RawValue>> =
-            pdus.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.raw().to_owned())).collect();
-        let mut unauthorised = self.keep_outliers(pdus).await?;
-        unauthorised.truncate(self.auth_fetches);
-        self.auth_fetches -= unauthorised.len();
-        for event_id in unauthorised {
-            match source.event_auth(&self.state, &event_id).await {
-                Ok(mut chain) => {
-                    let raw = raw.get(&event_id);
-                    chain.extend(raw.and_then(|raw| Pdu::parse(&source.version.rules, raw.get()).ok()));
-                    self.keep_outliers(chain).await?;
-                }
-                Err(error) => {
-                    tracing::info!(%event_id, error = %Chain(&error), "what authorises an event can't be had");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Those that can't be kept because an event that authorises them is lacking.
-    async fn keep_outliers(&self, pdus: Vec<Pdu>) -> Result<Vec<OwnedEventId>, MatrixError> {
-        if pdus.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (services, room) = (self.state.services().clone(), self.room.clone());
-        blocking(move || {
-            let results = services.rooms.receive_outliers(&room, pdus)?;
-            let missing =
-                results.into_iter().filter(|(_, result)| matches!(result, Received::Missing { .. }));
-            Ok(missing.map(|(event_id, _)| event_id).collect())
-        })
-        .await
-    }
-}
-
-/// What was said of each event.
-type Heard = BTreeMap<OwnedEventId, Voices>;
-
-/// How many servers answered, and how many did not.
-#[derive(Default)]
-struct Answers {
-    answered: usize,
-    silent: usize,
-}
-
-/// What one server says was before events.
-type Said = Vec<(OwnedEventId, Before<OwnedEventId>)>;
-
-#[derive(Deserialize)]
-struct Answer {
-    events: BTreeMap<OwnedEventId, Adopted>,
-}
-
-#[derive(Deserialize)]
-struct Adopted {
-    event: Box<RawValue>,
-    #[serde(default, deserialize_with = "event_or_nothing")]
-    before: Before<Box<RawValue>>,
-}
-
-/// Absent is the default: not known.
-fn event_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Before<Box<RawValue>>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.map_or(Before::Nothing, Before::Event))
-}
-
-/// An event as text, with its id.
-type Text = (OwnedEventId, Box<RawValue>);
-
-/// An adopted event and the item's event before it.
-struct ToldEvent {
-    event: Text,
-    before: Before<Text>,
-}
-
-/// What an answer says of what was asked for, under the ids that the events have.
-fn told(answer: Answer, asked: &[OwnedEventId], version: &Arc<VersionRules>) -> Vec<ToldEvent> {
-    let read = |raw: Box<RawValue>| {
-        let pdu = Pdu::parse(&version.rules, raw.get()).ok()?;
-        Some((pdu.event_id().to_owned(), raw))
-    };
-    let of = |event_id: &EventId, adopted: Adopted| {
-        let event = read(adopted.event).filter(|(id, _)| id == event_id)?;
-        let before = match adopted.before {
-            Before::Event(raw) => Before::Event(read(raw)?),
-            Before::Nothing => Before::Nothing,
-            Before::Unknown => Before::Unknown,
-        };
-        Some(ToldEvent { event, before })
-    };
-    let events = answer.events.into_iter().filter(|(event_id, _)| asked.contains(event_id));
-    events.filter_map(|(event_id, adopted)| of(&event_id, adopted)).collect()
 }
 
 #[cfg(test)]
@@ -482,13 +195,5 @@ mod tests {
             let pause: Duration = pasts.due().expect("goes on") - now;
             assert_eq!(pause > ASK_AFTER, number == PAGES_MAX, "page {number}");
         }
-    }
-
-    #[test]
-    fn nothing_before_an_event_is_told_from_not_knowing_it() {
-        let read = |text: &str| serde_json::from_str::<Adopted>(text).expect("is read").before;
-        assert!(matches!(read(r#"{"event": {}, "before": {}}"#), Before::Event(_)));
-        assert!(matches!(read(r#"{"event": {}, "before": null}"#), Before::Nothing));
-        assert!(matches!(read(r#"{"event": {}}"#), Before::Unknown));
     }
 }

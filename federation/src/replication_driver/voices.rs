@@ -1,11 +1,13 @@
-//! What several servers say was before one adopted event, and what of it counts.
+//! What several servers say was before adopted events, and what of it counts.
 //!
 //! Not here: asking them ([`super::pasts`]).
 //! Invariant: no single server decides while another one that knows can be asked,
 //! and nothing counts of which as much is said as of something else.
 
+use std::collections::BTreeMap;
+
 use causeway_service::shared_space::pasts::Before;
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 
 /// So many that say the same suffice.
 const AGREEING_ENOUGH: usize = 2;
@@ -46,6 +48,89 @@ impl Voices {
     }
 }
 
+/// What one server said was before events.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// What may be.
+    pub may_be: Vec<(OwnedEventId, Before<OwnedEventId>)>,
+    /// Events about which it said what can't be checked now.
+    pub unchecked: Vec<OwnedEventId>,
+}
+
+/// What was said of each event in one run, and of which ones there may be more to say.
+#[derive(Debug)]
+pub struct Heard(BTreeMap<OwnedEventId, OfEvent>);
+
+#[derive(Debug, Default)]
+struct OfEvent {
+    voices: Voices,
+    /// A server that was asked did not answer.
+    unanswered: bool,
+    /// A server was not asked, or said what could not be checked: it may know.
+    unheard: bool,
+}
+
+impl Heard {
+    /// Nothing yet of these events.
+    pub fn of<'e>(events: impl IntoIterator<Item = &'e OwnedEventId>) -> Self {
+        Self(events.into_iter().map(|event_id| (event_id.clone(), OfEvent::default())).collect())
+    }
+
+    /// What servers that did not adopt it are asked about.
+    pub fn of_others(&self) -> Vec<OwnedEventId> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// What those are asked about then that adopted it. They could gain by lying:
+    /// only what nobody else knows, not what somebody else may say next time.
+    pub fn of_adopters(&self, last_try: bool) -> Vec<OwnedEventId> {
+        let open = self.0.iter().filter(|(_, of)| of.voices.is_silent() && (last_try || !of.unheard));
+        open.map(|(event_id, _)| event_id.clone()).collect()
+    }
+
+    /// Nobody else needs to be asked about it.
+    pub fn suffices(&self, event_id: &EventId) -> bool {
+        self.0.get(event_id).is_none_or(|of| of.voices.suffice())
+    }
+
+    /// A server answered.
+    pub fn said(&mut self, said: Said) {
+        for (event_id, before) in said.may_be {
+            if let Some(of) = self.0.get_mut(&event_id) {
+                of.voices.add(before);
+            }
+        }
+        self.unasked(&said.unchecked);
+    }
+
+    /// A server that may know more of these was not asked, or not understood.
+    pub fn unasked(&mut self, events: &[OwnedEventId]) {
+        self.note(events, |of| of.unheard = true);
+    }
+
+    /// A server that was asked about these did not answer.
+    pub fn unanswered(&mut self, events: &[OwnedEventId]) {
+        self.note(events, |of| of.unanswered = true);
+    }
+
+    fn note(&mut self, events: &[OwnedEventId], note: impl Fn(&mut OfEvent)) {
+        for event_id in events {
+            if let Some(of) = self.0.get_mut(event_id) {
+                note(of);
+            }
+        }
+    }
+
+    /// What counts: what enough servers say, and what most say if all have been
+    /// heard or it is not tried again.
+    pub fn settled(self, last_try: bool) -> impl Iterator<Item = (OwnedEventId, Before<OwnedEventId>)> {
+        self.0.into_iter().filter_map(move |(event_id, of)| {
+            let is_final = last_try || !(of.unanswered || of.unheard) || of.voices.suffice();
+            of.voices.most().filter(|_| is_final).map(|before| (event_id, before.clone()))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::owned_event_id;
@@ -81,5 +166,32 @@ mod tests {
         let silent = voices(&[Before::Unknown, Before::Unknown]);
         assert!(silent.is_silent() && !silent.suffice() && silent.most().is_none());
         assert_eq!(voices(&[Before::Unknown, Before::Nothing]).most(), Some(&Before::Nothing));
+    }
+
+    #[test]
+    fn who_was_not_heard_is_waited_for() {
+        let [unasked, unchecked, silent, settled] =
+            ["$unasked", "$unchecked", "$silent", "$settled"].map(|id| EventId::parse(id).expect("an id"));
+        let lie = Before::Event(owned_event_id!("$lie"));
+        let all = [&unasked, &unchecked, &silent, &settled];
+        let heard = |voices: usize| {
+            let mut heard = Heard::of(all);
+            for _ in 0..voices {
+                let may_be = all.map(|id| (id.clone(), lie.clone())).to_vec();
+                heard.said(Said { may_be, unchecked: vec![unchecked.clone()] });
+            }
+            heard.said(Said { may_be: Vec::new(), unchecked: vec![unchecked.clone()] });
+            heard.unasked(std::slice::from_ref(&unasked));
+            heard.unanswered(std::slice::from_ref(&silent));
+            heard
+        };
+        let ids = |heard: Heard, last_try| heard.settled(last_try).map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(heard(1), false), std::slice::from_ref(&settled), "one voice waits for the others");
+        assert_eq!(ids(heard(1), true).len(), all.len(), "but not for ever");
+        assert_eq!(ids(heard(2), false).len(), all.len(), "two that agree need not wait");
+        // Who adopted it is not asked in the place of who was not heard.
+        assert_eq!(heard(0).of_adopters(false), [settled.clone(), silent.clone()]);
+        assert_eq!(heard(0).of_adopters(true).len(), all.len());
+        assert!(heard(1).of_adopters(true).is_empty(), "nor of what somebody else said");
     }
 }
