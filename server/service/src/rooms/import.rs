@@ -118,8 +118,16 @@ impl Rooms {
         let room_id = event.room_id();
         let slot = self.slots.of(room_id);
         let writing = slot.lock();
-        if self.is_joined(room_id, &target)? {
+        let known = rows::membership(&self.store.database, &target, room_id)?;
+        if known.as_ref().is_some_and(|known| known.membership == MembershipState::Join) {
             return Err(RoomError::Invalid("the user is in the room".to_owned()));
+        }
+        // Sent once more: it stands already, or the user has left since.
+        let is_known = known.is_some_and(|known| known.event_id == *event.event_id());
+        // The same of one that came the ordinary way, while this server was in the room.
+        let held = self.store.held(event.event_id())?;
+        if is_known || held.is_some_and(|held| held.meta.rejected.is_none() && !held.meta.soft_failed) {
+            return Ok(());
         }
         self.put_outside(writing, &target, event, told)
     }
@@ -141,7 +149,8 @@ impl Rooms {
     /// Ends an invite or a knock in a room that this server is not in: the user
     /// has left through another server, or nobody there can be reached. Only the
     /// one of `ended`, where the membership last changed when this was begun: what
-    /// came meanwhile, another invite say, is newer than the answer.
+    /// came meanwhile, another invite say, is newer than the answer. The event that
+    /// was ended stays noted, so that it does nothing when it is sent once more.
     ///
     /// # Errors
     /// Storage only.
@@ -162,10 +171,12 @@ impl Rooms {
         }
         let mut batch = self.store.database.batch();
         let position = batch.position();
-        let row = leave.map_or_else(
-            || Member { membership: MembershipState::Leave, position, sender: user_id.to_owned(), ..member },
-            |leave| member_row(leave, position),
-        );
+        let row = match leave {
+            Some(leave) => Member { event_id: member.event_id, ..member_row(leave, position) },
+            None => {
+                Member { membership: MembershipState::Leave, position, sender: user_id.to_owned(), ..member }
+            }
+        };
         rows::put_membership(&mut batch, user_id, room_id, &row);
         let commit = self.store.database.commit(batch)?;
         drop(writing);
