@@ -165,6 +165,34 @@ fn what_nobody_can_tell_hides_no_value_and_counts_when_somebody_can() {
 }
 
 #[test]
+fn all_who_adopted_an_event_are_known_wherever_they_stand_in_the_log() {
+    let pair = Pair::new();
+    let c = server_name!("c.example");
+    super::pair::know_key_as(c, &pair.a, &pair.b);
+    // More than a page, in the order of their hashes.
+    let adoptions: Vec<Change> = (0..60)
+        .flat_map(|n| {
+            let event = ruma::EventId::parse(format!("$made{n}up")).expect("an event id");
+            let by_b = pair.adoption(&event, *MALLORY, n, &[ChangeId::of(b"shown")]);
+            let by_c = pair.change("plan", put(n), |new| {
+                let replica = causeway_shared_space::ReplicaId::new(c, n).expect("a replica");
+                new.dot =
+                    causeway_shared_space::Dot { replica, counter: causeway_shared_space::Counter::FIRST };
+                new.previous = None;
+                new.adopts = Some(event);
+            });
+            [by_b, by_c]
+        })
+        .collect();
+    assert_eq!(pair.join(&adoptions), 120);
+    let (lacking, after) = pair.a.shared_space.lacking_pasts(&pair.room, None).expect("reads");
+    assert!(after.is_some() && lacking.len() == super::pasts::ASKED_MAX);
+    for (event_id, lack) in lacking {
+        assert_eq!(lack.adopters.len(), 2, "{event_id}: {lack:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_settles_nothing_is_no_progress() {
     let (pair, events) = late();
     let space = &pair.b.shared_space;

@@ -198,8 +198,13 @@ pub(super) fn of_event(event: &EventId) -> ChangeId {
 }
 
 fn know_key(one: &Services, other: &Services) {
+    know_key_as(other.server_keys.server_name(), one, other);
+}
+
+/// Lets `one` take the key of `other` for the one of `name`, as if it was known.
+pub(super) fn know_key_as(name: &ServerName, one: &Services, other: &Services) {
     let keys = &other.server_keys;
     let (id, key) = keys.own_public_keys().into_iter().next().expect("a key");
     let row = VerifyKeyRow { key: key.encode(), valid_until_ts: u64::MAX, published: None, hearsay: false };
-    one.shared_space.keep_verify_key(keys.server_name(), &id, &row).expect("kept");
+    one.shared_space.keep_verify_key(name, &id, &row).expect("kept");
 }

@@ -158,6 +158,16 @@ impl SharedSpace {
     pub fn lacking_pasts(
         &self,
         room: &RoomId,
+        after: Option<ChangeId>,
+    ) -> Result<(Lacking, Option<ChangeId>), SpaceError> {
+        let (mut lacking, after) = self.page_of_lacking(room, after)?;
+        self.complete_adopters(room, &mut lacking)?;
+        Ok((lacking, after))
+    }
+
+    fn page_of_lacking(
+        &self,
+        room: &RoomId,
         mut after: Option<ChangeId>,
     ) -> Result<(Lacking, Option<ChangeId>), SpaceError> {
         let mut lacking = Lacking::new();
@@ -184,6 +194,38 @@ impl SharedSpace {
             }
         }
         Ok((lacking, after))
+    }
+
+    /// Adds who else adopted these events, wherever in the list: he is not to be
+    /// taken for one who gains nothing.
+    fn complete_adopters(&self, room: &RoomId, lacking: &mut Lacking) -> Result<(), SpaceError> {
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<OwnedEventId> = lacking.keys().cloned().collect();
+        let mut note = |id: &ChangeId| {
+            let Some(row) = entries::entry(&self.db, room, id)? else { return Ok(()) };
+            let Some((header, _)) = stored::parts(&row) else { return Ok(()) };
+            if let Some(lack) = header.adopts().and_then(|event_id| lacking.get_mut(event_id)) {
+                lack.adopters.insert(header.server().to_owned());
+            }
+            Ok::<_, SpaceError>(())
+        };
+        for event_id in &events {
+            for id in items::adoptions(&self.db, room, &adopted_item_id(event_id), SCANNED_AT_ONCE)? {
+                note(&id)?;
+            }
+        }
+        let mut after = None;
+        for _ in 0..SCANS_MAX {
+            let page = entries::unproven(&self.db, room, after.as_ref(), SCANNED_AT_ONCE)?;
+            page.iter().try_for_each(&mut note)?;
+            after = page.last().copied();
+            if page.len() < SCANNED_AT_ONCE {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Those of these events that others are still to be asked for. What is not
