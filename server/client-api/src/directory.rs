@@ -48,6 +48,7 @@ fn put_alias(
     request: Ruma<create_alias::v3::Request>,
 ) -> Result<create_alias::v3::Response, MatrixError> {
     let body = request.body;
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.directory.create_alias(&body.room_alias, &body.room_id, &request.auth.user_id)?;
     Ok(create_alias::v3::Response::new())
 }
@@ -56,6 +57,7 @@ fn remove_alias(
     state: &ClientState,
     request: Ruma<delete_alias::v3::Request>,
 ) -> Result<delete_alias::v3::Response, MatrixError> {
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.directory.delete_alias(&request.body.room_alias, &request.auth.user_id)?;
     Ok(delete_alias::v3::Response::new())
 }
@@ -74,6 +76,7 @@ fn set_visibility(
     request: Ruma<set_room_visibility::v3::Request>,
 ) -> Result<set_room_visibility::v3::Response, MatrixError> {
     let body = request.body;
+    state.accounts.check_not_suspended(&request.auth.user_id)?;
     let published = body.visibility == Visibility::Public;
     state.directory.set_published(&body.room_id, &request.auth.user_id, published)?;
     Ok(set_room_visibility::v3::Response::new())

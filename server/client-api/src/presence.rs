@@ -19,6 +19,9 @@ fn set(
     if body.user_id != request.auth.user_id {
         return Err(MatrixError::forbidden("This is another user's presence"));
     }
+    if body.status_msg.as_ref().is_some_and(|message| !message.is_empty()) {
+        state.accounts.check_not_suspended(&body.user_id)?;
+    }
     state.presence.set(&body.user_id, State::of(body.presence.as_str()), body.status_msg)?;
     Ok(set_presence::v3::Response::new())
 }

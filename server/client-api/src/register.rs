@@ -62,7 +62,19 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
         }
         Err(MatrixError::forbidden("Invalid registration token"))
     })?;
+    if stage == Stage::RegistrationToken && token.is_none() {
+        return Err(MatrixError::forbidden("Invalid registration token"));
+    }
     state.rate_limits.admit_address(Class::Registration, request.address)?;
+    let wish = SessionRequest {
+        device_id: body.device_id,
+        display_name: body.initial_device_display_name,
+        refresh: body.refresh_token,
+        credential: None,
+    };
+    let wish = (!body.inhibit_login).then_some(wish);
+    // Before a token is taken and an account made: what is refused uses nothing up.
+    wish.as_ref().map_or(Ok(()), SessionRequest::check)?;
     let make = || state.accounts.register(body.username.as_deref(), body.password.as_deref(), false);
     let user_id = match &token {
         None => make()?,
@@ -74,12 +86,7 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
             })?
         }
     };
-    let wish = SessionRequest {
-        device_id: body.device_id,
-        display_name: body.initial_device_display_name,
-        refresh: body.refresh_token,
-    };
-    registered(state, user_id, (!body.inhibit_login).then_some(wish))
+    registered(state, user_id, wish)
 }
 
 fn registered(

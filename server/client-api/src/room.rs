@@ -154,6 +154,7 @@ fn upgrade(
     request: Ruma<upgrade_room::v3::Request>,
 ) -> Result<upgrade_room::v3::Response, MatrixError> {
     let (body, user_id) = (request.body, &request.auth.user_id);
+    state.accounts.check_not_suspended(user_id)?;
     let profile = state.profiles.profile(user_id)?;
     let replacement = state.upgrades.upgrade(
         &body.room_id,

@@ -1,7 +1,9 @@
 //! Logging in, refreshing tokens, logging out.
 
 use axum::{Router, response::Response};
-use causeway_service::{devices::SessionRequest, error::MatrixError, login_tokens, rate_limit::Class};
+use causeway_service::{
+    credential::Credential, devices::SessionRequest, error::MatrixError, login_tokens, rate_limit::Class,
+};
 use http::{Method, StatusCode};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
@@ -47,9 +49,9 @@ fn login_types(
 
 /// Not ruma's type where there is an `auth`: see `account`.
 fn login_token(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    confirm_password(state, &request.auth, "get login token", &request.raw)?;
+    let credential = confirm_password(state, &request.auth, "get login token", &request.raw)?;
     let answer = json!({
-        "login_token": state.login_tokens.make(&request.auth.user_id),
+        "login_token": state.login_tokens.make(&request.auth.user_id, credential),
         "expires_in_ms": login_tokens::LIFETIME_MS,
     });
     Ok(json_response(StatusCode::OK, &answer))
@@ -72,13 +74,13 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
     let body: Value = request.json()?;
     let login = Login::deserialize(&body).map_err(|error| json_error(&error))?;
     state.rate_limits.admit_address(Class::Login, request.address)?;
-    let user_id = match login.kind.as_str() {
+    let (user_id, credential) = match login.kind.as_str() {
         "m.login.password" => by_password(state, &body, login.password)?,
         "m.login.token" => {
             let token = login.token.ok_or_else(|| MatrixError::bad_json("Missing token"))?;
-            let user_id = state.login_tokens.spend(&token)?;
+            let (user_id, credential) = state.login_tokens.spend(&token)?;
             state.accounts.check_open(&user_id)?;
-            user_id
+            (user_id, credential)
         }
         _ => return Err(MatrixError::new(400, "M_UNKNOWN", "This type of login is not offered")),
     };
@@ -86,6 +88,7 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
         device_id: login.device_id,
         display_name: login.initial_device_display_name,
         refresh: login.refresh_token,
+        credential: Some(credential),
     };
     let session = state.devices.create_session(&user_id, wish)?;
     let mut answer = json!({
@@ -108,14 +111,14 @@ fn by_password(
     state: &ClientState,
     body: &Value,
     password: Option<String>,
-) -> Result<OwnedUserId, MatrixError> {
+) -> Result<(OwnedUserId, Credential), MatrixError> {
     let password = password.ok_or_else(|| MatrixError::bad_json("Missing password"))?;
     let user =
         named_user(body).ok_or_else(|| MatrixError::bad_json("Missing identifier of type m.id.user"))?;
     let wrong = || MatrixError::forbidden("Wrong user name or password");
     let user_id = state.accounts.local_user_id(user).ok_or_else(wrong)?;
-    state.accounts.verify_password(&user_id, &password)?;
-    Ok(user_id)
+    let credential = state.accounts.verify_password(&user_id, &password)?;
+    Ok((user_id, credential))
 }
 
 fn refresh(

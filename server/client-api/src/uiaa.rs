@@ -2,6 +2,7 @@
 //! body, and the password stage, which most sensitive requests ask for.
 
 use causeway_service::{
+    credential::Credential,
     devices::Session,
     error::MatrixError,
     uiaa::{Purpose, Stage},
@@ -21,17 +22,21 @@ pub(crate) fn confirm_password(
     session: &Session,
     operation: &'static str,
     raw: &[u8],
-) -> Result<(), MatrixError> {
+) -> Result<Credential, MatrixError> {
     let auth = auth(raw)?;
     let purpose = Purpose { operation, subject: session.user_id.to_string() };
+    let mut shown = None;
     state.uiaa.authorize(purpose, &[Stage::Password], auth.as_ref(), |_, auth| {
         let named = named_user(auth).and_then(|user| state.accounts.local_user_id(user));
         if named.is_some_and(|named| named != session.user_id) {
             return Err(MatrixError::forbidden("This is another user's session"));
         }
         let password = auth["password"].as_str().ok_or_else(|| MatrixError::bad_json("Missing password"))?;
-        state.accounts.verify_password(&session.user_id, password)
-    })
+        shown = Some(state.accounts.verify_password(&session.user_id, password)?);
+        Ok(())
+    })?;
+    // With one stage, who is let through has completed it in this very request.
+    shown.ok_or_else(|| MatrixError::forbidden("Missing password"))
 }
 
 /// The user that an object with `identifier` (or the older `user`) names.

@@ -11,7 +11,7 @@ use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
 use crate::{
     clock::Clock,
-    devices,
+    credential::{self, Credential},
     error::MatrixError,
     passwords::{PASSWORD_BYTES_MAX, PasswordError, Passwords},
     rate_limit::{Class, RateLimits},
@@ -101,14 +101,19 @@ impl Accounts {
     /// # Errors
     /// 403 `M_FORBIDDEN`, the same for a wrong password and an unknown user;
     /// 403 `M_USER_DEACTIVATED`; 401 `M_USER_LOCKED`; 429 after too many attempts.
-    pub fn verify_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
+    pub fn verify_password(&self, user_id: &UserId, password: &str) -> Result<Credential, MatrixError> {
         self.rate_limits.admit(Class::Login, user_id.as_str())?;
         let account = rows::account(&self.database, user_id)?;
         let stored = account.as_ref().and_then(|account| account.password_hash.as_deref());
         if !self.passwords.verify(password, stored) {
-            return Err(MatrixError::forbidden("Wrong user name or password"));
+            return Err(credential::wrong_password());
         }
-        self.check_open(user_id)
+        match account {
+            Some(account) if account.deactivated => Err(credential::deactivated()),
+            Some(account) if account.locked => Err(credential::locked()),
+            Some(Account { password_hash: Some(hash), .. }) => Ok(Credential::of(hash)),
+            _ => Err(credential::wrong_password()),
+        }
     }
 
     /// That the account may be logged in to.
@@ -117,16 +122,25 @@ impl Accounts {
     /// 403 `M_USER_DEACTIVATED`; 401 `M_USER_LOCKED`.
     pub fn check_open(&self, user_id: &UserId) -> Result<(), MatrixError> {
         match rows::account(&self.database, user_id)? {
-            Some(account) if account.locked => Err(devices::locked()),
+            Some(account) if account.locked => Err(credential::locked()),
             Some(account) if !account.deactivated => Ok(()),
-            _ => Err(MatrixError::new(403, "M_USER_DEACTIVATED", "This account has been deactivated")),
+            _ => Err(credential::deactivated()),
         }
     }
 
     /// Replaces the password.
+    ///
+    /// # Errors
+    /// 400 `M_WEAK_PASSWORD`; 403 `M_USER_DEACTIVATED`.
     pub fn set_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
         let hash = self.hash(password)?;
-        self.update(user_id, |account| account.password_hash = Some(hash))
+        self.try_update(user_id, |account| {
+            if account.deactivated {
+                return Err(credential::deactivated());
+            }
+            account.password_hash = Some(hash);
+            Ok(())
+        })
     }
 
     /// Closes an account for ever. Its sessions are ended by the caller.
@@ -223,10 +237,21 @@ impl Accounts {
     }
 
     fn update(&self, user_id: &UserId, change: impl FnOnce(&mut Account)) -> Result<(), MatrixError> {
+        self.try_update(user_id, |account| {
+            change(account);
+            Ok(())
+        })
+    }
+
+    fn try_update(
+        &self,
+        user_id: &UserId,
+        change: impl FnOnce(&mut Account) -> Result<(), MatrixError>,
+    ) -> Result<(), MatrixError> {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut account = rows::account(&self.database, user_id)?
             .ok_or_else(|| MatrixError::not_found("There is no such account"))?;
-        change(&mut account);
+        change(&mut account)?;
         let mut batch = self.database.batch();
         rows::put_account(&mut batch, user_id, &account);
         let commit = self.database.commit(batch)?;

@@ -18,7 +18,12 @@ use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 pub use crate::session::Session;
 use crate::{
-    clock::Clock, device_keys, device_lists, error::MatrixError, notify::Notifier, secrets,
+    clock::Clock,
+    credential::{Credential, deactivated, locked, wrong_password},
+    device_keys, device_lists,
+    error::MatrixError,
+    notify::Notifier,
+    secrets,
     settings::Settings,
 };
 
@@ -56,6 +61,21 @@ pub struct SessionRequest {
     pub display_name: Option<String>,
     /// Whether the client can refresh tokens.
     pub refresh: bool,
+    /// What the user showed; none when the account was just made for him.
+    pub credential: Option<Credential>,
+}
+
+impl SessionRequest {
+    /// That the device it names may be called so.
+    ///
+    /// # Errors
+    /// 400 or 413 otherwise.
+    pub fn check(&self) -> Result<(), MatrixError> {
+        if let Some(device_id) = &self.device_id {
+            check_length(device_id)?;
+        }
+        self.display_name.as_deref().map_or(Ok(()), check_name)
+    }
 }
 
 /// See the module.
@@ -82,7 +102,7 @@ impl Devices {
     /// 401 `M_USER_LOCKED`.
     pub fn authenticate(&self, token: &str) -> Result<Session, MatrixError> {
         let session = self.authenticate_even_locked(token)?;
-        self.check_not_locked(&session.user_id)?;
+        self.check_usable(&session.user_id)?;
         Ok(session)
     }
 
@@ -104,24 +124,41 @@ impl Devices {
         Ok(Session { user_id: row.user_id, device_id: row.device_id })
     }
 
-    fn check_not_locked(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        let account = accounts::account(&self.database, user_id)?;
-        if account.is_some_and(|account| account.locked) { Err(locked()) } else { Ok(()) }
+    fn check_usable(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        match accounts::account(&self.database, user_id)? {
+            Some(account) if account.deactivated => {
+                Err(MatrixError::new(401, "M_UNKNOWN_TOKEN", "This account has been deactivated"))
+            }
+            Some(account) if account.locked => Err(locked()),
+            _ => Ok(()),
+        }
+    }
+
+    /// That who was let in as `user_id` still would be. To be asked under the
+    /// lock: who closes the account or changes its password does so before he
+    /// ends the sessions, for which he needs the lock.
+    fn check_still_let_in(&self, user_id: &UserId, shown: Option<&Credential>) -> Result<(), MatrixError> {
+        match accounts::account(&self.database, user_id)? {
+            Some(account) if account.deactivated => Err(deactivated()),
+            Some(account) if shown.is_some_and(|shown| !shown.opens(&account)) => Err(wrong_password()),
+            _ => Ok(()),
+        }
     }
 
     /// Logs `user_id` in.
+    ///
+    /// # Errors
+    /// 403 when the account was closed, or its password is no longer the request's.
     pub fn create_session(
         &self,
         user_id: &UserId,
         request: SessionRequest,
     ) -> Result<NewSession, MatrixError> {
-        let device_id = match request.device_id {
-            None => OwnedDeviceId::from(secrets::device_id()),
-            Some(chosen) => chosen,
-        };
+        let device_id = request.device_id.unwrap_or_else(|| OwnedDeviceId::from(secrets::device_id()));
         let display_name = request.display_name.map(|name| bounded_name(&name)).transpose()?;
         let writing = self.lock();
         self.check_device_id(user_id, &device_id)?;
+        self.check_still_let_in(user_id, request.credential.as_ref())?;
         let mut batch = self.database.batch();
         let known = rows::device(&self.database, user_id, &device_id)?;
         let is_new = known.is_none();
@@ -179,7 +216,7 @@ impl Devices {
         let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown refresh token");
         let writing = self.lock();
         let row = rows::refresh_token(&self.database, &hash)?.ok_or_else(unknown)?;
-        self.check_not_locked(&row.user_id)?;
+        self.check_usable(&row.user_id)?;
         let mut device = rows::device(&self.database, &row.user_id, &row.device_id)?.ok_or_else(unknown)?;
         let mut batch = self.database.batch();
         // Tokens of an earlier refresh whose answer was lost, if any, end now.
@@ -253,7 +290,15 @@ impl Devices {
     /// Deletes devices with all that belongs to them: tokens, keys, messages
     /// waiting. Unknown ones are skipped.
     pub fn delete(&self, user_id: &UserId, device_ids: &[OwnedDeviceId]) -> Result<(), MatrixError> {
-        let writing = self.lock();
+        self.delete_under(self.lock(), user_id, device_ids)
+    }
+
+    fn delete_under(
+        &self,
+        writing: MutexGuard<'_, ()>,
+        user_id: &UserId,
+        device_ids: &[OwnedDeviceId],
+    ) -> Result<(), MatrixError> {
         let mut batch = self.database.batch();
         let mut gone = Vec::new();
         for device_id in device_ids {
@@ -278,9 +323,11 @@ impl Devices {
 
     /// Deletes all devices of a user, except `keep`.
     pub fn delete_all(&self, user_id: &UserId, keep: Option<&DeviceId>) -> Result<(), MatrixError> {
+        // Under the lock, so that none is added meanwhile that nothing ends.
+        let writing = self.lock();
         let devices = self.list(user_id)?.into_iter().map(|(device_id, _)| device_id);
         let doomed: Vec<OwnedDeviceId> = devices.filter(|device_id| Some(&**device_id) != keep).collect();
-        self.delete(user_id, &doomed)
+        self.delete_under(writing, user_id, &doomed)
     }
 
     fn add_tokens(
@@ -361,9 +408,7 @@ impl Devices {
     /// Whether a user's device may be called so. Device keys and cross-signing keys
     /// are named in one namespace (client-server API, "Cross-signing").
     fn check_device_id(&self, user_id: &UserId, device_id: &DeviceId) -> Result<(), MatrixError> {
-        if !(1..=DEVICE_ID_BYTES_MAX).contains(&device_id.as_str().len()) {
-            return Err(MatrixError::invalid_param("The device id must have 1 to 255 bytes"));
-        }
+        check_length(device_id)?;
         if device_keys::is_cross_signing_key(&self.database, user_id, device_id.as_str())? {
             return Err(MatrixError::invalid_param("The device id is that of a cross-signing key"));
         }
@@ -371,14 +416,19 @@ impl Devices {
     }
 }
 
-/// What the user of a locked account is told (client-server API, "Account locking").
-pub(crate) fn locked() -> MatrixError {
-    MatrixError::new(401, "M_USER_LOCKED", "This account has been locked").with("soft_logout", true)
+fn check_length(device_id: &DeviceId) -> Result<(), MatrixError> {
+    let valid = (1..=DEVICE_ID_BYTES_MAX).contains(&device_id.as_str().len());
+    if valid { Ok(()) } else { Err(MatrixError::invalid_param("The device id must have 1 to 255 bytes")) }
 }
 
 fn bounded_name(name: &str) -> Result<String, MatrixError> {
+    check_name(name)?;
+    Ok(name.to_owned())
+}
+
+fn check_name(name: &str) -> Result<(), MatrixError> {
     if name.len() <= DISPLAY_NAME_BYTES_MAX {
-        Ok(name.to_owned())
+        Ok(())
     } else {
         Err(MatrixError::too_large("The device's display name is too long"))
     }

@@ -17,6 +17,7 @@ pub mod by_time;
 mod cache;
 pub mod client_event;
 pub mod clock;
+pub mod credential;
 pub mod dehydrated;
 mod device_keys;
 mod device_lists;

@@ -10,18 +10,26 @@ use std::{
 
 use ruma::{OwnedUserId, UserId};
 
-use crate::{clock::Clock, error::MatrixError, secrets};
+use crate::{clock::Clock, credential::Credential, error::MatrixError, secrets};
 
 /// How long one is valid, in milliseconds.
 pub const LIFETIME_MS: u64 = 2 * 60 * 1000;
 /// Tokens at once; the oldest give way.
 const TOKENS_MAX: usize = 10_000;
 
+/// A token that was not used yet.
+struct Waiting {
+    user_id: OwnedUserId,
+    /// What the user showed for it: a token ends with the password that it was given for.
+    credential: Credential,
+    until_ms: u64,
+}
+
 /// See the module.
 pub struct LoginTokens {
     clock: Clock,
-    /// By hash: whose, and until when.
-    tokens: Mutex<HashMap<[u8; 32], (OwnedUserId, u64)>>,
+    /// By hash.
+    tokens: Mutex<HashMap<[u8; 32], Waiting>>,
 }
 
 impl LoginTokens {
@@ -31,34 +39,37 @@ impl LoginTokens {
     }
 
     /// A token for a user who has proven who he is.
-    pub fn make(&self, user_id: &UserId) -> String {
+    pub fn make(&self, user_id: &UserId, credential: Credential) -> String {
         let (token, now_ms) = (secrets::token(), self.clock.now_ms());
         let mut tokens = self.lock();
         if tokens.len() >= TOKENS_MAX {
-            tokens.retain(|_, (_, until_ms)| *until_ms > now_ms);
+            tokens.retain(|_, waiting| waiting.until_ms > now_ms);
         }
         if tokens.len() >= TOKENS_MAX {
-            let oldest = tokens.iter().min_by_key(|(_, (_, until_ms))| *until_ms).map(|(hash, _)| *hash);
+            let oldest = tokens.iter().min_by_key(|(_, waiting)| waiting.until_ms).map(|(hash, _)| *hash);
             oldest.and_then(|oldest| tokens.remove(&oldest));
         }
-        tokens.insert(secrets::hash(&token), (user_id.to_owned(), now_ms.saturating_add(LIFETIME_MS)));
+        let until_ms = now_ms.saturating_add(LIFETIME_MS);
+        tokens.insert(secrets::hash(&token), Waiting { user_id: user_id.to_owned(), credential, until_ms });
         token
     }
 
-    /// Whose token this is. It is spent by that.
+    /// Whose token this is, and what he showed for it. It is spent by that.
     ///
     /// # Errors
     /// 403 `M_FORBIDDEN` for one that is unknown, spent or too old.
-    pub fn spend(&self, token: &str) -> Result<OwnedUserId, MatrixError> {
+    pub fn spend(&self, token: &str) -> Result<(OwnedUserId, Credential), MatrixError> {
         let found = self.lock().remove(&secrets::hash(token));
         match found {
-            Some((user_id, until_ms)) if self.clock.now_ms() < until_ms => Ok(user_id),
+            Some(waiting) if self.clock.now_ms() < waiting.until_ms => {
+                Ok((waiting.user_id, waiting.credential))
+            }
             _ => Err(MatrixError::forbidden("Invalid login token")),
         }
     }
 
     /// A map is whole between statements, so a panic elsewhere is no reason to stop.
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (OwnedUserId, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Waiting>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

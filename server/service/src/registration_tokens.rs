@@ -22,6 +22,8 @@ use crate::{
 pub const TOKENS_MAX: usize = 10_000;
 /// Characters of a token (specification, "Token-authenticated registration").
 pub const TOKEN_CHARS_MAX: usize = 64;
+/// What means something else where a path names a token.
+const UNADDRESSABLE: &[&str] = &["new", ".", ".."];
 /// Characters of a token that the server chooses.
 const TOKEN_CHARS: usize = 16;
 
@@ -132,6 +134,9 @@ impl RegistrationTokens {
         let token = wish.token.unwrap_or_else(|| secrets::alphanumeric(length));
         if !is_token(&token) {
             return Err(invalid("A token has 1 to 64 characters of A-Z, a-z, 0-9 and ._~-"));
+        }
+        if UNADDRESSABLE.contains(&&*token) {
+            return Err(invalid("A token of this name could not be asked for or deleted"));
         }
         let change = Change { uses_allowed: Some(wish.uses_allowed), expires_ts: Some(wish.expires_ts) };
         let row = self.changed(&RegistrationToken::default(), change)?;

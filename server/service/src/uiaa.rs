@@ -97,6 +97,7 @@ impl Uiaa {
             Some(_) => return Err(MatrixError::new(400, "M_UNKNOWN", "Unknown authentication session")),
             None => self.new_session(purpose),
         };
+        let mut just_completed = None;
         if let Some(attempt) = attempt {
             let Some(stage) = stages.iter().copied().find(|stage| stage.as_str() == attempt) else {
                 let refused =
@@ -107,19 +108,19 @@ impl Uiaa {
                 refused.status = if refused.status == 429 { 429 } else { 401 };
                 return Err(self.describe(refused, &id, stages));
             }
-            self.with(|sessions| {
-                if let Some(session) = sessions.get_mut(&id) {
-                    session.completed.insert(stage);
-                }
-            });
+            just_completed = Some(stage);
         }
+        // In one step: between two, another request would pass on what this one completed.
         let done = self.with(|sessions| {
-            sessions
-                .get(&id)
-                .is_some_and(|session| stages.iter().all(|stage| session.completed.contains(stage)))
+            let Some(session) = sessions.get_mut(&id) else { return false };
+            session.completed.extend(just_completed);
+            let done = stages.iter().all(|stage| session.completed.contains(stage));
+            if done {
+                sessions.remove(&id);
+            }
+            done
         });
         if done {
-            self.with(|sessions| sessions.remove(&id));
             return Ok(());
         }
         Err(self.describe(MatrixError::new(401, "", ""), &id, stages))
@@ -209,6 +210,31 @@ mod tests {
         assert!(uiaa.authorize(purpose("b"), &stages, Some(&dummy), accept).is_err(), "of another user");
         assert!(uiaa.authorize(purpose("a"), &stages, Some(&dummy), accept).is_ok());
         assert!(uiaa.authorize(purpose("a"), &stages, Some(&dummy), accept).is_err(), "spent");
+    }
+
+    #[test]
+    fn nobody_passes_on_what_another_request_completes() {
+        let uiaa = Uiaa::new(Clock::manual(0));
+        let accept = |_: Stage, _: &Value| Ok(());
+        for _ in 0..200 {
+            let asked = uiaa.authorize(purpose("a"), &[Stage::Dummy], None, accept).expect_err("asked");
+            let bare = json!({ "session": session(&asked) });
+            let whole = json!({ "session": session(&asked), "type": "m.login.dummy" });
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    loop {
+                        match uiaa.authorize(purpose("a"), &[Stage::Dummy], Some(&bare), accept) {
+                            Ok(()) => return true,
+                            Err(refused) if refused.status == 400 => return false,
+                            Err(_) => {}
+                        }
+                    }
+                });
+                let own = uiaa.authorize(purpose("a"), &[Stage::Dummy], Some(&whole), accept);
+                assert!(!other.join().expect("no panic"), "it showed nothing");
+                assert!(own.is_ok());
+            });
+        }
     }
 
     #[test]

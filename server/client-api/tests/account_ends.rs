@@ -1,0 +1,121 @@
+//! What must not be had of an account that ends, is suspended or is never made:
+//! a session, a word to others, a use of a registration token. Races are shown
+//! by their steps, one after the other.
+
+mod common;
+
+use causeway_service::{
+    credential::Credential, devices::SessionRequest, registration_tokens::Wish, settings::Registration,
+};
+use common::{server, server_with};
+use ruma::{UserId, user_id};
+use serde_json::json;
+
+const V3: &str = "/_matrix/client/v3";
+
+fn alice_id() -> &'static UserId {
+    user_id!("@alice:example.org")
+}
+
+#[tokio::test]
+async fn who_is_half_logged_in_when_the_account_ends_gets_no_session() {
+    let server = server();
+    server.register("alice").await;
+    let (accounts, devices) = (&server.services.accounts, &server.services.devices);
+    let wish =
+        |shown: &Credential| SessionRequest { credential: Some(shown.clone()), ..SessionRequest::default() };
+
+    let old = accounts.verify_password(alice_id(), "pw").expect("right");
+    accounts.set_password(alice_id(), "new").expect("stored");
+    devices.delete_all(alice_id(), None).expect("deleted");
+    let refused = devices.create_session(alice_id(), wish(&old)).expect_err("of the old password");
+    assert_eq!((refused.status, refused.errcode), (403, "M_FORBIDDEN"));
+    let new = accounts.verify_password(alice_id(), "new").expect("right");
+    devices.create_session(alice_id(), wish(&new)).expect("of the new one");
+
+    accounts.deactivate(alice_id(), false).expect("stored");
+    devices.delete_all(alice_id(), None).expect("deleted");
+    let refused = devices.create_session(alice_id(), wish(&new)).expect_err("of a closed account");
+    assert_eq!((refused.status, refused.errcode), (403, "M_USER_DEACTIVATED"));
+    let refused =
+        devices.create_session(alice_id(), SessionRequest::default()).expect_err("of a closed account");
+    assert_eq!((refused.status, refused.errcode), (403, "M_USER_DEACTIVATED"));
+    assert!(devices.list(alice_id()).expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn a_login_token_ends_with_the_password_it_was_given_for() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let auth = json!({ "type": "m.login.password", "user": "alice", "password": "pw" });
+    let path = "/_matrix/client/v1/login/get_token";
+    let made = server.post(path, &alice, json!({ "auth": auth })).await.ok();
+    let login = json!({ "type": "m.login.token", "token": made["login_token"] });
+    server.services.accounts.set_password(alice_id(), "new").expect("stored");
+    let refused = server.ask("POST", &format!("{V3}/login"), None, Some(login)).await;
+    refused.is_error(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_closed_account_opens_nothing_whatever_was_left_of_it() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let login =
+        json!({ "type": "m.login.password", "user": "alice", "password": "pw", "refresh_token": true });
+    let session = server.ask("POST", &format!("{V3}/login"), None, Some(login)).await.ok();
+    // As when the server stops before it ends the sessions.
+    server.services.accounts.deactivate(alice_id(), false).expect("stored");
+    server.get(&format!("{V3}/account/whoami"), &alice).await.is_error(401, "M_UNKNOWN_TOKEN");
+    let refresh = json!({ "refresh_token": session["refresh_token"] });
+    server.ask("POST", &format!("{V3}/refresh"), None, Some(refresh)).await.is_error(401, "M_UNKNOWN_TOKEN");
+    let refused = server.services.accounts.set_password(alice_id(), "back").expect_err("closed");
+    assert_eq!((refused.status, refused.errcode), (403, "M_USER_DEACTIVATED"));
+}
+
+#[tokio::test]
+async fn a_refused_registration_uses_no_token_up() {
+    let server = server_with(|settings| settings.registration = Registration::Token(Vec::new()));
+    let wish = Wish { token: Some("once".to_owned()), uses_allowed: Some(1), ..Wish::default() };
+    server.services.registration_tokens.create(wish).expect("made");
+    let auth = json!({ "type": "m.login.registration_token", "token": "once" });
+    for (field, value) in [("device_id", "x".repeat(256)), ("initial_device_display_name", "x".repeat(257))] {
+        let body = json!({ "username": "bob", "password": "pw", field: value, "auth": auth });
+        let refused = server.ask("POST", &format!("{V3}/register"), None, Some(body)).await;
+        assert!([400, 413].contains(&refused.status.as_u16()), "{}", refused.json());
+    }
+    let body = json!({ "username": "bob", "password": "pw", "auth": auth });
+    server.ask("POST", &format!("{V3}/register"), None, Some(body)).await.ok();
+}
+
+#[test]
+fn no_token_is_made_that_no_path_can_name() {
+    let server = server();
+    for name in ["new", ".", ".."] {
+        let wish = Wish { token: Some(name.to_owned()), ..Wish::default() };
+        let refused = server.services.registration_tokens.create(wish).expect_err("refused");
+        assert_eq!((refused.status, refused.errcode), (400, "M_INVALID_PARAM"));
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_user_changes_nothing_that_others_see() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let room = server.post(&format!("{V3}/createRoom"), &alice, json!({})).await.ok();
+    let room = room["room_id"].as_str().expect("room id");
+    let alias = |name: &str| format!("{V3}/directory/room/%23{name}:example.org");
+    server.put(&alias("had"), &alice, json!({ "room_id": room })).await.ok();
+    server.services.accounts.set_suspended(alice_id(), true).expect("stored");
+
+    let upgrade = format!("{V3}/rooms/{room}/upgrade");
+    server.post(&upgrade, &alice, json!({ "new_version": "11" })).await.is_error(403, "M_USER_SUSPENDED");
+    let new = json!({ "room_id": room });
+    server.put(&alias("new"), &alice, new).await.is_error(403, "M_USER_SUSPENDED");
+    server.ask("DELETE", &alias("had"), Some(&alice), None).await.is_error(403, "M_USER_SUSPENDED");
+    let list = format!("{V3}/directory/list/room/{room}");
+    server.put(&list, &alice, json!({ "visibility": "public" })).await.is_error(403, "M_USER_SUSPENDED");
+    let presence = format!("{V3}/presence/@alice:example.org/status");
+    let says = json!({ "presence": "online", "status_msg": "look" });
+    server.put(&presence, &alice, says).await.is_error(403, "M_USER_SUSPENDED");
+    server.put(&presence, &alice, json!({ "presence": "online" })).await.ok();
+}
