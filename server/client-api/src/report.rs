@@ -2,7 +2,7 @@
 //! (client-server API, "Reporting Content").
 
 use axum::{Router, response::Response};
-use causeway_service::error::MatrixError;
+use causeway_service::{error::MatrixError, rate_limit::Class};
 use http::{Method, StatusCode};
 use ruma::{EventId, RoomId, UserId};
 use serde::Deserialize;
@@ -42,6 +42,7 @@ fn event(state: &ClientState, request: Custom) -> Result<Response, MatrixError> 
     let (Ok(room_id), Ok(event_id)) = (room_id, event_id) else {
         return Err(MatrixError::invalid_param("Invalid room or event id"));
     };
+    admit(state, &request)?;
     state.reports.event(&request.auth.user_id, &room_id, &event_id, body.reason, body.score)?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
@@ -56,6 +57,7 @@ fn room(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let body: Reason = request.json()?;
     let room_id =
         RoomId::parse(&request.path[0]).map_err(|_| MatrixError::invalid_param("Invalid room id"))?;
+    admit(state, &request)?;
     state.reports.room(&request.auth.user_id, &room_id, body.reason)?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
@@ -64,6 +66,11 @@ fn user(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let body: Reason = request.json()?;
     let user_id =
         UserId::parse(&request.path[0]).map_err(|_| MatrixError::invalid_param("Invalid user id"))?;
+    admit(state, &request)?;
     state.reports.user(&request.auth.user_id, &user_id, body.reason)?;
     Ok(json_response(StatusCode::OK, &json!({})))
+}
+
+fn admit(state: &ClientState, request: &Custom) -> Result<(), MatrixError> {
+    state.rate_limits.admit(Class::Report, request.auth.user_id.as_str())
 }

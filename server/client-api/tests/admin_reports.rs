@@ -189,3 +189,34 @@ async fn a_server_that_nothing_is_known_of_is_not_found() {
     // No federation door serves here.
     server.post(&format!("{path}/a.example/retry"), &root, json!({})).await.is_error(503, "M_UNKNOWN");
 }
+
+#[tokio::test]
+async fn an_id_is_never_given_again_also_after_a_restart() {
+    let server = server();
+    let root = administrator(&server).await;
+    let report = format!("{V3}/users/@x:example.org/report");
+    let reason = json!({ "reason": "bad" });
+    for _ in 0..2 {
+        server.post(&report, &root, reason.clone()).await.ok();
+    }
+    server.ask("DELETE", &format!("{REPORTS}/2"), Some(&root), None).await.ok();
+    let server = server.restarted();
+    server.post(&report, &root, reason).await.ok();
+    let all = server.get(REPORTS, &root).await.ok();
+    let ids: Vec<_> = all["reports"].as_array().expect("list").iter().map(|report| &report["id"]).collect();
+    assert_eq!(ids, [&json!(3), &json!(1)]);
+}
+
+#[tokio::test]
+async fn reports_are_limited_more_than_other_requests() {
+    let server = server_with(|settings| settings.rate_limits.enabled = true);
+    let alice = server.register("alice").await;
+    let report = format!("{V3}/users/@x:example.org/report");
+    let mut sent = 0;
+    while server.post(&report, &alice, json!({ "reason": "bad" })).await.status.is_success() {
+        sent += 1;
+        assert!(sent < 100, "never refused");
+    }
+    let again = server.post(&report, &alice, json!({ "reason": "bad" })).await;
+    again.is_error(429, "M_LIMIT_EXCEEDED");
+}

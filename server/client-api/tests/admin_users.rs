@@ -211,3 +211,25 @@ async fn a_suspended_user_reads_leaves_and_redacts_and_no_more() {
     server.put("/_synapse/admin/v1/suspend/@bob:example.org", &root, json!({ "suspend": false })).await.ok();
     server.post(&format!("{V3}/rooms/{open}/join"), &bob, json!({})).await.ok();
 }
+
+#[tokio::test]
+async fn a_refused_change_of_a_user_changes_nothing() {
+    let server = server();
+    let root = administrator(&server).await;
+    server.register("bob").await;
+    let bob = format!("{USERS}/@bob:example.org");
+    let close = "/_synapse/admin/v1/deactivate/@bob:example.org";
+    server.post(close, &root, json!({})).await.ok();
+    let before = server.get(&bob, &root).await.ok();
+    for (field, value) in [("avatar_url", "http://x"), ("displayname", &*"x".repeat(1_001)), ("password", "")]
+    {
+        let mut wish = json!({ "password": "two", "admin": true, "deactivated": false, "locked": true,
+            "displayname": "Robert" });
+        wish[field] = value.into();
+        assert_eq!(server.put(&bob, &root, wish.clone()).await.status.as_u16(), 400, "{field}");
+        assert_eq!(server.get(&bob, &root).await.ok(), before, "{field}");
+        let new = format!("{USERS}/@new:example.org");
+        assert_eq!(server.put(&new, &root, wish).await.status.as_u16(), 400, "{field}");
+        server.get(&new, &root).await.is_error(404, "M_NOT_FOUND");
+    }
+}

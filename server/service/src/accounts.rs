@@ -30,6 +30,19 @@ pub const ACCOUNTS_LISTED_MAX: usize = 100_000;
 /// A user id, in bytes (specification, "User identifiers").
 const USER_ID_BYTES_MAX: usize = 255;
 
+/// What of an account is to be changed; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change<'a> {
+    /// The password.
+    pub password: Option<&'a str>,
+    /// Whether its user is an administrator.
+    pub admin: Option<bool>,
+    /// Whether it is locked.
+    pub locked: Option<bool>,
+    /// Opens a closed account again.
+    pub reactivate: bool,
+}
+
 /// See the module.
 pub struct Accounts {
     database: Database,
@@ -133,14 +146,7 @@ impl Accounts {
     /// # Errors
     /// 400 `M_WEAK_PASSWORD`; 403 `M_USER_DEACTIVATED`.
     pub fn set_password(&self, user_id: &UserId, password: &str) -> Result<(), MatrixError> {
-        let hash = self.hash(password)?;
-        self.try_update(user_id, |account| {
-            if account.deactivated {
-                return Err(credential::deactivated());
-            }
-            account.password_hash = Some(hash);
-            Ok(())
-        })
+        self.change(user_id, &Change { password: Some(password), ..Change::default() })
     }
 
     /// Closes an account for ever. Its sessions are ended by the caller.
@@ -153,11 +159,24 @@ impl Accounts {
         })
     }
 
-    /// Opens a closed account again, without a password.
-    pub fn reactivate(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        self.update(user_id, |account| {
-            account.deactivated = false;
-            account.erased = false;
+    /// Changes several things at once, or none of them.
+    ///
+    /// # Errors
+    /// As [`Self::set_password`], unless the account is opened again as well.
+    pub fn change(&self, user_id: &UserId, change: &Change<'_>) -> Result<(), MatrixError> {
+        let hash = change.password.map(|password| self.hash(password)).transpose()?;
+        self.try_update(user_id, |account| {
+            if change.reactivate {
+                account.deactivated = false;
+                account.erased = false;
+            }
+            if account.deactivated && hash.is_some() {
+                return Err(credential::deactivated());
+            }
+            account.password_hash = hash.or(account.password_hash.take());
+            account.admin = change.admin.unwrap_or(account.admin);
+            account.locked = change.locked.unwrap_or(account.locked);
+            Ok(())
         })
     }
 
@@ -225,7 +244,11 @@ impl Accounts {
         (user_id.server_name() == self.settings.server_name).then_some(user_id)
     }
 
-    fn hash(&self, password: &str) -> Result<String, MatrixError> {
+    /// That this may be a password.
+    ///
+    /// # Errors
+    /// 400 `M_WEAK_PASSWORD`.
+    pub fn check_password(&self, password: &str) -> Result<(), MatrixError> {
         let chars_min = self.settings.password_chars_min.max(1);
         if password.len() > PASSWORD_BYTES_MAX || password.chars().count() < chars_min {
             let message = format!(
@@ -233,6 +256,11 @@ impl Accounts {
             );
             return Err(MatrixError::new(400, "M_WEAK_PASSWORD", message));
         }
+        Ok(())
+    }
+
+    fn hash(&self, password: &str) -> Result<String, MatrixError> {
+        self.check_password(password)?;
         self.passwords.hash(password).map_err(|error| MatrixError::internal(&error))
     }
 

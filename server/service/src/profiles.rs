@@ -32,6 +32,14 @@ impl Profiles {
         Ok(rows::profile(&self.database, user_id)?.unwrap_or_default())
     }
 
+    /// That [`Self::set`] would take this value of a field; an empty one unsets it.
+    ///
+    /// # Errors
+    /// 400 as there.
+    pub fn check(field: &str, text: &str) -> Result<(), MatrixError> {
+        if text.is_empty() { Ok(()) } else { check(field, &text.into()) }
+    }
+
     /// Sets a field, or unsets it, and updates the user's member events.
     /// Returns whether that changed anything.
     ///

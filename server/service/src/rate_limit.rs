@@ -18,6 +18,9 @@ use crate::{
 /// Buckets remembered at once.
 const BUCKETS_MAX: usize = 100_000;
 
+/// Reports of one user: people write them, and administrators read each.
+const REPORTS: RateLimit = RateLimit { per_second: 0.05, burst: 20 };
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -31,6 +34,8 @@ pub enum Class {
     Request,
     /// An event sent.
     Message,
+    /// A report to the administrators.
+    Report,
 }
 
 /// Counts requests.
@@ -97,6 +102,7 @@ impl RateLimits {
             Class::Anonymous => self.settings.anonymous,
             Class::Request => self.settings.request,
             Class::Message => self.settings.message,
+            Class::Report => REPORTS,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! What users report to the administrators: events, rooms, users.
 //!
-//! Bounded: who reports too much displaces his own reports first.
+//! Bounded: who reports too much displaces his own reports first. No id is given
+//! twice, so that an administrator never deletes another report than he read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 pub use causeway_storage::reports::{About, Report};
 use causeway_storage::{Database, reports as rows};
-use ruma::{EventId, RoomId, UserId};
+use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
 use crate::{clock::Clock, error::MatrixError, rooms::Rooms};
 
@@ -16,20 +20,81 @@ pub const REPORTS_MAX: usize = 20_000;
 pub const REPORTS_OF_ONE_MAX: usize = 200;
 /// A reason, in bytes.
 const REASON_BYTES_MAX: usize = 4_000;
+/// Reports that are read together when the index is built.
+const READ_AT_ONCE: usize = 500;
 
 /// See the module.
 pub struct Reports {
     database: Database,
     rooms: Arc<Rooms>,
     clock: Clock,
-    /// Held from choosing a report's number until it is committed.
-    writing: Mutex<()>,
+    /// What there is, as committed; `None` until somebody asks. Held from
+    /// deciding what to write until that is committed, but not until it is durable.
+    index: Mutex<Option<Index>>,
+}
+
+/// Who made which reports.
+struct Index {
+    /// The highest id that was ever given.
+    last: u64,
+    all: BTreeMap<u64, Entry>,
+    of: HashMap<OwnedUserId, BTreeSet<u64>>,
+}
+
+struct Entry {
+    user_id: OwnedUserId,
+    is_of_event: bool,
+}
+
+impl Index {
+    fn read(database: &Database) -> Result<Self, MatrixError> {
+        let last = rows::last_id(database)?;
+        let mut index = Self { last, all: BTreeMap::new(), of: HashMap::new() };
+        let mut after = None;
+        loop {
+            let reports = rows::reports(database, after, READ_AT_ONCE)?;
+            let Some((last, _)) = reports.last() else { return Ok(index) };
+            after = Some(*last);
+            for (id, report) in &reports {
+                index.insert(*id, report);
+            }
+        }
+    }
+
+    fn insert(&mut self, id: u64, report: &Report) {
+        self.last = self.last.max(id);
+        self.of.entry(report.user_id.clone()).or_default().insert(id);
+        let is_of_event = matches!(report.about, About::Event { .. });
+        self.all.insert(id, Entry { user_id: report.user_id.clone(), is_of_event });
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(Entry { user_id, .. }) = self.all.remove(&id) else { return };
+        if let Some(own) = self.of.get_mut(&user_id) {
+            own.remove(&id);
+            if own.is_empty() {
+                self.of.remove(&user_id);
+            }
+        }
+    }
+
+    /// What gives way to one more report of `user_id`.
+    fn doomed(&self, user_id: &UserId) -> BTreeSet<u64> {
+        let own = self.of.get(user_id);
+        let too_many = own.map_or(0, BTreeSet::len).saturating_sub(REPORTS_OF_ONE_MAX - 1);
+        let mut doomed: BTreeSet<u64> = own.into_iter().flatten().copied().take(too_many).collect();
+        let too_many = (self.all.len() - doomed.len()).saturating_sub(REPORTS_MAX - 1);
+        let others: Vec<u64> =
+            self.all.keys().copied().filter(|id| !doomed.contains(id)).take(too_many).collect();
+        doomed.extend(others);
+        doomed
+    }
 }
 
 impl Reports {
     /// Over `database`.
     pub fn new(database: Database, rooms: Arc<Rooms>, clock: Clock) -> Self {
-        Self { database, rooms, clock, writing: Mutex::default() }
+        Self { database, rooms, clock, index: Mutex::default() }
     }
 
     /// Takes in a report of an event.
@@ -70,9 +135,16 @@ impl Reports {
         self.add(user_id, About::User(about.to_owned()), Some(reason), None)
     }
 
-    /// All reports, latest first, at most [`REPORTS_MAX`].
-    pub fn list(&self) -> Result<Vec<(u64, Report)>, MatrixError> {
-        Ok(rows::latest(&self.database, REPORTS_MAX)?)
+    /// The ids of all reports, or of those of events only; ascending, at most [`REPORTS_MAX`].
+    pub fn ids(&self, only_events: bool) -> Result<Vec<u64>, MatrixError> {
+        let mut index = self.lock();
+        let all = self.built(&mut index)?.all.iter();
+        Ok(all.filter(|(_, entry)| entry.is_of_event || !only_events).map(|(id, _)| *id).collect())
+    }
+
+    /// One report, if there still is such a one.
+    pub fn find(&self, id: u64) -> Result<Option<Report>, MatrixError> {
+        Ok(rows::report(&self.database, id)?)
     }
 
     /// One report.
@@ -80,7 +152,7 @@ impl Reports {
     /// # Errors
     /// 404 `M_NOT_FOUND`.
     pub fn report(&self, id: u64) -> Result<Report, MatrixError> {
-        rows::report(&self.database, id)?.ok_or_else(|| MatrixError::not_found("Report not found"))
+        self.find(id)?.ok_or_else(|| MatrixError::not_found("Report not found"))
     }
 
     /// Deletes a report.
@@ -88,11 +160,17 @@ impl Reports {
     /// # Errors
     /// 404 `M_NOT_FOUND`.
     pub fn delete(&self, id: u64) -> Result<(), MatrixError> {
+        let mut guard = self.lock();
+        let index = self.built(&mut guard)?;
         self.report(id)?;
         let mut batch = self.database.batch();
         rows::delete(&mut batch, id);
-        self.database.commit_durable(batch)?;
-        Ok(())
+        // Those of before there was a counter.
+        rows::put_last_id(&mut batch, index.last);
+        let commit = self.database.commit(batch)?;
+        index.remove(id);
+        drop(guard);
+        Ok(self.database.wait_durable(commit)?)
     }
 
     fn add(
@@ -107,19 +185,30 @@ impl Reports {
         }
         let report =
             Report { user_id: user_id.to_owned(), received_ts: self.clock.now_ms(), about, reason, score };
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = self.list()?;
-        let next = held.first().map_or(1, |(id, _)| id + 1);
+        let mut guard = self.lock();
+        let index = self.built(&mut guard)?;
+        let (id, doomed) = (index.last + 1, index.doomed(user_id));
         let mut batch = self.database.batch();
-        rows::put(&mut batch, next, &report);
-        let own = held.iter().filter(|(_, report)| report.user_id == user_id);
-        for (id, _) in own.skip(REPORTS_OF_ONE_MAX - 1) {
-            rows::delete(&mut batch, *id);
+        rows::put(&mut batch, id, &report);
+        rows::put_last_id(&mut batch, id);
+        doomed.iter().for_each(|id| rows::delete(&mut batch, *id));
+        let commit = self.database.commit(batch)?;
+        index.insert(id, &report);
+        doomed.into_iter().for_each(|id| index.remove(id));
+        drop(guard);
+        Ok(self.database.wait_durable(commit)?)
+    }
+
+    fn built<'a>(&self, index: &'a mut Option<Index>) -> Result<&'a mut Index, MatrixError> {
+        match index {
+            Some(built) => Ok(built),
+            empty => Ok(empty.insert(Index::read(&self.database)?)),
         }
-        for (id, _) in held.iter().skip(REPORTS_MAX - 1) {
-            rows::delete(&mut batch, *id);
-        }
-        self.database.commit_durable(batch)?;
-        Ok(())
+    }
+
+    /// The index follows each commit without a step that can fail, so a panic
+    /// under the lock breaks nothing.
+    fn lock(&self) -> MutexGuard<'_, Option<Index>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,7 +31,7 @@ pub fn run(config: &Config, command: &AdminCommand) -> Result<(), Failure> {
     let answer = runtime.block_on(call::ask(&config.data_folder, &asked));
     let answer = answer.map_err(|error| Failure::new(Reason::Internal, error))?;
     if command.json {
-        println!("{answer:#}");
+        println!("{}", print::json(&answer));
     } else {
         print!("{}", print::shown(&answer, &asked));
     }

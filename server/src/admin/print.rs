@@ -18,6 +18,20 @@ pub fn shown(answer: &Value, asked: &Call) -> String {
     if text.is_empty() { "done\n".to_owned() } else { text }
 }
 
+/// The answer as JSON. The controls that JSON lets stand are escaped: terminals
+/// take U+0080 to U+009F for commands.
+pub fn json(answer: &Value) -> String {
+    let mut text = String::new();
+    for c in format!("{answer:#}").chars() {
+        if ('\u{7f}'..='\u{9f}').contains(&c) {
+            let _infallible = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 fn table(answer: &Value, list: &str, columns: &[&str]) -> String {
     let entries = answer[list].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>()];
@@ -71,5 +85,13 @@ mod tests {
         let asked = Call::new(Method::GET, ["x"]);
         assert_eq!(shown(&json!({ "a": 1, "bcd": null }), &asked), "a    1\nbcd  -\n");
         assert_eq!(shown(&json!({}), &asked), "done\n");
+    }
+
+    #[test]
+    fn json_has_no_controls_and_says_the_same() {
+        let answer = json!({ "name": "a\u{9b}31m\u{7f}\u{85}é" });
+        let shown = super::json(&answer);
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).expect("JSON"), answer);
     }
 }

@@ -8,6 +8,9 @@ use crate::{
     codec::{self, KeyParts, key},
 };
 
+/// Row of `Meta`: the highest id that was ever given, as a number of eight bytes.
+const LAST_ID: &[u8] = b"report-id";
+
 /// One report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -57,13 +60,29 @@ pub fn delete(batch: &mut Batch, id: u64) {
     batch.delete(Cf::Reports, key().u64(id));
 }
 
-/// Reports, latest first, at most `limit`.
-pub fn latest(read: &impl Read, limit: usize) -> Result<Vec<(u64, Report)>, StorageError> {
-    let rows = read.scan(Cf::Reports, b"", None, Direction::Backward, limit)?;
+/// Reports in the order of their ids, beginning after `after`; at most `limit`.
+pub fn reports(
+    read: &impl Read,
+    after: Option<u64>,
+    limit: usize,
+) -> Result<Vec<(u64, Report)>, StorageError> {
+    let from = after.map(|after| key().u64(after.saturating_add(1)).finish());
+    let rows = read.scan(Cf::Reports, b"", from.as_deref(), Direction::Forward, limit)?;
     rows.iter()
         .map(|(row, value)| {
             let id = KeyParts::new(Cf::Reports, row).u64()?;
             Ok((id, codec::decode(Cf::Reports, value)?))
         })
         .collect()
+}
+
+/// The highest id that was ever given; 0 for none.
+pub fn last_id(read: &impl Read) -> Result<u64, StorageError> {
+    let value = read.get(Cf::Meta, LAST_ID)?;
+    value.map_or(Ok(0), |value| codec::decode_u64(Cf::Meta, &value))
+}
+
+/// Remembers it.
+pub fn put_last_id(batch: &mut Batch, id: u64) {
+    batch.put(Cf::Meta, LAST_ID, id.to_be_bytes());
 }

@@ -39,6 +39,10 @@ struct Filter {
 }
 
 impl Filter {
+    const fn is_none(&self) -> bool {
+        self.reporter.is_none() && self.room.is_none() && self.sender.is_none()
+    }
+
     fn lets_through(&self, report: &Report) -> bool {
         let (room_id, sender) = match &report.about {
             About::Event { room_id, sender, .. } => (Some(room_id.as_str()), Some(sender.as_str())),
@@ -96,29 +100,42 @@ fn state_text(state: &ClientState, room_id: &RoomId, kind: &str, field: &str) ->
 }
 
 fn list_events(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
-    listed(state, &request, "event_reports", |report| matches!(report.about, About::Event { .. }))
+    listed(state, &request, "event_reports", true)
 }
 
 fn list(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
-    listed(state, &request, "reports", |_| true)
+    listed(state, &request, "reports", false)
 }
 
 fn listed(
     state: &ClientState,
     request: &Custom<Admin>,
     list: &str,
-    is_wanted: impl Fn(&Report) -> bool,
+    only_events: bool,
 ) -> Result<Response, MatrixError> {
     let (filter, paging) = (request.query::<Filter>()?, Paging::of(request)?);
-    let mut all = state.reports.list()?;
-    all.retain(|(_, report)| is_wanted(report) && filter.lets_through(report));
-    if !paging.is_backward(true)? {
-        all.reverse();
+    let mut ids = state.reports.ids(only_events)?;
+    if !filter.is_none() {
+        let mut wanted = Vec::new();
+        for id in ids {
+            if state.reports.find(id)?.is_some_and(|report| filter.lets_through(&report)) {
+                wanted.push(id);
+            }
+        }
+        ids = wanted;
     }
-    let page = paging.cut(all);
-    let entries = page.entries.iter().map(|(id, report)| described(state, *id, report));
+    if paging.is_backward(true)? {
+        ids.reverse();
+    }
+    let page = paging.cut(ids);
+    let mut entries = Vec::with_capacity(page.entries.len());
+    for id in page.entries {
+        if let Some(report) = state.reports.find(id)? {
+            entries.push(described(state, id, &report)?);
+        }
+    }
     let mut answer = json!({ "total": page.total });
-    answer[list] = entries.collect::<Result<Vec<_>, _>>()?.into();
+    answer[list] = entries.into();
     if let Some(next) = page.next {
         answer["next_token"] = next.into();
     }

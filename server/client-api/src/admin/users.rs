@@ -3,7 +3,12 @@
 use std::cmp::Ordering;
 
 use axum::{Router, response::Response};
-use causeway_service::{accounts::Account, devices::Session, error::MatrixError};
+use causeway_service::{
+    accounts::{Account, Change},
+    devices::Session,
+    error::MatrixError,
+    profiles::Profiles,
+};
 use http::{Method, StatusCode};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
@@ -210,12 +215,21 @@ fn put(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixEr
     if is_own && (wish.admin == Some(false) || wish.deactivated == Some(true) || wish.locked == Some(true)) {
         return Err(MatrixError::new(400, "M_UNKNOWN", "You may not lock yourself out"));
     }
+    // Before anything is done: what is refused has changed nothing.
+    wish.password.as_deref().map_or(Ok(()), |password| state.accounts.check_password(password))?;
+    let profile = [("displayname", &wish.displayname), ("avatar_url", &wish.avatar_url)];
+    for (field, value) in profile {
+        value.as_deref().map_or(Ok(()), |value| Profiles::check(field, value))?;
+    }
     let status = match state.accounts.account(&user_id)? {
         None => {
             let is_admin = wish.admin.unwrap_or_default();
             // Capitals are lowered.
             user_id =
                 state.accounts.register(Some(user_id.localpart()), wish.password.as_deref(), is_admin)?;
+            if wish.locked == Some(true) {
+                state.accounts.set_locked(&user_id, true)?;
+            }
             StatusCode::CREATED
         }
         Some(before) => {
@@ -223,13 +237,10 @@ fn put(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixEr
             StatusCode::OK
         }
     };
-    for (field, value) in [("displayname", &wish.displayname), ("avatar_url", &wish.avatar_url)] {
+    for (field, value) in profile {
         if let Some(value) = value {
             state.profiles.set(&user_id, field, Some(value.as_str().into()))?;
         }
-    }
-    if let Some(locked) = wish.locked {
-        state.accounts.set_locked(&user_id, locked)?;
     }
     if wish.deactivated == Some(true) {
         close(state, &user_id, false)?;
@@ -239,19 +250,15 @@ fn put(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixEr
 }
 
 fn change(state: &ClientState, user_id: &UserId, before: &Account, wish: &Wish) -> Result<(), MatrixError> {
-    if before.deactivated && wish.deactivated == Some(false) {
-        state.accounts.reactivate(user_id)?;
-    } else if before.deactivated && wish.password.is_some() {
+    let reactivate = before.deactivated && wish.deactivated == Some(false);
+    if before.deactivated && !reactivate && wish.password.is_some() {
         return Err(MatrixError::invalid_param("The account is deactivated: activate it, too"));
     }
-    if let Some(password) = &wish.password {
-        state.accounts.set_password(user_id, password)?;
-        if wish.logout_devices {
-            state.devices.delete_all(user_id, None)?;
-        }
-    }
-    if let Some(admin) = wish.admin {
-        state.accounts.set_admin(user_id, admin)?;
+    let password = wish.password.as_deref();
+    let wanted = Change { password, admin: wish.admin, locked: wish.locked, reactivate };
+    state.accounts.change(user_id, &wanted)?;
+    if password.is_some() && wish.logout_devices {
+        state.devices.delete_all(user_id, None)?;
     }
     Ok(())
 }
