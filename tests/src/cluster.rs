@@ -50,10 +50,11 @@ impl Cluster {
         Self::start_in(Folder::Temporary(Some(folder)), network, count, tuning).await
     }
 
-    /// Starts `count` servers in network namespaces; `number` tells clusters of one process apart.
+    /// Starts `count` servers in network namespaces, with one to spare for a Synapse; `number`
+    /// tells clusters of one process apart.
     pub async fn start_in_namespaces(count: usize, number: u8) -> Result<Self> {
         let folder = TempDir::with_prefix("causeway-test-")?;
-        let network = Network::Namespaces(Arc::new(Namespaces::create(count, number)?));
+        let network = Network::Namespaces(Arc::new(Namespaces::create(count + 1, number)?));
         Self::start_in(Folder::Temporary(Some(folder)), network, count, &Tuning::default()).await
     }
 
@@ -86,12 +87,10 @@ impl Cluster {
     /// after the others: its links can be cut like theirs.
     pub async fn add_synapse(&self, python: &Path) -> Result<Synapse> {
         let index = self.servers.len();
-        let place = self.network.place(index).await?;
+        let place = (self.network.place(index).await?, self.network.clone());
         let folder = self.folder.path().join("synapse");
-        let synapse = Synapse::start(python, folder, place, &self.authority).await?;
-        if let Some(pid) = synapse.pid() {
-            self.network.is_running(index, pid);
-        }
+        let mut synapse = Synapse::prepare(python, folder, index, place, &self.authority)?;
+        synapse.start().await?;
         Ok(synapse)
     }
 

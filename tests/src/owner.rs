@@ -21,10 +21,10 @@ pub fn of_connection(peer: SocketAddr, listener: SocketAddr, pids: impl Iterator
     pids.into_iter().find(|pid| holds(*pid, &link))
 }
 
-/// Where a process listens (IPv4).
+/// Where a process listens (IPv4), in whatever network it is.
 pub fn listeners(pid: u32) -> Vec<SocketAddr> {
     const LISTENING: &str = "0A";
-    let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
     let own = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let link = PathBuf::from(format!("socket:[{}]", fields.get(9)?));

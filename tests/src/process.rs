@@ -1,6 +1,8 @@
-//! What Linux says of a process, whoever made its program.
+//! What Linux says of a process, whoever made its program, and how it is asked to end.
 
 use std::{fs, time::Duration};
+
+use tokio::process::Command;
 
 use crate::result::{Failure, Result, ensure};
 
@@ -24,4 +26,10 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     Ok(kibibytes.ok_or_else(|| Failure::new("no resident memory"))? * 1024)
+}
+
+/// Asks a process to end (SIGTERM).
+pub async fn terminate(pid: u32) -> Result<()> {
+    let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
+    ensure(sent.success(), || format!("no process {pid}"))
 }

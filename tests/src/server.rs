@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::{
     authority::Authority,
@@ -186,9 +186,7 @@ impl Server {
         self.place.lead_to(None);
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id() {
-            let sent =
-                Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
-            ensure(sent.success(), || format!("no process {pid}"))?;
+            process::terminate(pid).await?;
         }
         let status = tokio::time::timeout(STOP_PATIENCE, child.wait())
             .await

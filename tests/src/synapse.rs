@@ -9,51 +9,75 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::{
     authority::Authority,
     client::Client,
-    network::Place,
-    owner,
+    network::{Network, Place},
+    owner, process,
     result::{Doing, Failure, Result, ensure},
     wait,
 };
 
-/// Where it listens for clients; for servers it listens at `127.0.0.1`. Any free
-/// port: by the address the two are told apart.
+/// Where it listens for clients when it shares this machine's network; for servers it
+/// listens at `127.0.0.1`. Any free port: by the address the two are told apart.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// How long it may take to stop when told to.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A Synapse process.
+/// A Synapse process, or the folder of one that is down.
 #[derive(Debug)]
 pub struct Synapse {
     /// Its Matrix server name, with the port that the others reach.
     pub name: String,
+    folder: PathBuf,
+    python: PathBuf,
     client: Client,
-    child: Child,
-    _place: Place,
+    place: Place,
+    index: usize,
+    network: Network,
+    child: Option<Child>,
 }
 
 impl Synapse {
-    /// Starts one with its data in `folder` and waits until it answers.
-    pub async fn start(python: &Path, folder: PathBuf, place: Place, authority: &Authority) -> Result<Self> {
-        let name = place.reached_at().to_string();
+    /// Prepares one as server `index` of a cluster, with its data in `folder`; it does not run yet.
+    pub fn prepare(
+        python: &Path,
+        folder: PathBuf,
+        index: usize,
+        (place, network): (Place, Network),
+        authority: &Authority,
+    ) -> Result<Self> {
+        let reached = place.reached_at();
+        let name = reached.to_string();
         fs::create_dir_all(&folder)?;
-        let (chain, key) = authority.issue("synapse", &["127.0.0.1"])?;
+        let (chain, key) = authority.issue("synapse", &[&reached.ip().to_string()])?;
         let files = [&authority.certificate(), &chain, &key];
         // JSON is YAML.
-        fs::write(folder.join("homeserver.yaml"), configuration(&name, &folder, files).to_string())?;
+        let settings = configuration(&name, listeners(&place), &folder, files);
+        fs::write(folder.join("homeserver.yaml"), settings.to_string())?;
         fs::write(folder.join("log.yaml"), logging(&folder).to_string())?;
         let seed = STANDARD_NO_PAD.encode(rand::random::<[u8; 32]>());
         fs::write(folder.join("signing.key"), format!("ed25519 test {seed}\n"))?;
-        let output = File::create(folder.join("output"))?;
-        let mut child = Command::new(python)
+        let (python, client) = (python.to_owned(), Client::new()?);
+        Ok(Self { name, folder, python, client, place, index, network, child: None })
+    }
+
+    /// Starts the process and waits until it answers.
+    pub async fn start(&mut self) -> Result<()> {
+        ensure(self.child.is_none(), || "Synapse runs already".to_owned())?;
+        let output = File::options().create(true).append(true).open(self.folder.join("output"))?;
+        let mut child = self
+            .place
+            .command(&self.python)
             .args(["-m", "synapse.app.homeserver", "-c", "homeserver.yaml"])
-            .current_dir(&folder)
+            .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -61,44 +85,76 @@ impl Synapse {
             .spawn()
             .doing("starting Synapse")?;
         let pid = child.id().ok_or_else(|| Failure::new("Synapse ended at once"))?;
+        self.network.is_running(self.index, pid);
+        let wanted = listeners(&self.place);
         let listening = wait::until("Synapse to listen", async || {
             if child.try_wait()?.is_some() {
                 return Ok(Some(None));
             }
             let all = owner::listeners(pid);
-            let at = |ip: Ipv4Addr| all.iter().copied().find(|address| address.ip() == ip);
-            Ok(at(CLIENTS).zip(at(Ipv4Addr::LOCALHOST)).map(Some))
+            let at = |wanted: SocketAddr| {
+                let is =
+                    |one: &SocketAddr| one.ip() == wanted.ip() && [0, one.port()].contains(&wanted.port());
+                all.iter().copied().find(is)
+            };
+            Ok(at(wanted.0).zip(at(wanted.1)).map(Some))
         });
         let ended = || {
-            let said = fs::read_to_string(folder.join("output")).unwrap_or_default();
+            let said = fs::read_to_string(self.folder.join("output")).unwrap_or_default();
             Failure::new(format!("Synapse ended at once:\n{said}"))
         };
         let (clients, servers): (SocketAddr, SocketAddr) = listening.await?.ok_or_else(ended)?;
-        let client = Client::new()?;
-        client.set_base(&format!("http://{clients}"));
-        place.lead_to(Some(servers));
-        let versions = client.call(reqwest::Method::GET, "/_matrix/client/versions", None, None).await?;
-        ensure(versions.status == 200, || "Synapse does not answer".to_owned())?;
-        Ok(Self { name, client, child, _place: place })
+        self.child = Some(child);
+        self.client.set_base(&format!("http://{clients}"));
+        self.place.lead_to(Some(servers));
+        let versions = self.client.call(reqwest::Method::GET, "/_matrix/client/versions", None, None).await?;
+        ensure(versions.status == 200, || "Synapse does not answer".to_owned())
     }
 
-    /// Its client API.
+    /// Its client API, wherever the process listens at the moment.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The process.
+    /// The process, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.child.as_ref().and_then(Child::id)
     }
 
-    /// Ends it; nobody needs its data any more.
-    pub async fn kill(mut self) -> Result<()> {
-        Ok(self.child.kill().await?)
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.place.lead_to(None);
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM; how it ends is its own business.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.place.lead_to(None);
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Some(pid) = child.id() {
+            process::terminate(pid).await?;
+        }
+        let ended = tokio::time::timeout(STOP_PATIENCE, child.wait()).await;
+        ended.map_err(|_| Failure::new("Synapse did not stop"))??;
+        Ok(())
     }
 }
 
-fn configuration(name: &str, folder: &Path, [authority, chain, key]: [&PathBuf; 3]) -> Value {
+/// Where it is to listen, for clients and for servers; port 0 is any.
+fn listeners(place: &Place) -> (SocketAddr, SocketAddr) {
+    let (plain, secure) = place.listeners();
+    if plain.port() == 0 { (SocketAddr::from((CLIENTS, 0)), secure) } else { (plain, secure) }
+}
+
+fn configuration(
+    name: &str,
+    (clients, servers): (SocketAddr, SocketAddr),
+    folder: &Path,
+    [authority, chain, key]: [&PathBuf; 3],
+) -> Value {
     let unlimited = json!({"per_second": 1_000_000, "burst_count": 1_000_000});
     json!({
         "server_name": name,
@@ -108,8 +164,9 @@ fn configuration(name: &str, folder: &Path, [authority, chain, key]: [&PathBuf; 
         "log_config": folder.join("log.yaml"),
         "report_stats": false,
         "listeners": [
-            {"port": 0, "type": "http", "bind_addresses": [CLIENTS], "resources": [{"names": ["client"]}]},
-            {"port": 0, "type": "http", "tls": true, "bind_addresses": [Ipv4Addr::LOCALHOST],
+            {"port": clients.port(), "type": "http", "bind_addresses": [clients.ip()],
+                "resources": [{"names": ["client"]}]},
+            {"port": servers.port(), "type": "http", "tls": true, "bind_addresses": [servers.ip()],
                 "resources": [{"names": ["federation"]}]},
         ],
         "tls_certificate_path": chain,

@@ -110,7 +110,9 @@ async fn talk(here: &Timeline, there: &Timeline) -> Result<()> {
             .await?;
     here.edit(&sent.identifier(), EditedContent::RoomMessage(plain("first, edited"))).await?;
     let edited = shows(there, "first, edited").await?;
-    ensure(edited.content().as_message().is_some_and(matrix_sdk_ui::timeline::Message::is_edited), || "edited".to_owned())?;
+    ensure(edited.content().as_message().is_some_and(matrix_sdk_ui::timeline::Message::is_edited), || {
+        "edited".to_owned()
+    })?;
 
     there.toggle_reaction(&edited.identifier(), "👍").await?;
     holds("alice to see the reaction", async || {

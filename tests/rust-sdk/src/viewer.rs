@@ -120,8 +120,10 @@ pub async fn shows(timeline: &Timeline, text: &str) -> Result<EventTimelineItem>
     let found = until(&what, async || Ok(shown(timeline, text).await)).await;
     if found.is_err() {
         let items = timeline.items().await;
-        let texts: Vec<_> =
-            items.iter().filter_map(|item| item.as_event().map(matrix_sdk_ui::timeline::EventTimelineItem::content)).collect();
+        let texts: Vec<_> = items
+            .iter()
+            .filter_map(|item| item.as_event().map(matrix_sdk_ui::timeline::EventTimelineItem::content))
+            .collect();
         eprintln!("{what}: the timeline is {texts:?}");
     }
     found

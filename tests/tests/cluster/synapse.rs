@@ -44,7 +44,7 @@ impl Mixed {
         [(&self.alice, &self.zoe, &self.cluster[0].name), (&self.zoe, &self.alice, &self.synapse.name)]
     }
 
-    async fn finish(self) -> Result<()> {
+    async fn finish(mut self) -> Result<()> {
         self.synapse.kill().await?;
         self.cluster.finish().await
     }

@@ -52,7 +52,7 @@ struct Peer {
 /// Measures each server by itself, one after the other.
 pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> Result<()> {
     let python = tokio::task::spawn_blocking(program::python).await??;
-    let synapse = cluster.add_synapse(&python).await?;
+    let mut synapse = cluster.add_synapse(&python).await?;
     let gone = || Failure::new("a server is down");
     let peers = [
         Peer {
