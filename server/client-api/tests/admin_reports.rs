@@ -186,6 +186,13 @@ async fn a_server_that_nothing_is_known_of_is_not_found() {
     let synapse = server.get("/_synapse/admin/v1/federation/destinations/a.example", &root).await.ok();
     let sum = synapse["retry_last_ts"].as_u64().zip(synapse["retry_interval"].as_u64()).map(|(a, b)| a + b);
     assert_eq!(sum, Some(1_700_000_060_000));
+    for number in 0..100 {
+        let name = ruma::OwnedServerName::try_from(format!("s{number}.example")).expect("a name");
+        server.services.outbox.set_pause(&name, 1, 1).expect("stored");
+    }
+    let page = server.get(&format!("{path}?limit=1000"), &root).await.ok();
+    assert_eq!(page["servers"].as_array().map(Vec::len), Some(100), "what waits for each is counted");
+    assert_eq!((&page["total"], &page["next_token"]), (&json!(101), &json!("100")));
     // No federation door serves here.
     server.post(&format!("{path}/a.example/retry"), &root, json!({})).await.is_error(503, "M_UNKNOWN");
 }

@@ -233,3 +233,37 @@ async fn a_refused_change_of_a_user_changes_nothing() {
         server.get(&new, &root).await.is_error(404, "M_NOT_FOUND");
     }
 }
+
+#[tokio::test]
+async fn a_long_list_is_walked_through_both_ways() {
+    const USERS_MADE: usize = 1_100;
+    let server = server();
+    let root = administrator(&server).await;
+    let names: Vec<String> = (0..USERS_MADE).map(|number| format!("u{number:04}")).collect();
+    // Together, so that they share syncs.
+    std::thread::scope(|scope| {
+        for part in names.chunks(USERS_MADE / 50) {
+            let accounts = &server.services.accounts;
+            scope.spawn(move || {
+                for name in part {
+                    accounts.register(Some(name), None, false).expect("new");
+                }
+            });
+        }
+    });
+    for order in ["name", "creation_ts", "displayname"] {
+        let mut seen = Vec::new();
+        let mut from = "0".to_owned();
+        loop {
+            let path = format!("{USERS}?user_id=%40u&limit=400&from={from}&order_by={order}&dir=b");
+            let page = server.get(&path, &root).await.ok();
+            assert_eq!(page["total"], USERS_MADE);
+            let users = page["users"].as_array().expect("list");
+            seen.extend(users.iter().map(|user| user["name"].as_str().expect("name")[1..6].to_owned()));
+            let Some(next) = page["next_token"].as_str() else { break };
+            from = next.to_owned();
+        }
+        seen.reverse();
+        assert_eq!(seen, names, "{order}");
+    }
+}

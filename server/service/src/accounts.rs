@@ -24,8 +24,8 @@ use crate::{
 /// Characters of a name that the server chooses.
 const CHOSEN_NAME_CHARS: usize = 12;
 
-/// Accounts that an administrator's list is made from.
-pub const ACCOUNTS_LISTED_MAX: usize = 100_000;
+/// Accounts that are read together.
+const READ_AT_ONCE: usize = 1_000;
 
 /// A user id, in bytes (specification, "User identifiers").
 const USER_ID_BYTES_MAX: usize = 255;
@@ -207,9 +207,21 @@ impl Accounts {
         Ok(())
     }
 
-    /// Accounts in the order of their names, at most [`ACCOUNTS_LISTED_MAX`].
-    pub fn list(&self) -> Result<Vec<(OwnedUserId, Account)>, MatrixError> {
-        Ok(rows::accounts(&self.database, None, ACCOUNTS_LISTED_MAX)?)
+    /// Shows every account, in the order of their names, of which a bounded
+    /// number is in memory.
+    pub fn each(
+        &self,
+        mut show: impl FnMut(OwnedUserId, Account) -> Result<(), MatrixError>,
+    ) -> Result<(), MatrixError> {
+        let mut after: Option<OwnedUserId> = None;
+        loop {
+            let read = rows::accounts(&self.database, after.as_deref(), READ_AT_ONCE)?;
+            let Some((last, _)) = read.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (user_id, account) in read {
+                show(user_id, account)?;
+            }
+        }
     }
 
     /// Takes a user out of every room and turns down every invite, as far as

@@ -324,8 +324,11 @@ impl Outbox {
 
     /// How much waits for `destination`, counted up to [`DEPTH_MAX`].
     pub fn depth(&self, destination: &ServerName) -> Result<usize, StorageError> {
-        let from = self.first_row(destination);
-        let durable = rows::rows(&self.database, destination, from, DEPTH_MAX)?.len();
+        self.depth_up_to(destination, DEPTH_MAX)
+    }
+
+    fn depth_up_to(&self, destination: &ServerName, limit: usize) -> Result<usize, StorageError> {
+        let durable = rows::count(&self.database, destination, self.first_row(destination), limit)?;
         Ok(durable + self.lock().get(destination).map_or(0, VecDeque::len))
     }
 
@@ -335,6 +338,11 @@ impl Outbox {
         let mut known: BTreeSet<_> = met.into_iter().map(|(server, _)| server).collect();
         known.extend(self.destinations()?);
         Ok(known)
+    }
+
+    /// Whether `destination` was met or something waits for it.
+    pub fn is_known(&self, destination: &ServerName) -> Result<bool, StorageError> {
+        Ok(rows::is_met(&self.database, destination)? || self.depth_up_to(destination, 1)? > 0)
     }
 
     /// How it stands with `destination`.

@@ -191,10 +191,14 @@ impl Reports {
         let mut batch = self.database.batch();
         rows::put(&mut batch, id, &report);
         rows::put_last_id(&mut batch, id);
-        doomed.iter().for_each(|id| rows::delete(&mut batch, *id));
+        for id in &doomed {
+            rows::delete(&mut batch, *id);
+        }
         let commit = self.database.commit(batch)?;
         index.insert(id, &report);
-        doomed.into_iter().for_each(|id| index.remove(id));
+        for id in doomed {
+            index.remove(id);
+        }
         drop(guard);
         Ok(self.database.wait_durable(commit)?)
     }

@@ -111,6 +111,18 @@ pub fn rows(
         .collect()
 }
 
+/// How many rows of `destination` there are from `from` on, counted up to `limit`.
+pub fn count(
+    read: &impl Read,
+    destination: &ServerName,
+    from: StreamPosition,
+    limit: usize,
+) -> Result<usize, StorageError> {
+    let prefix = codec::key().str(destination).finish();
+    let from = codec::key().str(destination).u64(from.0).finish();
+    read.count(Cf::Outbox, &prefix, &from, limit)
+}
+
 /// Whether so much waits for `destination`.
 pub fn is_full(read: &impl Read, destination: &ServerName, full: Full) -> Result<bool, StorageError> {
     read.is_full(Cf::Outbox, codec::key().str(destination).as_ref(), full)
@@ -219,6 +231,11 @@ pub fn delete_in_flight(batch: &mut Batch, destination: &ServerName) {
 /// How `destination` was last met; the default for one never met.
 pub fn destination(read: &impl Read, destination: &ServerName) -> Result<Destination, StorageError> {
     Ok(codec::get(read, Cf::Destinations, codec::key().str(destination).as_ref())?.unwrap_or_default())
+}
+
+/// Whether `destination` was ever met.
+pub fn is_met(read: &impl Read, destination: &ServerName) -> Result<bool, StorageError> {
+    Ok(read.get(Cf::Destinations, codec::key().str(destination).as_ref())?.is_some())
 }
 
 /// Up to `limit` destinations after `after` with how they were met.

@@ -40,6 +40,10 @@ pub trait Read {
     /// Whether the rows whose key begins with `prefix` are as many, or their
     /// values as large together, as `full` says. Nothing is copied.
     fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError>;
+
+    /// How many rows have a key that begins with `prefix` and is not below `from`,
+    /// counted up to `limit`. Nothing is copied.
+    fn count(&self, cf: Cf, prefix: &[u8], from: &[u8], limit: usize) -> Result<usize, StorageError>;
 }
 
 /// How much of something is too much; either is enough.
@@ -87,6 +91,10 @@ impl Read for Database {
     fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError> {
         reaches(cf, self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix)), full)
     }
+
+    fn count(&self, cf: Cf, prefix: &[u8], from: &[u8], limit: usize) -> Result<usize, StorageError> {
+        counted(cf, self.rocks().raw_iterator_cf_opt(self.handle(cf), bounds(prefix)), from, limit)
+    }
 }
 
 impl Read for Snapshot<'_> {
@@ -114,6 +122,11 @@ impl Read for Snapshot<'_> {
 
     fn is_full(&self, cf: Cf, prefix: &[u8], full: Full) -> Result<bool, StorageError> {
         reaches(cf, self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix)), full)
+    }
+
+    fn count(&self, cf: Cf, prefix: &[u8], from: &[u8], limit: usize) -> Result<usize, StorageError> {
+        let rows = self.inner.raw_iterator_cf_opt(self.database.handle(cf), bounds(prefix));
+        counted(cf, rows, from, limit)
     }
 }
 
@@ -171,6 +184,22 @@ fn reaches<D: DBAccess>(
         rows.next();
     }
     Ok(true)
+}
+
+fn counted<D: DBAccess>(
+    cf: Cf,
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    from: &[u8],
+    limit: usize,
+) -> Result<usize, StorageError> {
+    let mut count = 0;
+    rows.seek(from);
+    while count < limit && rows.valid() {
+        count += 1;
+        rows.next();
+    }
+    rows.status().map_err(failed(cf))?;
+    Ok(count)
 }
 
 fn failed(cf: Cf) -> impl Fn(rocksdb::Error) -> StorageError {

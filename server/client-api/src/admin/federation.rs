@@ -3,14 +3,20 @@
 use std::collections::BTreeMap;
 
 use axum::{Router, response::Response};
-use causeway_service::{error::MatrixError, outbox::Standing, remote::RemoteRequest};
+use causeway_service::{
+    error::MatrixError,
+    outbox::{Destination, Standing},
+    remote::RemoteRequest,
+};
 use http::Method;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, RoomId, ServerName};
 use serde_json::{Value, json};
 
 use super::{Paging, ok};
 use crate::{ClientState, Custom, Endpoints, auth::Admin, blocking};
 
+/// Servers that one answer tells of: what waits for each is counted.
+const SERVERS_AT_ONCE_MAX: usize = 100;
 /// Rooms that are looked at together.
 const ROOMS_AT_ONCE: usize = 500;
 
@@ -36,24 +42,35 @@ pub(super) fn routes() -> Router<ClientState> {
 /// many rooms are shared.
 fn servers(state: &ClientState) -> Result<BTreeMap<OwnedServerName, u64>, MatrixError> {
     let mut servers: BTreeMap<OwnedServerName, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let rooms = state.rooms.room_ids(after.as_deref(), ROOMS_AT_ONCE)?;
-        let Some(last) = rooms.last().cloned() else { break };
-        for room_id in &rooms {
-            if state.rooms.is_joined_here(room_id)? {
-                for server in state.rooms.joined_servers(room_id)? {
-                    *servers.entry(server).or_default() += 1;
-                }
-            }
+    each_room(state, |room_id| {
+        for server in state.rooms.joined_servers(room_id)? {
+            *servers.entry(server).or_default() += 1;
         }
-        after = Some(last);
-    }
+        Ok(())
+    })?;
     for server in state.outbox.known()? {
         servers.entry(server).or_default();
     }
     servers.remove(&state.settings.server_name);
     Ok(servers)
+}
+
+/// Shows the rooms that this server takes part in.
+fn each_room(
+    state: &ClientState,
+    mut show: impl FnMut(&RoomId) -> Result<(), MatrixError>,
+) -> Result<(), MatrixError> {
+    let mut after = None;
+    loop {
+        let rooms = state.rooms.room_ids(after.as_deref(), ROOMS_AT_ONCE)?;
+        let Some(last) = rooms.last().cloned() else { return Ok(()) };
+        for room_id in &rooms {
+            if state.rooms.is_joined_here(room_id)? {
+                show(room_id)?;
+            }
+        }
+        after = Some(last);
+    }
 }
 
 fn described(state: &ClientState, server: &ServerName, shared_rooms: u64, standing: &Standing) -> Value {
@@ -71,7 +88,7 @@ fn described(state: &ClientState, server: &ServerName, shared_rooms: u64, standi
 }
 
 fn list(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
-    let paging = Paging::of(&request)?;
+    let paging = Paging::of(&request)?.at_most(SERVERS_AT_ONCE_MAX);
     let page = paging.cut(servers(state)?.into_iter().collect());
     let mut listed = Vec::with_capacity(page.entries.len());
     for (server, shared_rooms) in &page.entries {
@@ -88,9 +105,16 @@ fn list(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixE
 fn named(state: &ClientState, request: &Custom<Admin>) -> Result<(OwnedServerName, u64), MatrixError> {
     let server =
         ServerName::parse(&request.path[0]).map_err(|_| MatrixError::invalid_param("Not a server name"))?;
-    match servers(state)?.remove(&server) {
-        Some(shared_rooms) => Ok((server, shared_rooms)),
-        None => Err(MatrixError::not_found("Unknown destination")),
+    let mut shared_rooms = 0;
+    each_room(state, |room_id| {
+        shared_rooms += u64::from(state.rooms.is_server_joined(room_id, &server)?);
+        Ok(())
+    })?;
+    let is_other = server != state.settings.server_name;
+    if is_other && (shared_rooms > 0 || state.outbox.is_known(&server)?) {
+        Ok((server, shared_rooms))
+    } else {
+        Err(MatrixError::not_found("Unknown destination"))
     }
 }
 
@@ -108,8 +132,7 @@ async fn retry(state: ClientState, request: Custom<Admin>) -> Result<Response, M
 
 /// As Synapse says it. The last attempt is not kept here: what is called its
 /// time is when the failures began, so that the sum with the interval is right.
-fn as_synapse(server: &ServerName, standing: &Standing) -> Value {
-    let met = &standing.met;
+fn as_synapse(server: &ServerName, met: &Destination) -> Value {
     let failing = met.failures > 0;
     json!({
         "destination": server,
@@ -121,7 +144,7 @@ fn as_synapse(server: &ServerName, standing: &Standing) -> Value {
 }
 
 fn list_destinations(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
-    let paging = Paging::of(&request)?;
+    let paging = Paging::of(&request)?.at_most(SERVERS_AT_ONCE_MAX);
     let mut all: Vec<_> = servers(state)?.into_keys().collect();
     if paging.is_backward(false)? {
         all.reverse();
@@ -129,7 +152,7 @@ fn list_destinations(state: &ClientState, request: Custom<Admin>) -> Result<Resp
     let page = paging.cut(all);
     let mut listed = Vec::with_capacity(page.entries.len());
     for server in &page.entries {
-        listed.push(as_synapse(server, &state.outbox.standing(server)?));
+        listed.push(as_synapse(server, &state.outbox.met(server)?));
     }
     let mut answer = json!({ "destinations": listed, "total": page.total });
     if let Some(next) = page.next {
@@ -140,5 +163,5 @@ fn list_destinations(state: &ClientState, request: Custom<Admin>) -> Result<Resp
 
 fn show_destination(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
     let (server, _) = named(state, &request)?;
-    ok(&as_synapse(&server, &state.outbox.standing(&server)?))
+    ok(&as_synapse(&server, &state.outbox.met(&server)?))
 }

@@ -76,6 +76,11 @@ impl Paging {
         request.query()
     }
 
+    /// With pages of `limit` entries or fewer.
+    fn at_most(self, limit: usize) -> Self {
+        Self { limit: Some(self.limit().min(limit)), ..self }
+    }
+
     fn order_by(&self) -> &str {
         self.order_by.as_deref().unwrap_or_default()
     }
@@ -94,10 +99,19 @@ impl Paging {
         self.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX)
     }
 
+    /// How much of a list has to be known.
+    fn end(&self) -> usize {
+        self.from.saturating_add(self.limit())
+    }
+
     fn cut<T>(&self, all: Vec<T>) -> Page<T> {
         let total = all.len();
-        let limit = self.limit();
-        let end = self.from.saturating_add(limit).min(total);
+        self.cut_of(all, total)
+    }
+
+    /// The same of what begins a list of `total` entries, up to [`Self::end`] at least.
+    fn cut_of<T>(&self, all: impl IntoIterator<Item = T>, total: usize) -> Page<T> {
+        let (limit, end) = (self.limit(), self.end().min(total));
         let entries = all.into_iter().skip(self.from).take(limit).collect();
         Page { entries, next: (end < total && limit > 0).then_some(end), total }
     }

@@ -1,7 +1,5 @@
 //! Users: listing, creating, changing, closing.
 
-use std::cmp::Ordering;
-
 use axum::{Router, response::Response};
 use causeway_service::{
     accounts::{Account, Change},
@@ -14,8 +12,11 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipS
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Paging, existing_user, local_user, ok};
+use super::{Page, Paging, existing_user, local_user, ok};
 use crate::{ClientState, Custom, Endpoints, account::close, auth::Admin, json_response};
+
+/// Users that are put in order together.
+const SORTED_AT_ONCE: usize = 1_000;
 
 /// Devices that one request may delete.
 const DELETED_AT_ONCE_MAX: usize = 1_000;
@@ -77,6 +78,10 @@ impl Listed {
         self.profile.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
+    fn is_called(&self, part: &str) -> bool {
+        self.user_id.localpart().contains(part) || self.text("displayname").to_lowercase().contains(part)
+    }
+
     fn json(&self) -> Value {
         json!({
             "name": self.user_id,
@@ -123,47 +128,85 @@ fn listed(
             && closed.is_none_or(|closed| closed == account.deactivated)
             && (filter.locked == Some(true) || !account.locked)
     };
-    let accounts = state.accounts.list()?.into_iter();
-    let mut found: Vec<_> = accounts.filter(|(user_id, account)| is_wanted(user_id, account)).collect();
+    let part = filter.name.as_ref().map(|part| part.to_lowercase());
     let order = paging.order_by();
-    let looks_inside =
-        filter.name.is_some() || ["displayname", "avatar_url", "last_seen_ts"].contains(&order);
-    if !looks_inside {
-        found.sort_by(|(_, a), (_, b)| by_account(order, a, b));
-        if paging.is_backward(false)? {
-            found.reverse();
+    let looks_inside = part.is_some() || ["displayname", "avatar_url", "last_seen_ts"].contains(&order);
+    let mut first = First::new(&paging, paging.is_backward(false)?);
+    state.accounts.each(|user_id, account| {
+        if !is_wanted(&user_id, &account) {
+            return Ok(());
         }
-        let page = paging.cut(found);
-        let users = page.entries.into_iter().map(|(user_id, account)| Listed::of(state, user_id, account));
-        return answer(&users.collect::<Result<Vec<_>, _>>()?, page.next, page.total);
+        let user = if looks_inside {
+            Listed::of(state, user_id, account)?
+        } else {
+            Listed { user_id, account, profile: Map::new(), last_seen_ts: None }
+        };
+        if part.as_ref().is_none_or(|part| user.is_called(part)) {
+            first.offer(Key::of(order, &user), user.user_id);
+        }
+        Ok(())
+    })?;
+    let page = first.page(&paging);
+    let mut users = Vec::with_capacity(page.entries.len());
+    for user_id in page.entries {
+        if let Some(account) = state.accounts.account(&user_id)? {
+            users.push(Listed::of(state, user_id, account)?);
+        }
     }
-    let users = found.into_iter().map(|(user_id, account)| Listed::of(state, user_id, account));
-    let mut users = users.collect::<Result<Vec<_>, _>>()?;
-    if let Some(part) = filter.name.as_ref().map(|part| part.to_lowercase()) {
-        users.retain(|user| {
-            user.user_id.localpart().contains(&part)
-                || user.text("displayname").to_lowercase().contains(&part)
-        });
-    }
-    users.sort_by(|a, b| match order {
-        "displayname" | "avatar_url" => a.text(order).cmp(b.text(order)),
-        "last_seen_ts" => a.last_seen_ts.cmp(&b.last_seen_ts),
-        _ => by_account(order, &a.account, &b.account),
-    });
-    if paging.is_backward(false)? {
-        users.reverse();
-    }
-    let page = paging.cut(users);
-    answer(&page.entries, page.next, page.total)
+    answer(&users, page.next, page.total)
+}
+/// What a list is ordered by; equal ones stay in the order of their names.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Name,
+    Flag(bool),
+    Time(Option<u64>),
+    Text(String),
 }
 
-/// By name where nothing else is said: that is how they come.
-fn by_account(order: &str, a: &Account, b: &Account) -> Ordering {
-    match order {
-        "admin" => a.admin.cmp(&b.admin),
-        "deactivated" => a.deactivated.cmp(&b.deactivated),
-        "creation_ts" => a.created_ts.cmp(&b.created_ts),
-        _ => Ordering::Equal,
+impl Key {
+    fn of(order: &str, user: &Listed) -> Self {
+        match order {
+            "admin" => Self::Flag(user.account.admin),
+            "deactivated" => Self::Flag(user.account.deactivated),
+            "creation_ts" => Self::Time(Some(user.account.created_ts)),
+            "last_seen_ts" => Self::Time(user.last_seen_ts),
+            "displayname" | "avatar_url" => Self::Text(user.text(order).to_owned()),
+            _ => Self::Name,
+        }
+    }
+}
+
+/// The first users in an order, as many as a page and what is before it.
+struct First {
+    is_backward: bool,
+    wanted: usize,
+    total: usize,
+    held: Vec<(Key, OwnedUserId)>,
+}
+
+impl First {
+    fn new(paging: &Paging, is_backward: bool) -> Self {
+        Self { is_backward, wanted: paging.end(), total: 0, held: Vec::new() }
+    }
+
+    fn offer(&mut self, key: Key, user_id: OwnedUserId) {
+        self.total += 1;
+        self.held.push((key, user_id));
+        if self.held.len() >= self.wanted.saturating_mul(2).saturating_add(SORTED_AT_ONCE) {
+            self.sort();
+            self.held.truncate(self.wanted);
+        }
+    }
+
+    fn sort(&mut self) {
+        let is_backward = self.is_backward;
+        self.held.sort_unstable_by(|a, b| if is_backward { b.cmp(a) } else { a.cmp(b) });
+    }
+
+    fn page(mut self, paging: &Paging) -> Page<OwnedUserId> {
+        self.sort();
+        paging.cut_of(self.held.into_iter().map(|(_, user_id)| user_id), self.total)
     }
 }
 
