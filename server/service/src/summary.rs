@@ -33,7 +33,8 @@ const CHILD_BYTES_MAX: usize = 1_024;
 const FRAME_BYTES_MAX: usize = 128;
 /// A text of a summary, in bytes; a longer one is left out.
 const TEXT_BYTES_MAX: usize = 8 * 1_024;
-/// Members that are looked at to learn whether somebody of a server is invited.
+/// Members that are looked at, for one answer, to learn whether somebody of a server
+/// is invited to its rooms.
 const MEMBERS_READ_MAX: usize = 10_000;
 /// Rooms of a join rule that are looked at.
 const ALLOWED_ROOMS_MAX: usize = 64;
@@ -304,11 +305,17 @@ impl Summaries {
         Ok(false)
     }
 
-    /// Whether any user of another server may know of a room of this server's.
+    /// Whether any user of another server may know of a room of this server's, as
+    /// far as `members` may be looked at.
     ///
     /// # Errors
     /// Storage.
-    pub fn server_may_know(&self, summary: &Summary, server: &ServerName) -> Result<bool, MatrixError> {
+    pub fn server_may_know(
+        &self,
+        summary: &Summary,
+        server: &ServerName,
+        members: &mut usize,
+    ) -> Result<bool, MatrixError> {
         let room_id = &*summary.room_id;
         if !self.rooms.server_acl_allows(room_id, server)? {
             return Ok(false);
@@ -322,7 +329,7 @@ impl Summaries {
                 return Ok(true);
             }
         }
-        Ok(self.rooms.is_server_invited(room_id, server, MEMBERS_READ_MAX)?)
+        Ok(self.rooms.is_server_invited(room_id, server, members)?)
     }
 
     /// A space of this server's and its children, for another server.
@@ -337,13 +344,14 @@ impl Summaries {
     ) -> Result<SpaceForServer, MatrixError> {
         let not_found = || MatrixError::not_found("The room is not known here");
         let summary = self.of(room_id)?.ok_or_else(not_found)?;
-        if !self.server_may_know(&summary, server)? {
+        let mut members = MEMBERS_READ_MAX;
+        if !self.server_may_know(&summary, server, &mut members)? {
             return Err(not_found());
         }
         let children = if summary.is_space() { self.children(room_id, suggested_only)? } else { Vec::new() };
         fitting(summary, children, |child| {
             let Some(summary) = self.of(child)? else { return Ok(None) };
-            let may_know = self.server_may_know(&summary, server)?;
+            let may_know = self.server_may_know(&summary, server, &mut members)?;
             Ok(Some((summary, may_know)))
         })
     }

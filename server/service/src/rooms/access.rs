@@ -5,7 +5,7 @@
 //! state is not known is judged by the state of the nearest event after it that
 //! came live; where none is known, of the first that did.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use causeway_room::{Pdu, Root, StateKey, state_tree::Difference, visibility::visibility_of};
 use causeway_storage::{Direction, rooms as rows};
@@ -86,15 +86,25 @@ impl Rooms {
         Ok(pdus)
     }
 
-    /// Whether any user of a server (which is in the room) may see what was sent in this state.
-    fn server_sees(&self, server: &ServerName, root: Root) -> Result<bool, RoomError> {
-        let visibility = visibility_of(self.state_at(&root, "m.room.history_visibility", "")?.as_deref());
-        let enough: &[MembershipState] = match visibility {
-            HistoryVisibility::Invited => &[MembershipState::Join, MembershipState::Invite],
-            HistoryVisibility::Joined => &[MembershipState::Join],
-            _ => return Ok(true),
-        };
-        for entry in causeway_room::state_tree::entries(&Reader(&self.store), &root)? {
+    /// The memberships that show what was sent in this state; `None`: all do, to
+    /// any server in the room.
+    fn seen_by(&self, root: &Root) -> Result<Option<&'static [MembershipState]>, RoomError> {
+        let visibility = visibility_of(self.state_at(root, "m.room.history_visibility", "")?.as_deref());
+        Ok(match visibility {
+            HistoryVisibility::Invited => Some(&[MembershipState::Join, MembershipState::Invite]),
+            HistoryVisibility::Joined => Some(&[MembershipState::Join]),
+            _ => None,
+        })
+    }
+
+    /// Whether a user of a server has one of these memberships in a state.
+    fn has_member(
+        &self,
+        server: &ServerName,
+        root: &Root,
+        enough: &[MembershipState],
+    ) -> Result<bool, RoomError> {
+        for entry in causeway_room::state_tree::entries(&Reader(&self.store), root)? {
             if is_member_of(server, &entry.key)
                 && let Some(held) = self.held(&entry.event_id)?
                 && held.pdu.membership().is_some_and(|membership| enough.contains(&membership))
@@ -106,20 +116,28 @@ impl Rooms {
     }
 }
 
-/// What a server may see in one state of a room after the other. Neighbours share
-/// nearly everything: a state is walked whole only if the way there changed the
-/// room's visibility or one of the server's members, and only so many times.
+/// States whose judgement is remembered: the ends of a few branches.
+const REMEMBERED_MAX: usize = 4;
+/// Differences between states that are looked at for one answer.
+const DIFFERENCES_MAX: usize = 50_000;
+
+/// What a server may see in one state of a room after the other. Where that hangs on
+/// who is in the room, neighbours share nearly everything: a state is walked whole
+/// only if the way there changed the room's visibility or one of the server's
+/// members, and only so many times; and only so many differences are looked at.
 pub(crate) struct Sight<'a> {
     rooms: &'a Rooms,
     server: &'a ServerName,
-    last: Option<(Root, bool)>,
+    /// The latest last.
+    known: VecDeque<(Root, bool)>,
     walks: usize,
+    differences: usize,
 }
 
 impl<'a> Sight<'a> {
     /// For this server, with at most `walks` states walked whole.
     pub(crate) fn new(rooms: &'a Rooms, server: &'a ServerName, walks: usize) -> Self {
-        Self { rooms, server, last: None, walks }
+        Self { rooms, server, known: VecDeque::new(), walks, differences: DIFFERENCES_MAX }
     }
 
     /// Whether any user of the server may see the event; not when it takes too much to know.
@@ -128,21 +146,31 @@ impl<'a> Sight<'a> {
     }
 
     fn sees(&mut self, root: Root) -> Result<bool, RoomError> {
-        if let Some((last, sees)) = &self.last
-            && (*last == root || !self.matters(&self.rooms.state_diff(last, &root)?))
-        {
-            let sees = *sees;
-            self.last = Some((root, sees));
-            return Ok(sees);
+        if let Some((_, sees)) = self.known.iter().find(|(known, _)| *known == root) {
+            return Ok(*sees);
         }
-        if self.walks == 0 {
-            self.last = None;
-            return Ok(false);
+        let Some(enough) = self.rooms.seen_by(&root)? else { return Ok(true) };
+        let sees = match self.as_last(&root)? {
+            Some(sees) => sees,
+            None if self.walks == 0 => return Ok(false),
+            None => {
+                self.walks -= 1;
+                self.rooms.has_member(self.server, &root, enough)?
+            }
+        };
+        if self.known.len() == REMEMBERED_MAX {
+            self.known.pop_front();
         }
-        self.walks -= 1;
-        let sees = self.rooms.server_sees(self.server, root)?;
-        self.last = Some((root, sees));
+        self.known.push_back((root, sees));
         Ok(sees)
+    }
+
+    /// What holds for the last state, if nothing that matters is between them.
+    fn as_last(&mut self, root: &Root) -> Result<Option<bool>, RoomError> {
+        let Some((last, sees)) = self.known.back().filter(|_| self.differences > 0) else { return Ok(None) };
+        let differences = self.rooms.state_diff(last, root)?;
+        self.differences = self.differences.saturating_sub(differences.len());
+        Ok((!self.matters(&differences)).then_some(*sees))
     }
 
     fn matters(&self, differences: &[Difference]) -> bool {
@@ -157,4 +185,53 @@ impl<'a> Sight<'a> {
 fn is_member_of(server: &ServerName, key: &StateKey) -> bool {
     key.kind == "m.room.member"
         && UserId::parse(&*key.key).is_ok_and(|user_id| user_id.server_name() == server)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use serde_json::json;
+
+    use super::*;
+    use crate::rooms::{
+        Preset,
+        tests::{Server, message, state},
+    };
+
+    /// A room whose state changes with each of a few messages, and these.
+    fn changing(visibility: &str) -> (Server, Vec<Held>) {
+        let server = Server::new("a.example");
+        let alice = server.user("alice");
+        let room_id = server.create(&alice, Preset::PublicChat);
+        let content = json!({ "history_visibility": visibility });
+        server.send(&room_id, state(&alice, "m.room.history_visibility", "", content));
+        let said = (0..4).map(|n| {
+            server.send(&room_id, state(&alice, "org.example", &n.to_string(), json!({ "n": n })));
+            let said = server.send(&room_id, message(&alice, "said"));
+            server.rooms.held(said.event_id()).expect("reads").expect("held")
+        });
+        let said = said.collect();
+        (server, said)
+    }
+
+    #[test]
+    fn looking_for_differences_ends() {
+        let (server, said) = changing("joined");
+        let mut sight = Sight::new(&server.rooms, server_name!("a.example"), 1);
+        sight.differences = 2;
+        let seen: Vec<bool> = said.iter().map(|held| sight.sees_event(held).expect("reads")).collect();
+        assert_eq!(seen, [true, true, true, false], "a walk, and two differences");
+        // What is known costs nothing.
+        for (held, seen) in said.iter().zip(seen) {
+            assert_eq!(sight.sees_event(held).expect("reads"), seen);
+        }
+    }
+
+    #[test]
+    fn what_all_in_the_room_may_see_takes_no_walk() {
+        let (server, said) = changing("shared");
+        let mut sight = Sight::new(&server.rooms, server_name!("b.example"), 0);
+        assert!(said.iter().all(|held| sight.sees_event(held).expect("reads")));
+        assert_eq!(sight.differences, DIFFERENCES_MAX);
+    }
 }

@@ -28,6 +28,8 @@ use super::{
 
 /// Rooms of one user of another server that are looked at.
 const SHARED_ROOMS_MAX: usize = 10_000;
+/// Members of a room that are read at once.
+const MEMBERS_PAGE: usize = 500;
 
 impl Rooms {
     /// Whether this server knows the room.
@@ -202,17 +204,31 @@ impl Rooms {
         Ok(members)
     }
 
-    /// Whether somebody of a server is invited, as far as `limit` members say.
+    /// Whether somebody of a server is invited, as far as `budget` members say, from
+    /// which those that are looked at are taken.
     pub fn is_server_invited(
         &self,
         room_id: &RoomId,
         server: &ServerName,
-        limit: usize,
+        budget: &mut usize,
     ) -> Result<bool, RoomError> {
-        let members = rows::members(&self.store.database, room_id, None, limit)?;
-        Ok(members.iter().any(|(user_id, member)| {
-            member.membership == MembershipState::Invite && user_id.server_name() == server
-        }))
+        let mut after = None;
+        while *budget > 0 {
+            let page = MEMBERS_PAGE.min(*budget);
+            let members = rows::members(&self.store.database, room_id, after.as_deref(), page)?;
+            *budget -= members.len();
+            let is_invited = |(user_id, member): &(OwnedUserId, Member)| {
+                member.membership == MembershipState::Invite && user_id.server_name() == server
+            };
+            if members.iter().any(is_invited) {
+                return Ok(true);
+            }
+            if members.len() < page {
+                break;
+            }
+            after = members.into_iter().next_back().map(|(user_id, _)| user_id);
+        }
+        Ok(false)
     }
 
     /// A local user's standing in all rooms, invites to rooms elsewhere included.
@@ -357,3 +373,34 @@ impl Rooms {
 
 /// Rows of relations that are read at once.
 const RELATIONS_STEP: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use serde_json::Map;
+
+    use crate::rooms::{Preset, tests::Server};
+
+    #[test]
+    fn only_so_many_members_of_all_rooms_are_looked_at() {
+        let server = Server::new("a.example");
+        let alice = server.user("alice");
+        let room_id = server.create(&alice, Preset::PrivateChat);
+        for n in 0..3 {
+            server
+                .rooms
+                .invite(&room_id, &alice, &server.user(&format!("guest{n}")), Map::new())
+                .expect("may");
+        }
+        let is_invited = |server_name, mut budget: usize| {
+            let invited = server.rooms.is_server_invited(&room_id, server_name, &mut budget);
+            (invited.expect("reads"), budget)
+        };
+        let b = server_name!("b.example");
+        assert_eq!(is_invited(b, 6), (false, 2), "four were looked at");
+        assert_eq!(is_invited(b, 2), (false, 0));
+        assert_eq!(is_invited(b, 0), (false, 0));
+        assert!(is_invited(server_name!("a.example"), 4).0);
+        assert!(!is_invited(server_name!("a.example"), 1).0, "alice is no guest");
+    }
+}
