@@ -140,6 +140,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The room.
+    pub fn room(&self) -> &'a RoomId {
+        self.room
+    }
+
     /// The shape of the logs as far as drafted.
     pub fn log(&self) -> &ChangeLog {
         &self.log

@@ -215,10 +215,25 @@ impl SharedSpace {
     }
 
     /// An item as an API read shows it, with a token for all that it shows.
-    pub(super) fn view(&self, room: &RoomId, key: &ItemKey, row: &ItemRow) -> Result<Json, SpaceError> {
+    fn view(&self, room: &RoomId, key: &ItemKey, row: &ItemRow) -> Result<Json, SpaceError> {
+        self.view_in_draft(room, key, row, &HashMap::new())
+    }
+
+    /// The same of an item of a draft, some of whose changes are not stored yet.
+    pub(super) fn view_in_draft(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        row: &ItemRow,
+        drafted: &HashMap<ChangeId, Change>,
+    ) -> Result<Json, SpaceError> {
         let siblings = row.item.siblings();
         let entries: Vec<ChangeId> = siblings.iter().map(|sibling| sibling.entry).collect();
-        let values = entries::values(&self.db, room, &entries)?;
+        let mut values = entries::values(&self.db, room, &entries)?;
+        for (entry, value) in entries.iter().zip(&mut values) {
+            let drafted = drafted.get(entry).and_then(Change::value);
+            *value = value.take().or_else(|| Some(drafted?.as_str().as_bytes().to_vec()));
+        }
         let mut shown: Vec<Json> =
             siblings.iter().zip(values).map(|(sibling, value)| show(sibling, value.as_deref())).collect();
         for (sibling, shown) in siblings.iter().zip(&mut shown) {
@@ -228,7 +243,7 @@ impl SharedSpace {
             }
         }
         let ids = siblings.iter().map(|sibling| &sibling.id);
-        let given = self.observed_facts(room, &HashMap::new(), None).token_ids(ids)?;
+        let given = self.observed_facts(room, drafted, None).token_ids(ids)?;
         let mut view = json!({
             "key": key.as_str(),
             "siblings": shown,

@@ -123,7 +123,7 @@ impl SharedSpace {
             Some((name, shown)) => self.observed_by_device(&room, key, &row, name, shown)?,
             None => causeway_shared_space::Observed::new(),
         };
-        match self.refuse_full(&room, key, &row, &observed) {
+        match self.refuse_full(draft, key, &row, &observed) {
             Err(full @ SpaceError::Conflict { .. }) => return Ok(Err(full)),
             other => other?,
         }

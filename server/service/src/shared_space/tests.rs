@@ -179,6 +179,32 @@ fn lists_page_by_prefix_in_order_and_skip_the_deleted() {
 }
 
 #[test]
+fn a_refusal_shows_what_the_same_request_has_written() {
+    let fixture = Fixture::new();
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    let seen = fixture.get("plan");
+    let write = |n: u64| {
+        Ok(Write {
+            key: item("plan"),
+            value: Some(Value::parse(json!({ "n": n }).to_string().as_bytes()).expect("a value")),
+            token: Some(token(&seen).to_owned()),
+            on_conflict: OnConflict::Reject,
+        })
+    };
+    let writer = Writer { user: *ALICE, device: Some(device_id!("ONE")), idempotency_key: None };
+    let answer = fixture.services.shared_space.put_batch(writer, &fixture.room, &[write(2), write(3)]);
+    let answer = answer.expect("one is written");
+    let refused = &answer["results"][1];
+    assert_eq!(refused["errcode"], "ORG.CAUSEWAY.CONFLICT");
+    assert_eq!(refused["siblings"][0]["value"], json!({"n": 2}), "{refused}");
+    // What it shows may be written over.
+    let over = Some(json!({"n": 4}));
+    fixture
+        .write("TWO", "plan", over.as_ref(), Some(token(refused)), OnConflict::Reject, None)
+        .expect("written");
+}
+
+#[test]
 fn a_stranger_neither_reads_nor_writes() {
     let fixture = Fixture::new();
     let mallory = user_id!("@mallory:a.example");

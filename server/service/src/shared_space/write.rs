@@ -210,7 +210,7 @@ impl SharedSpace {
         write: &Write,
     ) -> Result<Json, SpaceError> {
         let room = writer.room_id().to_owned();
-        let row = draft.item(&write.key)?;
+        let row = &draft.item(&write.key)?.clone();
         let mut observed = own_writes(row, author.device.as_deref());
         let unseen = |observed: &Observed| unseen(row, observed);
         let mut swap = write.on_conflict == OnConflict::Reject;
@@ -224,9 +224,10 @@ impl SharedSpace {
             swap &= unseen(&observed) > 0;
         }
         if swap {
-            return Err(SpaceError::Conflict { item: Box::new(self.view(&room, &write.key, row)?) });
+            let item = self.view_in_draft(&room, &write.key, row, draft.drafted())?;
+            return Err(SpaceError::Conflict { item: Box::new(item) });
         }
-        self.refuse_full(&room, &write.key, row, &observed)?;
+        self.refuse_full(draft, &write.key, row, &observed)?;
         let body = write.value.clone().map_or(Body::Delete, Body::Put);
         let change = self.write_change(
             space,
@@ -257,7 +258,7 @@ impl SharedSpace {
     /// Refuses a write that would add a sibling to an item that has as many as it may have.
     pub(super) fn refuse_full(
         &self,
-        room: &RoomId,
+        draft: &Draft<'_>,
         key: &ItemKey,
         row: &ItemRow,
         observed: &Observed,
@@ -265,7 +266,8 @@ impl SharedSpace {
         if unseen(row, observed) < causeway_shared_space::item::MAX_SIBLINGS {
             return Ok(());
         }
-        Err(SpaceError::Conflict { item: Box::new(self.view(room, key, row)?) })
+        let item = self.view_in_draft(draft.room(), key, row, draft.drafted())?;
+        Err(SpaceError::Conflict { item: Box::new(item) })
     }
 
     /// Gives a change its place in this server's log, signs it and places it.
