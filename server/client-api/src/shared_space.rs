@@ -226,11 +226,18 @@ async fn changes(state: ClientState, request: Custom) -> Result<Response, Matrix
     let pull = Pull::from_body(body).map_err(|error| MatrixError::bad_json(error.to_string()))?;
     let deadline = tokio::time::sleep(Duration::from_millis(timeout).min(TIMEOUT_MAX));
     tokio::pin!(deadline);
-    let news = state.notifier.subscribe([Topic::Space(room.clone())]);
+    let (services, session) = (state.clone(), request.auth.clone());
+    let standing = blocking(move || services.devices.standing(&session)).await?;
+    let Session { user_id, device_id } = request.auth;
+    // The latter two for the end of the session.
+    let topics =
+        [Topic::Space(room.clone()), Topic::User(user_id.clone()), Topic::Device(user_id.clone(), device_id)];
+    let news = state.notifier.subscribe(topics);
     loop {
-        let (services, user, at, asked) =
-            (state.clone(), request.auth.user_id.clone(), room.clone(), pull.clone());
+        let (services, user, at, asked) = (state.clone(), user_id.clone(), room.clone(), pull.clone());
+        let standing = standing.clone();
         let delta = blocking(move || {
+            services.devices.check_standing(&standing)?;
             services.shared_space.check_reader(&at, &user)?;
             Ok(services.shared_space.changes(&at, &asked)?)
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::{Router, response::Response};
 use causeway_service::{
+    devices::Standing,
     error::MatrixError,
     presence::State,
     sliding::{Request, request::Body},
@@ -46,17 +47,25 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
         acknowledging.sliding.acknowledge(&request)?;
         let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
         acknowledging.presence.connected(&custom.auth.user_id, presence)?;
-        let first = step(&acknowledging, &request, deadline)?;
-        Ok((request, first))
+        let standing = acknowledging.devices.standing(&custom.auth)?;
+        let first = step(&acknowledging, &standing, &request, deadline)?;
+        Ok(((standing, request), first))
     })
     .await?;
-    poll(&state, deadline, first, move |state| step(state, &request, deadline)).await
+    poll(&state, deadline, first, move |state| step(state, &request.0, &request.1, deadline)).await
 }
 
-/// One look. Subscribed before it: what is committed after it wakes us.
-fn step(state: &ClientState, request: &Request, deadline: Instant) -> Result<Step, MatrixError> {
+/// One look. Subscribed before it: what is committed after it wakes us, the end
+/// of the session, too.
+fn step(
+    state: &ClientState,
+    standing: &Standing,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Step, MatrixError> {
     let topics = state.sliding.topics(request)?;
     let subscription = state.notifier.subscribe(topics.iter().cloned());
+    state.devices.check_standing(standing)?;
     let look = state.sliding.look(request)?;
     let is_over = Instant::from_std(state.clock.instant()) >= deadline;
     if look.is_worth_sending || request.pos.is_none() || is_over {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::{Router, response::Response};
 use causeway_service::{
+    devices::Standing,
     error::MatrixError,
     presence::State,
     sync::{Look, Request, StateAfter, filter::global_event_passes},
@@ -56,11 +57,12 @@ async fn sync(state: ClientState, custom: Custom) -> Result<Response, MatrixErro
         acknowledging.sync.acknowledge(&request)?;
         let presence = State::of(query.set_presence.as_deref().unwrap_or("online"));
         acknowledging.presence.connected(&request.user_id, presence)?;
-        let first = step(&acknowledging, &request, deadline)?;
-        Ok((request, first))
+        let standing = acknowledging.devices.standing(&custom.auth)?;
+        let first = step(&acknowledging, &standing, &request, deadline)?;
+        Ok(((standing, request), first))
     })
     .await?;
-    poll(&state, deadline, first, move |state| step(state, &request, deadline)).await
+    poll(&state, deadline, first, move |state| step(state, &request.0, &request.1, deadline)).await
 }
 
 fn parse(state: &ClientState, custom: &Custom, query: &Query) -> Result<Request, MatrixError> {
@@ -116,10 +118,17 @@ fn look_once(state: &ClientState, request: &Request) -> Result<Look, MatrixError
     Ok(look)
 }
 
-/// One look of /sync. Subscribed before it: what is committed after it wakes us.
-fn step(state: &ClientState, request: &Request, deadline: Instant) -> Result<Step, MatrixError> {
+/// One look of /sync. Subscribed before it: what is committed after it wakes us,
+/// the end of the session, too.
+fn step(
+    state: &ClientState,
+    standing: &Standing,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Step, MatrixError> {
     let topics = state.sync.topics(request)?;
     let subscription = state.notifier.subscribe(topics.iter().cloned());
+    state.devices.check_standing(standing)?;
     let look = look_once(state, request)?;
     let answers_at_once = request.since.is_none() || request.full_state;
     let is_over = Instant::from_std(state.clock.instant()) >= deadline;

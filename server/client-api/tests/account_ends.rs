@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::{sync::Arc, time::Duration};
+
 use causeway_service::{
     credential::Credential, devices::SessionRequest, registration_tokens::Wish, settings::Registration,
 };
-use common::{server, server_with};
+use common::{Answer, Server, server, server_with};
 use ruma::{UserId, user_id};
 use serde_json::json;
 
@@ -118,4 +120,76 @@ async fn a_suspended_user_changes_nothing_that_others_see() {
     let says = json!({ "presence": "online", "status_msg": "look" });
     server.put(&presence, &alice, says).await.is_error(403, "M_USER_SUSPENDED");
     server.put(&presence, &alice, json!({ "presence": "online" })).await.ok();
+}
+
+/// Polls with a long timeout while something happens that ends the session.
+async fn ended_by<F: Future<Output = ()>>(server: &Server, path: &str, token: &str, happens: F) -> Answer {
+    let poll = async {
+        if path.contains("msc3575") {
+            server.post(path, token, json!({})).await
+        } else if path.ends_with("/changes") {
+            server.post(path, token, json!({ "timeout": 60_000 })).await
+        } else {
+            server.get(path, token).await
+        }
+    };
+    // Each subscription has the notifier.
+    let waiting = || Arc::strong_count(&server.services.notifier);
+    let before = waiting();
+    let happens = async {
+        while waiting() == before {
+            tokio::task::yield_now().await;
+        }
+        happens.await;
+    };
+    let both = async { tokio::join!(poll, happens).0 };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("woken long before its timeout")
+}
+
+#[tokio::test]
+async fn a_long_poll_ends_with_its_session() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let accounts = &server.services.accounts;
+    let login =
+        || json!({ "type": "m.login.password", "user": "alice", "password": "pw", "device_id": "DEV" });
+    let again = async || {
+        let session = server.ask("POST", &format!("{V3}/login"), None, Some(login())).await.ok();
+        session["access_token"].as_str().expect("a token").to_owned()
+    };
+    let since = async |token: String| {
+        let first = server.get(&format!("{V3}/sync"), &token).await.ok();
+        let since = first["next_batch"].as_str().expect("a token").to_owned();
+        (format!("{V3}/sync?timeout=60000&since={since}"), token)
+    };
+
+    let (path, token) = since(alice).await;
+    let lock = async { accounts.set_locked(alice_id(), true).expect("stored") };
+    ended_by(&server, &path, &token, lock).await.is_error(401, "M_USER_LOCKED");
+    accounts.set_locked(alice_id(), false).expect("stored");
+
+    let login_again = async { drop(again().await) };
+    ended_by(&server, &path, &token, login_again).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let (path, token) = since(again().await).await;
+    let logout = async { drop(server.post(&format!("{V3}/logout"), &token, json!({})).await.ok()) };
+    ended_by(&server, &path, &token, logout).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let token = again().await;
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let first = server.post(sliding, &token, json!({})).await.ok();
+    let path = format!("{sliding}?timeout=60000&pos={}", first["pos"].as_str().expect("a position"));
+    let logout = async { drop(server.post(&format!("{V3}/logout/all"), &token, json!({})).await.ok()) };
+    ended_by(&server, &path, &token, logout).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let token = again().await;
+    let room = server.post(&format!("{V3}/createRoom"), &token, json!({})).await.ok();
+    let room = room["room_id"].as_str().expect("room id");
+    let path = format!("/_matrix/client/unstable/org.causeway/rooms/{room}/changes");
+    let logout = async { drop(server.post(&format!("{V3}/logout"), &token, json!({})).await.ok()) };
+    ended_by(&server, &path, &token, logout).await.is_error(401, "M_UNKNOWN_TOKEN");
+
+    let (path, token) = since(again().await).await;
+    let close = async { accounts.deactivate(alice_id(), false).expect("stored") };
+    ended_by(&server, &path, &token, close).await.is_error(401, "M_UNKNOWN_TOKEN");
 }

@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     credential::{self, Credential},
     error::MatrixError,
+    notify::{Notifier, Topic},
     passwords::{PASSWORD_BYTES_MAX, PasswordError, Passwords},
     rate_limit::{Class, RateLimits},
     rooms::Rooms,
@@ -49,6 +50,7 @@ pub struct Accounts {
     clock: Clock,
     settings: Arc<Settings>,
     rate_limits: Arc<RateLimits>,
+    notifier: Arc<Notifier>,
     passwords: Passwords,
     /// Held from finding out that a name is free until it is taken, and from
     /// reading an account until what follows from it is committed.
@@ -62,9 +64,10 @@ impl Accounts {
         clock: Clock,
         settings: Arc<Settings>,
         rate_limits: Arc<RateLimits>,
+        notifier: Arc<Notifier>,
     ) -> Result<Self, PasswordError> {
         let passwords = Passwords::new(settings.passwords)?;
-        Ok(Self { database, clock, settings, rate_limits, passwords, writing: Mutex::default() })
+        Ok(Self { database, clock, settings, rate_limits, notifier, passwords, writing: Mutex::default() })
     }
 
     /// The user id that somebody who wants to be called `name` would get.
@@ -296,7 +299,10 @@ impl Accounts {
         rows::put_account(&mut batch, user_id, &account);
         let commit = self.database.commit(batch)?;
         drop(writing);
-        Ok(self.database.wait_durable(commit)?)
+        self.database.wait_durable(commit)?;
+        // Whose long polls end when he is locked out.
+        self.notifier.notify([&Topic::User(user_id.to_owned())]);
+        Ok(())
     }
 
     /// Capitals are lowered, as other servers do; everything else outside the

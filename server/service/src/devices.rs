@@ -16,13 +16,13 @@ use causeway_storage::{
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
-pub use crate::session::Session;
+pub use crate::session::{Session, Standing};
 use crate::{
     clock::Clock,
     credential::{Credential, deactivated, locked, wrong_password},
     device_keys, device_lists,
     error::MatrixError,
-    notify::Notifier,
+    notify::{Notifier, Topic},
     secrets,
     settings::Settings,
 };
@@ -134,6 +134,28 @@ impl Devices {
         }
     }
 
+    /// What [`Self::check_standing`] is asked later.
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN` when the session has just ended.
+    pub fn standing(&self, session: &Session) -> Result<Standing, MatrixError> {
+        let device = rows::device(&self.database, &session.user_id, &session.device_id)?;
+        let device = device.ok_or_else(ended)?;
+        Ok(Standing { session: session.clone(), login: device.login })
+    }
+
+    /// That a session goes on, whatever its tokens are by now. Who waits is woken
+    /// for this by the topics of the user and the device.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`].
+    pub fn check_standing(&self, standing: &Standing) -> Result<(), MatrixError> {
+        if self.standing(&standing.session)? != *standing {
+            return Err(ended());
+        }
+        self.check_usable(&standing.session.user_id)
+    }
+
     /// That who was let in as `user_id` still would be. To be asked under the
     /// lock: who closes the account or changes its password does so before he
     /// ends the sessions, for which he needs the lock.
@@ -171,6 +193,7 @@ impl Devices {
         device.last_seen_ts = self.clock.now_ms();
         let session =
             self.add_tokens(&mut batch, user_id, &device_id, &mut device, request.refresh, Vec::new());
+        device.login = device.access_tokens.first().copied();
         rows::put_device(&mut batch, user_id, &device_id, &device);
         if is_new {
             self.make_room(&mut batch, user_id)?;
@@ -178,7 +201,17 @@ impl Devices {
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
+        if !is_new {
+            self.wake(user_id, [&*device_id]);
+        }
         Ok(session)
+    }
+
+    /// Wakes who waits for devices whose sessions have ended.
+    fn wake<'a>(&self, user_id: &UserId, device_ids: impl IntoIterator<Item = &'a DeviceId>) {
+        for device_id in device_ids {
+            self.notifier.notify([&Topic::Device(user_id.to_owned(), device_id.to_owned())]);
+        }
     }
 
     /// Makes a device that nobody is logged in to.
@@ -317,6 +350,7 @@ impl Devices {
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
+        self.wake(user_id, device_ids.iter().map(|device_id| &**device_id));
         self.notifier.notify(&topics);
         Ok(())
     }
@@ -414,6 +448,10 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+fn ended() -> MatrixError {
+    MatrixError::new(401, "M_UNKNOWN_TOKEN", "The session has ended")
 }
 
 fn check_length(device_id: &DeviceId) -> Result<(), MatrixError> {

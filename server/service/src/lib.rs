@@ -235,7 +235,7 @@ impl Services {
             SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time()));
-        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits))?);
+        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits), wake())?);
         let profiles = Arc::new(Profiles::new(db(), at()));
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));

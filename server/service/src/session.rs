@@ -1,5 +1,6 @@
 //! Who asks.
 
+use causeway_storage::devices::TokenHash;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 /// Proof that a valid access token was shown.
@@ -9,4 +10,12 @@ pub struct Session {
     pub user_id: OwnedUserId,
     /// The device.
     pub device_id: OwnedDeviceId,
+}
+
+/// A session as it was when a request began that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub(crate) session: Session,
+    /// Which of the device's logins it is; `None` of devices from before these were told apart.
+    pub(crate) login: Option<TokenHash>,
 }

@@ -29,6 +29,10 @@ pub struct Device {
     pub access_tokens: Vec<TokenHash>,
     /// Its valid refresh tokens.
     pub refresh_tokens: Vec<TokenHash>,
+    /// The access token of its last login, valid or not: names the session, which
+    /// refreshed tokens go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<TokenHash>,
 }
 
 /// What an access token opens.

@@ -64,6 +64,7 @@ fn accounts_and_devices() {
         last_seen_ip: Some("::1".into()),
         access_tokens: vec![[1; 32]],
         refresh_tokens: Vec::new(),
+        login: None,
     };
     let hash = ["1"; 32].join(",");
     check(
