@@ -89,7 +89,7 @@ fn set_room(state: &ClientState, request: Custom) -> Result<Response, MatrixErro
 fn create_filter(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     own(&request.auth, &request.path[0])?;
     // Parsed to refuse what /sync could not read; stored as it was sent.
-    let _valid: ruma::api::client::filter::FilterDefinition = request.json()?;
+    let _valid: causeway_service::sync::filter::FilterDefinition = request.json()?;
     let filter: Box<RawValue> = request.json()?;
     let filter_id = state.account_data.create_filter(&request.auth.user_id, &filter)?;
     Ok(json_response(StatusCode::OK, &json!({ "filter_id": filter_id })))

@@ -10,9 +10,9 @@ use causeway_service::{
     rate_limit::Class,
     remote::RemoteRequest,
     rooms::{NewEvent, RoomError, TransactionKey},
-    sync::token::TimelineToken,
+    sync::{filter::EventFilter, token::TimelineToken},
 };
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use ruma::{
     UInt,
     api::{
@@ -25,11 +25,16 @@ use ruma::{
         },
     },
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    ClientState, Endpoints, Ruma, auth::admit_writer, blocking, frame::serialized_response,
-    request::json_error, state_event::reader,
+    ClientState, Endpoints, Ruma,
+    auth::admit_writer,
+    blocking,
+    frame::serialized_response,
+    request::{json_error, query},
+    state_event::reader,
 };
 
 /// Events that are asked of another server when a page ends at a hole.
@@ -91,9 +96,9 @@ fn event(state: &ClientState, request: Ruma<get_room_event::v3::Request>) -> Res
 
 fn context(state: &ClientState, request: Ruma<get_context::v3::Request>) -> Result<Response, MatrixError> {
     let body = &request.body;
-    let limit = limit(body.limit);
+    let (limit, filter) = (limit(body.limit), event_filter(&request.uri)?);
     let context =
-        state.history.context(reader(&request.auth), &body.room_id, &body.event_id, limit, &body.filter)?;
+        state.history.context(reader(&request.auth), &body.room_id, &body.event_id, limit, &filter)?;
     state.rooms.barrier()?;
     let answer = json!({
         "event": context.event,
@@ -106,6 +111,22 @@ fn context(state: &ClientState, request: Ruma<get_context::v3::Request>) -> Resu
     serialized_response(StatusCode::OK, &answer)
 }
 
+/// The `filter` of the query; ruma's type of it lacks some of its fields.
+fn event_filter(uri: &Uri) -> Result<EventFilter, MatrixError> {
+    #[derive(Deserialize)]
+    struct Query {
+        filter: Option<String>,
+    }
+    let filter = query::<Query>(uri)?.filter.filter(|filter| !filter.is_empty());
+    filter.map_or_else(
+        || Ok(EventFilter::default()),
+        |filter| {
+            serde_json::from_str(&filter)
+                .map_err(|error| MatrixError::invalid_param(format!("Invalid filter: {error}")))
+        },
+    )
+}
+
 async fn messages(
     state: ClientState,
     request: Ruma<get_message_events::v3::Request>,
@@ -116,7 +137,7 @@ async fn messages(
         to: token(body.to.as_deref())?,
         direction: direction(body.dir),
         limit: limit(body.limit),
-        filter: body.filter,
+        filter: event_filter(&request.uri)?,
     };
     let (room_id, session) = (body.room_id, request.auth);
     let look = |wanted: Wanted| {

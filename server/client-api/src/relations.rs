@@ -105,7 +105,7 @@ fn answer(
         to: token(asked.to)?,
         direction: direction(asked.dir),
         limit: asked.limit.map_or(LIMIT_DEFAULT, limit),
-        filter: ruma::api::client::filter::RoomEventFilter::default(),
+        filter: causeway_service::sync::filter::EventFilter::default(),
     };
     let kinds = (asked.rel_type.as_deref(), asked.kind.as_deref());
     let page = state.history.relations(reader(session), asked.room_id, asked.event_id, kinds, &wanted)?;

@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
-use http::request::Parts;
+use http::{Uri, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt,
@@ -46,6 +46,8 @@ where
     pub auth: <T::Authentication as ClientAuth>::Identity,
     /// The body as sent: for fields that ruma's type can't carry.
     pub raw: Bytes,
+    /// The path and query as sent: likewise.
+    pub uri: Uri,
     /// Where the request came from, if known.
     pub address: Option<IpAddr>,
 }
@@ -74,10 +76,15 @@ impl<A> Custom<A> {
 
     /// The query as `D`.
     pub fn query<D: DeserializeOwned>(&self) -> Result<D, MatrixError> {
-        axum::extract::Query::try_from_uri(&self.head.uri)
-            .map(|axum::extract::Query(query)| query)
-            .map_err(|error| MatrixError::invalid_param(error.body_text()))
+        query(&self.head.uri)
     }
+}
+
+/// The query of a URI as `D`.
+pub(crate) fn query<D: DeserializeOwned>(uri: &Uri) -> Result<D, MatrixError> {
+    axum::extract::Query::try_from_uri(uri)
+        .map(|axum::extract::Query(query)| query)
+        .map_err(|error| MatrixError::invalid_param(error.body_text()))
 }
 
 /// A request as it arrived, its body read.
@@ -113,6 +120,7 @@ impl Arrived {
         let takes_body = matches!(self.head.method, http::Method::POST | http::Method::PUT);
         let bytes: &[u8] = if takes_body && self.raw.is_empty() { b"{}" } else { &self.raw };
         let is_list = takes_body && is_list(bytes);
+        let uri = self.head.uri.clone();
         let request = http::Request::from_parts(self.head, bytes);
         let auth = auth::identify::<T::Authentication>(state, &request)?;
         if T::RATE_LIMITED {
@@ -126,7 +134,7 @@ impl Arrived {
         }
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let body = T::try_from_http_request(request, &path).map_err(|error| parse_error(&error))?;
-        Ok(Ruma { body, auth, raw: self.raw, address: self.address })
+        Ok(Ruma { body, auth, raw: self.raw, uri, address: self.address })
     }
 
     /// Authenticated and counted against the user's rate limit.

@@ -7,13 +7,17 @@ use causeway_service::{
     error::MatrixError,
     rate_limit::Class,
     search::{Around, Found, Hit, Order, Wanted},
+    sync::filter::EventFilter,
 };
 use http::StatusCode;
 use ruma::api::client::search::search_events::v3::{Criteria, GroupingKey, OrderBy, Request, SearchKeys};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{ClientState, Endpoints, Ruma, frame::serialized_response, message::limit, state_event::reader};
+use crate::{
+    ClientState, Endpoints, Ruma, frame::serialized_response, message::limit, request::json_error,
+    state_event::reader,
+};
 
 /// What each key is the field of.
 const KINDS: [(SearchKeys, &str); 3] = [
@@ -34,12 +38,13 @@ fn search(state: &ClientState, request: Ruma<Request>) -> Result<Response, Matri
     // A search costs more than other requests: it counts twice.
     state.rate_limits.admit(Class::Request, request.auth.user_id.as_str())?;
     let next_batch = request.body.next_batch.as_deref().filter(|token| !token.is_empty());
+    let beside = beside(&request.raw)?;
     let wanted = Wanted {
         term: criteria.search_term.clone(),
         kinds: kinds(criteria),
-        filter: criteria.filter.clone(),
+        filter: beside.filter,
         order: if criteria.order_by == Some(OrderBy::Recent) { Order::Recent } else { Order::Rank },
-        around: is_context_wanted(&request.raw).then(|| Around {
+        around: beside.event_context.is_some().then(|| Around {
             before: limit(criteria.event_context.before_limit),
             after: limit(criteria.event_context.after_limit),
             profiles: criteria.event_context.include_profile,
@@ -69,22 +74,26 @@ fn kinds(criteria: &Criteria) -> BTreeSet<&'static str> {
     KINDS.iter().filter(|(key, _)| is_wanted(key)).map(|(_, kind)| *kind).collect()
 }
 
-/// Ruma's type has the limits' defaults whether a context is asked for or not.
-fn is_context_wanted(raw: &[u8]) -> bool {
+/// What ruma's type doesn't carry: whether a context is asked for at all, and the
+/// whole filter.
+#[derive(Deserialize)]
+struct Beside {
+    event_context: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    filter: EventFilter,
+}
+
+fn beside(raw: &[u8]) -> Result<Beside, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
         search_categories: Categories,
     }
     #[derive(Deserialize)]
     struct Categories {
-        room_events: Asked,
+        room_events: Beside,
     }
-    #[derive(Deserialize)]
-    struct Asked {
-        event_context: Option<serde::de::IgnoredAny>,
-    }
-    serde_json::from_slice::<Body>(raw)
-        .is_ok_and(|body| body.search_categories.room_events.event_context.is_some())
+    let body: Body = serde_json::from_slice(raw).map_err(|error| json_error(&error))?;
+    Ok(body.search_categories.room_events)
 }
 
 fn result(hit: &Hit) -> Value {

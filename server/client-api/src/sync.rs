@@ -8,10 +8,12 @@ use causeway_service::{
     devices::Standing,
     error::MatrixError,
     presence::State,
-    sync::{Look, Request, StateAfter, filter::global_event_passes},
+    sync::{
+        Look, Request, StateAfter,
+        filter::{FilterDefinition, global_event_passes},
+    },
 };
 use http::{Method, StatusCode};
-use ruma::api::client::filter::FilterDefinition;
 use serde::Deserialize;
 use tokio::time::Instant;
 

@@ -317,3 +317,66 @@ async fn a_device_is_given_what_it_acknowledged_and_no_more() {
     server.get(&format!("{V3}/sync?since=nonsense"), &alice).await.is_error(400, "M_INVALID_PARAM");
     server.get(&format!("{V3}/sync?since=s99999999999.0.0"), &alice).await.is_error(400, "M_INVALID_PARAM");
 }
+
+#[tokio::test]
+async fn a_filter_picks_fields_and_the_form_of_events() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let room = server.room(&alice, json!({ "name": "Plans" })).await;
+    let said = server.say(&alice, &room, "one").await;
+    let fields = encoded(&json!({ "event_fields": ["event_id", "content.body", "content.no.such"] }));
+    let answer = server.sync(&alice, &format!("filter={fields}")).await;
+    let timeline = answer["rooms"]["join"][&room]["timeline"]["events"].as_array().expect("events");
+    assert_eq!(timeline.last(), Some(&json!({ "event_id": said, "content": { "body": "one" } })));
+    let form = encoded(&json!({ "event_format": "federation", "room": { "timeline": { "limit": 1 } } }));
+    let answer = server.sync(&alice, &format!("filter={form}")).await;
+    let joined = &answer["rooms"]["join"][&room];
+    for event in [&joined["timeline"]["events"][0], &joined["state"]["events"][0]] {
+        assert!(event["hashes"].is_object() && event["signatures"].is_object(), "{event}");
+        assert!(event["event_id"].is_string() && event["unsigned"]["age"].is_u64(), "{event}");
+        assert_eq!(event["room_id"], room);
+    }
+}
+
+#[tokio::test]
+async fn a_filter_picks_events_by_what_relates_to_them() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = server.room(&alice, json!({ "preset": "public_chat" })).await;
+    server.post(&format!("{V3}/rooms/{room}/join"), &bob, json!({})).await.ok();
+    let mut said = Vec::new();
+    for text in ["none", "reaction", "thread", "undone"] {
+        said.push(server.say(&alice, &room, text).await);
+    }
+    let relating = async |token: &str, rel_type: &str, target: &str| {
+        let relates_to = json!({ "rel_type": rel_type, "event_id": target, "key": "k" });
+        let path = format!("{V3}/rooms/{room}/send/m.test/{}", &target[1..]);
+        let sent = server.put(&path, token, json!({ "m.relates_to": relates_to })).await.ok();
+        sent["event_id"].as_str().expect("an id").to_owned()
+    };
+    relating(&bob, "m.annotation", &said[1]).await;
+    relating(&alice, "m.thread", &said[2]).await;
+    let undone = relating(&bob, "m.thread", &said[3]).await;
+    server.put(&format!("{V3}/rooms/{room}/redact/{undone}/r"), &bob, json!({})).await.ok();
+    let by_bob = [server.get(&format!("{V3}/account/whoami"), &bob).await.ok()["user_id"].clone()];
+    let either = ["m.thread", "m.annotation"];
+    let messages = format!("{V3}/rooms/{room}/messages?dir=f&filter=");
+    for (filter, expected) in [
+        (json!({ "related_by_rel_types": ["m.thread"] }), vec!["thread"]),
+        (json!({ "related_by_rel_types": either }), vec!["reaction", "thread"]),
+        (json!({ "related_by_senders": by_bob }), vec!["reaction"]),
+        (json!({ "related_by_rel_types": ["m.thread"], "related_by_senders": by_bob }), vec![]),
+        (json!({ "related_by_rel_types": [] }), vec![]),
+    ] {
+        let page = server.get(&format!("{messages}{}", encoded(&filter)), &alice).await.ok();
+        let chunk = json!({ "timeline": { "events": page["chunk"] } });
+        assert_eq!(bodies(&chunk), expected, "{filter}: {page}");
+        let in_sync = encoded(&json!({ "room": { "timeline": filter } }));
+        let answer = server.sync(&alice, &format!("filter={in_sync}")).await;
+        assert_eq!(bodies(&answer["rooms"]["join"][&room]), expected, "{filter}: {answer}");
+        let path = format!("{V3}/rooms/{room}/context/{}?filter={}", said[0], encoded(&filter));
+        let context = server.get(&path, &alice).await.ok();
+        let after = json!({ "timeline": { "events": context["events_after"] } });
+        assert_eq!(bodies(&after), expected, "{filter}: {context}");
+    }
+}

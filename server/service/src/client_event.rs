@@ -19,6 +19,8 @@ pub enum Shape {
     Full,
     /// Without: /sync, where the room is known.
     Sync,
+    /// As it goes between servers, with its id and the room's: /sync with `event_format: federation`.
+    Federation,
     /// Type, sender, state key and content only: state of a room that the user is not in.
     Stripped,
 }
@@ -80,6 +82,9 @@ pub fn client_event(
     shape: Shape,
     unsigned: Map<String, Value>,
 ) -> Result<Box<RawValue>, UnreadableEvent> {
+    if shape == Shape::Federation {
+        return federation_event(pdu, event_id, room_id, unsigned);
+    }
     let fields: Fields<'_> = serde_json::from_str(pdu.get()).map_err(UnreadableEvent)?;
     let stripped = shape == Shape::Stripped;
     let event = ClientEvent {
@@ -93,6 +98,19 @@ pub fn client_event(
         redacts: fields.redacts.map(Redacts::Own).or_else(|| copied_redacts(fields.kind, fields.content)),
         unsigned,
     };
+    serde_json::value::to_raw_value(&event).map_err(UnreadableEvent)
+}
+
+fn federation_event(
+    pdu: &RawValue,
+    event_id: &str,
+    room_id: &str,
+    unsigned: Map<String, Value>,
+) -> Result<Box<RawValue>, UnreadableEvent> {
+    let mut event: Map<String, Value> = serde_json::from_str(pdu.get()).map_err(UnreadableEvent)?;
+    event.insert("event_id".to_owned(), event_id.into());
+    event.insert("room_id".to_owned(), room_id.into());
+    event.insert("unsigned".to_owned(), Value::Object(unsigned));
     serde_json::value::to_raw_value(&event).map_err(UnreadableEvent)
 }
 
@@ -138,6 +156,11 @@ mod tests {
             })
         );
         assert_eq!(rendered(&pdu(), Shape::Sync, &Value::Null).get("room_id"), None);
+        let mut whole = pdu();
+        whole["unsigned"] = json!({ "age": 7 });
+        whole["event_id"] = "$e".into();
+        whole["room_id"] = "!r".into();
+        assert_eq!(rendered(&pdu(), Shape::Federation, &json!({ "age": 7 })), whole);
         assert_eq!(
             rendered(&pdu(), Shape::Stripped, &Value::Null),
             json!({ "type": "m.room.name", "sender": "@a:b.c", "state_key": "", "content": { "name": "x" } })

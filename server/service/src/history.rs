@@ -8,8 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 pub use causeway_storage::Direction;
 use ruma::{
-    DeviceId, EventId, OwnedUserId, RoomId, UserId,
-    api::client::filter::{LazyLoadOptions, RoomEventFilter},
+    DeviceId, EventId, OwnedUserId, RoomId, UserId, api::client::filter::LazyLoadOptions,
     events::room::member::MembershipState,
 };
 use serde_json::value::RawValue;
@@ -22,7 +21,7 @@ use crate::{
     room_view::RoomView,
     rooms::{Held, Rooms},
     shown::{Detail, Shower},
-    sync::{passes, token::TimelineToken},
+    sync::{Sieve, filter::EventFilter, token::TimelineToken},
     visible::Viewer,
 };
 
@@ -57,7 +56,7 @@ pub struct Wanted {
     /// At most so many events.
     pub limit: usize,
     /// Which events.
-    pub filter: RoomEventFilter,
+    pub filter: EventFilter,
 }
 
 /// A page of a room's past.
@@ -134,16 +133,18 @@ impl History {
         let backward = wanted.direction == Direction::Backward;
         let start = wanted.from.map_or(if backward { last } else { i64::MIN }, |token| token.0.min(last));
         let mut walk = Walk::begin(start, wanted, last);
+        let mut sieve = Sieve::new(view, room_id, &wanted.filter);
         let mut senders = BTreeSet::new();
         let mut chunk = Vec::new();
         let limit = wanted.limit.min(PAGE_MAX);
         let ignored = ignored_users(view.database(), reader.user_id)?;
         while chunk.len() < limit
+            && sieve.looked_at < SCANNED_MAX
             && let Some(row) = walk.next(view, room_id)?
         {
             let Some(held) = view.held(&row.event_id)? else { continue };
             let is_noise = is_message_of(&held, &ignored);
-            if !is_noise && passes(&wanted.filter, room_id, &held) && viewer.may_see(&held)? {
+            if !is_noise && sieve.lets_through(&held, &mut viewer)? && viewer.may_see(&held)? {
                 senders.insert(held.pdu.sender().to_owned());
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
             }
@@ -170,7 +171,7 @@ impl History {
         room_id: &RoomId,
         event_id: &EventId,
         limit: usize,
-        filter: &RoomEventFilter,
+        filter: &EventFilter,
     ) -> Result<Context, MatrixError> {
         let held = self.visible(reader, room_id, event_id)?;
         let position =
@@ -198,7 +199,7 @@ impl History {
         room_id: &RoomId,
         position: i64,
         (before, after): (usize, usize),
-        filter: &RoomEventFilter,
+        filter: &EventFilter,
     ) -> Result<(Page, Page), MatrixError> {
         let side = |from, direction, limit| {
             let from = Some(TimelineToken(from));

@@ -17,10 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::RoomEventFilter,
-    events::room::member::MembershipState,
-};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde_json::{Map, Value, value::RawValue};
 
 use self::candidates::Candidates;
@@ -33,7 +30,7 @@ use crate::{
     room_view::RoomView,
     rooms::{Held, Rooms},
     shown::{Detail, Shower},
-    sync::passes,
+    sync::{Sieve, filter::EventFilter},
     visible::Viewer,
     words::{rank, searched_text, words},
 };
@@ -85,7 +82,7 @@ pub struct Wanted {
     /// Types of events that are searched.
     pub kinds: BTreeSet<&'static str>,
     /// Which events.
-    pub filter: RoomEventFilter,
+    pub filter: EventFilter,
     /// In which order.
     pub order: Order,
     /// With what around.
@@ -258,7 +255,7 @@ impl Search {
             };
             if !wanted.kinds.contains(held.pdu.kind_text())
                 || ignored.contains(held.pdu.sender().as_str())
-                || !passes(&filter, room_id, &held)
+                || !Sieve::new(view, room_id, &filter).lets_through(&held, viewer)?
                 || self.rooms.redaction_of(held.pdu.event_id())?.is_some()
                 || !viewer.may_see(&held)?
             {
@@ -284,8 +281,8 @@ impl Search {
     fn rooms(
         &self,
         user_id: &UserId,
-        filter: &RoomEventFilter,
-    ) -> Result<(Vec<OwnedRoomId>, RoomEventFilter), MatrixError> {
+        filter: &EventFilter,
+    ) -> Result<(Vec<OwnedRoomId>, EventFilter), MatrixError> {
         let mut filter = filter.clone();
         if let Some(named) = &mut filter.rooms {
             let mut at = 0;
@@ -345,13 +342,8 @@ impl Search {
             None => None,
             Some(around) => {
                 let limits = (around.before.min(CONTEXT_MAX), around.after.min(CONTEXT_MAX));
-                let sides = self.history.around(
-                    reader,
-                    &room_id,
-                    hit.position,
-                    limits,
-                    &RoomEventFilter::default(),
-                )?;
+                let sides =
+                    self.history.around(reader, &room_id, hit.position, limits, &EventFilter::default())?;
                 if around.profiles {
                     let senders =
                         sides.0.chunk.iter().chain(&sides.1.chunk).filter_map(|event| sender(event));
@@ -403,11 +395,14 @@ fn unless_forbidden<T>(found: Result<T, MatrixError>) -> Result<Option<T>, Matri
 }
 
 /// Every list is looked through for each event.
-fn check_filter(filter: &RoomEventFilter) -> Result<(), MatrixError> {
+fn check_filter(filter: &EventFilter) -> Result<(), MatrixError> {
     let wanted = [filter.types.as_ref().map(Vec::len), filter.senders.as_ref().map(Vec::len)];
     let lists = [filter.not_types.len(), filter.not_senders.len(), filter.not_rooms.len()];
     let rooms = filter.rooms.as_ref().map(Vec::len);
-    if lists.into_iter().chain(wanted.into_iter().flatten()).chain(rooms).any(|len| len > FILTER_LIST_MAX) {
+    let related = &filter.related_by;
+    let related = [related.rel_types.as_ref().map(Vec::len), related.senders.as_ref().map(Vec::len)];
+    let wanted = wanted.into_iter().chain(related);
+    if lists.into_iter().chain(wanted.flatten()).chain(rooms).any(|len| len > FILTER_LIST_MAX) {
         return Err(MatrixError::invalid_param("A list of the filter is too long"));
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use causeway_room::NewEvent;
 use causeway_shared_space::Change;
 use causeway_storage::shared_space::queues::{self, Queue};
-use ruma::{DeviceId, api::client::filter::FilterDefinition, device_id};
+use ruma::{DeviceId, device_id};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     token::TOKEN_IDS_MAX,
     write::OnConflict,
 };
-use crate::sync::Request;
+use crate::sync::{Request, filter::FilterDefinition};
 
 fn declare(fixture: &Fixture, content: Json) {
     let event = NewEvent::new(DECLARATION_TYPE, (*ALICE).to_owned(), Some(String::new()), content);

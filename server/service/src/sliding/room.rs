@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_room::{Pdu, Root, StateKey};
 use causeway_storage::{Direction, StreamPosition, rooms as rows, sliding::SentRoom};
-use ruma::{
-    OwnedEventId, RoomId, api::client::filter::RoomEventFilter, events::room::member::MembershipState,
-};
+use ruma::{OwnedEventId, RoomId, events::room::member::MembershipState};
 
 use super::{
     lists::{Entry, Wanted},
@@ -22,6 +20,7 @@ use crate::{
     error::MatrixError,
     shown::Detail,
     sync::{
+        filter::EventFilter,
         response::RawEvent,
         summary,
         timeline::{Range, Selected, select},
@@ -134,7 +133,7 @@ impl<'a> Telling<'a> {
         } else {
             let mut viewer = Viewer::new(making.view, &entry.room_id, &making.request.user_id)?;
             let range = Range { after, until: i64::try_from(until).unwrap_or(i64::MAX), limit };
-            select(making.view, &entry.room_id, range, &RoomEventFilter::default(), &mut viewer)?
+            select(making.view, &entry.room_id, range, &EventFilter::default(), &mut viewer)?
         };
         let number = wanted.config.required.number();
         let required_before = match &known {

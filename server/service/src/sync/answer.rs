@@ -1,21 +1,28 @@
 //! One answer of /sync in the making: what was asked, up to where it is
 //! answered, and what all rooms share.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::FilterDefinition};
+use causeway_room::Pdu;
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::EventFormat};
 
 use super::{
     Request, StateAfter, SyncService,
     account_data::{self, ByRoom},
     counting::Counter,
-    filter,
+    fields::Fields,
+    filter::{self, FilterDefinition},
     progress::Told,
     response::{RawEvent, StateSection},
     typing_event,
 };
 use crate::{
-    error::MatrixError, ignored::ignored_users, room_view::RoomView, shown::Shower, typing::TypingChanges,
+    client_event::Shape,
+    error::MatrixError,
+    ignored::ignored_users,
+    room_view::RoomView,
+    shown::{Detail, Shower},
+    typing::TypingChanges,
 };
 
 /// See the module.
@@ -36,6 +43,8 @@ pub struct Answer<'a> {
     pub counter: Counter<'a>,
     /// What the answer says of rooms' items; see [`super::progress`].
     pub told: Vec<Told>,
+    shape: Shape,
+    fields: Option<Fields>,
     until: u64,
     account_data: ByRoom,
     typing: TypingChanges,
@@ -63,6 +72,11 @@ impl<'a> Answer<'a> {
             ignored: ignored_users(database, user_id)?,
             counter: Counter::new(services, user_id, until),
             told: Vec::new(),
+            shape: match request.filter.event_format {
+                EventFormat::Federation => Shape::Federation,
+                _ => Shape::Sync,
+            },
+            fields: Fields::new(request.filter.event_fields.as_deref()),
             until,
             account_data: account_data::changed(database, user_id, since, until)?,
             typing: services.typing.changed_since(joined.iter().map(|room_id| &**room_id), typing_since),
@@ -92,6 +106,15 @@ impl<'a> Answer<'a> {
     /// The number of the last change in typing that the answer tells of.
     pub fn typing_changes(&self) -> u64 {
         self.typing.changes
+    }
+
+    /// An event of a room as the filter wants events.
+    pub fn show(&self, pdu: &Arc<Pdu>, detail: Detail) -> Result<RawEvent, MatrixError> {
+        let event = self.shower.show(pdu, self.shape, detail)?;
+        Ok(match &self.fields {
+            Some(fields) => fields.of(event),
+            None => event,
+        })
     }
 
     /// The section in the form that was asked for.

@@ -4,12 +4,13 @@
 //! could this filter have hidden an item event from the device
 //! ([`hides_items`])? It answers yes whenever it is not sure.
 
+use std::ops::{Deref, DerefMut};
+
 use ruma::{
-    RoomId,
-    api::client::filter::{
-        Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter, UrlFilter,
-    },
+    OwnedRoomId, OwnedUserId, RoomId,
+    api::client::filter::{EventFormat, Filter, LazyLoadOptions, RoomEventFilter, UrlFilter},
 };
+use serde::Deserialize;
 
 /// The type of the events that carry a shared space's items.
 pub const ITEM_EVENT_TYPE: &str = "org.causeway.item";
@@ -19,6 +20,87 @@ pub const TIMELINE_LIMIT_DEFAULT: usize = 10;
 
 /// Most events in one room's timeline, whatever the filter names.
 pub const TIMELINE_LIMIT_MAX: usize = 100;
+
+/// A filter as clients store it or send it with /sync. Not ruma's, which lacks
+/// what [`EventFilter`] has.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FilterDefinition {
+    /// Which parts of events are wanted; all if absent. See [`super::fields`].
+    pub event_fields: Option<Vec<String>>,
+    /// How events look.
+    pub event_format: EventFormat,
+    /// Which presence.
+    pub presence: Filter,
+    /// Which account data that belongs to no room.
+    pub account_data: Filter,
+    /// Which rooms, and what of them.
+    pub room: RoomFilter,
+}
+
+/// The part of a filter about rooms.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RoomFilter {
+    /// Whether a first sync tells of rooms that the user left.
+    pub include_leave: bool,
+    /// Which account data of rooms.
+    pub account_data: RoomEventFilter,
+    /// Which events of timelines.
+    pub timeline: EventFilter,
+    /// Which of typing and receipts.
+    pub ephemeral: RoomEventFilter,
+    /// Which state.
+    pub state: EventFilter,
+    /// Rooms that are left out.
+    pub not_rooms: Vec<OwnedRoomId>,
+    /// Rooms that are told of; all if absent.
+    pub rooms: Option<Vec<OwnedRoomId>>,
+}
+
+/// A filter of events that others can relate to.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct EventFilter {
+    #[serde(flatten)]
+    own: RoomEventFilter,
+    /// What has to relate to the event.
+    #[serde(flatten)]
+    pub related_by: RelatedBy,
+}
+
+/// Lets only those events through to which another one relates that is of one of
+/// these types and by one of these senders (client-server API, "Filtering by
+/// relationship type").
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct RelatedBy {
+    /// Of any, if absent.
+    #[serde(default, rename = "related_by_rel_types")]
+    pub rel_types: Option<Vec<String>>,
+    /// By anybody, if absent.
+    #[serde(default, rename = "related_by_senders")]
+    pub senders: Option<Vec<OwnedUserId>>,
+}
+
+impl RelatedBy {
+    /// Whether it asks for anything.
+    pub fn is_any(&self) -> bool {
+        self.rel_types.is_none() && self.senders.is_none()
+    }
+}
+
+impl Deref for EventFilter {
+    type Target = RoomEventFilter;
+
+    fn deref(&self) -> &RoomEventFilter {
+        &self.own
+    }
+}
+
+impl DerefMut for EventFilter {
+    fn deref_mut(&mut self) -> &mut RoomEventFilter {
+        &mut self.own
+    }
+}
 
 /// What a filter looks at in an event.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +162,9 @@ pub struct HiddenItems {
 /// is a false conflict, that of a wrong no would be a lost write.
 pub fn hides_items(filter: &FilterDefinition, room_id: &RoomId) -> HiddenItems {
     let all = filter.event_fields.is_some() || !room_passes(&filter.room, room_id);
-    let part = |part: &RoomEventFilter| {
-        !part.not_senders.is_empty()
+    let part = |part: &EventFilter| {
+        !part.related_by.is_any()
+            || !part.not_senders.is_empty()
             || part.senders.is_some()
             || part.url_filter.is_some()
             || !event_passes(part, room_id, EventHead { kind: ITEM_EVENT_TYPE, sender: "", has_url: false })
@@ -172,6 +255,10 @@ mod tests {
         );
         assert_eq!(
             hidden(json!({ "room": { "timeline": { "not_senders": ["@x:b.c"] } } })),
+            HiddenItems { timeline: true, state: false }
+        );
+        assert_eq!(
+            hidden(json!({ "room": { "timeline": { "related_by_rel_types": ["m.thread"] } } })),
             HiddenItems { timeline: true, state: false }
         );
         assert_eq!(hidden(json!({ "room": { "rooms": [] } })), everything);

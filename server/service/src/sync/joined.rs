@@ -16,7 +16,7 @@ use super::{
     timeline::{Range, Selected, select},
     token::TimelineToken,
 };
-use crate::{client_event::Shape, error::MatrixError, shown::Detail, visible::Viewer};
+use crate::{error::MatrixError, shown::Detail, visible::Viewer};
 
 /// Builds the room's part of the answer; `None` if there is nothing to tell.
 pub fn joined_room(
@@ -38,7 +38,7 @@ pub fn joined_room(
     if members_changed {
         room.summary = Some(summary::summary(answer.view, room_id, answer.user_id())?);
     }
-    room.state = state_section(answer, room_id, span, &selected, room.summary.as_ref())?;
+    room.state = state_section(answer, room_id, span, (&selected, &mut viewer), room.summary.as_ref())?;
     note_told(answer, room_id, known, span, &selected);
     room.ephemeral.events = ephemeral(answer, room_id, since.unwrap_or(0))?;
     room.account_data = Events { events: answer.room_account_data(room_id) };
@@ -107,14 +107,14 @@ fn state_section(
     answer: &Answer<'_>,
     room_id: &RoomId,
     span: Span,
-    selected: &Selected,
+    (selected, viewer): (&Selected, &mut Viewer<'_>),
     summary: Option<&Summary>,
 ) -> Result<StateSection, MatrixError> {
     let heroes: &[OwnedUserId] = summary.map_or(&[], |summary| &summary.heroes);
     let lazy: Option<BTreeSet<String>> =
         filter::lazy_loads(answer.filter).then(|| state::needed_members(selected, answer.user_id(), heroes));
     let chosen = state::choose(answer.view, span, selected, lazy.as_ref())?;
-    let events = state::render(answer.view, room_id, &chosen, &answer.filter.room.state, &answer.shower)?;
+    let events = state::render(room_id, &chosen, viewer, answer)?;
     Ok(answer.state_section(events))
 }
 
@@ -176,7 +176,7 @@ fn timeline(answer: &Answer<'_>, selected: &Selected) -> Result<Timeline, Matrix
         if is_message && answer.ignored.contains(held.pdu.sender().as_str()) {
             continue;
         }
-        events.push(answer.shower.show(&held.pdu, Shape::Sync, Detail::Timeline)?);
+        events.push(answer.show(&held.pdu, Detail::Timeline)?);
     }
     let prev_batch = Some(TimelineToken(selected.start).to_string());
     Ok(Timeline { events, limited: selected.limited, prev_batch })

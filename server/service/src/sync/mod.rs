@@ -14,6 +14,7 @@ pub(crate) mod account_data;
 mod answer;
 pub(crate) mod counting;
 pub mod device_lists;
+pub mod fields;
 pub mod filter;
 mod given;
 mod joined;
@@ -36,14 +37,14 @@ use causeway_storage::{
 pub use given::{CONNECTIONS_MAX, given};
 pub use progress::Given;
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
-    events::room::member::MembershipState,
+    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, events::room::member::MembershipState,
 };
 use serde_json::json;
-pub use timeline::passes;
+pub use timeline::Sieve;
 
 use self::{
     answer::Answer,
+    filter::FilterDefinition,
     progress::Told,
     response::{DeviceLists, Events, InvitedRoom, KnockedRoom, RawEvent, Response, raw_event},
     token::SyncToken,

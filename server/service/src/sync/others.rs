@@ -137,7 +137,7 @@ pub fn left_room(
         && !has_all
         && let Some(end) = answer.view.root_at(room_id, until)?
     {
-        let events = state_events(answer, room_id, known, end, &selected)?;
+        let events = state_events(answer, room_id, (known, end), &selected, &mut viewer)?;
         room.state = answer.state_section(events);
     }
     room.account_data = Events { events: answer.room_account_data(room_id) };
@@ -148,9 +148,9 @@ pub fn left_room(
 fn state_events(
     answer: &Answer<'_>,
     room_id: &RoomId,
-    known: Option<Root>,
-    end: Root,
+    (known, end): (Option<Root>, Root),
     selected: &Selected,
+    viewer: &mut Viewer<'_>,
 ) -> Result<Vec<RawEvent>, MatrixError> {
     let start = selected.events.first().and_then(|(_, held)| held.meta.state_before);
     let span =
@@ -158,7 +158,7 @@ fn state_events(
     let lazy: Option<BTreeSet<String>> =
         filter::lazy_loads(answer.filter).then(|| state::needed_members(selected, answer.user_id(), &[]));
     let chosen = state::choose(answer.view, span, selected, lazy.as_ref())?;
-    state::render(answer.view, room_id, &chosen, &answer.filter.room.state, &answer.shower)
+    state::render(room_id, &chosen, viewer, answer)
 }
 
 /// The event that ended a membership. Of an invite from another server there may be
@@ -186,7 +186,7 @@ pub fn ending(
 fn timeline(answer: &Answer<'_>, member: &Member, selected: &Selected) -> Result<Timeline, MatrixError> {
     let mut events = Vec::with_capacity(selected.events.len());
     for (_, held) in &selected.events {
-        events.push(answer.shower.show(&held.pdu, Shape::Sync, Detail::Timeline)?);
+        events.push(answer.show(&held.pdu, Detail::Timeline)?);
     }
     if events.is_empty() {
         events.push(ending(answer.view, &answer.shower, answer.user_id(), member)?);

@@ -7,15 +7,14 @@
 use std::collections::BTreeSet;
 
 use causeway_room::{Root, StateKey};
-use ruma::{OwnedEventId, RoomId, UserId, api::client::filter::RoomEventFilter};
+use ruma::{OwnedEventId, RoomId, UserId};
 
-use super::{response::RawEvent, timeline::Selected, timeline::passes};
-use crate::{
-    client_event::Shape,
-    error::MatrixError,
-    room_view::RoomView,
-    shown::{Detail, Shower},
+use super::{
+    answer::Answer,
+    response::RawEvent,
+    timeline::{Selected, Sieve},
 };
+use crate::{error::MatrixError, room_view::RoomView, shown::Detail, visible::Viewer};
 
 const MEMBER: &str = "m.room.member";
 
@@ -73,17 +72,17 @@ pub fn needed_members(
 
 /// Renders the events of the section that pass the filter.
 pub fn render(
-    view: RoomView<'_>,
     room_id: &RoomId,
     chosen: &[OwnedEventId],
-    filter: &RoomEventFilter,
-    shower: &Shower<'_>,
+    viewer: &mut Viewer<'_>,
+    answer: &Answer<'_>,
 ) -> Result<Vec<RawEvent>, MatrixError> {
     let mut events = Vec::with_capacity(chosen.len());
+    let mut sieve = Sieve::new(answer.view, room_id, &answer.filter.room.state);
     for event_id in chosen {
-        let Some(held) = view.held(event_id)? else { continue };
-        if passes(filter, room_id, &held) {
-            events.push(shower.show(&held.pdu, Shape::Sync, Detail::Plain)?);
+        let Some(held) = answer.view.held(event_id)? else { continue };
+        if sieve.lets_through(&held, viewer)? {
+            events.push(answer.show(&held.pdu, Detail::Plain)?);
         }
     }
     Ok(events)

@@ -1,9 +1,12 @@
 //! Which events of a room's timeline go into an answer.
 
-use causeway_storage::{Direction, rooms::TimelineRow};
-use ruma::{RoomId, api::client::filter::RoomEventFilter};
+use causeway_storage::{
+    Direction,
+    rooms::{self as rows, TimelineRow},
+};
+use ruma::RoomId;
 
-use super::filter::{EventHead, event_passes};
+use super::filter::{EventFilter, EventHead, event_passes};
 use crate::{error::MatrixError, room_view::RoomView, rooms::Held, visible::Viewer};
 
 /// Rows read at once.
@@ -12,6 +15,9 @@ const PAGE: usize = 32;
 /// Rows looked at for one answer: a filter that lets nothing through must not
 /// walk through a whole room. What is left is a gap.
 const SCANNED_MAX: usize = 2_000;
+
+/// Relations looked at to find out whether one of an event is wanted.
+const RELATIONS_MAX: usize = 200;
 
 /// Which stretch is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +53,11 @@ pub fn select(
     view: RoomView<'_>,
     room_id: &RoomId,
     range: Range,
-    filter: &RoomEventFilter,
+    filter: &EventFilter,
     viewer: &mut Viewer<'_>,
 ) -> Result<Selected, MatrixError> {
     let mut selected = Selected { start: range.until, ..Selected::default() };
+    let mut sieve = Sieve::new(view, room_id, filter);
     let mut scanned = 0;
     loop {
         let page = view.timeline(room_id, Some(selected.start), Direction::Backward, PAGE)?;
@@ -60,14 +67,14 @@ pub fn select(
                 return Ok(finished(selected, false));
             }
             selected.any = true;
-            if selected.events.len() >= range.limit || scanned >= SCANNED_MAX {
+            if selected.events.len() >= range.limit || scanned + sieve.looked_at >= SCANNED_MAX {
                 return Ok(finished(selected, true));
             }
             scanned += 1;
             selected.start = row.position - 1;
             match view.held(&row.event_id)? {
                 Some(held) if viewer.may_see(&held)? => {
-                    if passes(filter, room_id, &held) {
+                    if sieve.lets_through(&held, viewer)? {
                         selected.events.push((row, held));
                     }
                 }
@@ -80,11 +87,57 @@ pub fn select(
     }
 }
 
-/// Whether the filter lets the event through.
-pub fn passes(filter: &RoomEventFilter, room_id: &RoomId, held: &Held) -> bool {
-    let has_url = filter.url_filter.is_some() && held.pdu.content_object().contains_key("url");
-    let head = EventHead { kind: held.pdu.kind_text(), sender: held.pdu.sender().as_str(), has_url };
-    event_passes(filter, room_id, head)
+/// A filter, applied to the events of a room.
+pub struct Sieve<'a> {
+    view: RoomView<'a>,
+    room_id: &'a RoomId,
+    filter: &'a EventFilter,
+    /// Relations read so far: to be counted as the events are.
+    pub looked_at: usize,
+}
+
+impl<'a> Sieve<'a> {
+    /// For this room.
+    pub fn new(view: RoomView<'a>, room_id: &'a RoomId, filter: &'a EventFilter) -> Self {
+        Self { view, room_id, filter, looked_at: 0 }
+    }
+
+    /// Whether the filter lets the event through.
+    pub fn lets_through(&mut self, held: &Held, viewer: &mut Viewer<'_>) -> Result<bool, MatrixError> {
+        let has_url = self.filter.url_filter.is_some() && held.pdu.content_object().contains_key("url");
+        let head = EventHead { kind: held.pdu.kind_text(), sender: held.pdu.sender().as_str(), has_url };
+        Ok(event_passes(self.filter, self.room_id, head) && self.is_related(held, viewer)?)
+    }
+
+    /// Whether an event relates to this one as the filter wants it. Of those that the
+    /// viewer may see, the last are looked at; what is redacted relates to nothing.
+    fn is_related(&mut self, held: &Held, viewer: &mut Viewer<'_>) -> Result<bool, MatrixError> {
+        let wanted = &self.filter.related_by;
+        if wanted.is_any() {
+            return Ok(true);
+        }
+        let database = self.view.database();
+        let relations =
+            rows::relations(database, held.pdu.event_id(), None, Direction::Backward, RELATIONS_MAX)?;
+        for relation in relations {
+            self.looked_at += 1;
+            if wanted.rel_types.as_ref().is_some_and(|types| !types.contains(&relation.rel_type)) {
+                continue;
+            }
+            let Some(by) = self.view.event_in(self.room_id, &relation.event_id)? else { continue };
+            let is_wanted = wanted
+                .senders
+                .as_ref()
+                .is_none_or(|senders| senders.iter().any(|user| user == by.pdu.sender()));
+            if is_wanted
+                && viewer.may_see(&by)?
+                && rows::redaction_of(database, &relation.event_id)?.is_none()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 fn finished(mut selected: Selected, limited: bool) -> Selected {
