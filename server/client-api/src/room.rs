@@ -163,10 +163,9 @@ fn upgrade(
         &body.additional_creators,
         profile,
     )?;
-    if let Err(error) = state.shared_space.copy_items(user_id, &body.room_id, &replacement) {
-        // The new room exists, and the items are all in the old one.
-        let error = Chain(&error);
-        tracing::warn!(room = %body.room_id, %error, "the items of an upgraded room were not all copied");
+    if let Err(error) = state.shared_space.copy_planned(&body.room_id, &replacement) {
+        // The new room exists, and the rest is copied in the background.
+        tracing::warn!(room = %body.room_id, error = %Chain(&error), "items of an upgraded room wait to be copied");
     }
     Ok(upgrade_room::v3::Response::new(replacement))
 }

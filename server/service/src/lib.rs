@@ -249,7 +249,7 @@ impl Services {
             spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),
             summaries,
             presence: Presence::new(settings.presence, at(), &outbox, &typing, wake(), time()),
-            upgrades: Arc::new(Upgrades::new(db(), at())),
+            upgrades: Arc::new(Upgrades::new(db(), at(), time())),
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,
             threads: Arc::new(Threads::new(at(), time())),

@@ -12,9 +12,11 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room
 use serde_json::{Map, Value, json};
 
 use crate::{
+    clock::Clock,
     error::MatrixError,
     profiles::Profile,
     rooms::{CreateRoom, InitialState, RoomError, Rooms, VersionRules},
+    shared_space::copying,
 };
 
 /// State that goes over to the new room (client-server API, "Room upgrades"),
@@ -42,12 +44,13 @@ const CREATORS_MAX: usize = 100;
 pub struct Upgrades {
     database: Database,
     rooms: Arc<Rooms>,
+    clock: Clock,
 }
 
 impl Upgrades {
     /// Over these rooms.
-    pub fn new(database: Database, rooms: Arc<Rooms>) -> Self {
-        Self { database, rooms }
+    pub fn new(database: Database, rooms: Arc<Rooms>, clock: Clock) -> Self {
+        Self { database, rooms, clock }
     }
 
     /// Makes the room's successor and closes the room.
@@ -85,6 +88,9 @@ impl Upgrades {
             ..CreateRoom::default()
         };
         let replacement = self.rooms.create(user_id, &request)?.room_id;
+        let mut batch = self.database.batch();
+        copying::plan(&mut batch, user_id, room_id, &replacement, self.clock.now_ms());
+        self.database.commit_durable(batch)?;
         let tombstone = json!({ "body": "This room has been replaced", "replacement_room": replacement });
         self.send(room_id, user_id, "m.room.tombstone", tombstone)?;
         self.move_aliases(room_id, &replacement)?;

@@ -220,6 +220,7 @@ fn queues_and_remembered_outcomes() {
         (Queue::Notice, b"notice"),
         (Queue::Media, b"media"),
         (Queue::Value, b"value"),
+        (Queue::Copy, b"copy"),
     ];
     for (queue, name) in names {
         let key = [name, b"\xff!r:x\xffplan\xff"].concat();

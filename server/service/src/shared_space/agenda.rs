@@ -80,6 +80,7 @@ pub struct Agenda {
     notice: Line,
     projection: Line,
     adoption: Line,
+    copy: Line,
     media: Line,
 }
 
@@ -100,6 +101,7 @@ impl Agenda {
             Queue::Notice => &self.notice,
             Queue::Projection => &self.projection,
             Queue::Adoption => &self.adoption,
+            Queue::Copy => &self.copy,
             // Values are looked for room by room, and not by this.
             Queue::Media | Queue::Value => &self.media,
         }
@@ -121,7 +123,7 @@ impl Agenda {
 
     /// When something may be due next; `u64::MAX` for nothing.
     pub fn next_due(&self) -> u64 {
-        let all = [&self.notice, &self.projection, &self.adoption];
+        let all = [&self.notice, &self.projection, &self.adoption, &self.copy];
         all.iter().map(|line| line.due.load(Ordering::SeqCst)).min().unwrap_or(u64::MAX)
     }
 

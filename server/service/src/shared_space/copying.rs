@@ -2,80 +2,333 @@
 //!
 //! Written in the name of whoever upgrades the room, with all live values: what
 //! was in conflict stays so. The history stays behind. Not here: the rest of the
-//! upgrade ([`crate::upgrade`]).
+//! upgrade ([`crate::upgrade`]), which queues the copy ([`plan`]) before it closes
+//! the old room.
+//!
+//! Invariant: what can't be copied is told in the new room. A copy that a crash or a
+//! failure interrupts goes on where it was; a value that is there is not copied again.
 
-use causeway_shared_space::{ItemKey, Value};
-use causeway_storage::shared_space::{entries, items};
-use ruma::{RoomId, UserId};
+use std::collections::BTreeSet;
+
+use causeway_room::Pdu;
+use causeway_shared_space::{ItemKey, Sibling, Value};
+use causeway_storage::{
+    Batch,
+    shared_space::{
+        entries, items,
+        queues::{self, Queue, QueueRow},
+    },
+};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     SharedSpace,
+    agenda::Task,
     error::SpaceError,
+    lock,
     write::{OnConflict, Write, Writer},
 };
+use crate::error::Chain;
 
 /// Items looked at, and values written, at once.
 const AT_ONCE: usize = 100;
+/// How long whoever upgrades a room has for copying before it is done in the background.
+const HEAD_START_MS: u64 = 60_000;
+/// Pauses after a failure: they double.
+const PAUSE_FIRST_MS: u64 = 1_000;
+const PAUSE_LAST_MS: u64 = 3_600_000;
+
+/// How far a copy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Progress {
+    /// Who upgraded the room.
+    user: OwnedUserId,
+    /// The last key that was looked at.
+    after: Option<String>,
+    /// Values that could not be copied.
+    left: usize,
+}
+
+/// Queues the copy, with the batch: all live items of `from` to `to`, on behalf of `user`.
+pub fn plan(batch: &mut Batch, user: &UserId, from: &RoomId, to: &RoomId, now_ms: u64) {
+    let detail = json!(Progress { user: user.to_owned(), after: None, left: 0 });
+    let row = QueueRow { detail, ..QueueRow::due(now_ms + HEAD_START_MS) };
+    queues::put(batch, Queue::Copy, to, from.as_str(), &row);
+}
 
 impl SharedSpace {
-    /// Copies the live items of one room to another. Durable when it returns.
-    ///
-    /// Returns how many values were copied. Those that are not at hand are not.
+    /// Does a planned copy. Durable when it returns; what failed is tried again in
+    /// the background.
     ///
     /// # Errors
-    /// The user may not write there, or storage failed: some may be copied then.
-    pub fn copy_items(&self, user: &UserId, from: &RoomId, to: &RoomId) -> Result<usize, SpaceError> {
+    /// Storage failed.
+    pub fn copy_planned(&self, from: &RoomId, to: &RoomId) -> Result<(), SpaceError> {
         // What the new room declares counts.
         self.follow()?;
-        let (mut copied, mut after) = (0, None::<String>);
-        loop {
-            let page = items::items(&self.db, from, "", after.as_deref(), AT_ONCE)?;
-            let Some((last, _)) = page.last() else { return Ok(copied) };
-            after = Some(last.clone());
-            let mut writes = Vec::new();
-            for (key, row) in page.iter().filter(|(_, row)| !row.item.is_deleted()) {
-                for sibling in row.item.siblings() {
-                    let held = entries::value(&self.db, from, &sibling.entry)?;
-                    let value = held.and_then(|text| Value::parse(&text).ok());
-                    if value.is_none() && !sibling.is_tombstone() {
-                        continue;
-                    }
-                    let (key, token) = (ItemKey::new(key)?, None);
-                    writes.push(Ok(Write { key, value, token, on_conflict: OnConflict::Keep }));
+        let copied = (|| {
+            while self.copy_some(from, to)? {}
+            Ok(())
+        })();
+        if copied.is_err() {
+            self.agenda.note(Queue::Copy, self.clock.now_ms() + HEAD_START_MS);
+        }
+        copied
+    }
+
+    /// Goes on with the copies that are due.
+    pub(super) fn copy_rooms(&self) -> Result<(), SpaceError> {
+        for Task { room, subject, row } in self.agenda.take(&self.db, Queue::Copy, self.clock.now_ms())? {
+            let Ok(from) = RoomId::parse(&subject) else { continue };
+            let copied = match self.replaced_by(&from)?.as_deref() == Some(&*room) {
+                true => self.copy_planned(&from, &room),
+                // The upgrade went no further.
+                false => Ok(self.end_copy(&from, &room)?),
+            };
+            if let Err(error) = copied {
+                tracing::warn!(%room, error = %Chain(&error), "items can't be copied to a room's successor yet");
+                let pause = PAUSE_FIRST_MS.saturating_mul(1 << row.attempts.min(20)).min(PAUSE_LAST_MS);
+                let _copying = lock(&self.copying);
+                let Some(row) = queues::queued(&self.db, Queue::Copy, &room, &subject)? else { continue };
+                let due = self.clock.now_ms() + pause;
+                self.keep_copy(
+                    &from,
+                    &room,
+                    QueueRow { due, attempts: row.attempts.saturating_add(1), ..row },
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the next items; false when there are no more.
+    fn copy_some(&self, from: &RoomId, to: &RoomId) -> Result<bool, SpaceError> {
+        let _copying = lock(&self.copying);
+        let Some(row) = queues::queued(&self.db, Queue::Copy, to, from.as_str())? else { return Ok(false) };
+        let Ok(mut progress) = serde_json::from_value::<Progress>(row.detail.clone()) else {
+            self.end_copy(from, to)?;
+            return Ok(false);
+        };
+        let page = items::items(&self.db, from, "", progress.after.as_deref(), AT_ONCE)?;
+        let Some((last, _)) = page.last() else {
+            self.tell_left(from, to, &progress)?;
+            self.end_copy(from, to)?;
+            return Ok(false);
+        };
+        progress.after = Some(last.clone());
+        let mut writes = Vec::new();
+        for (key, item) in page.iter().filter(|(_, row)| !row.item.is_deleted()) {
+            let there = self.live_values(to, key)?;
+            for sibling in item.item.siblings() {
+                match self.live_value(from, sibling)? {
+                    Some(value) if there.contains(&value) => {}
+                    Some(value) => writes.push(Write {
+                        key: ItemKey::new(key)?,
+                        value: value.map(|text| Value::parse(&text)).transpose()?,
+                        token: None,
+                        on_conflict: OnConflict::Keep,
+                    }),
+                    None => progress.left += 1,
                 }
             }
-            // Without a device no write is taken to have seen another.
-            let writer = Writer { user, device: None, idempotency_key: None };
-            for writes in writes.chunks(AT_ONCE) {
-                self.put_batch(writer, to, writes)?;
-            }
-            copied += writes.len();
         }
+        progress.left += self.copy_values(&progress.user, to, writes)?;
+        self.keep_copy(from, to, QueueRow { detail: json!(progress), ..row })?;
+        Ok(true)
+    }
+
+    /// Writes the values; returns how many are refused.
+    fn copy_values(&self, user: &UserId, to: &RoomId, writes: Vec<Write>) -> Result<usize, SpaceError> {
+        // Without a device no write is taken to have seen another.
+        let writer = Writer { user, device: None, idempotency_key: None };
+        let mut refused = 0;
+        let writes: Vec<_> = writes.into_iter().map(Ok).collect();
+        for writes in writes.chunks(AT_ONCE) {
+            match self.put_batch(writer, to, writes) {
+                Ok(_) => continue,
+                Err(error @ SpaceError::Storage(_)) => return Err(error),
+                Err(error) => tracing::debug!(error = %Chain(&error), "items are copied one by one"),
+            }
+            for write in writes.iter().flatten() {
+                match self.put(writer, to, write) {
+                    Ok(_) => {}
+                    Err(error @ SpaceError::Storage(_)) => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(room = %to, error = %Chain(&error), "an item of the room before can't be copied");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// What a sibling says, as text: `Some(None)` for a delete, `None` if it is not at hand.
+    fn live_value(&self, room: &RoomId, sibling: &Sibling) -> Result<Option<Option<Vec<u8>>>, SpaceError> {
+        if sibling.is_tombstone() {
+            return Ok(Some(None));
+        }
+        let held = entries::value(&self.db, room, &sibling.entry)?;
+        Ok(held.filter(|text| Value::parse(text).is_ok()).map(Some))
+    }
+
+    fn live_values(&self, room: &RoomId, key: &str) -> Result<BTreeSet<Option<Vec<u8>>>, SpaceError> {
+        let item = items::item(&self.db, room, key)?.unwrap_or_default().item;
+        let values: Result<Vec<_>, _> =
+            item.siblings().iter().map(|sibling| self.live_value(room, sibling)).collect();
+        Ok(values?.into_iter().flatten().collect())
+    }
+
+    /// Tells in the new room what stayed in the old one.
+    fn tell_left(&self, from: &RoomId, to: &RoomId, progress: &Progress) -> Result<(), SpaceError> {
+        if progress.left == 0 {
+            return Ok(());
+        }
+        let (left, user) = (progress.left, &progress.user);
+        tracing::warn!(room = %to, left, "values of a replaced room were not all copied");
+        let body = format!(
+            "{left} {} of the shared space could not be brought here from the room before this one. \
+             They are all kept there: https://matrix.to/#/{from}",
+            if left == 1 { "value" } else { "values" }
+        );
+        let content = json!({
+            "msgtype": "m.text", "body": body, "m.mentions": { "user_ids": [user] },
+            "org.causeway.left_behind": { "room_id": from, "values": left },
+        });
+        self.rooms.write(to, |writer| self.say(writer, Some(user.clone()), content))?;
+        Ok(())
+    }
+
+    fn replaced_by(&self, room: &RoomId) -> Result<Option<OwnedRoomId>, SpaceError> {
+        let tombstone = self.rooms.state_event(room, "m.room.tombstone", "")?;
+        let content = tombstone.map(|event: std::sync::Arc<Pdu>| event.content_object());
+        Ok(content.and_then(|content| RoomId::parse(content.get("replacement_room")?.as_str()?).ok()))
+    }
+
+    fn keep_copy(&self, from: &RoomId, to: &RoomId, row: QueueRow) -> Result<(), SpaceError> {
+        let mut batch = self.db.batch();
+        queues::put(&mut batch, Queue::Copy, to, from.as_str(), &row);
+        self.db.commit_durable(batch)?;
+        self.agenda.note(Queue::Copy, row.due);
+        Ok(())
+    }
+
+    fn end_copy(&self, from: &RoomId, to: &RoomId) -> Result<(), SpaceError> {
+        let mut batch = self.db.batch();
+        queues::delete(&mut batch, Queue::Copy, to, from.as_str());
+        self.db.commit_durable(batch)?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use causeway_room::NewEvent;
+    use causeway_shared_space::ChangeId;
+    use causeway_storage::Direction;
+    use ruma::OwnedRoomId;
+    use serde_json::{Value as Json, json};
 
-    use super::super::tests::{ALICE, Fixture, item};
+    use super::{
+        super::tests::{ALICE, Fixture, item},
+        *,
+    };
     use crate::rooms::CreateRoom;
+
+    /// A room that `fixture`'s is to be replaced by, and the copy queued.
+    fn planned(fixture: &Fixture) -> OwnedRoomId {
+        let new = fixture.services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
+        let mut batch = fixture.services.database.batch();
+        plan(&mut batch, *ALICE, &fixture.room, &new, fixture.services.clock.now_ms());
+        fixture.services.database.commit_durable(batch).expect("committed");
+        new
+    }
+
+    fn replace(fixture: &Fixture, new: &RoomId) {
+        let content = json!({ "replacement_room": new, "body": "replaced" });
+        let event = NewEvent::new("m.room.tombstone", (*ALICE).to_owned(), Some(String::new()), content);
+        fixture.services.rooms.send(&fixture.room, event.expect("an event"), None).expect("sent");
+    }
+
+    fn shown(fixture: &Fixture, room: &RoomId, key: &str) -> Json {
+        fixture.services.shared_space.get(*ALICE, room, &item(key)).expect("an item")
+    }
+
+    fn is_queued(fixture: &Fixture, new: &RoomId) -> bool {
+        let row = queues::queued(&fixture.services.database, Queue::Copy, new, fixture.room.as_str());
+        row.expect("readable").is_some()
+    }
 
     #[test]
     fn all_live_values_are_copied_and_a_conflict_stays_one() {
         let fixture = Fixture::new();
-        for n in 0..super::AT_ONCE + 5 {
+        for n in 0..AT_ONCE + 5 {
             fixture.put("ONE", &format!("k{n:03}"), &json!({"n": n}), None).expect("written");
         }
         fixture.put("TWO", "k007", &json!({"n": 0}), None).expect("written");
-        fixture.write("ONE", "k008", None, None, super::OnConflict::Keep, None).expect("deleted");
+        fixture.write("ONE", "k008", None, None, OnConflict::Keep, None).expect("deleted");
+        let new = planned(&fixture);
+        let space = &fixture.services.shared_space;
+        space.copy_planned(&fixture.room, &new).expect("copied");
+        assert_eq!(shown(&fixture, &new, "k104")["siblings"][0]["value"], json!({"n": 104}));
+        assert_eq!(shown(&fixture, &new, "k007")["conflict"], true);
+        assert!(space.get(*ALICE, &new, &item("k008")).is_err(), "it was deleted");
+        assert!(!is_queued(&fixture, &new));
+    }
+
+    #[test]
+    fn an_interrupted_copy_goes_on_by_itself_and_copies_nothing_twice() {
+        let fixture = Fixture::new();
+        for n in 0..AT_ONCE + 5 {
+            fixture.put("ONE", &format!("k{n:03}"), &json!({"n": n}), None).expect("written");
+        }
+        let new = planned(&fixture);
         let services = &fixture.services;
-        let new = services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
-        let copied = services.shared_space.copy_items(*ALICE, &fixture.room, &new).expect("copied");
-        assert_eq!(copied, super::AT_ONCE + 5);
-        let get = |key: &str| services.shared_space.get(*ALICE, &new, &item(key));
-        assert_eq!(get("k104").expect("an item")["siblings"][0]["value"], json!({"n": 104}));
-        assert_eq!(get("k007").expect("an item")["conflict"], true);
-        assert!(get("k008").is_err(), "it was deleted");
+        replace(&fixture, &new);
+        services.shared_space.follow().expect("followed");
+        let before = queues::queued(&services.database, Queue::Copy, &new, fixture.room.as_str());
+        assert!(services.shared_space.copy_some(&fixture.room, &new).expect("copied"));
+        // As after a crash between the values and the note of how far it is.
+        let row = before.expect("readable").expect("queued");
+        services.shared_space.keep_copy(&fixture.room, &new, row).expect("kept");
+        services.shared_space.step().expect("done");
+        assert!(is_queued(&fixture, &new), "whoever upgrades has a head start");
+        services.clock.advance(std::time::Duration::from_millis(HEAD_START_MS));
+        services.shared_space.step().expect("done");
+        assert!(!is_queued(&fixture, &new));
+        assert_eq!(shown(&fixture, &new, "k104")["siblings"][0]["value"], json!({"n": 104}));
+        for key in ["k000", "k050", "k104"] {
+            assert_eq!(shown(&fixture, &new, key)["siblings"].as_array().map(Vec::len), Some(1), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_copy_whose_upgrade_went_no_further_ends() {
+        let fixture = Fixture::new();
+        fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+        let new = planned(&fixture);
+        fixture.services.clock.advance(std::time::Duration::from_millis(HEAD_START_MS));
+        fixture.services.shared_space.step().expect("done");
+        assert!(!is_queued(&fixture, &new));
+        assert!(fixture.services.shared_space.get(*ALICE, &new, &item("plan")).is_err());
+    }
+
+    #[test]
+    fn what_can_not_be_copied_is_told_in_the_new_room() {
+        let fixture = Fixture::new();
+        let written = fixture.put("ONE", "lost", &json!({"n": 1}), None).expect("written");
+        fixture.put("ONE", "plan", &json!({"n": 2}), None).expect("written");
+        let id: ChangeId = written["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        let services = &fixture.services;
+        let mut batch = services.database.batch();
+        entries::delete_value(&mut batch, &fixture.room, &id);
+        services.database.commit_durable(batch).expect("committed");
+        let new = planned(&fixture);
+        services.shared_space.copy_planned(&fixture.room, &new).expect("copied");
+        assert_eq!(shown(&fixture, &new, "plan")["siblings"][0]["value"], json!({"n": 2}));
+        let told = services.rooms.timeline(&new, None, Direction::Backward, 100).expect("a timeline");
+        let told = told.iter().find(|(_, event)| event.kind_text() == "m.room.message").expect("a message");
+        assert_eq!(told.1.content_object()["org.causeway.left_behind"]["values"], 1);
     }
 }

@@ -159,6 +159,8 @@ pub struct SharedSpace {
     named: NamedCache,
     /// Callers of [`SharedSpace::follow_if_free`].
     followers: AtomicUsize,
+    /// Held while items are copied from a replaced room to the next.
+    copying: Mutex<()>,
     /// State events that wait to be written. Never held while a room's lock is waited for.
     lanes: Mutex<lane::Lanes>,
     /// Set when the process stops.
@@ -224,6 +226,7 @@ impl SharedSpace {
             metrics: Metrics::new(),
             named: observed::named_cache(),
             followers: AtomicUsize::new(0),
+            copying: Mutex::default(),
             lanes: Mutex::default(),
             stopping: AtomicBool::new(false),
             effective: draft::facts::effective_cache(),

@@ -117,7 +117,7 @@ impl SharedSpace {
     }
 
     /// Sends a message as the service user, or as `author` where that can't be.
-    fn say(
+    pub(super) fn say(
         &self,
         writer: &mut RoomWriter<'_>,
         author: Option<OwnedUserId>,

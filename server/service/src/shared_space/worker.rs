@@ -24,7 +24,7 @@ impl SharedSpace {
     /// Storage failed; it is tried again.
     pub fn step(&self) -> Result<(), SpaceError> {
         self.follow_while(|| !self.is_stopping())?;
-        let parts = [Self::judge_waiting, Self::adopt, Self::tell_conflicts, Self::project];
+        let parts = [Self::judge_waiting, Self::adopt, Self::tell_conflicts, Self::project, Self::copy_rooms];
         parts.iter().filter(|_| !self.is_stopping()).try_for_each(|part| part(self))?;
         Ok(self.forget()?)
     }

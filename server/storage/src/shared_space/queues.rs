@@ -24,6 +24,8 @@ pub enum Queue {
     Media,
     /// Changes that were held as headers only and whose value is to be asked for.
     Value,
+    /// Rooms whose items go to the room that replaces them.
+    Copy,
 }
 
 impl Queue {
@@ -34,6 +36,7 @@ impl Queue {
             Self::Notice => "notice",
             Self::Media => "media",
             Self::Value => "value",
+            Self::Copy => "copy",
         }
     }
 }
