@@ -51,6 +51,15 @@ struct Progress {
     left: usize,
 }
 
+/// What a sibling says.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Live {
+    Value(Vec<u8>),
+    Deleted,
+    /// The value is not at hand.
+    Absent,
+}
+
 /// Queues the copy, with the batch: all live items of `from` to `to`, on behalf of `user`.
 pub fn plan(batch: &mut Batch, user: &UserId, from: &RoomId, to: &RoomId, now_ms: u64) {
     let detail = json!(Progress { user: user.to_owned(), after: None, left: 0 });
@@ -81,10 +90,11 @@ impl SharedSpace {
     pub(super) fn copy_rooms(&self) -> Result<(), SpaceError> {
         for Task { room, subject, row } in self.agenda.take(&self.db, Queue::Copy, self.clock.now_ms())? {
             let Ok(from) = RoomId::parse(&subject) else { continue };
-            let copied = match self.replaced_by(&from)?.as_deref() == Some(&*room) {
-                true => self.copy_planned(&from, &room),
+            let copied = if self.replaced_by(&from)?.as_deref() == Some(&*room) {
+                self.copy_planned(&from, &room)
+            } else {
                 // The upgrade went no further.
-                false => Ok(self.end_copy(&from, &room)?),
+                self.end_copy(&from, &room)
             };
             if let Err(error) = copied {
                 tracing::warn!(%room, error = %Chain(&error), "items can't be copied to a room's successor yet");
@@ -92,11 +102,8 @@ impl SharedSpace {
                 let _copying = lock(&self.copying);
                 let Some(row) = queues::queued(&self.db, Queue::Copy, &room, &subject)? else { continue };
                 let due = self.clock.now_ms() + pause;
-                self.keep_copy(
-                    &from,
-                    &room,
-                    QueueRow { due, attempts: row.attempts.saturating_add(1), ..row },
-                )?;
+                let row = QueueRow { due, attempts: row.attempts.saturating_add(1), ..row };
+                self.keep_copy(&from, &room, &row)?;
             }
         }
         Ok(())
@@ -121,20 +128,22 @@ impl SharedSpace {
         for (key, item) in page.iter().filter(|(_, row)| !row.item.is_deleted()) {
             let there = self.live_values(to, key)?;
             for sibling in item.item.siblings() {
-                match self.live_value(from, sibling)? {
-                    Some(value) if there.contains(&value) => {}
-                    Some(value) => writes.push(Write {
-                        key: ItemKey::new(key)?,
-                        value: value.map(|text| Value::parse(&text)).transpose()?,
-                        token: None,
-                        on_conflict: OnConflict::Keep,
-                    }),
-                    None => progress.left += 1,
-                }
+                let live = self.live_value(from, sibling)?;
+                let value = match &live {
+                    Live::Absent => {
+                        progress.left += 1;
+                        continue;
+                    }
+                    there_already if there.contains(there_already) => continue,
+                    Live::Deleted => None,
+                    Live::Value(text) => Some(Value::parse(text)?),
+                };
+                let (key, token) = (ItemKey::new(key)?, None);
+                writes.push(Write { key, value, token, on_conflict: OnConflict::Keep });
             }
         }
         progress.left += self.copy_values(&progress.user, to, writes)?;
-        self.keep_copy(from, to, QueueRow { detail: json!(progress), ..row })?;
+        self.keep_copy(from, to, &QueueRow { detail: json!(progress), ..row })?;
         Ok(true)
     }
 
@@ -164,20 +173,17 @@ impl SharedSpace {
         Ok(refused)
     }
 
-    /// What a sibling says, as text: `Some(None)` for a delete, `None` if it is not at hand.
-    fn live_value(&self, room: &RoomId, sibling: &Sibling) -> Result<Option<Option<Vec<u8>>>, SpaceError> {
+    fn live_value(&self, room: &RoomId, sibling: &Sibling) -> Result<Live, SpaceError> {
         if sibling.is_tombstone() {
-            return Ok(Some(None));
+            return Ok(Live::Deleted);
         }
         let held = entries::value(&self.db, room, &sibling.entry)?;
-        Ok(held.filter(|text| Value::parse(text).is_ok()).map(Some))
+        Ok(held.filter(|text| Value::parse(text).is_ok()).map_or(Live::Absent, Live::Value))
     }
 
-    fn live_values(&self, room: &RoomId, key: &str) -> Result<BTreeSet<Option<Vec<u8>>>, SpaceError> {
+    fn live_values(&self, room: &RoomId, key: &str) -> Result<BTreeSet<Live>, SpaceError> {
         let item = items::item(&self.db, room, key)?.unwrap_or_default().item;
-        let values: Result<Vec<_>, _> =
-            item.siblings().iter().map(|sibling| self.live_value(room, sibling)).collect();
-        Ok(values?.into_iter().flatten().collect())
+        item.siblings().iter().map(|sibling| self.live_value(room, sibling)).collect()
     }
 
     /// Tells in the new room what stayed in the old one.
@@ -206,9 +212,9 @@ impl SharedSpace {
         Ok(content.and_then(|content| RoomId::parse(content.get("replacement_room")?.as_str()?).ok()))
     }
 
-    fn keep_copy(&self, from: &RoomId, to: &RoomId, row: QueueRow) -> Result<(), SpaceError> {
+    fn keep_copy(&self, from: &RoomId, to: &RoomId, row: &QueueRow) -> Result<(), SpaceError> {
         let mut batch = self.db.batch();
-        queues::put(&mut batch, Queue::Copy, to, from.as_str(), &row);
+        queues::put(&mut batch, Queue::Copy, to, from.as_str(), row);
         self.db.commit_durable(batch)?;
         self.agenda.note(Queue::Copy, row.due);
         Ok(())
@@ -291,7 +297,7 @@ mod tests {
         assert!(services.shared_space.copy_some(&fixture.room, &new).expect("copied"));
         // As after a crash between the values and the note of how far it is.
         let row = before.expect("readable").expect("queued");
-        services.shared_space.keep_copy(&fixture.room, &new, row).expect("kept");
+        services.shared_space.keep_copy(&fixture.room, &new, &row).expect("kept");
         services.shared_space.step().expect("done");
         assert!(is_queued(&fixture, &new), "whoever upgrades has a head start");
         services.clock.advance(std::time::Duration::from_millis(HEAD_START_MS));
