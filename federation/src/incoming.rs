@@ -5,11 +5,14 @@
 //! asked of a server in the room, the one that sent it if that is: first the
 //! events in between, then, where the gap is too wide, the state before the event.
 //!
+//! Of rooms that this server is not in only [`rescinded`] invites are taken.
+//!
 //! Invariants: nothing is handed on whose signatures were not checked; what is
 //! fetched, and for how long, is bounded (see [`gaps`]).
 
 pub mod fetch;
 mod gaps;
+mod rescinded;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,10 +29,19 @@ use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
+use self::rescinded::Rescinded;
 use crate::{error::blocking, metrics::Metrics, state::FederationState, verification::verify};
 
 /// What became of an event, or why it could not be looked at.
 pub type Outcome = Result<Received, String>;
+
+/// The events of a transaction.
+#[derive(Default)]
+struct Sorted {
+    groups: HashMap<OwnedRoomId, Group>,
+    rescinded: Vec<Rescinded>,
+    outcomes: BTreeMap<OwnedEventId, Outcome>,
+}
 
 /// The events of one room in a transaction.
 struct Group {
@@ -48,13 +60,17 @@ pub async fn receive_pdus(
         return BTreeMap::new();
     }
     let (services, from, counting) = (state.services().clone(), origin.to_owned(), state.clone());
-    let Ok((groups, mut outcomes)) =
-        blocking(move || Ok(sort(&services, counting.metrics(), &from, pdus))).await
-    else {
+    let Ok(sorted) = blocking(move || Ok(sort(&services, counting.metrics(), &from, pdus))).await else {
         return BTreeMap::new();
     };
+    let Sorted { groups, rescinded, mut outcomes } = sorted;
     for (room_id, group) in groups {
         outcomes.extend(receive_group(state, origin, &room_id, group).await);
+    }
+    for rescinded in rescinded {
+        let event_id = rescinded.pdu.event_id().to_owned();
+        let taken = rescinded.take(state).await.map(|()| Received::Accepted);
+        outcomes.insert(event_id, taken.map_err(|error| error.message));
     }
     for outcome in outcomes.values() {
         state.metrics().received(outcome.as_ref().ok());
@@ -73,15 +89,13 @@ fn told(outcome: Outcome) -> Value {
 
 /// Parses the events and sorts them by room. What can't be parsed has no id to
 /// answer under, and is logged.
-fn sort(
-    services: &Services,
-    metrics: &Metrics,
-    origin: &ServerName,
-    pdus: Vec<Box<RawValue>>,
-) -> (HashMap<OwnedRoomId, Group>, BTreeMap<OwnedEventId, Outcome>) {
-    let mut groups: HashMap<OwnedRoomId, Group> = HashMap::new();
-    let mut outcomes = BTreeMap::new();
+fn sort(services: &Services, metrics: &Metrics, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Sorted {
+    let mut sorted = Sorted::default();
     for raw in pdus {
+        if let Some(rescinded) = Rescinded::read(services, &raw) {
+            sorted.rescinded.push(rescinded);
+            continue;
+        }
         let (room_id, version, pdu) = match parse(services, &raw) {
             Ok(parsed) => parsed,
             Err(why) => {
@@ -93,14 +107,14 @@ fn sort(
         match may_send(services, &room_id, origin) {
             Ok(()) => {
                 let fresh = || Group { version, pdus: Vec::new() };
-                groups.entry(room_id).or_insert_with(fresh).pdus.push(pdu);
+                sorted.groups.entry(room_id).or_insert_with(fresh).pdus.push(pdu);
             }
             Err(error) => {
-                outcomes.insert(pdu.event_id().to_owned(), Err(error.message));
+                sorted.outcomes.insert(pdu.event_id().to_owned(), Err(error.message));
             }
         }
     }
-    (groups, outcomes)
+    sorted
 }
 
 fn parse(services: &Services, raw: &RawValue) -> Result<(OwnedRoomId, Arc<VersionRules>, Pdu), String> {

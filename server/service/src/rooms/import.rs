@@ -11,7 +11,7 @@ use std::{
 
 use causeway_room::{Pdu, Root, state_tree};
 use causeway_storage::rooms::{self as rows, EventMeta, Member, Room, TimelineRow};
-use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value,
@@ -169,6 +169,67 @@ impl Rooms {
         if member.membership == MembershipState::Join || Some(member.position) != ended {
             return Ok(());
         }
+        self.put_end(writing, user_id, room_id, member, leave)
+    }
+
+    /// Ends an invite to a room that this server is not in, as a server says that is:
+    /// whoever invited takes it back. The event's signatures were checked; nothing more
+    /// can be, so only the inviting server is believed, about an invite that it names.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] when it ends no invite that stands.
+    pub fn end_invite(&self, event: &Pdu) -> Result<(), RoomError> {
+        let invalid = || RoomError::Invalid("it ends no invite that stands here".to_owned());
+        let ends = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+        let target = event.state_key().filter(|_| ends).and_then(|key| UserId::parse(key).ok());
+        let target = target.filter(|target| target.server_name() == self.server_name).ok_or_else(invalid)?;
+        let slot = self.slots.of(event.room_id());
+        let writing = slot.lock();
+        let invite = rows::membership(&self.store.database, &target, event.room_id())?;
+        let invite = invite.filter(|row| {
+            row.membership == MembershipState::Invite
+                && row.sender.server_name() == event.sender().server_name()
+                && event.auth_events().contains(&row.event_id)
+        });
+        let invite = invite.ok_or_else(invalid)?;
+        self.put_end(writing, &target, event.room_id(), invite, Some(event))
+    }
+
+    /// The version of a room that a local user is invited to, as he was told it.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn version_of_invite(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<Arc<VersionRules>>, RoomError> {
+        #[derive(Deserialize)]
+        struct Create {
+            r#type: String,
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            room_version: RoomVersionId,
+        }
+        let told = rows::invite_state(&self.store.database, user_id, room_id)?;
+        let create = |raw: &RawValue| {
+            let create: Create = serde_json::from_str(raw.get()).ok()?;
+            VersionRules::of(&create.content.room_version).ok().filter(|_| create.r#type == "m.room.create")
+        };
+        Ok(told.iter().find_map(|raw| create(raw)))
+    }
+
+    /// Writes that a membership in a room that this server is not in is over.
+    fn put_end(
+        &self,
+        writing: MutexGuard<'_, Option<Head>>,
+        user_id: &UserId,
+        room_id: &RoomId,
+        member: Member,
+        leave: Option<&Pdu>,
+    ) -> Result<(), RoomError> {
         let mut batch = self.store.database.batch();
         let position = batch.position();
         let row = match leave {

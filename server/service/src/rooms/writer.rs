@@ -271,7 +271,7 @@ impl<'a> RoomWriter<'a> {
             state_after: Some(after),
         };
         self.hold(pdu, &meta);
-        let send_to = if relay { self.recipients(pdu) } else { Vec::new() };
+        let send_to = if relay { self.recipients(pdu, &before)? } else { Vec::new() };
         if !followed {
             self.advance_heads(pdu, after)?;
         }
@@ -311,19 +311,28 @@ impl<'a> RoomWriter<'a> {
         self.work.events.insert(pdu.event_id().to_owned(), held);
     }
 
-    /// Every other server that is in the room before or after the event.
-    fn recipients(&self, pdu: &Pdu) -> Vec<OwnedServerName> {
+    /// Every other server that is in the room before or after the event, and that of
+    /// a user whose invite or knock it ends.
+    fn recipients(&mut self, pdu: &Pdu, before: &Root) -> Result<Vec<OwnedServerName>, RoomError> {
         let mut servers: Vec<_> = self.head.servers.keys().cloned().collect();
-        if pdu.membership() == Some(MembershipState::Join)
-            && let Ok(user_id) = UserId::parse(pdu.state_key().unwrap_or_default())
-        {
-            servers.push(user_id.server_name().to_owned());
+        let target = pdu.membership().and(pdu.state_key()).and_then(|key| UserId::parse(key).ok());
+        if let Some(user_id) = target {
+            let is_told = match pdu.membership() {
+                Some(MembershipState::Join) => true,
+                Some(MembershipState::Leave | MembershipState::Ban) => {
+                    let was = self.at(before, &StateKey::new("m.room.member", user_id.as_str()))?;
+                    let was = was.and_then(|was| was.membership());
+                    matches!(was, Some(MembershipState::Invite | MembershipState::Knock))
+                }
+                _ => false,
+            };
+            servers.extend(is_told.then(|| user_id.server_name().to_owned()));
         }
         // The event's own server has it.
         servers.retain(|server| *server != self.rooms.server_name && server != pdu.sender().server_name());
         servers.sort();
         servers.dedup();
-        servers
+        Ok(servers)
     }
 
     /// Makes the event a head in place of those it follows.

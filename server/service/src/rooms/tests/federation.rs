@@ -62,7 +62,7 @@ pub(crate) fn deliver(
 }
 
 /// Two servers with a public room of alice's, which bob of the other has joined.
-fn pair() -> (Server, Server, OwnedRoomId) {
+pub(super) fn pair() -> (Server, Server, OwnedRoomId) {
     let (a, b) = (Server::new("a.example"), Server::new("b.example"));
     let room_id = a.create(&a.user("alice"), Preset::PublicChat);
     join_over(&a, &b, &room_id, &b.user("bob")).expect("joins");

@@ -3,6 +3,8 @@
 mod creation;
 pub(crate) mod federation;
 mod outside;
+mod redactions;
+mod soft_failure;
 mod writing;
 
 use std::sync::Arc;

@@ -1,0 +1,50 @@
+//! The keys that a server publishes of its own.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use ruma::{
+    CanonicalJsonObject,
+    serde::{Base64, base64::Standard},
+    signatures::{PublicKeyMap, PublicKeySet, verify_json},
+};
+use serde_json::Value;
+
+use crate::support::Network;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_keys_have_the_shape_of_the_specification() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    for path in ["/_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key/v2/server/ed25519:any"] {
+        let answer = b.state.client().request(&a.name, Method::GET, path, None).await.expect("answers");
+        assert_eq!(answer.0, StatusCode::OK, "{path}");
+        let document: Value = serde_json::from_slice(&answer.1).expect("JSON");
+        assert_eq!(document["server_name"], "a.test");
+        assert!(document["old_verify_keys"].as_object().expect("an object").is_empty());
+        let (now, valid) = (a.services.clock.now_ms(), document["valid_until_ts"].as_u64().expect("a time"));
+        let week = u64::try_from(Duration::from_hours(7 * 24).as_millis()).expect("fits");
+        assert!(valid > now && valid <= now + week, "no longer than a key is believed: {valid}");
+        let keys = document["verify_keys"].as_object().expect("an object");
+        assert_eq!(keys.len(), 1);
+        let mut set = PublicKeySet::new();
+        for (id, key) in keys {
+            let (algorithm, version) = id.split_once(':').expect("an algorithm and a version");
+            assert_eq!(algorithm, "ed25519");
+            assert!(!version.is_empty() && version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+            let text = key["key"].as_str().expect("text");
+            assert!(!text.ends_with('='), "not padded");
+            let key = Base64::<Standard>::parse(text).expect("Base64");
+            assert_eq!(key.as_bytes().len(), 32);
+            assert!(document["signatures"]["a.test"][id].is_string(), "signed by each of its keys");
+            set.insert(id.clone(), key);
+        }
+        let map = PublicKeyMap::from([("a.test".to_owned(), set)]);
+        let signed: CanonicalJsonObject = serde_json::from_value(document).expect("canonical");
+        verify_json(&map, &signed).expect("the signature holds");
+    }
+    a.stop().await;
+    b.stop().await;
+}
