@@ -33,6 +33,7 @@ pub mod login_tokens;
 pub mod media;
 mod new_file;
 pub mod notify;
+pub mod oauth;
 pub mod outbox;
 pub mod passwords;
 pub mod prefetch;
@@ -83,6 +84,7 @@ use keys::Keys;
 use login_tokens::LoginTokens;
 use media::MediaStore;
 use notify::Notifier;
+use oauth::OAuth;
 use outbox::Outbox;
 use presence::Presence;
 use profiles::Profiles;
@@ -133,6 +135,8 @@ pub struct Services {
     pub registration_tokens: RegistrationTokens,
     /// Tokens that log another device in.
     pub login_tokens: LoginTokens,
+    /// OAuth 2.0 for clients, when it is offered.
+    pub oauth: Option<OAuth>,
     /// What users reported.
     pub reports: Reports,
     /// Devices and tokens.
@@ -267,6 +271,7 @@ impl Services {
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
             registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
             login_tokens: LoginTokens::new(time()),
+            oauth: settings.oauth.as_ref().map(|chosen| OAuth::new(chosen, &database, &clock)),
             reports: Reports::new(db(), at(), time()),
             shared_space: Arc::new(shared_space),
             server_keys,

@@ -24,6 +24,8 @@ pub struct Settings {
     pub access_token_lifetime_ms: u64,
     /// Uploads and thumbnails.
     pub media: MediaSettings,
+    /// OAuth 2.0 for clients; `None` when it is not offered.
+    pub oauth: Option<OAuthSettings>,
     /// How many requests are let through.
     pub rate_limits: RateLimitSettings,
     /// What `/.well-known/matrix/client` and `/.well-known/matrix/server` answer.
@@ -52,6 +54,7 @@ impl Settings {
             password_chars_min: 8,
             access_token_lifetime_ms: 60 * 60 * 1000,
             media: MediaSettings::default(),
+            oauth: None,
             rate_limits: RateLimitSettings::default(),
             well_known: WellKnownSettings::default(),
             turn: TurnSettings::default(),
@@ -125,6 +128,14 @@ impl Default for MediaSettings {
     fn default() -> Self {
         Self { upload_bytes_max: 100 << 20, allow_legacy_download: false, prefetch: true }
     }
+}
+
+/// OAuth 2.0 for clients.
+#[derive(Clone, Debug)]
+pub struct OAuthSettings {
+    /// Where browsers and clients reach this server: `https://matrix.example.org/`, with
+    /// its path only `/`. The pages and endpoints lie under it.
+    pub base: Url,
 }
 
 /// A bucket that refills steadily.

@@ -61,6 +61,10 @@ catalogue! {
     Devices = "devices";
     /// token -> JSON `registration_tokens::RegistrationToken`; those in the configuration have none.
     RegistrationTokens = "registration_tokens";
+    /// client id -> JSON `oauth::OAuthClient`.
+    OAuthClients = "oauth_clients";
+    /// client id | user id | device id -> (), for each device that is logged in by the client.
+    OAuthSessions = "oauth_sessions";
     /// number u64 -> JSON `reports::Report`.
     Reports = "reports";
     /// user id -> JSON `profiles::Profile`.

@@ -35,6 +35,7 @@ pub mod keys;
 pub mod media;
 mod migration;
 pub mod moderation;
+pub mod oauth;
 mod open;
 pub mod outbox;
 pub mod profiles;
