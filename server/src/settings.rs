@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{Settings as FederationSettings, backoff::BackoffPolicy, settings::Overrides};
 use causeway_service::settings::{
-    MediaSettings, PasswordSettings, RateLimit, RateLimitSettings, Registration as Registering, Settings,
-    TurnSettings, WellKnownSettings,
+    MediaSettings, OAuthSettings, PasswordSettings, RateLimit, RateLimitSettings,
+    Registration as Registering, Settings, TurnSettings, WellKnownSettings,
 };
 use rustls::RootCertStore;
 use url::Url;
@@ -39,6 +39,8 @@ pub fn of_services(config: &Config) -> Settings {
         client: Url::parse(&config.well_known.client).ok(),
         server: filled(&config.well_known.server),
     };
+    settings.oauth =
+        config.oauth.enabled.then(|| base_url(config)).flatten().map(|base| OAuthSettings { base });
     settings.turn = TurnSettings {
         uris: config.turn.uris.clone(),
         secret: filled(&config.turn.secret),
@@ -71,6 +73,13 @@ pub fn of_federation(config: &Config) -> Result<FederationSettings, TlsError> {
     settings.notaries.clone_from(&section.notaries);
     settings.is_measured = config.is_measured();
     Ok(settings)
+}
+
+/// Where browsers and clients reach this server.
+fn base_url(config: &Config) -> Option<Url> {
+    let named = [&config.oauth.base_url, &config.well_known.client];
+    let named = named.into_iter().find(|url| !url.is_empty()).cloned();
+    Url::parse(&named.unwrap_or_else(|| format!("https://{}", config.server_name))).ok()
 }
 
 fn registering(section: &Registration) -> Registering {

@@ -33,6 +33,7 @@ mod media;
 mod member;
 mod membership;
 mod message;
+mod oauth;
 mod presence;
 mod profile;
 mod push;
@@ -82,6 +83,7 @@ pub fn routes() -> Router<ClientState> {
         .merge(member::routes())
         .merge(membership::routes())
         .merge(message::routes())
+        .merge(oauth::routes())
         .merge(receipt::routes())
         .merge(relations::routes())
         .merge(report::routes())

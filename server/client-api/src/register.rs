@@ -71,22 +71,30 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
         display_name: body.initial_device_display_name,
         refresh: body.refresh_token,
         credential: None,
+        oauth: None,
     };
     let wish = (!body.inhibit_login).then_some(wish);
     // Before a token is taken and an account made: what is refused uses nothing up.
     wish.as_ref().map_or(Ok(()), SessionRequest::check)?;
-    let make = || state.accounts.register(body.username.as_deref(), body.password.as_deref(), false);
-    let user_id = match &token {
-        None => make()?,
-        Some(token) => {
-            state.registration_tokens.take(token)?;
-            make().or_else(|refused| {
-                state.registration_tokens.give_back(token)?;
-                Err(refused)
-            })?
-        }
-    };
+    let (name, password) = (body.username.as_deref(), body.password.as_deref());
+    let user_id = make_account(state, token.as_deref(), name, password)?;
     registered(state, user_id, wish)
+}
+
+/// Makes an account, for a use of `token` where one is needed.
+pub(crate) fn make_account(
+    state: &ClientState,
+    token: Option<&str>,
+    name: Option<&str>,
+    password: Option<&str>,
+) -> Result<OwnedUserId, MatrixError> {
+    let make = || state.accounts.register(name, password, false);
+    let Some(token) = token else { return make() };
+    state.registration_tokens.take(token)?;
+    make().or_else(|refused| {
+        state.registration_tokens.give_back(token)?;
+        Err(refused)
+    })
 }
 
 fn registered(

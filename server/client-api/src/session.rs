@@ -89,6 +89,7 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
         display_name: login.initial_device_display_name,
         refresh: login.refresh_token,
         credential: Some(credential),
+        oauth: None,
     };
     let session = state.devices.create_session(&user_id, wish)?;
     let mut answer = json!({

@@ -6,13 +6,15 @@
 //! Invariants: a token is stored as its hash only; a device's row names all its
 //! tokens, so that nothing opens a deleted device.
 
+mod refreshing;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use causeway_storage::devices::Device;
+pub use causeway_storage::devices::{Device, OAuthSession};
 use causeway_storage::{
     Database, accounts,
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
-    push_queue, sliding, sync_progress,
+    oauth, push_queue, sliding, sync_progress,
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
@@ -63,6 +65,8 @@ pub struct SessionRequest {
     pub refresh: bool,
     /// What the user showed; none when the account was just made for him.
     pub credential: Option<Credential>,
+    /// Which client logs in and what it was granted, if by OAuth.
+    pub oauth: Option<OAuthSession>,
 }
 
 impl SessionRequest {
@@ -186,10 +190,13 @@ impl Devices {
         let is_new = known.is_none();
         let mut device = known.unwrap_or_else(|| Device { display_name, ..Device::default() });
         // A login ends the device's earlier sessions.
-        rows::delete_tokens(&mut batch, &device.access_tokens);
-        rows::delete_tokens(&mut batch, &device.refresh_tokens);
+        rows::delete_session(&mut batch, user_id, &device_id, &device);
         device.access_tokens.clear();
         device.refresh_tokens.clear();
+        device.oauth = request.oauth;
+        if let Some(session) = &device.oauth {
+            oauth::put_session(&mut batch, &session.client_id, user_id, &device_id);
+        }
         device.last_seen_ts = self.clock.now_ms();
         let session =
             self.add_tokens(&mut batch, user_id, &device_id, &mut device, request.refresh, Vec::new());
@@ -237,36 +244,6 @@ impl Devices {
         let commit = self.database.commit(batch)?;
         drop(writing);
         Ok(self.database.wait_durable(commit)?)
-    }
-
-    /// New tokens for an old refresh token. The old ones end when the new ones
-    /// are first used, so a lost answer doesn't log the device out.
-    ///
-    /// # Errors
-    /// 401 `M_UNKNOWN_TOKEN` or `M_USER_LOCKED`.
-    pub fn refresh(&self, refresh_token: &str) -> Result<NewSession, MatrixError> {
-        let hash = secrets::hash(refresh_token);
-        let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown refresh token");
-        let writing = self.lock();
-        let row = rows::refresh_token(&self.database, &hash)?.ok_or_else(unknown)?;
-        self.check_usable(&row.user_id)?;
-        let mut device = rows::device(&self.database, &row.user_id, &row.device_id)?.ok_or_else(unknown)?;
-        let mut batch = self.database.batch();
-        // Tokens of an earlier refresh whose answer was lost, if any, end now.
-        let lost: Vec<TokenHash> =
-            device.refresh_tokens.iter().copied().filter(|token| *token != hash).collect();
-        let old: Vec<TokenHash> = device.access_tokens.first().copied().into_iter().collect();
-        rows::delete_tokens(&mut batch, &lost);
-        rows::delete_tokens(&mut batch, device.access_tokens.get(1..).unwrap_or_default());
-        device.access_tokens.truncate(1);
-        device.refresh_tokens.retain(|token| *token == hash);
-        let replaces = old.into_iter().chain([hash]).collect();
-        let session = self.add_tokens(&mut batch, &row.user_id, &row.device_id, &mut device, true, replaces);
-        rows::put_device(&mut batch, &row.user_id, &row.device_id, &device);
-        let commit = self.database.commit(batch)?;
-        drop(writing);
-        self.database.wait_durable(commit)?;
-        Ok(session)
     }
 
     /// All devices of a user.
@@ -398,23 +375,6 @@ impl Devices {
             refresh_token,
             expires_in_ms: lifetime_ms,
         }
-    }
-
-    /// The token `hash` was used: those that it replaces end.
-    fn end_replaced(&self, hash: &TokenHash) -> Result<(), MatrixError> {
-        let _writing = self.lock();
-        let Some(mut row) = rows::access_token(&self.database, hash)? else { return Ok(()) };
-        let replaced = std::mem::take(&mut row.replaces);
-        let mut batch = self.database.batch();
-        rows::delete_tokens(&mut batch, &replaced);
-        rows::put_access_token(&mut batch, hash, &row);
-        if let Some(mut device) = rows::device(&self.database, &row.user_id, &row.device_id)? {
-            device.access_tokens.retain(|token| !replaced.contains(token));
-            device.refresh_tokens.retain(|token| !replaced.contains(token));
-            rows::put_device(&mut batch, &row.user_id, &row.device_id, &device);
-        }
-        let _unsynced = self.database.commit(batch)?;
-        Ok(())
     }
 
     /// Keeps a user's devices under [`DEVICES_MAX`], of which the batch is about to add one.

@@ -50,7 +50,7 @@ pub mod reports;
 pub mod room_view;
 pub mod rooms;
 pub mod search;
-mod secrets;
+pub mod secrets;
 pub mod server_keys;
 pub mod session;
 pub mod settings;
@@ -244,8 +244,7 @@ impl Services {
         let typing = Arc::new(Typing::new(time(), wake()));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
-        let summaries = Arc::new(Summaries::new(at()));
-        let history = Arc::new(History::new(at(), time()));
+        let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
         let sync = Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time()));
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {

@@ -1,8 +1,9 @@
-//! Random strings that nobody can guess, and their hashes. The only place of
-//! this crate that draws randomness for credentials.
+//! Random strings that nobody can guess, their hashes, and how they are compared. The
+//! only place that draws randomness for credentials.
 
 use rand::{RngExt, distr::Alphanumeric};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 /// Characters of a token: 62^43 is more than 2^255.
 const TOKEN_CHARS: usize = 43;
@@ -29,4 +30,9 @@ pub fn alphanumeric(chars: usize) -> String {
 /// What is stored of a token. It has full entropy, so a plain hash is enough.
 pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
+}
+
+/// Whether both are the same, found out in a time that says nothing of where they differ.
+pub fn are_same(a: &str, b: &str) -> bool {
+    a.as_bytes().ct_eq(b.as_bytes()).into()
 }

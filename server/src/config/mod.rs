@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
-    Bucket, Federation, Listener, LogFormat, Media, Passwords, Presence, RateLimits, Registration,
+    Bucket, Federation, Listener, LogFormat, Media, OAuth, Passwords, Presence, RateLimits, Registration,
     RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
 };
 
@@ -57,6 +57,9 @@ pub struct Config {
     /// Replication and conflicts.
     #[serde(default)]
     pub shared_space: SharedSpace,
+    /// OAuth 2.0 for clients.
+    #[serde(default)]
+    pub oauth: OAuth,
     /// Limits per client address.
     #[serde(default)]
     pub rate_limits: RateLimits,
@@ -126,6 +129,7 @@ impl Config {
         self.passwords.check()?;
         self.rooms.check()?;
         self.federation.check()?;
+        self.oauth.check()?;
         self.rate_limits.check()?;
         self.telemetry.check()?;
         self.well_known.check()

@@ -191,6 +191,33 @@ impl WellKnown {
     }
 }
 
+/// `[oauth]`: OAuth 2.0 for clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OAuth {
+    /// Whether it is offered.
+    pub enabled: bool,
+    /// Where browsers reach this server; empty: where clients do.
+    pub base_url: String,
+}
+
+impl OAuth {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let is_base = |url: &Url| {
+            matches!(url.scheme(), "https" | "http")
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        };
+        if self.base_url.is_empty() || Url::parse(&self.base_url).is_ok_and(|url| is_base(&url)) {
+            return Ok(());
+        }
+        Err(ConfigError::invalid("oauth.base_url", "an address like https://matrix.example.org"))
+    }
+}
+
 /// `[turn]`: no URIs, no calls through it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

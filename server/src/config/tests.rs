@@ -95,6 +95,7 @@ fn wrong_values_are_named() {
         ("[telemetry]\ntrace_ratio = 2.0\n", "telemetry.trace_ratio"),
         ("[telemetry]\nlog = \"a=b=c\"\n", "telemetry.log"),
         ("[well_known]\nclient = \"no url\"\n", "well_known.client"),
+        ("[oauth]\nbase_url = \"https://x.y/path\"\n", "oauth.base_url"),
         ("[registration]\nmode = \"ajar\"\n", "ajar"),
     ] {
         let error = parse(&format!("{MINIMAL}{text}")).expect_err(text);

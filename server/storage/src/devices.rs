@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Cf, Direction, Read, StorageError,
     codec::{self, KeyParts, key},
+    oauth,
 };
 
 /// Devices of one user that are listed.
@@ -33,6 +34,22 @@ pub struct Device {
     /// refreshed tokens go on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<TokenHash>,
+    /// How it was logged in, if by OAuth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuthSession>,
+}
+
+/// A login by OAuth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OAuthSession {
+    /// The client that got the tokens.
+    pub client_id: String,
+    /// What it was granted.
+    pub scope: String,
+    /// Refresh tokens that were replaced and are known by their rows still: who shows
+    /// one is not, or not alone, who was given it. Oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spent: Vec<TokenHash>,
 }
 
 /// What an access token opens.
@@ -74,11 +91,16 @@ pub fn put_device(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, dev
 /// Deletes a device's row and its tokens; what else belongs to it is of other modules.
 pub fn delete_device(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, device: &Device) {
     batch.delete(Cf::Devices, key().str(user_id).str(device_id));
-    for token in &device.access_tokens {
-        batch.delete(Cf::AccessTokens, token);
-    }
-    for token in &device.refresh_tokens {
-        batch.delete(Cf::RefreshTokens, token);
+    delete_session(batch, user_id, device_id, device);
+}
+
+/// Deletes a device's tokens, and by which client it was logged in; not its row.
+pub fn delete_session(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, device: &Device) {
+    delete_tokens(batch, &device.access_tokens);
+    delete_tokens(batch, &device.refresh_tokens);
+    if let Some(session) = &device.oauth {
+        delete_tokens(batch, &session.spent);
+        oauth::delete_session(batch, &session.client_id, user_id, device_id);
     }
 }
 

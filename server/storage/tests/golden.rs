@@ -8,6 +8,7 @@ use causeway_storage::{
     codec,
     devices::{self, AccessToken, Device, RefreshToken},
     media::{self, Media},
+    oauth::{self, OAuthClient},
     outbox::{self, Destination, InFlight},
     rooms::{self, EventMeta, Room},
     shared_space::{
@@ -65,6 +66,7 @@ fn accounts_and_devices() {
         access_tokens: vec![[1; 32]],
         refresh_tokens: Vec::new(),
         login: None,
+        oauth: None,
     };
     let hash = ["1"; 32].join(",");
     check(
@@ -76,6 +78,39 @@ fn accounts_and_devices() {
         |database| devices::device(database, alice, &device_id),
         |batch| devices::put_device(batch, alice, &device_id, &device),
         &device,
+    );
+    let session = devices::OAuthSession { client_id: "c".into(), scope: "s".into(), spent: vec![[2; 32]] };
+    let device = Device { oauth: Some(session), access_tokens: Vec::new(), ..device };
+    let hash = ["2"; 32].join(",");
+    check(
+        Cf::Devices,
+        b"@a:x\xffDEV\xff",
+        &format!(
+            r#"{{"display_name":null,"last_seen_ts":8,"last_seen_ip":"::1","access_tokens":[],"refresh_tokens":[],"oauth":{{"client_id":"c","scope":"s","spent":[[{hash}]]}}}}"#
+        ),
+        |database| devices::device(database, alice, &device_id),
+        |batch| devices::put_device(batch, alice, &device_id, &device),
+        &device,
+    );
+}
+
+#[test]
+fn oauth_clients() {
+    let client = OAuthClient {
+        client_uri: "https://x/".into(),
+        client_name: Some("App".into()),
+        redirect_uris: vec!["https://x/cb".into()],
+        grant_types: vec!["authorization_code".into()],
+        registered_ts: 9,
+        ..OAuthClient::default()
+    };
+    check(
+        Cf::OAuthClients,
+        b"id\xff",
+        r#"{"client_uri":"https://x/","client_name":"App","redirect_uris":["https://x/cb"],"grant_types":["authorization_code"],"native":false,"registered_ts":9}"#,
+        |database| oauth::client(database, "id"),
+        |batch| oauth::put_client(batch, "id", &client),
+        &client,
     );
 }
 

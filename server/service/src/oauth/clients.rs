@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    fn client(change: Value) -> Result<OAuthClient, OAuthError> {
+    fn client(change: &Value) -> Result<OAuthClient, OAuthError> {
         let mut said = json!({ "client_uri": "https://example.com/", "client_name": "App",
             "redirect_uris": ["https://example.com/cb"] });
         for (field, value) in change.as_object().expect("fields") {
@@ -258,10 +258,10 @@ mod tests {
 
     #[test]
     fn what_a_client_says_is_checked_and_what_is_not_understood_is_left_out() {
-        let plain = client(json!({ "grant_types": ["authorization_code", "refresh_token", "x"], "x": 1 }));
+        let plain = client(&json!({ "grant_types": ["authorization_code", "refresh_token", "x"], "x": 1 }));
         assert_eq!(plain.expect("fine").grant_types, [AUTHORIZATION_CODE, REFRESH_TOKEN]);
         let device = json!({ "grant_types": [DEVICE_CODE], "redirect_uris": [] });
-        assert_eq!(client(device).expect("fine").grant_types, [DEVICE_CODE]);
+        assert_eq!(client(&device).expect("fine").grant_types, [DEVICE_CODE]);
         for wrong in [
             json!({ "client_uri": null }),
             json!({ "client_uri": "http://example.com/" }),
@@ -273,12 +273,12 @@ mod tests {
             json!({ "grant_types": ["refresh_token"] }),
             json!({ "response_types": ["token"] }),
         ] {
-            let refused = client(wrong.clone()).expect_err("refused");
+            let refused = client(&wrong).expect_err("refused");
             assert_eq!(refused.code, "invalid_client_metadata", "{wrong}");
         }
         let many: Vec<String> = (0..17).map(|n| format!("https://example.com/{n}")).collect();
         for wrong in [json!([]), json!(["https://evil.com/"]), json!(["http://127.0.0.1/"]), json!(many)] {
-            let refused = client(json!({ "redirect_uris": wrong })).expect_err("refused");
+            let refused = client(&json!({ "redirect_uris": wrong })).expect_err("refused");
             assert_eq!(refused.code, "invalid_redirect_uri", "{wrong}");
         }
     }

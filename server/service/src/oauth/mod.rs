@@ -6,16 +6,68 @@
 //! device like any other, with the tokens of `devices`, and ends with it.
 
 pub mod clients;
+pub mod codes;
 mod error;
+pub mod params;
+pub mod requests;
 pub mod scope;
 pub mod uris;
 
 use causeway_storage::Database;
+use ruma::OwnedUserId;
 use url::Url;
 
-use crate::{clock::Clock, settings::OAuthSettings};
-use clients::Clients;
+use crate::{
+    clock::Clock,
+    credential::Credential,
+    devices::{OAuthSession, SessionRequest},
+    settings::OAuthSettings,
+};
+use clients::{Clients, OAuthClient};
+use codes::Codes;
 pub use error::OAuthError;
+use scope::Scope;
+
+/// Bytes of the name of a new device.
+const DEVICE_NAME_BYTES_MAX: usize = 100;
+
+/// That a user who proved who he is lets a client log in as him.
+#[derive(Clone, Debug)]
+pub struct Consent {
+    /// The client.
+    pub client_id: String,
+    /// What a new device is called.
+    pub display_name: String,
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// What he showed: the consent ends with the password that he gave.
+    pub credential: Credential,
+    /// What he granted.
+    pub scope: Scope,
+}
+
+impl Consent {
+    /// What `devices` is asked for.
+    pub fn wish(self) -> SessionRequest {
+        let session =
+            OAuthSession { client_id: self.client_id, scope: self.scope.granted, spent: Vec::new() };
+        SessionRequest {
+            device_id: Some(self.scope.device_id),
+            display_name: Some(self.display_name),
+            refresh: true,
+            credential: Some(self.credential),
+            oauth: Some(session),
+        }
+    }
+}
+
+/// What a client is called where people see it: the name it gave itself, else its host.
+pub fn shown_name(client: &OAuthClient) -> String {
+    let host = || uris::web(&client.client_uri).and_then(|page| page.host_str().map(str::to_owned));
+    let mut name = client.client_name.clone().or_else(host).unwrap_or_default();
+    name.truncate(name.floor_char_boundary(DEVICE_NAME_BYTES_MAX));
+    name
+}
 
 /// See the module. Only there when it is offered.
 pub struct OAuth {
@@ -23,12 +75,18 @@ pub struct OAuth {
     pub base: Url,
     /// Programs that registered.
     pub clients: Clients,
+    /// What users consented to.
+    pub codes: Codes,
 }
 
 impl OAuth {
     /// Over `database`.
     pub fn new(settings: &OAuthSettings, database: &Database, clock: &Clock) -> Self {
-        Self { base: settings.base.clone(), clients: Clients::new(database.clone(), clock.clone()) }
+        Self {
+            base: settings.base.clone(),
+            clients: Clients::new(database.clone(), clock.clone()),
+            codes: Codes::new(clock.clone()),
+        }
     }
 
     /// The address of one of its pages or endpoints.
