@@ -42,6 +42,7 @@ pub fn serve(config: &Config) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Reason::Configuration, error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(async_threads())
+        .max_blocking_threads(blocking_threads())
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
@@ -56,6 +57,14 @@ pub fn serve(config: &Config) -> Result<(), Failure> {
 /// room took 5 to 27 % more writes with a single one, in one run of each.
 fn async_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
+/// Threads that use-cases run on; more of them wait their turn. They wait for the disk
+/// at most, never for each other's start, so that a burst of small requests need not
+/// make a thread for each: every thread keeps some memory of its own.
+fn blocking_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.saturating_mul(16).max(32)
 }
 
 async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {

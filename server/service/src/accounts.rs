@@ -121,7 +121,7 @@ impl Accounts {
         self.rate_limits.admit(Class::Login, user_id.as_str())?;
         let account = rows::account(&self.database, user_id)?;
         let stored = account.as_ref().and_then(|account| account.password_hash.as_deref());
-        if !self.passwords.verify(password, stored) {
+        if !self.passwords.verify(password, stored)? {
             return Err(credential::wrong_password());
         }
         match account {
@@ -276,7 +276,7 @@ impl Accounts {
 
     fn hash(&self, password: &str) -> Result<String, MatrixError> {
         self.check_password(password)?;
-        self.passwords.hash(password).map_err(|error| MatrixError::internal(&error))
+        self.passwords.hash(password)
     }
 
     fn update(&self, user_id: &UserId, change: impl FnOnce(&mut Account)) -> Result<(), MatrixError> {
