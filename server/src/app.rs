@@ -92,6 +92,8 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
         .start("shared spaces", causeway_service::shared_space::worker::run(space, stop.cancelled_owned()));
     let (keeping, stop) = (Arc::clone(&services), supervisor.stop_signal());
     supervisor.start("housekeeping", causeway_service::housekeeping::run(keeping, stop.cancelled_owned()));
+    let (guests, stop) = (Arc::clone(&services), supervisor.stop_signal());
+    supervisor.start("guests", causeway_service::guests::run(guests, stop.cancelled_owned()));
     if services.settings.media.prefetch {
         let (fetching, stop) = (Arc::clone(&services), supervisor.stop_signal());
         supervisor.start("files of items", causeway_service::prefetch::run(fetching, stop.cancelled_owned()));

@@ -21,6 +21,7 @@ pub fn of_services(config: &Config) -> Settings {
     let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let mut settings = Settings::new(config.server_name.clone());
     settings.registration = registering(&config.registration);
+    settings.guests = config.registration.guests;
     settings.registration_shared_secret = filled(&config.registration.shared_secret);
     settings.access_token_lifetime_ms = config.registration.access_token_lifetime_ms;
     settings.passwords = PasswordSettings {

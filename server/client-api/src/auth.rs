@@ -23,6 +23,11 @@ pub trait ClientAuth: AuthScheme {
     /// Resolves what the request carries. Reads from storage: blocking.
     fn identify(state: &ClientState, extracted: Self::Output) -> Result<Self::Identity, MatrixError>;
 
+    /// Whether the request comes from a guest, to an endpoint that needs a token.
+    fn is_guest(_identity: &Self::Identity) -> bool {
+        false
+    }
+
     /// The user, if the request is known to come from one.
     fn user_id(_identity: &Self::Identity) -> Option<&UserId> {
         None
@@ -115,6 +120,9 @@ impl ClientAuth for AccessToken {
     type Identity = Session;
     fn identify(state: &ClientState, token: String) -> Result<Session, MatrixError> {
         state.devices.authenticate(&token)
+    }
+    fn is_guest(session: &Session) -> bool {
+        session.is_guest
     }
     fn user_id(session: &Session) -> Option<&UserId> {
         Some(&session.user_id)

@@ -28,6 +28,7 @@ use crate::{
     ClientState,
     auth::{Admin, ClientAuth},
     frame::{error_response, typed_response},
+    guests::Guests,
     request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
 };
 
@@ -389,10 +390,11 @@ where
             }
         });
         let serve = serve.clone();
+        let guests = Guests::of(method, &positional(path));
         let handler = move |state: axum::extract::State<ClientState>, request: Request<Body>| async move {
             let axum::extract::State(state) = state;
             let trust = state.settings.rate_limits.trust_forwarded_for;
-            let result = match Arrived::read(request, JSON_BODY_BYTES_MAX, trust).await {
+            let result = match Arrived::read(request, JSON_BODY_BYTES_MAX, trust, guests).await {
                 Ok(arrived) => serve(state, arrived).await,
                 Err(error) => Err(error),
             };
@@ -405,7 +407,7 @@ where
 
 /// Renames `{anything}` to its place, because the router refuses two names for
 /// the same place and ruma's types don't always agree on one.
-fn positional(path: &str) -> String {
+pub(crate) fn positional(path: &str) -> String {
     let mut place = 0;
     let segments = path.split('/').map(|segment| {
         if segment.starts_with('{') {

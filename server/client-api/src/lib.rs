@@ -27,6 +27,7 @@ mod directory;
 mod discovery;
 pub mod endpoint;
 pub mod frame;
+mod guests;
 mod keys;
 mod long_poll;
 mod media;

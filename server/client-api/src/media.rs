@@ -15,6 +15,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use causeway_service::{
+    credential::no_guests,
     devices::Session,
     error::MatrixError,
     media::{Label, Media, Thumbnail, Upload, Wish},
@@ -131,6 +132,9 @@ async fn store(
     request: Request<Body>,
 ) -> Result<Response, MatrixError> {
     let (session, request) = session(&state, request).await?;
+    if session.is_guest {
+        return Err(no_guests("Guests may not upload files"));
+    }
     let (head, mut body) = request.into_parts();
     let too_large = || MatrixError::too_large(format!("A file may have {} bytes", state.media.bytes_max()));
     let text = |name: header::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());

@@ -7,7 +7,7 @@ use axum::Router;
 use causeway_service::{
     error::MatrixError,
     remote::RemoteRequest,
-    rooms::{Invite, Outcome},
+    rooms::{Invite, Outcome, RoomError},
 };
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, UserId,
@@ -94,7 +94,12 @@ async fn join(
     let (outcome, content) = blocking(move || {
         joining.accounts.check_not_suspended(&user)?;
         let content = own_content(&joining, &user, reason)?;
-        Ok((joining.rooms.join(&room, &user, content.clone())?, content))
+        let outcome = joining.rooms.join(&room, &user, content.clone())?;
+        // What other servers say of such a room can't be relied on.
+        if matches!(outcome, Outcome::Remote { .. }) && joining.rooms.is_guest(&user)? {
+            return Err(RoomError::NoGuests.into());
+        }
+        Ok((outcome, content))
     })
     .await?;
     let Outcome::Remote { via: known } = outcome else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! Profiles: display names and avatars.
 
 use axum::{Router, response::Response};
-use causeway_service::{error::MatrixError, profiles::Profile, remote::RemoteRequest};
+use causeway_service::{credential::no_guests, error::MatrixError, profiles::Profile, remote::RemoteRequest};
 use http::{Method, StatusCode};
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Value, json};
@@ -72,6 +72,9 @@ fn delete_field(state: &ClientState, request: Custom) -> Result<Response, Matrix
 
 fn store(state: &ClientState, request: &Custom, value: Option<Value>) -> Result<Response, MatrixError> {
     own(&request.auth, &request.path[0])?;
+    if request.auth.is_guest && request.path[1] != "displayname" {
+        return Err(no_guests("Guests have a name only"));
+    }
     let user_id = &request.auth.user_id;
     state.accounts.check_not_suspended(user_id)?;
     if state.profiles.set(user_id, &request.path[1], value)? {

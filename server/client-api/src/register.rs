@@ -17,6 +17,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 
 use crate::{ClientState, Custom, Endpoints, Ruma, json_response, uiaa};
 
@@ -32,7 +33,7 @@ pub(crate) fn routes() -> Router<ClientState> {
 fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result<Response, MatrixError> {
     let body = request.body;
     if body.kind == register::RegistrationKind::Guest {
-        return Err(MatrixError::new(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not allowed"));
+        return register_guest(state, request.address, body.initial_device_display_name);
     }
     if body.login_type.is_some() {
         return Err(MatrixError::new(400, "M_UNKNOWN", "No application service may register users"));
@@ -42,12 +43,15 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
         Registration::Token(_) => Stage::RegistrationToken,
         Registration::Open => Stage::Dummy,
     };
+    let guest = body.guest_access_token.as_deref();
+    let guest = guest.map(|token| guest_to_be_user(state, token, body.username.as_deref())).transpose()?;
     // Before authentication, so that nobody confirms anything for a name that is taken.
-    if let Some(name) = &body.username {
+    if let (Some(name), None) = (&body.username, &guest) {
         state.accounts.check_available(name)?;
     }
     let auth = uiaa::auth(&request.raw)?;
-    let purpose = Purpose { operation: "register", subject: String::new() };
+    let subject = guest.as_ref().map(ToString::to_string).unwrap_or_default();
+    let purpose = Purpose { operation: "register", subject };
     // With one stage, who is let through has completed it in this very request.
     let mut token = None;
     state.uiaa.authorize(purpose, &[stage], auth.as_ref(), |stage, auth| {
@@ -77,7 +81,12 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
     // Before a token is taken and an account made: what is refused uses nothing up.
     wish.as_ref().map_or(Ok(()), SessionRequest::check)?;
     let (name, password) = (body.username.as_deref(), body.password.as_deref());
-    let user_id = make_account(state, token.as_deref(), name, password)?;
+    let user_id = match &guest {
+        None => make_account(state, token.as_deref(), name, password)?,
+        Some(guest) => for_token(state, token.as_deref(), || {
+            state.accounts.upgrade_guest(guest, password).map(|()| guest.clone())
+        })?,
+    };
     registered(state, user_id, wish)
 }
 
@@ -88,13 +97,48 @@ pub(crate) fn make_account(
     name: Option<&str>,
     password: Option<&str>,
 ) -> Result<OwnedUserId, MatrixError> {
-    let make = || state.accounts.register(name, password, false);
+    for_token(state, token, || state.accounts.register(name, password, false))
+}
+
+/// A use of `token` is spent, if one is needed and `make` does not fail.
+fn for_token(
+    state: &ClientState,
+    token: Option<&str>,
+    make: impl FnOnce() -> Result<OwnedUserId, MatrixError>,
+) -> Result<OwnedUserId, MatrixError> {
     let Some(token) = token else { return make() };
     state.registration_tokens.take(token)?;
     make().or_else(|refused| {
         state.registration_tokens.give_back(token)?;
         Err(refused)
     })
+}
+
+/// All but the device's name is ignored.
+fn register_guest(
+    state: &ClientState,
+    address: Option<IpAddr>,
+    display_name: Option<String>,
+) -> Result<Response, MatrixError> {
+    let wish = SessionRequest { display_name, ..SessionRequest::default() };
+    wish.check()?;
+    state.rate_limits.admit_address(Class::Registration, address)?;
+    let user_id = state.accounts.register_guest()?;
+    registered(state, user_id, Some(wish))
+}
+
+/// The guest who wants to be a user like others, and names himself.
+fn guest_to_be_user(
+    state: &ClientState,
+    token: &str,
+    name: Option<&str>,
+) -> Result<OwnedUserId, MatrixError> {
+    let session = state.devices.authenticate(token)?;
+    let is_himself = name.and_then(|name| state.accounts.local_user_id(name));
+    if !session.is_guest || is_himself.as_ref() != Some(&session.user_id) {
+        return Err(MatrixError::forbidden("The token is not that of a guest of this name"));
+    }
+    Ok(session.user_id)
 }
 
 fn registered(

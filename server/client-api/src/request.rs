@@ -26,6 +26,7 @@ use std::{
 use crate::{
     ClientState, auth,
     auth::{Admin, ClientAuth},
+    guests::Guests,
 };
 
 /// Bodies of endpoints that take JSON. Events are at most 64 KiB; batches of
@@ -93,6 +94,8 @@ pub(crate) struct Arrived {
     pub(crate) path: Vec<String>,
     pub(crate) raw: Bytes,
     pub(crate) address: Option<IpAddr>,
+    /// Whether its endpoint is for guests, too.
+    pub(crate) guests: Guests,
 }
 
 impl Arrived {
@@ -100,6 +103,7 @@ impl Arrived {
         request: http::Request<Body>,
         bytes_max: usize,
         trust_forwarded_for: bool,
+        guests: Guests,
     ) -> Result<Self, MatrixError> {
         let (mut head, body) = request.into_parts();
         let params = RawPathParams::from_request_parts(&mut head, &())
@@ -108,7 +112,7 @@ impl Arrived {
         let path = params.iter().map(|(_, value)| value.to_owned()).collect();
         let raw = read_body(body, bytes_max).await?;
         let address = client_address(&head, trust_forwarded_for);
-        Ok(Self { head, path, raw, address })
+        Ok(Self { head, path, raw, address, guests })
     }
 
     /// Authenticates, counts against the rate limits, then parses: an unknown client learns nothing about its body.
@@ -123,6 +127,7 @@ impl Arrived {
         let uri = self.head.uri.clone();
         let request = http::Request::from_parts(self.head, bytes);
         let auth = auth::identify::<T::Authentication>(state, &request)?;
+        self.guests.check(<T::Authentication as ClientAuth>::is_guest(&auth))?;
         if T::RATE_LIMITED {
             match <T::Authentication as ClientAuth>::user_id(&auth) {
                 Some(user_id) => state.rate_limits.admit(Class::Request, user_id.as_str())?,
@@ -148,6 +153,7 @@ impl Arrived {
     pub(crate) fn custom(self, state: &ClientState) -> Result<Custom, MatrixError> {
         let request = http::Request::from_parts(self.head, &*self.raw);
         let auth = auth::identify::<ruma::api::auth_scheme::AccessToken>(state, &request)?;
+        self.guests.check(auth.is_guest)?;
         let (head, _) = request.into_parts();
         Ok(Custom { auth, path: self.path, head, raw: self.raw, address: self.address })
     }

@@ -228,7 +228,7 @@ async fn changes(state: ClientState, request: Custom) -> Result<Response, Matrix
     tokio::pin!(deadline);
     let (services, session) = (state.clone(), request.auth.clone());
     let standing = blocking(move || services.devices.standing(&session)).await?;
-    let Session { user_id, device_id } = request.auth;
+    let Session { user_id, device_id, .. } = request.auth;
     // The latter two for the end of the session.
     let topics =
         [Topic::Space(room.clone()), Topic::User(user_id.clone()), Topic::Device(user_id.clone(), device_id)];

@@ -97,11 +97,42 @@ impl Accounts {
         admin: bool,
     ) -> Result<OwnedUserId, MatrixError> {
         let password_hash = password.map(|password| self.hash(password)).transpose()?;
+        self.create(name, Account { password_hash, admin, ..Account::default() })
+    }
+
+    /// Creates a guest's account, with a name of the server's choice.
+    ///
+    /// # Errors
+    /// 403 `M_GUEST_ACCESS_FORBIDDEN` where there are none.
+    pub fn register_guest(&self) -> Result<OwnedUserId, MatrixError> {
+        if !self.settings.guests {
+            return Err(credential::no_guests("Guests are not allowed"));
+        }
+        self.create(None, Account { guest: true, ..Account::default() })
+    }
+
+    /// Makes a guest a user like others, under the name that he has.
+    ///
+    /// # Errors
+    /// 400 `M_WEAK_PASSWORD`; 403 for who is no guest (any more).
+    pub fn upgrade_guest(&self, user_id: &UserId, password: Option<&str>) -> Result<(), MatrixError> {
+        let hash = password.map(|password| self.hash(password)).transpose()?;
+        self.try_update(user_id, |account| {
+            if account.deactivated || !account.guest {
+                return Err(MatrixError::forbidden("This is no guest's account"));
+            }
+            account.guest = false;
+            account.password_hash = hash;
+            Ok(())
+        })
+    }
+
+    fn create(&self, name: Option<&str>, account: Account) -> Result<OwnedUserId, MatrixError> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => secrets::alphanumeric(CHOSEN_NAME_CHARS).to_ascii_lowercase(),
         };
-        let account = Account { password_hash, created_ts: self.clock.now_ms(), admin, ..Account::default() };
+        let account = Account { created_ts: self.clock.now_ms(), ..account };
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let user_id = self.check_available(&name)?;
         let mut batch = self.database.batch();

@@ -37,3 +37,8 @@ pub(crate) fn deactivated() -> MatrixError {
 pub(crate) fn wrong_password() -> MatrixError {
     MatrixError::forbidden("Wrong user name or password")
 }
+
+/// What a guest is told who asks for more than guests may have.
+pub fn no_guests(message: &'static str) -> MatrixError {
+    MatrixError::new(403, "M_GUEST_ACCESS_FORBIDDEN", message)
+}

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use causeway_storage::devices::{Device, OAuthSession};
 use causeway_storage::{
-    Database, accounts,
+    Database,
+    accounts::{self, Account},
     devices::{self as rows, AccessToken, RefreshToken, TokenHash},
     oauth, push_queue, sliding, sync_progress,
 };
@@ -105,8 +106,8 @@ impl Devices {
     /// 401 `M_UNKNOWN_TOKEN`; with `soft_logout` if the token has only expired;
     /// 401 `M_USER_LOCKED`.
     pub fn authenticate(&self, token: &str) -> Result<Session, MatrixError> {
-        let session = self.authenticate_even_locked(token)?;
-        self.check_usable(&session.user_id)?;
+        let mut session = self.authenticate_even_locked(token)?;
+        session.is_guest = self.check_usable(&session.user_id)?.is_some_and(|account| account.guest);
         Ok(session)
     }
 
@@ -125,16 +126,16 @@ impl Devices {
         if !row.replaces.is_empty() {
             self.end_replaced(&hash)?;
         }
-        Ok(Session { user_id: row.user_id, device_id: row.device_id })
+        Ok(Session { user_id: row.user_id, device_id: row.device_id, is_guest: false })
     }
 
-    fn check_usable(&self, user_id: &UserId) -> Result<(), MatrixError> {
+    fn check_usable(&self, user_id: &UserId) -> Result<Option<Account>, MatrixError> {
         match accounts::account(&self.database, user_id)? {
             Some(account) if account.deactivated => {
                 Err(MatrixError::new(401, "M_UNKNOWN_TOKEN", "This account has been deactivated"))
             }
             Some(account) if account.locked => Err(locked()),
-            _ => Ok(()),
+            account => Ok(account),
         }
     }
 
@@ -157,7 +158,7 @@ impl Devices {
         if self.standing(&standing.session)? != *standing {
             return Err(ended());
         }
-        self.check_usable(&standing.session.user_id)
+        self.check_usable(&standing.session.user_id).map(drop)
     }
 
     /// That who was let in as `user_id` still would be. To be asked under the

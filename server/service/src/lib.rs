@@ -25,6 +25,7 @@ pub mod devices;
 pub mod directory;
 pub mod ephemeral;
 pub mod error;
+pub mod guests;
 pub mod history;
 pub mod housekeeping;
 pub mod ignored;
@@ -79,6 +80,7 @@ use clock::Clock;
 use dehydrated::DehydratedDevices;
 use devices::Devices;
 use directory::Directory;
+use guests::Guests;
 use history::History;
 use keys::Keys;
 use login_tokens::LoginTokens;
@@ -133,6 +135,8 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Tokens that let one register.
     pub registration_tokens: RegistrationTokens,
+    /// Guests.
+    pub guests: Guests,
     /// Tokens that log another device in.
     pub login_tokens: LoginTokens,
     /// OAuth 2.0 for clients, when it is offered.
@@ -240,8 +244,7 @@ impl Services {
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time()));
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits), wake())?);
-        let profiles = Arc::new(Profiles::new(db(), at()));
-        let typing = Arc::new(Typing::new(time(), wake()));
+        let (profiles, typing) = (Arc::new(Profiles::new(db(), at())), Arc::new(Typing::new(time(), wake())));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
         let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
@@ -268,6 +271,7 @@ impl Services {
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
+            guests: Guests::new(db(), at(), chosen()),
             registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
             login_tokens: LoginTokens::new(time()),
             oauth: settings.oauth.as_ref().map(|chosen| OAuth::new(chosen, &database, &clock)),

@@ -10,6 +10,8 @@ pub struct Session {
     pub user_id: OwnedUserId,
     /// The device.
     pub device_id: OwnedDeviceId,
+    /// Whether the user is a guest.
+    pub is_guest: bool,
 }
 
 /// A session as it was when a request began that waits.

@@ -13,6 +13,8 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// Who may register.
     pub registration: Registration,
+    /// Whether anybody may have a guest's account.
+    pub guests: bool,
     /// The shared secret of `/_synapse/admin/v1/register`; without it the endpoint is closed.
     pub registration_shared_secret: Option<String>,
     /// The cost of hashing a password.
@@ -49,6 +51,7 @@ impl Settings {
         Self {
             server_name,
             registration: Registration::Closed,
+            guests: false,
             registration_shared_secret: None,
             passwords: PasswordSettings::default(),
             password_chars_min: 8,

@@ -26,6 +26,8 @@ pub struct Registration {
     pub mode: RegistrationMode,
     /// Tokens for [`RegistrationMode::Token`].
     pub tokens: Vec<String>,
+    /// Whether anybody may have a guest's account.
+    pub guests: bool,
     /// Key of the administrators' registration endpoint; empty = off.
     pub shared_secret: String,
     /// How long an access token is valid that can be refreshed.
@@ -37,6 +39,7 @@ impl Default for Registration {
         Self {
             mode: RegistrationMode::Closed,
             tokens: Vec::new(),
+            guests: false,
             shared_secret: String::new(),
             access_token_lifetime_ms: 3_600_000,
         }

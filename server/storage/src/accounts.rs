@@ -29,6 +29,9 @@ pub struct Account {
     /// Whether its owner wished to be forgotten when it was closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub erased: bool,
+    /// Whether it was made without any proof, and may do little (client-server API, "Guest access").
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub guest: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

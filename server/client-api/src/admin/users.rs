@@ -94,7 +94,7 @@ impl Listed {
             "suspended": self.account.suspended,
             "creation_ts": self.account.created_ts,
             "last_seen_ts": self.last_seen_ts,
-            "is_guest": false,
+            "is_guest": self.account.guest,
             "shadow_banned": false,
             "user_type": null,
         })

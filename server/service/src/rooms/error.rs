@@ -18,6 +18,9 @@ pub enum RoomError {
     /// The room's rules forbid it.
     #[error("{0}")]
     Forbidden(String),
+    /// The room lets no guests in.
+    #[error("the room lets no guests in")]
+    NoGuests,
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -91,6 +94,7 @@ impl From<RoomError> for MatrixError {
         match &error {
             RoomError::UnknownRoom | RoomError::NotFound(_) => Self::not_found(error.to_string()),
             RoomError::Forbidden(why) => Self::forbidden(why.clone()),
+            RoomError::NoGuests => Self::new(403, "M_GUEST_ACCESS_FORBIDDEN", error.to_string()),
             RoomError::Invalid(why) => Self::invalid_param(why.clone()),
             RoomError::TooLarge => Self::too_large(error.to_string()),
             RoomError::BadEvent(_) => Self::bad_json(error.to_string()),

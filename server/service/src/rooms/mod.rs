@@ -25,6 +25,7 @@ mod commit;
 mod create;
 mod error;
 mod graph;
+mod guests;
 mod head;
 mod import;
 mod indexes;
@@ -60,6 +61,7 @@ pub use causeway_storage::{
 };
 
 pub(crate) use self::access::Sight;
+pub(crate) use self::guests::GUEST_ACCESS;
 pub use self::{
     blocking::ShutdownWish,
     create::{CreateRoom, Created, InitialState, Preset},

@@ -175,6 +175,7 @@ impl<'a> RoomWriter<'a> {
             return Err(RoomError::Forbidden(format!("{} is not a user of this server", event.sender)));
         }
         let (placement, before) = self.place(event)?;
+        self.check_no_guest_joins(event, &before)?;
         let rules = Arc::clone(&self.head.rules);
         let pdu =
             build::build(&rules.rules, event, &placement, &self.rooms.server_name, self.rooms.key_pair())?;
@@ -236,7 +237,7 @@ impl<'a> RoomWriter<'a> {
     }
 
     /// A piece of some state; the current one is cached.
-    fn at(&mut self, root: &Root, key: &StateKey) -> Result<Option<Arc<Pdu>>, RoomError> {
+    pub(super) fn at(&mut self, root: &Root, key: &StateKey) -> Result<Option<Arc<Pdu>>, RoomError> {
         if *root == self.head.row.state { self.current(key) } else { self.work.state(root, key) }
     }
 
