@@ -7,6 +7,7 @@
 //! runs it with the story's name and, for each person, the homeserver's address, name and password.
 //! It ends with 0 when all went well and says what it does on standard output.
 
+mod oauth;
 mod outage;
 mod person;
 mod room_list;
@@ -39,7 +40,8 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [story, first, alice, alices, second, bob, bobs] = arguments.as_slice() else {
         return Err(
-            "usage: rust-sdk-client sync|sliding-sync|outage URL NAME PASSWORD URL NAME PASSWORD".into()
+            "usage: rust-sdk-client sync|sliding-sync|outage|oauth URL NAME PASSWORD URL NAME PASSWORD"
+                .into(),
         );
     };
     if story == "sliding-sync" {
@@ -49,6 +51,9 @@ async fn main() -> Result<()> {
     }
     if story == "outage" {
         return Box::pin(outage::story((first, alice, alices), (second, bob, bobs))).await;
+    }
+    if story == "oauth" {
+        return Box::pin(oauth::story(first, alice, alices)).await;
     }
     let alice_phone = Person::log_in(first, alice, alices, "ALICEPHONE").await?;
     let bob = Person::log_in(second, bob, bobs, "BOBPHONE").await?;

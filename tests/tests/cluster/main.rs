@@ -11,6 +11,7 @@ mod interop;
 mod js_sdk;
 mod lifecycle;
 mod many;
+mod oauth;
 mod origin_gone;
 mod pair;
 mod restore;
