@@ -1,15 +1,18 @@
 //! Push rules and pushers.
 
 use axum::{Router, response::Response};
-use causeway_service::error::MatrixError;
+use causeway_service::{error::MatrixError, history::Reader, notifications::Wanted};
 use http::{Method, StatusCode};
 use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
     api::client::push::{
-        PushRule, delete_pushrule, get_notifications, get_pushrule, get_pushrule_actions,
-        get_pushrule_enabled, get_pushrules_all, get_pushrules_global_scope, set_pushrule,
-        set_pushrule_actions, set_pushrule_enabled,
+        PushRule, delete_pushrule,
+        get_notifications::{self, v3::Notification},
+        get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
+        get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
     push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    serde::Raw,
 };
 use serde_json::{Value, json};
 
@@ -17,6 +20,9 @@ use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
 
 const PUSHERS: &[&str] = &["/_matrix/client/r0/pushers", "/_matrix/client/v3/pushers"];
 const SET_PUSHER: &[&str] = &["/_matrix/client/r0/pushers/set", "/_matrix/client/v3/pushers/set"];
+
+/// Notifications on a page when the client doesn't say.
+const PAGE_DEFAULT: usize = 20;
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
@@ -134,12 +140,29 @@ fn set_actions(
     Ok(set_pushrule_actions::v3::Response::new())
 }
 
-/// The history of notifications isn't kept.
 fn notifications(
-    _state: &ClientState,
-    _request: Ruma<get_notifications::v3::Request>,
+    state: &ClientState,
+    request: Ruma<get_notifications::v3::Request>,
 ) -> Result<get_notifications::v3::Response, MatrixError> {
-    Ok(get_notifications::v3::Response::new(Vec::new()))
+    let (body, auth) = (request.body, &request.auth);
+    let from = body.from.map(|from| from.parse());
+    let wanted = Wanted {
+        from: from
+            .transpose()
+            .map_err(|_| MatrixError::invalid_param("`from` is not a token of this server"))?,
+        highlights: body.only.as_deref() == Some("highlight"),
+        limit: body.limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+    };
+    let reader = Reader { user_id: &auth.user_id, device_id: &auth.device_id };
+    let page = state.notifications.page(reader, wanted)?;
+    state.rooms.barrier()?;
+    let listed = page.notifications.into_iter().map(|one| {
+        let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(one.ts));
+        Notification::new(one.actions, Raw::from_json(one.event), one.is_read, one.room_id, ts)
+    });
+    let mut response = get_notifications::v3::Response::new(listed.collect());
+    response.next_token = page.next.map(|next| next.to_string());
+    Ok(response)
 }
 
 fn pushers(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {

@@ -33,6 +33,7 @@ pub mod keys;
 pub mod login_tokens;
 pub mod media;
 mod new_file;
+pub mod notifications;
 pub mod notify;
 pub mod oauth;
 pub mod outbox;
@@ -85,6 +86,7 @@ use history::History;
 use keys::Keys;
 use login_tokens::LoginTokens;
 use media::MediaStore;
+use notifications::Notifications;
 use notify::Notifier;
 use oauth::OAuth;
 use outbox::Outbox;
@@ -135,6 +137,8 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Tokens that let one register.
     pub registration_tokens: RegistrationTokens,
+    /// What users were notified of.
+    pub notifications: Notifications,
     /// Guests.
     pub guests: Guests,
     /// Tokens that log another device in.
@@ -230,8 +234,7 @@ impl Services {
         clock: Clock,
         remote: RemoteHandle,
     ) -> Result<Self, ServicesError> {
-        let settings = Arc::new(settings);
-        let notifier = Arc::new(Notifier::default());
+        let (settings, notifier) = (Arc::new(settings), Arc::new(Notifier::default()));
         let (db, time) = (|| database.clone(), || clock.clone());
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
@@ -271,6 +274,7 @@ impl Services {
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
+            notifications: Notifications::new(at(), Arc::clone(&receipts), time()),
             guests: Guests::new(db(), at(), chosen()),
             registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
             login_tokens: LoginTokens::new(time()),

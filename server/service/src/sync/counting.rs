@@ -141,7 +141,7 @@ impl<'a> Counter<'a> {
 }
 
 /// The root of the thread that an event is in.
-fn thread_of(held: &Held) -> Option<OwnedEventId> {
+pub(crate) fn thread_of(held: &Held) -> Option<OwnedEventId> {
     let content = held.pdu.content_object();
     let relation = content.get("m.relates_to")?;
     if relation.get("rel_type")?.as_str()? != "m.thread" {
