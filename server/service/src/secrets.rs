@@ -11,6 +11,13 @@ const TOKEN_CHARS: usize = 43;
 /// Characters of a device id.
 const DEVICE_ID_CHARS: usize = 10;
 
+/// Characters of what a user types: no vowels, so no words, and none that looks like
+/// another (RFC 8628, section 6.1).
+const TYPED: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
+
+/// Groups of four of them: 20^8 is more than 2^34.
+const TYPED_GROUPS: usize = 2;
+
 /// An unguessable token.
 pub fn token() -> String {
     alphanumeric(TOKEN_CHARS)
@@ -20,6 +27,15 @@ pub fn token() -> String {
 pub fn device_id() -> String {
     let mut rng = rand::rng();
     (0..DEVICE_ID_CHARS).map(|_| char::from(rng.random_range(b'A'..=b'Z'))).collect()
+}
+
+/// A code that a user reads on one device and types on another.
+pub fn user_code() -> String {
+    let mut rng = rand::rng();
+    let mut group =
+        || -> String { (0..4).map(|_| char::from(TYPED[rng.random_range(0..TYPED.len())])).collect() };
+    let groups: Vec<String> = (0..TYPED_GROUPS).map(|_| group()).collect();
+    groups.join("-")
 }
 
 /// `chars` random letters and digits.

@@ -1,5 +1,5 @@
 //! OAuth 2.0 for clients: what it offers and where, and registering a program. What
-//! users see is in `authorize`; what programs ask for tokens, in `token`.
+//! users see is in `authorize` and `link`; what programs ask for tokens, in `token`.
 //!
 //! Where it is off, every one of these paths answers as an unknown one. The paths are
 //! under `/_matrix` because that is what reverse proxies pass on.
@@ -10,6 +10,7 @@
 mod authorize;
 mod browser;
 mod html;
+mod link;
 mod login;
 mod token;
 
@@ -29,6 +30,8 @@ use serde_json::{Value, json};
 use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
 
 const AUTHORIZE: &str = "/_matrix/oauth/authorize";
+const DEVICE: &str = "/_matrix/oauth/device";
+const LINK: &str = "/_matrix/oauth/link";
 const REGISTER: &str = "/_matrix/oauth/register";
 const REVOKE: &str = "/_matrix/oauth/revoke";
 const TOKEN: &str = "/_matrix/oauth/token";
@@ -39,6 +42,9 @@ pub(crate) fn routes() -> Router<ClientState> {
         .open(Method::POST, &[REGISTER], register)
         .open(Method::GET, &[AUTHORIZE], authorize::show)
         .open(Method::POST, &[AUTHORIZE], authorize::decide)
+        .open(Method::POST, &[DEVICE], link::begin)
+        .open(Method::GET, &[LINK], link::show)
+        .open(Method::POST, &[LINK], link::decide)
         .open(Method::POST, &[TOKEN], token::give)
         .open(Method::POST, &[REVOKE], token::revoke)
 }
@@ -61,6 +67,7 @@ fn metadata(
         "issuer": oauth.base,
         "authorization_endpoint": oauth.address(AUTHORIZE),
         "token_endpoint": oauth.address(TOKEN),
+        "device_authorization_endpoint": oauth.address(DEVICE),
         "registration_endpoint": oauth.address(REGISTER),
         "revocation_endpoint": oauth.address(REVOKE),
         "authorization_response_iss_parameter_supported": true,

@@ -1,5 +1,5 @@
-//! Tokens for programs: for a code, for a refresh token; and their end (RFC 6749,
-//! sections 4.1.3 and 6; RFC 7009).
+//! Tokens for programs: for a code of either kind, for a refresh token; and their end
+//! (RFC 6749, sections 4.1.3 and 6; RFC 8628, section 3.4; RFC 7009).
 
 use axum::response::Response;
 use causeway_service::{
@@ -7,7 +7,7 @@ use causeway_service::{
     error::MatrixError,
     oauth::{
         Consent, OAuth, OAuthError,
-        clients::{AUTHORIZATION_CODE, REFRESH_TOKEN},
+        clients::{AUTHORIZATION_CODE, DEVICE_CODE, REFRESH_TOKEN},
         codes::Refused,
         params::Params,
     },
@@ -23,6 +23,7 @@ pub(super) fn give(state: &ClientState, request: Custom<()>) -> Result<Response,
     let oauth = offered(state)?;
     let given = Params::parse(&request.raw).and_then(|params| match params.need("grant_type")? {
         AUTHORIZATION_CODE => by_code(state, oauth, &params),
+        DEVICE_CODE => by_device_code(state, oauth, &params),
         REFRESH_TOKEN => by_refresh_token(state, &params),
         _ => Err(OAuthError::new("unsupported_grant_type", "This grant type is not offered")),
     });
@@ -42,6 +43,12 @@ fn by_code(state: &ClientState, oauth: &OAuth, params: &Params) -> Result<Value,
             Err(OAuthError::invalid_grant("This code was used before"))
         }
     }
+}
+
+fn by_device_code(state: &ClientState, oauth: &OAuth, params: &Params) -> Result<Value, OAuthError> {
+    let client_id = params.need("client_id")?;
+    oauth.clients.using(client_id, DEVICE_CODE)?;
+    log_in(state, oauth.device_codes.poll(params.need("device_code")?, client_id)?)
 }
 
 /// Logs a client in for a user who consented.

@@ -94,9 +94,10 @@ pub fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
 pub fn form_of(path: &str, answer: &Answer, cookie: &str) -> Form {
     let html = text(answer);
     let html = between(&html, "<form", "</form>").unwrap_or_else(|| panic!("no form: {html}"));
-    let target = unescaped(between(html, "action=\"", "\"").expect("an action"));
     let (own, _) = path.split_once('?').unwrap_or((path, ""));
-    let action = if target.starts_with('?') { format!("{own}{target}") } else { target };
+    // A form that says nothing goes to its own page.
+    let target = between(html, "action=\"", "\"").map(unescaped);
+    let action = target.map_or_else(|| path.to_owned(), |target| format!("{own}{target}"));
     let set = header_of(answer, "set-cookie");
     let cookie = set.split_once(';').map_or(cookie, |(pair, _)| pair).to_owned();
     let hidden = html.split("<input type=hidden ").skip(1).map(|field| {

@@ -4,6 +4,7 @@ mod authorizing;
 #[path = "../common/mod.rs"]
 mod common;
 mod flow;
+mod linking;
 mod tokens;
 
 use common::{Server, server};
@@ -19,7 +20,7 @@ async fn what_is_off_is_not_there() {
     {
         server.ask("GET", path, None, None).await.is_error(404, "M_UNRECOGNIZED");
     }
-    for path in ["register", "token", "revoke", "authorize"] {
+    for path in ["register", "token", "revoke", "authorize", "device", "link"] {
         let path = format!("/_matrix/oauth/{path}");
         server.ask("POST", &path, None, Some(json!({}))).await.is_error(404, "M_UNRECOGNIZED");
     }
@@ -30,7 +31,7 @@ async fn the_metadata_says_where_everything_is() {
     let server = offering();
     let metadata = server.ask("GET", METADATA, None, None).await.ok();
     assert_eq!(metadata["issuer"], "https://example.org/");
-    for endpoint in ["authorization", "token", "registration", "revocation"] {
+    for endpoint in ["authorization", "token", "registration", "revocation", "device_authorization"] {
         let address = metadata[format!("{endpoint}_endpoint")].as_str().expect(endpoint);
         let path = address.strip_prefix("https://example.org").expect("on this server");
         for method in ["GET", "POST"] {

@@ -7,6 +7,7 @@
 
 pub mod clients;
 pub mod codes;
+pub mod device_codes;
 mod error;
 pub mod params;
 pub mod requests;
@@ -25,6 +26,7 @@ use crate::{
 };
 use clients::{Clients, OAuthClient};
 use codes::Codes;
+use device_codes::DeviceCodes;
 pub use error::OAuthError;
 use scope::Scope;
 
@@ -77,6 +79,8 @@ pub struct OAuth {
     pub clients: Clients,
     /// What users consented to.
     pub codes: Codes,
+    /// Programs that wait for a user who has the browser.
+    pub device_codes: DeviceCodes,
 }
 
 impl OAuth {
@@ -86,6 +90,7 @@ impl OAuth {
             base: settings.base.clone(),
             clients: Clients::new(database.clone(), clock.clone()),
             codes: Codes::new(clock.clone()),
+            device_codes: DeviceCodes::new(clock.clone()),
         }
     }
 
