@@ -86,9 +86,26 @@ impl Cluster {
     /// Starts a Synapse, by the Python that it is installed for, as the server
     /// after the others: its links can be cut like theirs.
     pub async fn add_synapse(&self, python: &Path) -> Result<Synapse> {
-        let index = self.servers.len();
+        self.synapse(python, 0).await
+    }
+
+    /// Several of them, as the servers after the others.
+    pub async fn add_synapses(&self, python: &Path, count: usize) -> Result<Vec<Synapse>> {
+        let mut synapses = Vec::with_capacity(count);
+        for number in 0..count {
+            synapses.push(self.synapse(python, number).await?);
+        }
+        Ok(synapses)
+    }
+
+    async fn synapse(&self, python: &Path, number: usize) -> Result<Synapse> {
+        let index = self.servers.len() + number;
         let place = (self.network.place(index).await?, self.network.clone());
-        let folder = self.folder.path().join("synapse");
+        let folder = self.folder.path().join(if number == 0 {
+            "synapse".to_owned()
+        } else {
+            format!("synapse-{number}")
+        });
         let mut synapse = Synapse::prepare(python, folder, index, place, &self.authority)?;
         synapse.start().await?;
         Ok(synapse)

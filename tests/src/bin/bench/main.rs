@@ -1,11 +1,12 @@
 //! `make bench`: measures two servers and the link between them on this machine,
-//! and one beside a Synapse; prints a table and writes the figures as a list.
+//! one and a pair beside Synapses; prints a table and writes the figures as a list.
 //!
 //! Load generator, both servers and the link share the machine: what is
 //! measured is all of them together. Storage is synced as in real use.
 
 mod catch_up;
 mod clients;
+mod federation;
 mod figures;
 mod latency;
 mod load;
@@ -31,7 +32,7 @@ struct Arguments {
     /// A tenth of everything: to see that the bench works, not to measure.
     #[arg(long)]
     quick: bool,
-    /// Only these: writes, latency, catch-up, quiet, clients.
+    /// Only these: writes, latency, catch-up, quiet, clients, federation.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -50,7 +51,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let scale = if arguments.quick { 10 } else { 1 };
-    let known = ["writes", "latency", "catch-up", "quiet", "clients"];
+    let known = ["writes", "latency", "catch-up", "quiet", "clients", "federation"];
     if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Failure::new(format!("no measurement {name}; there are {}", known.join(", "))));
     }
@@ -66,7 +67,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
             "latency" => latency::measure(&cluster, scale, &mut figures).await?,
             "catch-up" => catch_up::measure(&cluster, scale, &mut figures).await?,
             "quiet" => quiet::measure(&cluster, scale, &mut figures).await?,
-            _ => clients::measure(&cluster, scale, &mut figures).await?,
+            "clients" => clients::measure(&cluster, scale, &mut figures).await?,
+            _ => federation::measure(&cluster, scale, &mut figures).await?,
         }
         cluster.finish().await?;
     }
