@@ -49,13 +49,15 @@ fn versions(
 fn capabilities(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let available: serde_json::Map<_, _> =
         rooms::VERSIONS.iter().map(|version| (version.to_string(), "stable".into())).collect();
+    // These ask for a password, which programs that log in by OAuth don't get to see.
+    let by_password = !state.devices.is_by_oauth(&request.auth.user_id, &request.auth.device_id)?;
     let mut body = json!({ "capabilities": {
-        "m.change_password": { "enabled": true },
+        "m.change_password": { "enabled": by_password },
         "m.room_versions": { "default": state.settings.default_room_version, "available": available },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.3pid_changes": { "enabled": false },
-        "m.get_login_token": { "enabled": true },
+        "m.get_login_token": { "enabled": by_password },
         "m.profile_fields": { "enabled": false },
     }});
     if state.accounts.account(&request.auth.user_id)?.is_some_and(|account| account.admin) {

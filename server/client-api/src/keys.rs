@@ -21,7 +21,10 @@ use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 use tokio::time::Sleep;
 
-use crate::{ClientState, Custom, Endpoints, blocking, json_response, uiaa::confirm_password};
+use crate::{
+    ClientState, Custom, Endpoints, blocking, json_response, oauth::account::confirm_reset,
+    uiaa::confirm_password,
+};
 
 const UPLOAD: &[&str] = &["/_matrix/client/r0/keys/upload", "/_matrix/client/v3/keys/upload"];
 const QUERY: &[&str] = &["/_matrix/client/r0/keys/query", "/_matrix/client/v3/keys/query"];
@@ -260,7 +263,12 @@ fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, M
     let keys: Vec<_> = keys.into_iter().filter_map(|(kind, key)| key.map(|key| (kind, key))).collect();
     // The first keys need no confirmation, and neither do those that are there.
     if !state.keys.set_cross_signing(user_id, keys.clone(), false)? {
-        confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?;
+        match &state.oauth {
+            Some(oauth) if state.devices.is_by_oauth(user_id, &request.auth.device_id)? => {
+                confirm_reset(oauth, &request.auth)?;
+            }
+            _ => drop(confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?),
+        }
         state.keys.set_cross_signing(user_id, keys, true)?;
     }
     Ok(empty())

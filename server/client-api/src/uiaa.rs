@@ -23,6 +23,11 @@ pub(crate) fn confirm_password(
     operation: &'static str,
     raw: &[u8],
 ) -> Result<Credential, MatrixError> {
+    // Programs that log in by OAuth are not given passwords (client-server API, "OAuth 2.0 API").
+    if state.devices.is_by_oauth(&session.user_id, &session.device_id)? {
+        let elsewhere = "This is done on the server's page for managing accounts";
+        return Err(MatrixError::new(404, "M_UNRECOGNIZED", elsewhere));
+    }
     let auth = auth(raw)?;
     let purpose = Purpose { operation, subject: session.user_id.to_string() };
     let mut shown = None;

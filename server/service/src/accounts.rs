@@ -175,6 +175,12 @@ impl Accounts {
         }
     }
 
+    /// Whether what somebody showed opens the account still.
+    pub fn is_opened_by(&self, user_id: &UserId, shown: &Credential) -> Result<bool, MatrixError> {
+        let account = rows::account(&self.database, user_id)?;
+        Ok(account.is_some_and(|account| shown.opens(&account) && !account.locked))
+    }
+
     /// Replaces the password.
     ///
     /// # Errors

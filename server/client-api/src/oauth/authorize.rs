@@ -192,7 +192,7 @@ fn refusal(refused: Refused) -> Page {
 }
 
 /// Sends the browser on, which forgets the form's body over it (RFC 9700, section 4.12).
-fn lead(to: &str) -> Response {
+pub(super) fn lead(to: &str) -> Response {
     let mut response = Response::new(axum::body::Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();

@@ -27,7 +27,7 @@ impl Browser {
             return Self { cookie, introduction: None };
         }
         let cookie = secrets::token();
-        let introduction = set_cookie(oauth, name(oauth), &cookie, None);
+        let introduction = set_cookie(oauth, name(oauth), &cookie, "Lax", None);
         Self { cookie, introduction }
     }
 
@@ -54,16 +54,19 @@ impl Browser {
     }
 }
 
-/// A cookie that no script reads and that no other site's form sends.
+/// A cookie that no script reads and that no other site's form sends; if `same_site` is
+/// `Strict`, no link of another site either.
 pub(super) fn set_cookie(
     oauth: &OAuth,
     name: &str,
     value: &str,
+    same_site: &str,
     seconds: Option<u64>,
 ) -> Option<HeaderValue> {
     let secure = if is_secure(oauth) { "; Secure" } else { "" };
     let age = seconds.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
-    HeaderValue::from_str(&format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{age}")).ok()
+    HeaderValue::from_str(&format!("{name}={value}; Path=/; HttpOnly; SameSite={same_site}{secure}{age}"))
+        .ok()
 }
 
 /// The value of a cookie of ours.

@@ -1,5 +1,5 @@
 //! OAuth 2.0 for clients: what it offers and where, and registering a program. What
-//! users see is in `authorize` and `link`; what programs ask for tokens, in `token`.
+//! users see is in `authorize`, `link` and `account`; what programs ask for tokens, in `token`.
 //!
 //! Where it is off, every one of these paths answers as an unknown one. The paths are
 //! under `/_matrix` because that is what reverse proxies pass on.
@@ -7,6 +7,7 @@
 //! Invariant: no request without its user's own hand on a page of ours leads a browser
 //! anywhere else.
 
+pub(crate) mod account;
 mod authorize;
 mod browser;
 mod html;
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 
 use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
 
+const ACCOUNT: &str = "/_matrix/oauth/account";
 const AUTHORIZE: &str = "/_matrix/oauth/authorize";
 const DEVICE: &str = "/_matrix/oauth/device";
 const LINK: &str = "/_matrix/oauth/link";
@@ -40,6 +42,8 @@ pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .endpoint_raw(metadata)
         .open(Method::POST, &[REGISTER], register)
+        .open(Method::GET, &[ACCOUNT], account::show)
+        .open(Method::POST, &[ACCOUNT], account::act)
         .open(Method::GET, &[AUTHORIZE], authorize::show)
         .open(Method::POST, &[AUTHORIZE], authorize::decide)
         .open(Method::POST, &[DEVICE], link::begin)
@@ -67,6 +71,8 @@ fn metadata(
         "issuer": oauth.base,
         "authorization_endpoint": oauth.address(AUTHORIZE),
         "token_endpoint": oauth.address(TOKEN),
+        "account_management_uri": oauth.address(ACCOUNT),
+        "account_management_actions_supported": account::ACTIONS,
         "device_authorization_endpoint": oauth.address(DEVICE),
         "registration_endpoint": oauth.address(REGISTER),
         "revocation_endpoint": oauth.address(REVOKE),

@@ -5,6 +5,7 @@ mod authorizing;
 mod common;
 mod flow;
 mod linking;
+mod managing;
 mod tokens;
 
 use common::{Server, server};
@@ -20,7 +21,7 @@ async fn what_is_off_is_not_there() {
     {
         server.ask("GET", path, None, None).await.is_error(404, "M_UNRECOGNIZED");
     }
-    for path in ["register", "token", "revoke", "authorize", "device", "link"] {
+    for path in ["register", "token", "revoke", "authorize", "device", "link", "account"] {
         let path = format!("/_matrix/oauth/{path}");
         server.ask("POST", &path, None, Some(json!({}))).await.is_error(404, "M_UNRECOGNIZED");
     }

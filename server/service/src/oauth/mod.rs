@@ -13,6 +13,7 @@ pub mod params;
 pub mod requests;
 pub mod scope;
 pub mod uris;
+pub mod visits;
 
 use causeway_storage::Database;
 use ruma::OwnedUserId;
@@ -29,6 +30,7 @@ use codes::Codes;
 use device_codes::DeviceCodes;
 pub use error::OAuthError;
 use scope::Scope;
+use visits::Visits;
 
 /// Bytes of the name of a new device.
 const DEVICE_NAME_BYTES_MAX: usize = 100;
@@ -81,6 +83,8 @@ pub struct OAuth {
     pub codes: Codes,
     /// Programs that wait for a user who has the browser.
     pub device_codes: DeviceCodes,
+    /// Users who manage their accounts.
+    pub visits: Visits,
 }
 
 impl OAuth {
@@ -91,6 +95,7 @@ impl OAuth {
             clients: Clients::new(database.clone(), clock.clone()),
             codes: Codes::new(clock.clone()),
             device_codes: DeviceCodes::new(clock.clone()),
+            visits: Visits::new(clock.clone()),
         }
     }
 
