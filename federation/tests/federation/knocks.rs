@@ -111,7 +111,7 @@ async fn members_of_a_room_join_another_that_lets_them_in() {
         a.send(&room, &alice, "m.room.join_rules", Some(""), rules).await;
         if rule == "restricted" {
             let refused = b.join(&room, &bob, &a.name).await.expect_err("he is not in the club");
-            assert_eq!(refused.status, 400, "{refused}");
+            assert_eq!(refused.status, 403, "{refused}");
             b.join(&club, &bob, &a.name).await.expect("joins the club");
         }
         b.join(&room, &bob, &a.name).await.expect("the club lets him in");

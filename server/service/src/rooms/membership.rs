@@ -279,11 +279,10 @@ impl RoomWriter<'_> {
             return Ok(Outcome::Done(held.event_id().to_owned()));
         }
         if !matches!(membership, MembershipState::Join | MembershipState::Invite) && self.is_restricted()? {
-            if !self.is_allowed_by_other_room(user_id)? {
-                return Err(RoomError::Forbidden(
-                    "you are in none of the rooms that let one in here".to_owned(),
-                ));
-            }
+            self.check_allowed_by_other_room(user_id).map_err(|error| match error {
+                RoomError::UnableToAuthoriseJoin => RoomError::Forbidden(error.to_string()),
+                error => error,
+            })?;
             let Some(voucher) = self.local_voucher()? else {
                 let via = self.head.servers.keys().filter(|server| **server != self.rooms.server_name);
                 return Ok(Outcome::Remote { via: via.take(VIA_MAX).cloned().collect() });
@@ -347,11 +346,15 @@ impl RoomWriter<'_> {
         })
     }
 
-    /// Whether the user is in a room that the join rule names, as far as this server knows.
-    pub(crate) fn is_allowed_by_other_room(&mut self, user_id: &UserId) -> Result<bool, RoomError> {
-        let Some(event) = self.state("m.room.join_rules", "")? else { return Ok(false) };
+    /// Fails unless the user is in a room that the join rule names: as forbidden where this server
+    /// is in all of them and so knows, or else as what another server may know better.
+    pub(crate) fn check_allowed_by_other_room(&mut self, user_id: &UserId) -> Result<(), RoomError> {
+        let refused =
+            RoomError::Forbidden("the user is in none of the rooms that let one in here".to_owned());
+        let Some(event) = self.state("m.room.join_rules", "")? else { return Err(refused) };
         let content = event.content_object();
         let allow = content.get("allow").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let mut knows_all = allow.len() <= ALLOWED_ROOMS_MAX;
         for rule in allow.iter().take(ALLOWED_ROOMS_MAX) {
             let named =
                 rule.get("room_id").and_then(Value::as_str).and_then(|room_id| RoomId::parse(room_id).ok());
@@ -361,13 +364,16 @@ impl RoomWriter<'_> {
                 continue;
             };
             let database = &self.rooms.store.database;
-            let joined = rows::member(database, &other, user_id)?
-                .is_some_and(|member| member.membership == MembershipState::Join);
-            if joined && rows::joined_servers(database, &other)?.contains_key(&*self.rooms.server_name) {
-                return Ok(true);
+            if !rows::joined_servers(database, &other)?.contains_key(&*self.rooms.server_name) {
+                knows_all = false;
+                continue;
+            }
+            let member = rows::member(database, &other, user_id)?;
+            if member.is_some_and(|member| member.membership == MembershipState::Join) {
+                return Ok(());
             }
         }
-        Ok(false)
+        Err(if knows_all { refused } else { RoomError::UnableToAuthoriseJoin })
     }
 
     /// A joined user of this server who may invite, and so vouch for who joins.

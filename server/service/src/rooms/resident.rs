@@ -162,9 +162,7 @@ impl RoomWriter<'_> {
         if matches!(membership, MembershipState::Join | MembershipState::Invite) || !self.is_restricted()? {
             return Ok(());
         }
-        if !self.is_allowed_by_other_room(user_id)? {
-            return Err(RoomError::UnableToAuthoriseJoin);
-        }
+        self.check_allowed_by_other_room(user_id)?;
         let voucher = self.local_voucher()?.ok_or(RoomError::UnableToGrantJoin)?;
         content.insert("join_authorised_via_users_server".to_owned(), voucher.as_str().into());
         Ok(())
@@ -180,11 +178,8 @@ impl RoomWriter<'_> {
             return Ok(pdu);
         }
         let membership = self.membership(pdu.sender())?;
-        if !matches!(membership, MembershipState::Join | MembershipState::Invite)
-            && self.is_restricted()?
-            && !self.is_allowed_by_other_room(pdu.sender())?
-        {
-            return Err(RoomError::UnableToAuthoriseJoin);
+        if !matches!(membership, MembershipState::Join | MembershipState::Invite) && self.is_restricted()? {
+            self.check_allowed_by_other_room(pdu.sender())?;
         }
         let mut object = pdu.object();
         let rules = Arc::clone(self.rules());

@@ -428,7 +428,7 @@ fn a_restricted_room_lets_members_of_another_room_in() {
     let rule =
         json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": outer }] });
     a.send(&inner, state(&alice, "m.room.join_rules", "", rule));
-    assert!(matches!(join_over(&a, &b, &inner, &bob), Err(RoomError::UnableToAuthoriseJoin)));
+    assert!(matches!(join_over(&a, &b, &inner, &bob), Err(RoomError::Forbidden(_))));
     join_over(&a, &b, &outer, &bob).unwrap();
     join_over(&a, &b, &inner, &bob).unwrap();
     assert_eq!(a.membership(&inner, &bob).as_deref(), Some("join"));
