@@ -182,6 +182,10 @@ fn configuration(
             "max_long_retries": 1, "max_long_retry_delay": "1s", "destination_min_retry_interval": "1s",
             "destination_retry_multiplier": 2, "destination_max_retry_interval": "2s",
         },
+        // Else a first /sync is answered as it was two minutes ago.
+        "caches": {"sync_response_cache_duration": "0s"},
+        "allow_public_rooms_over_federation": true,
+        "room_list_publication_rules": [{"action": "allow"}],
         "macaroon_secret_key": "macaroon",
         "form_secret": "form",
         "enable_registration": true,
