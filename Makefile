@@ -20,7 +20,7 @@ export CXX := ccache c++
 endif
 endif
 
-.PHONY: help build release test demo run bench soak lint format packages test-packages
+.PHONY: help build release test demo run bench faults soak lint format packages test-packages
 .DEFAULT_GOAL := help
 
 help: ## List these commands
@@ -77,6 +77,13 @@ bench: packages ## Measure; a table and target/bench.json, wherever else things 
 .bench:
 	$(CARGO) build --locked --release --workspace --bins
 	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/bench --out target/bench.json $(BENCH)
+
+faults: test-packages ## Cut, slow, kill and restart servers and a Synapse for MINUTES=10, SEED=1; table and picture in target/faults
+	@$(MAKE) --no-print-directory .faults
+.PHONY: .faults
+.faults:
+	$(CARGO) build --locked --release --workspace --bins
+	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/faults --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --out target/faults $(FAULTS)
 
 soak: $(if $(ROOMS)$(ROOM),test-packages,packages) ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules; ROOMS=100000 forked rooms beside Synapse, ROOM=n one
 	@$(MAKE) --no-print-directory .soak

@@ -121,6 +121,14 @@ impl Cluster {
         self.network.heal(a, b)
     }
 
+    /// The namespaces that the servers are in, if they are.
+    pub fn namespaces(&self) -> Option<&Namespaces> {
+        match &self.network {
+            Network::Gates(_) => None,
+            Network::Namespaces(namespaces) => Some(namespaces),
+        }
+    }
+
     /// Waits until no server has anything left to say of conflicts: whoever would
     /// speak second has found that it was said, or has spoken in its turn.
     pub async fn all_is_told(&self) -> Result<()> {

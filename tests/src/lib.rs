@@ -9,6 +9,7 @@ pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod dice;
+pub mod faults;
 pub mod forks;
 pub mod link;
 pub mod model;
@@ -23,5 +24,6 @@ pub mod space;
 pub mod synapse;
 pub mod user;
 pub mod wait;
+pub mod weather;
 
 mod owner;

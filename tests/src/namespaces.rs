@@ -79,7 +79,7 @@ impl Namespaces {
     fn add(&self, index: usize) -> Result<()> {
         let (hub, Spot { namespace, .. }) = (self.hub(), self.spot(index));
         let (gateway, address) = (self.address(index, 1), self.address(index, 2));
-        let link = format!("server{index}");
+        let link = Self::link(index);
         ip(&["netns", "add", &namespace])?;
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         ip(&[
@@ -129,8 +129,14 @@ impl Namespaces {
         ip(&["-n", &self.hub(), "rule", what, "from", &from, "to", &to, action])
     }
 
-    fn hub(&self) -> String {
+    /// The namespace in the middle.
+    pub(crate) fn hub(&self) -> String {
         format!("{}h", self.prefix)
+    }
+
+    /// The interface in the middle that leads to server `index`.
+    pub(crate) fn link(index: usize) -> String {
+        format!("server{index}")
     }
 
     /// The `host`th address of the four that belong to a server.

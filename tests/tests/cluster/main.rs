@@ -6,6 +6,7 @@ mod client_api;
 mod crash;
 mod cut;
 mod encrypted;
+mod faults;
 mod federation;
 mod interop;
 mod js_sdk;

@@ -1,0 +1,168 @@
+//! Whether all servers hold and show the same, and all that was acknowledged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Member,
+    writers::{Ledger, Promised, message},
+};
+use crate::{
+    client::segment,
+    result::{Failure, Result, ensure},
+    user::text,
+    wait,
+};
+
+/// How long the servers may take, once nobody writes any more.
+pub const CONVERGED_WITHIN: Duration = Duration::from_mins(1);
+/// How long they are watched.
+const PATIENCE: Duration = Duration::from_mins(4);
+/// Events in one answer.
+const PAGE: usize = 500;
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Until each thing was as it should be, in the order in which it is looked for; or why not.
+    pub found: Vec<(&'static str, Result<Duration>)>,
+}
+
+/// Waits until all is as it should be, and says since when.
+pub async fn agreement(members: &[Member], room: &str, ledger: &Ledger) -> Verdict {
+    let began = Instant::now();
+    let promised = ledger.lock().clone();
+    let mut found = Vec::new();
+    let state = wait::until_within(PATIENCE, "the same state", async || same_state(members, room).await);
+    found.push(("the same room state on all servers", state.await.map(|()| began.elapsed())));
+    let items =
+        wait::until_within(PATIENCE, "all items", async || same_items(members, room, &promised).await);
+    found.push(("every item change on all servers that take part", items.await.map(|()| began.elapsed())));
+    let messages =
+        wait::until_within(PATIENCE, "all messages", async || all_messages(members, room, &promised).await);
+    found.push((
+        "every message on all servers, once, each writer's in order",
+        messages.await.map(|()| began.elapsed()),
+    ));
+    let state = wait::until_within(PATIENCE, "the same state", async || same_state(members, room).await);
+    found.push(("still the same room state", state.await.map(|()| began.elapsed())));
+    Verdict { found }
+}
+
+async fn same_state(members: &[Member], room: &str) -> Result<Option<()>> {
+    let mut first: Option<BTreeMap<(String, String), String>> = None;
+    for member in members {
+        let path = format!("/_matrix/client/v3/rooms/{}/state", segment(room));
+        let state = member.user.call(Method::GET, &path, None).await?;
+        let entry =
+            |event: &Value| Ok(((text(event, "type")?, text(event, "state_key")?), text(event, "event_id")?));
+        let state = state.as_array().into_iter().flatten().map(entry).collect::<Result<BTreeMap<_, _>>>()?;
+        let Some(first) = &first else {
+            first = Some(state);
+            continue;
+        };
+        let keys: BTreeSet<_> = first.keys().chain(state.keys()).collect();
+        let other: Vec<_> = keys.into_iter().filter(|key| first.get(*key) != state.get(*key)).collect();
+        ensure(other.is_empty(), || {
+            format!("{} sees other state than {}: {other:?}", member.user.id, members[0].user.id)
+        })?;
+    }
+    Ok(Some(()))
+}
+
+/// The changes of all items by id, with the marks of their values.
+async fn changes(member: &Member, room: &str) -> Result<BTreeMap<String, String>> {
+    let mut changes = BTreeMap::new();
+    for item in member.user.items(room).await? {
+        let base = format!(
+            "/_matrix/client/unstable/org.causeway/rooms/{}/items/{}/history?limit={PAGE}",
+            segment(room),
+            segment(&item.key)
+        );
+        let mut from = String::new();
+        loop {
+            let page = member.user.call(Method::GET, &format!("{base}{from}"), None).await?;
+            for change in page["changes"].as_array().into_iter().flatten() {
+                let mark = change["value"]["mark"].as_str().unwrap_or_default();
+                changes.insert(text(change, "id")?, mark.to_owned());
+            }
+            let Some(next) = page["next"].as_str() else { break };
+            from = format!("&from={}", segment(next));
+        }
+    }
+    Ok(changes)
+}
+
+async fn same_items(members: &[Member], room: &str, promised: &Promised) -> Result<Option<()>> {
+    let mut first: Option<BTreeMap<String, String>> = None;
+    for member in members.iter().filter(|member| member.takes_part) {
+        let held = changes(member, room).await?;
+        let marks: BTreeSet<&str> = held.values().map(String::as_str).collect();
+        let lost: Vec<&String> =
+            promised.items.iter().flatten().filter(|mark| !marks.contains(mark.as_str())).collect();
+        ensure(lost.is_empty(), || {
+            let some = &lost[..lost.len().min(5)];
+            format!("{} lacks {} item changes, as {some:?}", member.user.id, lost.len())
+        })?;
+        let first = first.get_or_insert_with(|| held.clone());
+        ensure(*first == held, || {
+            format!("{} holds {} changes, and another {}", member.user.id, held.len(), first.len())
+        })?;
+    }
+    Ok(Some(()))
+}
+
+/// The writers' messages that a user can read, oldest first.
+async fn history(member: &Member, room: &str) -> Result<Vec<String>> {
+    let (mut texts, mut from) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit={PAGE}{from}", segment(room));
+        let answer = member.user.call(Method::GET, &path, None).await?;
+        let page = answer["chunk"].as_array().cloned().unwrap_or_default();
+        texts.extend(page.iter().filter_map(message).map(str::to_owned));
+        let Some(end) = answer["end"].as_str() else { break };
+        from = format!("&from={}", segment(end));
+    }
+    texts.reverse();
+    Ok(texts)
+}
+
+async fn all_messages(members: &[Member], room: &str, promised: &Promised) -> Result<Option<()>> {
+    for member in members {
+        let shown = history(member, room).await?;
+        explain(&shown, &promised.messages)
+            .map_err(|error| Failure::new(format!("{} is shown otherwise: {error}", member.user.id)))?;
+    }
+    Ok(Some(()))
+}
+
+/// Whether a timeline has each message once, and those of one writer in the order in which they
+/// were acknowledged: each was sent by who had seen the one before, whatever others did.
+///
+/// # Errors
+/// Which message is lacking, doubled or misplaced.
+pub fn explain(shown: &[String], messages: &[Vec<String>]) -> Result<()> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (place, text) in shown.iter().enumerate() {
+        ensure(places.insert(text, place).is_none(), || format!("{text:?} twice"))?;
+    }
+    let said: Vec<&String> = messages.iter().flatten().collect();
+    let lost: Vec<_> = said.iter().filter(|text| !places.contains_key(text.as_str())).collect();
+    ensure(lost.is_empty(), || {
+        let some = &lost[..lost.len().min(5)];
+        format!("{} of {} messages are lacking, as {some:?}", lost.len(), said.len())
+    })?;
+    for messages in messages {
+        for pair in messages.windows(2) {
+            let [earlier, later] = [&pair[0], &pair[1]].map(|text| places.get(text.as_str()));
+            ensure(earlier < later, || format!("{:?} before {:?}", pair[1], pair[0]))?;
+        }
+    }
+    Ok(())
+}
