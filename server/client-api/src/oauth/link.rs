@@ -146,7 +146,7 @@ fn page(about: &About, browser: &Browser, typed: Option<&str>, refused: Option<&
     Page::new(status, "Log a device in")
         .html(format!(
             "<p class=code>{}</p><p>Go on only if a device in front of you shows this very code. If somebody \
-             sent it to you, refuse: he would be logged in as you.</p>",
+             sent it to you, refuse: they would be logged in as you.</p>",
             escaped(&about.user_code.to_ascii_uppercase())
         ))
         .html(asker(client, asked.scope.device_id.as_str(), &from))
