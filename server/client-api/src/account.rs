@@ -85,6 +85,7 @@ pub(crate) fn close(state: &ClientState, user_id: &UserId, erase: bool) -> Resul
     Accounts::leave_rooms(&state.rooms, user_id)?;
     if erase {
         state.profiles.erase(user_id)?;
+        state.account_data.erase(user_id)?;
     }
     Ok(())
 }

@@ -77,6 +77,14 @@ impl AccountData {
         stored.map(|(_, content)| content).ok_or_else(|| MatrixError::not_found("Account data not found"))
     }
 
+    /// Forgets all of a user whose account is closed.
+    pub fn erase(&self, user_id: &UserId) -> Result<(), MatrixError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = self.database.batch();
+        rows::delete_all(&mut batch, user_id);
+        Ok(self.database.commit_durable(batch).map(drop)?)
+    }
+
     /// Sets one piece for a client.
     ///
     /// # Errors

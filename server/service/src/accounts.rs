@@ -191,9 +191,11 @@ impl Accounts {
 
     /// Closes an account for ever. Its sessions are ended by the caller.
     pub fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), MatrixError> {
+        let now = self.database.visible().0;
         self.update(user_id, |account| {
             account.deactivated = true;
             account.erased |= erase;
+            account.erased_at = account.erased.then(|| account.erased_at.unwrap_or(now));
             account.password_hash = None;
             account.admin = false;
         })
@@ -209,6 +211,7 @@ impl Accounts {
             if change.reactivate {
                 account.deactivated = false;
                 account.erased = false;
+                account.erased_at = None;
             }
             if account.deactivated && hash.is_some() {
                 return Err(credential::deactivated());

@@ -110,6 +110,11 @@ impl<'a> RoomView<'a> {
         self.rooms.state_diff(old, new)
     }
 
+    /// Whether an event's sender was erased, and it is kept from this user for that.
+    pub fn hides_erased(&self, viewer: &UserId, pdu: &Pdu) -> Result<bool, RoomError> {
+        self.rooms.hides_erased(viewer, pdu)
+    }
+
     /// Whether the user is joined in this state.
     pub fn is_joined_in(&self, root: &Root, user_id: &UserId) -> Result<bool, RoomError> {
         let member = self.state(root, "m.room.member", user_id.as_str())?;

@@ -74,12 +74,17 @@ impl<'a> Shower<'a> {
             Some(redaction) => self.view.event(&redaction)?,
             None => None,
         };
+        let is_redacted = redaction.is_some() || self.view.hides_erased(self.user_id, pdu)?;
         if detail != Detail::Plain {
-            self.add_context(pdu, redaction.is_some(), (shape, detail), &mut unsigned)?;
+            self.add_context(pdu, is_redacted, (shape, detail), &mut unsigned)?;
         }
-        let Some(redaction) = redaction else { return render(pdu, shape, unsigned) };
-        let because = render(&redaction, Shape::Full, Map::new())?;
-        unsigned.insert("redacted_because".to_owned(), value(&because));
+        if !is_redacted {
+            return render(pdu, shape, unsigned);
+        }
+        if let Some(redaction) = redaction {
+            let because = render(&redaction, Shape::Full, Map::new())?;
+            unsigned.insert("redacted_because".to_owned(), value(&because));
+        }
         let rules = self.view.rules(pdu.room_id())?;
         let redacted = pdu.redacted(&rules.rules).map_err(|error| MatrixError::internal(&error))?;
         render(&redacted, shape, unsigned)

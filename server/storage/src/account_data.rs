@@ -71,6 +71,12 @@ pub fn is_full(read: &impl Read, user_id: &UserId, pieces: usize) -> Result<bool
     read.is_full(Cf::AccountDataChanges, key().str(user_id).as_ref(), full)
 }
 
+/// Forgets all of a user.
+pub fn delete_all(batch: &mut Batch, user_id: &UserId) {
+    batch.delete_prefix(Cf::AccountData, key().str(user_id));
+    batch.delete_prefix(Cf::AccountDataChanges, key().str(user_id));
+}
+
 /// All pieces of one place, in order of type; at most `limit`.
 pub fn all(
     read: &impl Read,

@@ -29,6 +29,9 @@ pub struct Account {
     /// Whether its owner wished to be forgotten when it was closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub erased: bool,
+    /// Then: where the stream was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<u64>,
     /// Whether it was made without any proof, and may do little (client-server API, "Guest access").
     #[serde(default, skip_serializing_if = "is_false")]
     pub guest: bool,

@@ -52,7 +52,9 @@ impl Rooms {
     /// An event as a server in its room may have it.
     pub(crate) fn for_server(&self, sight: &mut Sight<'_>, held: &Held) -> Result<Arc<Pdu>, RoomError> {
         // State is what authorisation is made of: a server in the room needs it whole.
-        if held.pdu.state_key().is_none() && !sight.sees_event(held)? {
+        if held.pdu.state_key().is_none()
+            && (!sight.sees_event(held)? || self.hides_erased_from(sight, held)?)
+        {
             let rules = self.version_rules(&held.meta.room_id)?;
             return Ok(Arc::new(held.pdu.redacted(&rules.rules)?));
         }
@@ -128,16 +130,29 @@ const DIFFERENCES_MAX: usize = 50_000;
 pub(crate) struct Sight<'a> {
     rooms: &'a Rooms,
     server: &'a ServerName,
+    /// What it may see.
+    seen: Known,
+    /// Where it was in the room, which matters for what erased users sent.
+    was_in: Known,
+    differences: usize,
+}
+
+/// What is known of a few states.
+struct Known {
     /// The latest last.
     known: VecDeque<(Root, bool)>,
     walks: usize,
-    differences: usize,
 }
+
+/// Walks for erased users besides: the states at their erasure.
+const ERASURES_MAX: usize = 2;
 
 impl<'a> Sight<'a> {
     /// For this server, with at most `walks` states walked whole.
     pub(crate) fn new(rooms: &'a Rooms, server: &'a ServerName, walks: usize) -> Self {
-        Self { rooms, server, known: VecDeque::new(), walks, differences: DIFFERENCES_MAX }
+        let known = |walks| Known { known: VecDeque::new(), walks };
+        let (seen, was_in) = (known(walks), known(walks + ERASURES_MAX));
+        Self { rooms, server, seen, was_in, differences: DIFFERENCES_MAX }
     }
 
     /// Whether any user of the server may see the event; not when it takes too much to know.
@@ -146,31 +161,46 @@ impl<'a> Sight<'a> {
     }
 
     fn sees(&mut self, root: Root) -> Result<bool, RoomError> {
-        if let Some((_, sees)) = self.known.iter().find(|(known, _)| *known == root) {
-            return Ok(*sees);
+        if let Some(sees) = self.seen.of(&root) {
+            return Ok(sees);
         }
         let Some(enough) = self.rooms.seen_by(&root)? else { return Ok(true) };
-        let sees = match self.as_last(&root)? {
-            Some(sees) => sees,
-            None if self.walks == 0 => return Ok(false),
+        self.look(|sight| &mut sight.seen, root, enough)
+    }
+
+    /// Whether any user of the server was joined in a state; not when it takes too much to know.
+    pub(super) fn was_in(&mut self, root: Root) -> Result<bool, RoomError> {
+        if let Some(was_in) = self.was_in.of(&root) {
+            return Ok(was_in);
+        }
+        self.look(|sight| &mut sight.was_in, root, &[MembershipState::Join])
+    }
+
+    fn look(
+        &mut self,
+        known: impl Fn(&mut Self) -> &mut Known,
+        root: Root,
+        enough: &[MembershipState],
+    ) -> Result<bool, RoomError> {
+        let last = known(self).known.back().copied();
+        let holds = match self.as_last(last, &root)? {
+            Some(holds) => holds,
+            None if known(self).walks == 0 => return Ok(false),
             None => {
-                self.walks -= 1;
+                known(self).walks -= 1;
                 self.rooms.has_member(self.server, &root, enough)?
             }
         };
-        if self.known.len() == REMEMBERED_MAX {
-            self.known.pop_front();
-        }
-        self.known.push_back((root, sees));
-        Ok(sees)
+        known(self).note(root, holds);
+        Ok(holds)
     }
 
     /// What holds for the last state, if nothing that matters is between them.
-    fn as_last(&mut self, root: &Root) -> Result<Option<bool>, RoomError> {
-        let Some((last, sees)) = self.known.back().filter(|_| self.differences > 0) else { return Ok(None) };
-        let differences = self.rooms.state_diff(last, root)?;
+    fn as_last(&mut self, last: Option<(Root, bool)>, root: &Root) -> Result<Option<bool>, RoomError> {
+        let Some((last, holds)) = last.filter(|_| self.differences > 0) else { return Ok(None) };
+        let differences = self.rooms.state_diff(&last, root)?;
         self.differences = self.differences.saturating_sub(differences.len());
-        Ok((!self.matters(&differences)).then_some(*sees))
+        Ok((!self.matters(&differences)).then_some(holds))
     }
 
     fn matters(&self, differences: &[Difference]) -> bool {
@@ -179,6 +209,19 @@ impl<'a> Sight<'a> {
             is_visibility || is_member_of(self.server, key)
         };
         differences.iter().any(|difference| matters(&difference.key))
+    }
+}
+
+impl Known {
+    fn of(&self, root: &Root) -> Option<bool> {
+        self.known.iter().find(|(known, _)| known == root).map(|(_, holds)| *holds)
+    }
+
+    fn note(&mut self, root: Root, holds: bool) {
+        if self.known.len() == REMEMBERED_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back((root, holds));
     }
 }
 

@@ -23,6 +23,7 @@ mod access;
 mod blocking;
 mod commit;
 mod create;
+mod erased;
 mod error;
 mod graph;
 mod guests;

@@ -258,6 +258,7 @@ impl Search {
                 || !Sieve::new(view, room_id, &filter).lets_through(&held, viewer)?
                 || self.rooms.redaction_of(held.pdu.event_id())?.is_some()
                 || !viewer.may_see(&held)?
+                || self.rooms.hides_erased(user_id, &held.pdu)?
             {
                 continue;
             }
