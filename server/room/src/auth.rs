@@ -81,10 +81,13 @@ pub fn check_auth_events(
 /// # Errors
 /// Reject the event (against the current state: soft-fail it).
 pub fn check_against(rules: &RoomVersionRules, pdu: &Pdu, state: &AuthState) -> Result<(), Refusal> {
-    // A create event is allowed by itself; anything else needs one in the state.
-    if *pdu.kind() != TimelineEventType::RoomCreate
-        && !state.contains_key(&StateKey::new("m.room.create", ""))
-    {
+    // A create event is allowed by itself, at the beginning of a room; anything else needs one
+    // in the state. ruma counts the former among the rules that need no state.
+    if *pdu.kind() == TimelineEventType::RoomCreate {
+        if !pdu.prev_events().is_empty() {
+            return Err(Refusal("a room has one beginning".to_owned()));
+        }
+    } else if !state.contains_key(&StateKey::new("m.room.create", "")) {
         return Err(Refusal("no `m.room.create` event in the state".to_owned()));
     }
     let look = |kind: &str, key: &str| match state.get(&StateKey::new(kind, key)) {
@@ -161,5 +164,21 @@ mod tests {
         };
         assert_eq!(check_auth_events(&rules, &create(""), |_| None), Ok(()));
         assert!(check_auth_events(&rules, &create(&"\u{1f4a5}".repeat(70)), |_| None).is_err());
+    }
+
+    #[test]
+    fn a_create_event_that_follows_another_is_refused() {
+        let rules = crate::version::rules(&ruma::RoomVersionId::V11).expect("supported");
+        let create = |prev_events: &[&str]| {
+            let event = json!({
+                "type": "m.room.create", "state_key": "", "content": {}, "sender": "@eve:a.example",
+                "room_id": "!room:a.example", "origin_server_ts": 0, "depth": 0,
+                "prev_events": prev_events, "auth_events": [], "hashes": {}, "signatures": {},
+            });
+            Pdu::parse(&rules, &event.to_string()).expect("an event")
+        };
+        assert_eq!(check_against(&rules, &create(&[]), &AuthState::default()), Ok(()));
+        let id = "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        assert!(check_against(&rules, &create(&[id]), &AuthState::default()).is_err());
     }
 }
