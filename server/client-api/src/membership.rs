@@ -8,6 +8,7 @@ use causeway_service::{
     error::MatrixError,
     remote::RemoteRequest,
     rooms::{Invite, Outcome, RoomError},
+    succession::carry_settings,
 };
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, UserId,
@@ -102,10 +103,18 @@ async fn join(
         Ok((outcome, content))
     })
     .await?;
-    let Outcome::Remote { via: known } = outcome else { return Ok(()) };
-    let via = servers_to_ask(state, room_id, via, known)?;
-    let (room_id, user_id, content) = (room_id.to_owned(), user_id.to_owned(), Value::Object(content));
-    state.remote.request(|reply| RemoteRequest::Join { room_id, user_id, via, content, reply }).await
+    if let Outcome::Remote { via: known } = outcome {
+        let via = servers_to_ask(state, room_id, via, known)?;
+        let (room_id, user_id, content) = (room_id.to_owned(), user_id.to_owned(), Value::Object(content));
+        let request = |reply| RemoteRequest::Join { room_id, user_id, via, content, reply };
+        state.remote.request(request).await?;
+    }
+    let (joined, room, user) = (state.clone(), room_id.to_owned(), user_id.to_owned());
+    blocking(move || {
+        carry_settings(&joined.rooms, &joined.account_data, &user, &room);
+        Ok(())
+    })
+    .await
 }
 
 async fn knock(
@@ -138,7 +147,12 @@ async fn leave(
 ) -> Result<leave_room::v3::Response, MatrixError> {
     let (room_id, user_id, reason) = (request.body.room_id, request.auth.user_id, request.body.reason);
     let (leaving, room, user, because) = (state.clone(), room_id.clone(), user_id.clone(), reason.clone());
-    let outcome = blocking(move || Ok(leaving.rooms.leave(&room, &user, because.as_deref())?)).await?;
+    let outcome = blocking(move || {
+        let outcome = leaving.rooms.leave(&room, &user, because.as_deref())?;
+        leaving.typing.set(&room, &user, None);
+        Ok(outcome)
+    })
+    .await?;
     if let Outcome::Remote { via } = outcome {
         let via = servers_to_ask(&state, &room_id, Vec::new(), via)?;
         let content = Value::Object(with_reason(Map::new(), reason));
@@ -212,6 +226,7 @@ fn kick(
     let body = request.body;
     state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.rooms.kick(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
+    state.typing.set(&body.room_id, &body.user_id, None);
     Ok(kick_user::v3::Response::new())
 }
 
@@ -222,6 +237,7 @@ fn ban(
     let body = request.body;
     state.accounts.check_not_suspended(&request.auth.user_id)?;
     state.rooms.ban(&body.room_id, &request.auth.user_id, &body.user_id, body.reason.as_deref())?;
+    state.typing.set(&body.room_id, &body.user_id, None);
     Ok(ban_user::v3::Response::new())
 }
 
@@ -239,7 +255,12 @@ fn forget(
     state: &ClientState,
     request: Ruma<forget_room::v3::Request>,
 ) -> Result<forget_room::v3::Response, MatrixError> {
-    state.rooms.forget(&request.body.room_id, &request.auth.user_id)?;
+    // The specification has another code here than for what makes no sense elsewhere.
+    let unfinished = |error| match error {
+        RoomError::Invalid(why) => MatrixError::new(400, "M_UNKNOWN", why),
+        error => error.into(),
+    };
+    state.rooms.forget(&request.body.room_id, &request.auth.user_id).map_err(unfinished)?;
     Ok(forget_room::v3::Response::new())
 }
 

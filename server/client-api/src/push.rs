@@ -11,7 +11,7 @@ use ruma::{
         get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
         get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
-    push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    push::{AnyPushRule, AnyPushRuleRef, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
     serde::Raw,
 };
 use serde_json::{Value, json};
@@ -78,10 +78,26 @@ fn set(
 ) -> Result<set_pushrule::v3::Response, MatrixError> {
     let body = request.body;
     state.account_data.change_push_rules(&request.auth.user_id, |rules| {
-        rules.insert(body.rule, body.after.as_deref(), body.before.as_deref()).map_err(|error| match error {
-            InsertPushRuleError::UnknownRuleId => MatrixError::not_found(error.to_string()),
-            error => MatrixError::invalid_param(error.to_string()),
-        })
+        let (kind, rule_id) = (body.rule.kind(), body.rule.rule_id().to_owned());
+        let was = rules.get(kind.clone(), &rule_id).map(AnyPushRuleRef::enabled);
+        if was.is_some()
+            && [&body.after, &body.before].into_iter().any(|named| named.as_ref() == Some(&rule_id))
+        {
+            return Err(MatrixError::invalid_param("A rule has no place relative to itself"));
+        }
+        if was.is_some() && (body.after.is_some() || body.before.is_some()) {
+            // ruma does not move a rule behind the last one: it is put there anew.
+            rules
+                .remove(kind.clone(), &rule_id)
+                .map_err(|error| MatrixError::invalid_param(error.to_string()))?;
+        }
+        rules.insert(body.rule, body.after.as_deref(), body.before.as_deref()).map_err(
+            |error| match error {
+                InsertPushRuleError::UnknownRuleId => MatrixError::not_found(error.to_string()),
+                error => MatrixError::invalid_param(error.to_string()),
+            },
+        )?;
+        was.map_or(Ok(()), |was| rules.set_enabled(kind, &rule_id, was).map_err(|_| unknown_rule()))
     })?;
     Ok(set_pushrule::v3::Response::new())
 }

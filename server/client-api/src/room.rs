@@ -5,6 +5,7 @@ use causeway_service::{
     error::{Chain, MatrixError},
     rooms::{CreateRoom, InitialState, Preset},
     shared_space::{DECLARATION_TYPE, ITEM_TYPE},
+    succession::carry_settings,
 };
 use ruma::{
     api::client::room::{
@@ -163,6 +164,7 @@ fn upgrade(
         &body.additional_creators,
         profile,
     )?;
+    carry_settings(&state.rooms, &state.account_data, user_id, &replacement);
     if let Err(error) = state.shared_space.copy_planned(&body.room_id, &replacement) {
         // The new room exists, and the rest is copied in the background.
         tracing::warn!(room = %body.room_id, error = %Chain(&error), "items of an upgraded room wait to be copied");

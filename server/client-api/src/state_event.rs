@@ -119,6 +119,9 @@ fn check(state: &ClientState, room_id: &RoomId, kind: &str, content: &Value) -> 
     if kind == DECLARATION_TYPE {
         return declaration(content);
     }
+    if kind == "m.room.tombstone" && content["replacement_room"] == room_id.as_str() {
+        return Err(MatrixError::invalid_param("A room does not replace itself"));
+    }
     if kind != "m.room.canonical_alias" {
         return Ok(());
     }

@@ -113,7 +113,13 @@ fn look_once(state: &ClientState, request: &Request) -> Result<Look, MatrixError
     let mut look = state.sync.look(request)?;
     if global_event_passes(&request.filter.presence, "m.presence") {
         let since = request.since.map_or(0, |since| since.typing);
-        let events = state.presence.changed_since(&request.user_id, since)?;
+        let mut events = state.presence.changed_since(&request.user_id, since)?;
+        if since > 0 {
+            // Whose keys are news may have come to share a room.
+            let newcomers = &look.response.device_lists.changed;
+            let newcomers = state.presence.of_newcomers(&request.user_id, newcomers)?;
+            events.extend(newcomers);
+        }
         look.is_worth_sending |= !events.is_empty();
         look.response.presence.events = events;
     }

@@ -48,7 +48,7 @@ const MANAGED: &[&str] = &[PUSH_RULES, "m.fully_read"];
 
 /// See the module.
 pub struct AccountData {
-    database: Database,
+    pub(crate) database: Database,
     notifier: Arc<Notifier>,
     /// Held from reading a piece until what follows from it is committed.
     writing: Mutex<()>,

@@ -9,10 +9,11 @@ use std::{
 
 use causeway_storage::{Database, directory as rows};
 use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UserId};
+use serde_json::Value;
 
 use crate::{
     error::MatrixError,
-    rooms::Rooms,
+    rooms::{NewEvent, RoomError, Rooms},
     summary::{Summaries, Summary},
 };
 
@@ -126,7 +127,32 @@ impl Directory {
         let mut batch = self.database.batch();
         rows::delete_alias(&mut batch, alias, &found.room_id);
         self.database.commit_durable(batch)?;
-        Ok(())
+        self.name_no_more(alias, &found.room_id, user_id)
+    }
+
+    /// Takes an alias that is gone out of the room's `m.room.canonical_alias`, as far as its
+    /// user may: the alias is gone in any case.
+    fn name_no_more(
+        &self,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<(), MatrixError> {
+        const CANONICAL: &str = "m.room.canonical_alias";
+        let Some(held) = self.rooms.state_event(room_id, CANONICAL, "")? else { return Ok(()) };
+        let mut content = held.content_object();
+        content.retain(|field, named| field != "alias" || named.as_str() != Some(alias.as_str()));
+        if let Some(others) = content.get_mut("alt_aliases").and_then(Value::as_array_mut) {
+            others.retain(|named| named.as_str() != Some(alias.as_str()));
+        }
+        if content == held.content_object() || !self.rooms.may_send_state(room_id, user_id, CANONICAL)? {
+            return Ok(());
+        }
+        let event = NewEvent::new(CANONICAL, user_id.to_owned(), Some(String::new()), Value::Object(content));
+        match self.rooms.send(room_id, event.map_err(RoomError::from)?, None) {
+            Ok(_) | Err(RoomError::Forbidden(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the public list has the room.

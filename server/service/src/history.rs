@@ -70,6 +70,8 @@ pub struct Page {
     pub chunk: Vec<Box<RawValue>>,
     /// Members that a lazily loading client needs for them.
     pub state: Vec<Box<RawValue>>,
+    /// Who sent what is on it.
+    senders: BTreeSet<OwnedUserId>,
     /// Whether the page ends at a hole of what this server holds.
     pub is_at_hole: bool,
 }
@@ -149,8 +151,8 @@ impl History {
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
             }
         }
-        let is_lazy = matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
-        let state = if is_lazy { self.members_of(reader, room_id, &senders)? } else { Vec::new() };
+        let state =
+            if is_lazy(&wanted.filter) { self.members_of(reader, room_id, &senders)? } else { Vec::new() };
         let is_at_hole = walk.is_done && backward && !self.rooms.missing_events(room_id, 1)?.is_empty();
         let end = (!walk.is_done || (!backward && !chunk.is_empty())).then_some(TimelineToken(walk.at));
         let start = if start == i64::MAX || start == i64::MIN {
@@ -158,7 +160,7 @@ impl History {
         } else {
             TimelineToken(start)
         };
-        Ok(Page { start, end, chunk, state, is_at_hole })
+        Ok(Page { start, end, chunk, state, senders, is_at_hole })
     }
 
     /// An event with its surroundings: `limit` events in all beside it.
@@ -181,7 +183,14 @@ impl History {
         let (before, after) = self.around(reader, room_id, position, limits, filter)?;
         let state = match held.meta.state_after.or(held.meta.state_before) {
             Some(root) => {
-                let entries = self.view().state_entries(&root)?;
+                let mut entries = self.view().state_entries(&root)?;
+                if is_lazy(filter) {
+                    let shown = before.senders.iter().chain(&after.senders);
+                    let senders: BTreeSet<&str> =
+                        shown.map(|sender| sender.as_str()).chain([held.pdu.sender().as_str()]).collect();
+                    entries
+                        .retain(|(key, _)| key.kind != "m.room.member" || senders.contains(key.key.as_str()));
+                }
                 self.show_all(reader, entries.into_iter().map(|(_, event_id)| event_id))?
             }
             None => Vec::new(),
@@ -232,6 +241,7 @@ impl History {
             end: None,
             chunk: Vec::new(),
             state: Vec::new(),
+            senders: BTreeSet::new(),
             is_at_hole: false,
         };
         let ignored = ignored_users(self.view().database(), reader.user_id)?;
@@ -368,6 +378,10 @@ impl History {
     fn shower<'a>(&'a self, reader: Reader<'a>) -> Shower<'a> {
         Shower::new(self.view(), (reader.user_id, reader.device_id), self.clock.now_ms())
     }
+}
+
+fn is_lazy(filter: &EventFilter) -> bool {
+    matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })
 }
 
 /// Whether it is a message of one of these: their state is shown nevertheless.

@@ -61,6 +61,7 @@ pub mod shared_space;
 pub mod shown;
 pub mod sliding;
 pub mod spaces;
+pub mod succession;
 pub mod summary;
 pub mod sync;
 pub mod threads;

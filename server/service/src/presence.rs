@@ -229,12 +229,45 @@ impl Presence {
                 && !ignored.contains(user_id.as_str())
                 && (user_id == viewer || self.rooms.share_a_room(viewer, &user_id)?)
             {
-                let content = self.shown(&known);
-                let event = json!({ "type": "m.presence", "sender": user_id, "content": content });
-                events.push(to_raw_value(&event).map_err(|error| MatrixError::internal(&error))?);
+                events.push(self.event(&user_id, &known)?);
             }
         }
         Ok(events)
+    }
+
+    /// The same of users whom the viewer has come to share a room with, as far as they are there.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn of_newcomers(
+        &self,
+        viewer: &UserId,
+        users: &[OwnedUserId],
+    ) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let known: Vec<(&OwnedUserId, Known)> = {
+            let all = self.lock();
+            let known = users.iter().filter_map(|user_id| Some((user_id, all.by_user.get(user_id)?.clone())));
+            known.filter(|(_, known)| known.state != State::Offline).take(TOLD_MAX).collect()
+        };
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ignored = ignored_users(&self.rooms.store.database, viewer)?;
+        let mut events = Vec::new();
+        for (user_id, known) in known {
+            if *user_id != viewer
+                && !ignored.contains(user_id.as_str())
+                && self.rooms.share_a_room(viewer, user_id)?
+            {
+                events.push(self.event(user_id, &known)?);
+            }
+        }
+        Ok(events)
+    }
+
+    fn event(&self, user_id: &UserId, known: &Known) -> Result<Box<RawValue>, MatrixError> {
+        let event = json!({ "type": "m.presence", "sender": user_id, "content": self.shown(known) });
+        to_raw_value(&event).map_err(|error| MatrixError::internal(&error))
     }
 
     fn shown(&self, known: &Known) -> Value {

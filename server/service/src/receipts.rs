@@ -209,8 +209,11 @@ fn content(set: &[FiledReceipt]) -> Value {
         if !thread.is_empty() {
             entry["thread_id"] = thread.as_str().into();
         }
-        let kinds = content.entry(receipt.event_id.as_str()).or_default();
-        kinds.entry(kind).or_default().insert(user_id.to_string(), entry);
+        let users = content.entry(receipt.event_id.as_str()).or_default().entry(kind).or_default();
+        // There is room for one: that for everything says more (MSC4102).
+        if thread.is_empty() || !users.contains_key(user_id.as_str()) {
+            users.insert(user_id.to_string(), entry);
+        }
     }
     json!(content)
 }

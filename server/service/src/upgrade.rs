@@ -19,6 +19,9 @@ use crate::{
     shared_space::copying,
 };
 
+/// What it takes to speak in a room that was replaced, at least.
+const SILENT_LEVEL: i64 = 50;
+
 /// State that goes over to the new room (client-server API, "Room upgrades"),
 /// and that of the shared space.
 const CARRIED: [&str; 10] = [
@@ -94,7 +97,33 @@ impl Upgrades {
         let tombstone = json!({ "body": "This room has been replaced", "replacement_room": replacement });
         self.send(room_id, user_id, "m.room.tombstone", tombstone)?;
         self.move_aliases(room_id, &replacement)?;
+        if let Err(error) = self.silence(room_id, user_id) {
+            tracing::warn!(%room_id, %error, "a room that was replaced could not be silenced");
+        }
         Ok(replacement)
+    }
+
+    /// Raises what it takes to speak and to invite in a room that was replaced, as far as
+    /// its upgrader may.
+    fn silence(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
+        const LEVELS: &str = "m.room.power_levels";
+        let held = self.rooms.state_event(room_id, LEVELS, "")?;
+        let mut levels = held.map(|held| held.content_object()).unwrap_or_default();
+        let level = |levels: &Map<String, Value>, field: &str| {
+            levels.get(field).and_then(Value::as_i64).unwrap_or_default()
+        };
+        let silent = level(&levels, "users_default").saturating_add(1).max(SILENT_LEVEL);
+        let mut is_changed = false;
+        for field in ["events_default", "invite"] {
+            if level(&levels, field) < silent {
+                levels.insert(field.to_owned(), silent.into());
+                is_changed = true;
+            }
+        }
+        if !is_changed || !self.rooms.may_send_state(room_id, user_id, LEVELS)? {
+            return Ok(());
+        }
+        self.send(room_id, user_id, LEVELS, Value::Object(levels))
     }
 
     /// Carries a user's profile into the rooms he is in. A room that refuses is left as it is.

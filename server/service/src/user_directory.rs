@@ -67,13 +67,23 @@ impl UserDirectory {
         {
             for (user_id, member) in self.rooms.members(room_id, Some(&MembershipState::Join))? {
                 looked_at += 1;
-                let name = member.displayname.as_deref().unwrap_or_default().to_lowercase();
-                if name.contains(&term) || user_id.as_str().to_lowercase().contains(&term) {
-                    found.entry(user_id.clone()).or_insert_with(|| Found {
-                        user_id,
-                        display_name: member.displayname.clone(),
-                        avatar_url: member.avatar_url.as_ref().map(ToString::to_string),
-                    });
+                let mut shown =
+                    Found { user_id, display_name: member.displayname, avatar_url: member.avatar_url };
+                let is_meant = |shown: &Found| {
+                    let name = shown.display_name.as_deref().unwrap_or_default().to_lowercase();
+                    name.contains(&term) || shown.user_id.as_str().to_lowercase().contains(&term)
+                };
+                let mut matches = is_meant(&shown);
+                // A name of one room does not hide that of the profile.
+                if shown.user_id.server_name() == self.rooms.server_name() {
+                    let profile = self.profiles.profile(&shown.user_id)?;
+                    let field = |name: &str| profile.get(name)?.as_str().map(ToOwned::to_owned);
+                    shown.display_name = field("displayname");
+                    shown.avatar_url = field("avatar_url");
+                    matches |= is_meant(&shown);
+                }
+                if matches {
+                    found.entry(shown.user_id.clone()).or_insert(shown);
                 }
             }
             if found.len() > limit || looked_at > MEMBERS_MAX {

@@ -49,7 +49,7 @@ type Deciding = [Option<Arc<Pdu>>; 2];
 impl<'a> Viewer<'a> {
     /// For this user and room.
     pub fn new(view: RoomView<'a>, room_id: &RoomId, user_id: &'a UserId) -> Result<Self, RoomError> {
-        let member = rows::membership(view.database(), user_id, room_id)?;
+        let member = rows::membership(view.database(), user_id, room_id)?.filter(|member| !member.forgotten);
         let membership = member.as_ref().map(|member| member.membership.clone());
         let is_joined = membership == Some(MembershipState::Join);
         let joined_until = match &member {

@@ -332,6 +332,7 @@ pub(crate) fn member_row(event: &Pdu, position: StreamPosition) -> Member {
         position,
         displayname: text("displayname"),
         avatar_url: text("avatar_url"),
+        forgotten: false,
     }
 }
 

@@ -191,7 +191,8 @@ impl RoomWriter<'_> {
             self.set(creator, "m.room.name", "", json!({ "name": name }))?;
         }
         if let Some(topic) = &request.topic {
-            self.set(creator, "m.room.topic", "", json!({ "topic": topic }))?;
+            let blocks = json!({ "m.text": [{ "body": topic, "mimetype": "text/plain" }] });
+            self.set(creator, "m.room.topic", "", json!({ "topic": topic, "m.topic": blocks }))?;
         }
         for target in &request.invite {
             if target.server_name() == self.rooms.server_name && target != creator {

@@ -107,12 +107,15 @@ impl Rooms {
     ) -> Result<Outcome, RoomError> {
         if !self.is_joined_here(room_id)? {
             let standing = rows::membership(&self.store.database, user_id, room_id)?;
-            return match standing.map(|member| member.membership) {
-                Some(MembershipState::Invite | MembershipState::Knock) => {
-                    Ok(Outcome::Remote { via: self.via_of_invite(room_id, user_id)? })
-                }
-                _ => Err(RoomError::NotFound("the room")),
-            };
+            let standing = standing.map(|member| member.membership);
+            if !matches!(standing, Some(MembershipState::Invite | MembershipState::Knock)) {
+                return Err(RoomError::NotFound("the room"));
+            }
+            let via = self.via_of_invite(room_id, user_id)?;
+            if !via.is_empty() || !self.exists(room_id)? {
+                return Ok(Outcome::Remote { via });
+            }
+            // Everybody left, and only this server has the room.
         }
         self.write(room_id, |writer| {
             let membership = writer.membership(user_id)?;
@@ -232,14 +235,16 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Invalid`] while he is in it.
     pub fn forget(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), RoomError> {
+        let slot = self.slots.of(room_id);
+        let _writing = slot.lock();
         let standing = rows::membership(&self.store.database, user_id, room_id)?;
-        match standing.map(|member| member.membership) {
-            Some(MembershipState::Leave | MembershipState::Ban) => {}
-            None => return Err(RoomError::NotFound("the room")),
-            Some(_) => return Err(RoomError::Invalid("leave the room before you forget it".to_owned())),
+        let standing = standing.ok_or(RoomError::NotFound("the room"))?;
+        if !matches!(standing.membership, MembershipState::Leave | MembershipState::Ban) {
+            return Err(RoomError::Invalid("leave the room before you forget it".to_owned()));
         }
         let mut batch = self.store.database.batch();
-        rows::delete_membership(&mut batch, user_id, room_id);
+        let forgotten = rows::Member { forgotten: true, ..standing };
+        rows::put_membership(&mut batch, user_id, room_id, &forgotten);
         let _commit = self.store.database.commit_durable(batch)?;
         self.notifier.notify(&[Topic::User(user_id.to_owned())]);
         Ok(())

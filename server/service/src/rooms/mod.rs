@@ -49,10 +49,11 @@ use std::{
 };
 
 use causeway_room::Pdu;
-use causeway_storage::{Commit, Database, transactions};
+use causeway_storage::{Commit, Database, rooms as rows, transactions};
 use ruma::{
-    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomId,
-    ServerName, TransactionId, UserId, signatures::Ed25519KeyPair,
+    CanonicalJsonObject, DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId,
+    OwnedUserId, RoomId, ServerName, TransactionId, UserId, events::room::member::MembershipState,
+    signatures::Ed25519KeyPair,
 };
 
 pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
@@ -276,6 +277,9 @@ impl Rooms {
             if let Some(sent) = transaction.map(|key| writer.sent_before(key)).transpose()?.flatten() {
                 return Ok(sent);
             }
+            if let Some(held) = writer.set_alike(&event)? {
+                return Ok(held);
+            }
             let pdu = writer.append(event)?;
             if let Some(key) = transaction {
                 writer.note_transaction(key, pdu.event_id());
@@ -311,6 +315,25 @@ impl Rooms {
 }
 
 impl RoomWriter<'_> {
+    /// The state event that says the same already, by the same member: to set it again is no news.
+    fn set_alike(&mut self, event: &NewEvent) -> Result<Option<OwnedEventId>, RoomError> {
+        let Some(key) = event.state_key.as_deref() else { return Ok(None) };
+        let Some(held) = self.state(&event.kind.to_string(), key)? else { return Ok(None) };
+        let content: CanonicalJsonObject = match serde_json::from_str(held.content_raw().get()) {
+            Ok(content) => content,
+            // Of an old room: it is not compared.
+            Err(_) => return Ok(None),
+        };
+        if held.sender() != event.sender
+            || content != event.content
+            || self.membership(&event.sender)? != MembershipState::Join
+        {
+            return Ok(None);
+        }
+        let is_redacted = rows::redaction_of(&self.rooms.store.database, held.event_id())?.is_some();
+        Ok((!is_redacted).then(|| held.event_id().to_owned()))
+    }
+
     /// What this transaction sent, if it was seen before.
     pub fn sent_before(&self, key: &TransactionKey) -> Result<Option<OwnedEventId>, RoomError> {
         let database = &self.rooms.store.database;

@@ -6,10 +6,11 @@ use causeway_storage::{
     Cf, Direction, Read, StorageError,
     codec::{KeyParts, key},
 };
-use ruma::UserId;
+use ruma::{UserId, push::Ruleset};
 use serde_json::{json, value::RawValue};
 
 use super::response::{RawEvent, raw_event};
+use crate::push_rules::PUSH_RULES;
 
 /// Pieces read at once. How many a user may have bounds how many there are.
 const PAGE: usize = 1_000;
@@ -28,8 +29,20 @@ pub struct Piece {
 /// Account data by room id; the empty id is for what belongs to no room.
 pub type ByRoom = BTreeMap<String, Vec<Piece>>;
 
-/// What changed in `(since, until]`: all of it, since the answer's position says so.
+/// What changed in `(since, until]`: all of it, since the answer's position says so. From the
+/// beginning on, the push rules are in it also for a user who has left them as they were.
 pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
+    let mut by_room = stored(read, user_id, since, until)?;
+    if since == 0 && content(read, user_id, "", PUSH_RULES)?.is_none() {
+        let content = json!({ "global": Ruleset::server_default(user_id) });
+        let event = raw_event(&json!({ "type": PUSH_RULES, "content": content }));
+        let piece = Piece { kind: PUSH_RULES.to_owned(), position: 1, event };
+        by_room.entry(String::new()).or_default().push(piece);
+    }
+    Ok(by_room)
+}
+
+fn stored(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
     let prefix = key().str(user_id);
     let mut from = prefix.clone().u64(since.saturating_add(1)).finish();
     let mut by_room = ByRoom::new();
@@ -96,7 +109,8 @@ mod tests {
         database.commit_durable(batch).expect("commits");
         let until = database.visible().0;
         let all = changed(&database, alice, 0, until).expect("reads").remove("").expect("is there");
-        assert_eq!(all.len(), count);
+        assert_eq!(all.len(), count + 1, "and the push rules");
+        assert_eq!(all[count].kind, PUSH_RULES);
         let (middle, last) = (all[4_000].position, all[count - 1].position);
         let some = changed(&database, alice, middle, last - 1).expect("reads").remove("").expect("is there");
         assert_eq!(some.len(), count - 4_002);

@@ -36,7 +36,11 @@ pub fn joined_room(
     let mut room = JoinedRoom::default();
     let members_changed = summary::may_differ(answer.view, known, &span.end)?;
     if members_changed {
-        room.summary = Some(summary::summary(answer.view, room_id, answer.user_id())?);
+        let mut summary = summary::summary(answer.view, room_id, answer.user_id())?;
+        if summary::is_named(answer.view, &span.end)? {
+            summary.heroes.clear();
+        }
+        room.summary = Some(summary);
     }
     room.state = state_section(answer, room_id, span, (&selected, &mut viewer), room.summary.as_ref())?;
     note_told(answer, room_id, known, span, &selected);

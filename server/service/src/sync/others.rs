@@ -106,7 +106,7 @@ pub fn left_room(
 ) -> Result<Option<LeftRoom>, MatrixError> {
     let is_new = match answer.since() {
         Some(since) => member.position.0 > since,
-        None => answer.filter.room.include_leave,
+        None => answer.filter.room.include_leave && !member.forgotten,
     };
     if !is_new || !filter::room_passes(&answer.filter.room, room_id) {
         return Ok(None);

@@ -49,6 +49,18 @@ pub fn summary(view: RoomView<'_>, room_id: &RoomId, user_id: &UserId) -> Result
     Ok(summary)
 }
 
+/// Whether the room has a name or an alias to show: its members need not stand for one.
+pub fn is_named(view: RoomView<'_>, root: &Root) -> Result<bool, MatrixError> {
+    for (kind, field) in [("m.room.name", "name"), ("m.room.canonical_alias", "alias")] {
+        let event = view.state(root, kind, "")?;
+        let text = event.and_then(|event| event.content_object().remove(field));
+        if text.is_some_and(|text| text.as_str().is_some_and(|text| !text.is_empty())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The first ones by arrival, so that an unnamed room keeps its name.
 fn keep_earliest(list: &mut Vec<(u64, OwnedUserId)>, position: u64, user_id: OwnedUserId) {
     let entry = (position, user_id);

@@ -32,6 +32,10 @@ pub struct Member {
     /// The picture in this room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
+    /// A local user wants to hear no more of the room; clients that have not heard
+    /// that he left are still told so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
 }
 
 /// A user's standing in a room's current state.
