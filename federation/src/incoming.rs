@@ -234,6 +234,7 @@ async fn hand_over(
     if pdus.is_empty() {
         return Ok(Vec::new());
     }
+    let pdus = crate::policy::complete(state, room_id, pdus).await?;
     let (services, origin, room_id) = (state.services().clone(), origin.to_owned(), room_id.to_owned());
     blocking(move || Ok(services.rooms.receive_pdus(&origin, &room_id, pdus)?)).await
 }

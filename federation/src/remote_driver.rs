@@ -17,10 +17,7 @@ mod public_rooms;
 mod space;
 mod user_keys;
 
-use causeway_service::{
-    error::{Chain, MatrixError},
-    remote::RemoteRequest,
-};
+use causeway_service::remote::RemoteRequest;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -29,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lanes::{Lanes, Place};
 use crate::{
-    client::ClientError,
+    passed_on::answer,
     peers::PeerEvent,
     state::{FederationState, ReplicationMessage},
 };
@@ -116,6 +113,9 @@ async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
         RemoteRequest::ClaimKeys { server, wanted, timeout, reply, asker: _ } => {
             place.tell(reply, user_keys::claim(&state, &server, &wanted, timeout)).await;
         }
+        RemoteRequest::PolicySignature { server, event, reply } => {
+            place.tell(reply, crate::policy::sign(&state, &server, &event)).await;
+        }
         RemoteRequest::Retry { server, reply } => {
             state.sender().heard_from(&server);
             state.peers().tell(PeerEvent::Up(server));
@@ -125,39 +125,4 @@ async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
             place.tell(reply, backfill::backfill(&state, &room_id, limit)).await;
         }
     }
-}
-
-/// What a client is told of another server's failure: its refusal as it is,
-/// anything else as a bad gateway.
-fn answer(error: &ClientError) -> MatrixError {
-    tracing::debug!(error = %Chain(error), "another server did not do as asked");
-    match error {
-        ClientError::Status { status, errcode, message, .. } if status.is_client_error() => {
-            let errcode = known_errcode(errcode);
-            MatrixError::new(status.as_u16(), errcode, message.clone())
-        }
-        ClientError::TooLarge(_) => MatrixError::too_large("The other server's answer is too large"),
-        _ => MatrixError::new(
-            502,
-            "M_UNKNOWN",
-            "The other server could not be reached or did not answer properly",
-        ),
-    }
-}
-
-/// Codes that are passed on to a client as they are.
-fn known_errcode(errcode: &str) -> &'static str {
-    const PASSED_ON: [&str; 10] = [
-        "M_FORBIDDEN",
-        "M_NOT_FOUND",
-        "M_INCOMPATIBLE_ROOM_VERSION",
-        "M_UNABLE_TO_AUTHORISE_JOIN",
-        "M_UNABLE_TO_GRANT_JOIN",
-        "M_LIMIT_EXCEEDED",
-        "M_INVALID_PARAM",
-        "M_BAD_JSON",
-        "M_TOO_LARGE",
-        "M_UNRECOGNIZED",
-    ];
-    PASSED_ON.into_iter().find(|known| *known == errcode).unwrap_or("M_UNKNOWN")
 }

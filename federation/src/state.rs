@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     outbound::Sender,
     peers::{PeerEvents, Turns},
+    policy_servers::PolicyServers,
     replies::Replies,
     settings::Settings,
 };
@@ -68,6 +69,7 @@ struct Inner {
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
     replies: Replies,
     peers: PeerEvents,
+    policy_servers: PolicyServers,
     metrics: Arc<Metrics>,
     replication: mpsc::Sender<ReplicationMessage>,
 }
@@ -102,6 +104,7 @@ impl FederationState {
             gaps_with,
             replies,
             peers,
+            policy_servers: PolicyServers::default(),
             metrics,
             replication,
         };
@@ -141,6 +144,11 @@ impl FederationState {
     /// The outbound queues.
     pub fn sender(&self) -> &Sender {
         &self.0.sender
+    }
+
+    /// Policy servers that are left alone.
+    pub(crate) fn policy_servers(&self) -> &PolicyServers {
+        &self.0.policy_servers
     }
 
     /// Who comes and goes.

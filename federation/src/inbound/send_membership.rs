@@ -129,6 +129,8 @@ async fn accept(
     let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin, state.server_name())
         .await
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
+    let signed_by_all = crate::policy::complete(state, &room_id, vec![pdu]).await?.pop();
+    let pdu = signed_by_all.ok_or_else(|| MatrixError::bad_json("There is no event"))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());
     let accepted = blocking(move || {
         let accepted = services.rooms.accept_member(&origin, &room_id, pdu, &membership)?;

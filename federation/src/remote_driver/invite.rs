@@ -57,8 +57,10 @@ pub(super) async fn invite(state: &FederationState, invite: Invite) -> Result<Bo
     };
     let signed: Answer =
         serde_json::from_slice(&signed).map_err(|_| nonsense("the answer to the invite is malformed"))?;
-    check(state, &invite, &version, &signed.event).await?;
-    Ok(signed.event)
+    let pdu = check(state, &invite, &version, &signed.event).await?;
+    // It is not in the room before that has a policy server's signature.
+    let pdu = crate::policy::complete(state, &invite.room_id, vec![pdu]).await?.pop();
+    Ok(pdu.map_or(signed.event, |pdu| pdu.raw().to_owned()))
 }
 
 async fn put(
@@ -83,7 +85,7 @@ async fn check(
     invite: &Invite,
     version: &RoomVersionId,
     signed: &RawValue,
-) -> Result<(), MatrixError> {
+) -> Result<Pdu, MatrixError> {
     let rules = causeway_room::version::rules(version).ok_or_else(unsupported)?;
     let pdu = Pdu::parse(&rules, signed.get()).map_err(|_| nonsense("the signed invite is malformed"))?;
     if *pdu.event_id() != *invite.event_id {
@@ -91,5 +93,6 @@ async fn check(
     }
     verify_signer(state.keys(), &rules, &pdu, invite.user_id.server_name())
         .await
-        .map_err(|_| nonsense("the invite came back unsigned"))
+        .map_err(|_| nonsense("the invite came back unsigned"))?;
+    Ok(pdu)
 }

@@ -2,7 +2,7 @@
 //!
 //! Kinds have lanes of their own: servers that are slow to tell of keys or rooms
 //! keep nobody from joining a room or from a picture. Of keys, which any user may
-//! ask any server for, one user has a part of the lane only.
+//! ask any server for, one user has a part of the lane only, and so has one policy server.
 //!
 //! Invariants: whoever has a place is served or is answered "unavailable"; a turn
 //! ends with the work, or when nobody waits for its answer any more.
@@ -13,7 +13,7 @@ use causeway_service::{
     error::MatrixError,
     remote::{RemoteRequest, Reply},
 };
-use ruma::OwnedUserId;
+use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::peers::Turns;
@@ -26,6 +26,10 @@ const KEYS_OF_USER: usize = 16;
 const LOOKS: (usize, usize) = (16, 64);
 /// Files.
 const FILES: (usize, usize) = (6, 250);
+/// Events that policy servers are to sign.
+const POLICIES: (usize, usize) = (16, 48);
+/// Of these, one policy server's: one that is slow holds up its own rooms.
+const POLICIES_OF_SERVER: usize = 8;
 /// All else.
 const OTHERS: (usize, usize) = (64, 192);
 
@@ -49,6 +53,8 @@ pub(super) struct Lanes {
     keys_of: Turns<OwnedUserId>,
     looks: Lane,
     files: Lane,
+    policies: Lane,
+    policies_of: Turns<OwnedServerName>,
     others: Lane,
 }
 
@@ -56,23 +62,28 @@ impl Default for Lanes {
     fn default() -> Self {
         let (keys, looks) = (Lane::new(KEYS), Lane::new(LOOKS));
         let (files, others) = (Lane::new(FILES), Lane::new(OTHERS));
-        Self { keys, keys_of: Turns::new(KEYS_OF_USER), looks, files, others }
+        let (keys_of, policies_of) = (Turns::new(KEYS_OF_USER), Turns::new(POLICIES_OF_SERVER));
+        Self { keys, keys_of, looks, files, policies: Lane::new(POLICIES), policies_of, others }
     }
 }
 
 impl Lanes {
     /// A place for a request; `None` if there is none.
     pub(super) fn place(&self, request: &RemoteRequest) -> Option<Place> {
-        let mut of_user = None;
+        let mut of_one = None;
         let lane = match request {
             RemoteRequest::UserKeys { asker, .. } | RemoteRequest::ClaimKeys { asker, .. } => {
-                of_user = Some(self.keys_of.try_take(asker)?);
+                of_one = Some(self.keys_of.try_take(asker)?);
                 &self.keys
             }
             RemoteRequest::Space { .. }
             | RemoteRequest::ClosestEvent { .. }
             | RemoteRequest::Backfill { .. } => &self.looks,
             RemoteRequest::Media { .. } => &self.files,
+            RemoteRequest::PolicySignature { server, .. } => {
+                of_one = Some(self.policies_of.try_take(server)?);
+                &self.policies
+            }
             RemoteRequest::Join { .. }
             | RemoteRequest::Leave { .. }
             | RemoteRequest::Knock { .. }
@@ -83,7 +94,7 @@ impl Lanes {
             | RemoteRequest::Retry { .. } => &self.others,
         };
         let place = Arc::clone(&lane.places).try_acquire_owned().ok()?;
-        Some(Place { turns: Arc::clone(&lane.turns), _held: (place, of_user) })
+        Some(Place { turns: Arc::clone(&lane.turns), _held: (place, of_one) })
     }
 }
 

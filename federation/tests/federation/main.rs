@@ -15,6 +15,7 @@ mod liar;
 mod memberships;
 mod newcomer;
 mod own_keys;
+mod policies;
 mod pushes;
 mod requests;
 mod rooms;

@@ -95,6 +95,9 @@ fn put(state: &ClientState, request: Custom) -> Result<Answer, MatrixError> {
     if kind == ITEM {
         let content: Box<RawValue> =
             serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
+        if let Some(event_id) = state.shared_space.put_vetted_state_event(user_id, &room_id, key, &content)? {
+            return Ok(Answer::Now(sent(&event_id)));
+        }
         let queued =
             state.shared_space.queue_state_event(user_id, Some(device_id), &room_id, key, &content)?;
         return Ok(Answer::Later(Box::pin(async move { Ok(sent(&queued.sent().await?)) })));

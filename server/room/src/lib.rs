@@ -17,6 +17,7 @@ pub mod auth;
 pub mod build;
 pub mod format;
 pub mod pdu;
+pub mod policy;
 pub mod resolve;
 pub mod state_tree;
 pub mod version;

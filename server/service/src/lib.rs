@@ -240,9 +240,9 @@ impl Services {
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
         let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
-        let outbox = Arc::new(Outbox::new(db(), wake()));
-        let rooms = Arc::new(Rooms::new(db(), Arc::clone(&server_keys), time(), wake()).indexed()?);
-        let at = || Arc::clone(&rooms);
+        let rooms = Rooms::new(db(), Arc::clone(&server_keys), time(), wake());
+        let rooms = Arc::new(rooms.with_signer(Box::new(remote.signer())).indexed()?);
+        let (at, outbox) = (|| Arc::clone(&rooms), Arc::new(Outbox::new(db(), wake())));
         let shared_space =
             SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));

@@ -106,6 +106,8 @@ pub enum RemoteRequest {
     },
     /// History before what this server holds; answers when it is stored.
     Backfill { room_id: OwnedRoomId, limit: usize, reply: Reply<()> },
+    /// `/_matrix/policy/v1/sign`: has a room's policy server sign an event; answers its signatures.
+    PolicySignature { server: OwnedServerName, event: Box<RawValue>, reply: Reply<Value> },
     /// A server that could not be reached is tried again now, not after its pause.
     Retry { server: OwnedServerName, reply: Reply<()> },
 }
@@ -179,5 +181,24 @@ impl RemoteHandle {
         let (reply, answer) = oneshot::channel();
         self.0.try_send(build(reply)).map_err(|_| unavailable())?;
         answer.await.map_err(|_| unavailable())?
+    }
+
+    /// Has policy servers sign events; the door sees to it that answers come in time.
+    pub fn signer(
+        &self,
+    ) -> impl Fn(
+        OwnedServerName,
+        Box<RawValue>,
+    ) -> Result<oneshot::Receiver<Result<Value, MatrixError>>, MatrixError>
+    + Send
+    + Sync
+    + 'static {
+        let handle = self.clone();
+        move |server, event| {
+            let (reply, answer) = oneshot::channel();
+            let sent = handle.0.try_send(RemoteRequest::PolicySignature { server, event, reply });
+            sent.map_err(|_| MatrixError::new(503, "M_UNKNOWN", "Federation is not available"))?;
+            Ok(answer)
+        }
     }
 }

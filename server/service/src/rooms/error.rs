@@ -36,6 +36,12 @@ pub enum RoomError {
     /// This server does not take part in rooms of that version.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
+    /// The room's policy server refuses it, or could not be asked.
+    #[error("{}", .0.message)]
+    Policy(Box<MatrixError>),
+    /// The room's policy server would have to sign it first.
+    #[error("the room's policy server has not signed it")]
+    Unsigned,
     /// Another server does not support the room's version.
     #[error("the room has version {0}")]
     IncompatibleVersion(RoomVersionId),
@@ -95,6 +101,8 @@ impl From<RoomError> for MatrixError {
             RoomError::UnknownRoom | RoomError::NotFound(_) => Self::not_found(error.to_string()),
             RoomError::Forbidden(why) => Self::forbidden(why.clone()),
             RoomError::NoGuests => Self::new(403, "M_GUEST_ACCESS_FORBIDDEN", error.to_string()),
+            RoomError::Policy(refusal) => (**refusal).clone(),
+            RoomError::Unsigned => Self::new(503, "M_UNKNOWN", error.to_string()),
             RoomError::Invalid(why) => Self::invalid_param(why.clone()),
             RoomError::TooLarge => Self::too_large(error.to_string()),
             RoomError::BadEvent(_) => Self::bad_json(error.to_string()),

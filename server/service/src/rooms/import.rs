@@ -99,7 +99,7 @@ impl Rooms {
     /// # Errors
     /// Storage only.
     pub fn import_backfill(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
-        self.write(room_id, |writer| writer.import_backfill(pdus))
+        self.write_once(room_id, |writer| writer.import_backfill(pdus))
     }
 
     /// Keeps an invite to a room that this server is not in; the event bears

@@ -79,6 +79,7 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Forbidden`] by the room's rules.
+    #[expect(clippy::needless_pass_by_value, reason = "a wish is made to be carried out once")]
     pub fn join(
         &self,
         room_id: &RoomId,
@@ -92,7 +93,7 @@ impl Rooms {
         if !self.is_joined_here(room_id)? {
             return Ok(Outcome::Remote { via: self.via_of_invite(room_id, user_id)? });
         }
-        self.write(room_id, |writer| writer.join(user_id, content))
+        self.write(room_id, |writer| writer.join(user_id, content.clone()))
     }
 
     /// Leaves a room, or turns down an invite, or takes back a knock.
@@ -131,6 +132,7 @@ impl Rooms {
     ///
     /// # Errors
     /// As [`Self::join`].
+    #[expect(clippy::needless_pass_by_value, reason = "a wish is made to be carried out once")]
     pub fn knock(
         &self,
         room_id: &RoomId,
@@ -142,7 +144,7 @@ impl Rooms {
             return Ok(Outcome::Remote { via: self.via_of_invite(room_id, user_id)? });
         }
         self.write(room_id, |writer| {
-            let pdu = writer.set_membership(user_id, user_id, "knock", content)?;
+            let pdu = writer.set_membership(user_id, user_id, "knock", content.clone())?;
             Ok(Outcome::Done(pdu.event_id().to_owned()))
         })
     }
@@ -151,6 +153,7 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Forbidden`] by the room's rules.
+    #[expect(clippy::needless_pass_by_value, reason = "a wish is made to be carried out once")]
     pub fn invite(
         &self,
         room_id: &RoomId,
@@ -161,10 +164,10 @@ impl Rooms {
         self.check_not_blocked(room_id)?;
         self.write(room_id, |writer| {
             if target.server_name() == self.server_name {
-                let pdu = writer.invite(sender, target, content)?;
+                let pdu = writer.invite(sender, target, content.clone())?;
                 return Ok(Invite::Done(pdu.event_id().to_owned()));
             }
-            let (pdu, _) = writer.prepare(&membership_event(sender, target, "invite", content)?)?;
+            let (pdu, _) = writer.prepare(&membership_event(sender, target, "invite", content.clone())?)?;
             let shown = writer.shown_outside(&pdu)?;
             let room_state = shown.iter().map(|pdu| pdu.raw().to_owned()).collect();
             let version = Arc::clone(writer.rules());

@@ -31,6 +31,7 @@ mod head;
 mod import;
 mod indexes;
 mod membership;
+mod policy;
 mod power;
 mod reads;
 mod receive;
@@ -40,6 +41,7 @@ mod sharing;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
+mod vetting;
 mod writer;
 
 use std::{
@@ -74,11 +76,13 @@ pub use self::{
     receive::{Received, Results},
     resident::Accepted,
     store::{Held, VersionRules},
+    vetting::VETTED_MAX,
     writer::RoomWriter,
 };
 use self::{
     head::{Head, Slots},
     store::Store,
+    vetting::{Asking, Desk, Signer, Vetting},
 };
 use crate::{
     clock::Clock,
@@ -96,6 +100,9 @@ pub struct Rooms {
     notifier: Arc<Notifier>,
     /// See [`Rooms::lock_sharing`].
     sharing: Mutex<()>,
+    /// How policy servers are asked.
+    signer: Option<Signer>,
+    desk: Desk,
 }
 
 impl fmt::Debug for Rooms {
@@ -152,7 +159,15 @@ impl Rooms {
             clock,
             notifier,
             sharing: Mutex::default(),
+            signer: None,
+            desk: Desk::default(),
         }
+    }
+
+    /// The same, with a way to ask policy servers.
+    #[must_use]
+    pub fn with_signer(self, signer: Signer) -> Self {
+        Self { signer: Some(signer), ..self }
     }
 
     /// This server.
@@ -177,12 +192,50 @@ impl Rooms {
     /// made durable, and those who wait are woken. When it fails, nothing is
     /// written.
     ///
-    /// `f` must not wait for anything, nor write another room.
+    /// `f` must not wait for anything, nor write another room. In a room with a policy
+    /// server it is run again after that was asked about what it appends.
     ///
     /// # Errors
     /// What `f` fails with; [`RoomError::UnknownRoom`]; storage. After a storage
     /// error the outcome may be unknown.
     pub fn write<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        mut f: impl FnMut(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut vetting = Vetting::of(Asking::Now);
+        loop {
+            let load = || Head::load(&self.store.database, room_id)?.ok_or(RoomError::UnknownRoom);
+            let written = self.write_unsynced_from(room_id, load, &mut vetting, &mut f);
+            if !vetting.is_open() {
+                let (value, unsynced) = written?;
+                self.sync(unsynced)?;
+                return Ok(value);
+            }
+            self.ask_policy(&mut vetting)?;
+        }
+    }
+
+    /// The same for what is done in the background and is tried again: it does not wait
+    /// for a policy server, which is asked for the next try.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; [`RoomError::Unsigned`].
+    pub(crate) fn write_patiently<T, E: From<RoomError>>(
+        &self,
+        room_id: &RoomId,
+        f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let load = || Head::load(&self.store.database, room_id)?.ok_or(RoomError::UnknownRoom);
+        let (value, unsynced) =
+            self.write_unsynced_from(room_id, load, &mut Vetting::of(Asking::Later), f)?;
+        self.sync(unsynced)?;
+        Ok(value)
+    }
+
+    /// The same for what came from other servers and can't be done twice: a policy
+    /// server is not asked about what it appends.
+    pub(crate) fn write_once<T, E: From<RoomError>>(
         &self,
         room_id: &RoomId,
         f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
@@ -198,7 +251,7 @@ impl Rooms {
         load: impl FnOnce() -> Result<Head, RoomError>,
         f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (value, unsynced) = self.write_unsynced_from(room_id, load, f)?;
+        let (value, unsynced) = self.write_unsynced_from(room_id, load, &mut Vetting::default(), f)?;
         self.sync(unsynced)?;
         Ok(value)
     }
@@ -211,13 +264,14 @@ impl Rooms {
         f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
     ) -> Result<(T, Unsynced), E> {
         let load = || Head::load(&self.store.database, room_id)?.ok_or(RoomError::UnknownRoom);
-        self.write_unsynced_from(room_id, load, f)
+        self.write_unsynced_from(room_id, load, &mut Vetting::default(), f)
     }
 
     fn write_unsynced_from<T, E: From<RoomError>>(
         &self,
         room_id: &RoomId,
         load: impl FnOnce() -> Result<Head, RoomError>,
+        vetting: &mut Vetting,
         f: impl FnOnce(&mut RoomWriter<'_>) -> Result<T, E>,
     ) -> Result<(T, Unsynced), E> {
         let slot = self.slots.of(room_id);
@@ -227,7 +281,13 @@ impl Rooms {
             None => load()?,
         };
         let mut writer = RoomWriter::new(self, room_id, head);
-        let value = match f(&mut writer) {
+        writer.vetting = std::mem::take(vetting);
+        let result = f(&mut writer);
+        *vetting = std::mem::take(&mut writer.vetting);
+        let is_open = vetting.is_open();
+        let value = match result
+            .and_then(|value| if is_open { Err(RoomError::Unsigned.into()) } else { Ok(value) })
+        {
             Ok(value) => value,
             Err(error) => {
                 if writer.is_untouched() {
@@ -267,6 +327,7 @@ impl Rooms {
     ///
     /// # Errors
     /// As [`RoomWriter::append`].
+    #[expect(clippy::needless_pass_by_value, reason = "a wish is made to be carried out once")]
     pub fn send(
         &self,
         room_id: &RoomId,
@@ -280,7 +341,7 @@ impl Rooms {
             if let Some(held) = writer.set_alike(&event)? {
                 return Ok(held);
             }
-            let pdu = writer.append(event)?;
+            let pdu = writer.append(event.clone())?;
             if let Some(key) = transaction {
                 writer.note_transaction(key, pdu.event_id());
             }

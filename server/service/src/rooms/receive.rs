@@ -3,7 +3,7 @@
 //!
 //! The door has checked format, signatures and hash (checks 1 to 3). Here an
 //! event is judged by its auth events, by the state before it, and by the
-//! current state. Nothing is fetched: what is missing is named, and the door
+//! current state, and by the room's policy server's signature. Nothing is fetched: what is missing is named, and the door
 //! fetches it and calls again.
 //!
 //! Invariants: a rejected event is stored as rejected, and with it falls what
@@ -73,7 +73,7 @@ impl Rooms {
         if !self.is_joined_here(room_id)? {
             return Ok(refuse_all(&pdus, "this server is not in the room"));
         }
-        self.write(room_id, |writer| {
+        self.write_once(room_id, |writer| {
             let results = writer.take_all(pdus, |writer, pdu| writer.receive(pdu, false))?;
             writer.merge_heads()?;
             Ok(results)
@@ -85,7 +85,7 @@ impl Rooms {
     /// # Errors
     /// As [`Self::receive_pdus`].
     pub fn receive_outliers(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
-        self.write(room_id, |writer| writer.take_all(pdus, RoomWriter::take_outlier))
+        self.write_once(room_id, |writer| writer.take_all(pdus, RoomWriter::take_outlier))
     }
 
     /// Takes in an event whose `prev_events` can't be had, with the state before
@@ -102,7 +102,7 @@ impl Rooms {
         if !self.is_joined_here(room_id)? {
             return Ok(Received::Refused("this server is not in the room".to_owned()));
         }
-        self.write(room_id, |writer| writer.receive_with_state(&Arc::new(pdu), state))
+        self.write_once(room_id, |writer| writer.receive_with_state(&Arc::new(pdu), state))
     }
 }
 
@@ -155,7 +155,8 @@ impl RoomWriter<'_> {
         let Some(sender) = self.local_sender(MERGE_TYPE)? else { return Ok(()) };
         let merge = NewEvent::new(MERGE_TYPE, sender, None, serde_json::json!({}))?;
         match self.append(merge) {
-            Ok(_) | Err(RoomError::Forbidden(_)) => Ok(()),
+            // Where a policy server would be asked, it is left undone.
+            Ok(_) | Err(RoomError::Forbidden(_) | RoomError::Unsigned) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -280,7 +281,7 @@ impl RoomWriter<'_> {
         self.judge(pdu, before, false, missing)
     }
 
-    /// Checks 4, 5 and 6, and the consequence.
+    /// Checks 4 to 7, and the consequence.
     fn judge(
         &mut self,
         pdu: &Arc<Pdu>,
@@ -310,7 +311,11 @@ impl RoomWriter<'_> {
             return Ok(Received::Rejected(why));
         }
         let current = self.head.row.state;
-        if let Err(why) = self.check_by_state(pdu, &current)? {
+        let mut verdict = self.check_by_state(pdu, &current)?;
+        if verdict.is_ok() {
+            verdict = self.check_by_policy(pdu)?;
+        }
+        if let Err(why) = verdict {
             tracing::info!(event_id = %pdu.event_id(), room_id = %self.room_id, %why, "event soft-failed");
             meta.soft_failed = true;
             if let Some(state_key) = pdu.state_key() {

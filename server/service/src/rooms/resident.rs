@@ -91,7 +91,7 @@ impl Rooms {
         if pdu.sender().server_name() != origin {
             return Err(forbidden("its sender is a user of another server"));
         }
-        let (event, servers, room_state) = self.write(room_id, |writer| {
+        let (event, servers, room_state) = self.write_once(room_id, |writer| {
             if !writer.is_joined_here() {
                 return Err(RoomError::UnknownRoom);
             }
@@ -139,7 +139,7 @@ impl Rooms {
             return Err(RoomError::Forbidden("it is no invite of this server".to_owned()));
         }
         let event_id = pdu.event_id().to_owned();
-        let received = self.write(room_id, |writer| writer.receive(&Arc::new(pdu), true))?;
+        let received = self.write_once(room_id, |writer| writer.receive(&Arc::new(pdu), true))?;
         match received {
             Received::Accepted | Received::Duplicate => Ok(event_id),
             other => Err(RoomError::Forbidden(format!("the invite was not accepted: {other:?}"))),

@@ -35,6 +35,7 @@ use super::{
     head::Head,
     power::Power,
     store::{Held, VersionRules, Workspace},
+    vetting::Vetting,
 };
 use crate::notify::Topic;
 
@@ -83,6 +84,7 @@ pub struct RoomWriter<'a> {
     pub(crate) topics: Vec<Topic>,
     /// Whether the current state is still to be resolved from the heads.
     pub(crate) unresolved: bool,
+    pub(super) vetting: Vetting,
 }
 
 impl<'a> RoomWriter<'a> {
@@ -97,6 +99,7 @@ impl<'a> RoomWriter<'a> {
             servers_changed: BTreeSet::new(),
             topics: Vec::new(),
             unresolved: false,
+            vetting: Vetting::default(),
             head,
         }
     }
@@ -160,9 +163,13 @@ impl<'a> RoomWriter<'a> {
     ///
     /// # Errors
     /// [`RoomError::Forbidden`] by the room's rules, [`RoomError::TooLarge`]; the
-    /// writer is as before then, and can be used on.
-    #[expect(clippy::needless_pass_by_value, reason = "an event is made to be appended once")]
+    /// writer is as before then, and can be used on. [`RoomError::Policy`] by the room's
+    /// policy server; [`RoomError::Unsigned`] when that is to be asked first, for
+    /// which [`Rooms::write`] begins anew.
     pub fn append(&mut self, event: NewEvent) -> Result<Arc<Pdu>, RoomError> {
+        if let Some(policy) = self.policy_for(&event.kind.to_string(), event.state_key.as_deref())? {
+            return self.append_vetted(event, policy);
+        }
         let (pdu, before) = self.prepare(&event)?;
         let pdu = Arc::new(pdu);
         self.admit(&pdu, Admission { before, relay: true, missing: Vec::new(), followed: false })?;

@@ -202,7 +202,7 @@ impl SharedSpace {
             "msgtype": "m.text", "body": body, "m.mentions": { "user_ids": [user] },
             "org.causeway.left_behind": { "room_id": from, "values": left },
         });
-        self.rooms.write(to, |writer| self.say(writer, Some(user.clone()), content))?;
+        self.rooms.write_patiently(to, |writer| self.say(writer, Some(user.clone()), content))?;
         Ok(())
     }
 

@@ -40,7 +40,7 @@ impl SharedSpace {
                 None => self.outcome(room, row, notice, key)?,
             };
             if let Some(outcome) = outcome {
-                self.rooms.write(room, |writer| self.edit(writer, event, notice, &outcome))?;
+                self.rooms.write_patiently(room, |writer| self.edit(writer, event, notice, &outcome))?;
             }
         }
         Ok(())

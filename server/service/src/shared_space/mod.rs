@@ -43,6 +43,7 @@ mod notices;
 pub mod observed;
 pub mod pasts;
 pub mod peers;
+mod policy;
 mod projection;
 mod quota;
 pub mod read;

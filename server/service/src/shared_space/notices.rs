@@ -77,7 +77,7 @@ impl SharedSpace {
         if tellings.is_empty() {
             return Ok(());
         }
-        self.rooms.write(room, |writer| self.speak(writer, tellings))
+        self.rooms.write_patiently(room, |writer| self.speak(writer, tellings))
     }
 
     /// Nothing is left to do, unless the item changed in the meantime.

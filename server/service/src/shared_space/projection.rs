@@ -157,6 +157,11 @@ impl SharedSpace {
         if error.is_storage() {
             return Err(error);
         }
+        if let SpaceError::Room(RoomError::Unsigned) = error {
+            // The room's policy server was asked about the first of them.
+            self.agenda.note(Queue::Projection, self.clock.now_ms() + ROUND_MS);
+            return Ok(());
+        }
         if tasks.len() > 1 {
             return tasks.chunks(1).try_for_each(|task| self.project_in_room(room, task));
         }
@@ -169,7 +174,7 @@ impl SharedSpace {
 
     /// All in one batch, and so with one wait for the disk.
     fn project_all(&self, room: &RoomId, tasks: &[Task]) -> Result<(), SpaceError> {
-        self.rooms.write(room, |writer| {
+        self.rooms.write_patiently(room, |writer| {
             let most = self.declaration(writer)?.projection_max;
             let mut shown = self.shown_faces(room)?;
             let mut faces = Vec::with_capacity(tasks.len());
@@ -214,7 +219,9 @@ impl SharedSpace {
         match self.append_face(draft, writer, change, &author) {
             Ok(_) => {}
             // The author has left or may not write any more: there is nobody to show it.
-            Err(SpaceError::Room(error @ (RoomError::Forbidden(_) | RoomError::TooLarge))) => {
+            Err(SpaceError::Room(
+                error @ (RoomError::Forbidden(_) | RoomError::TooLarge | RoomError::Policy(_)),
+            )) => {
                 tracing::info!(room = %writer.room_id(), change = %id, %error, "an item has no face");
                 return Ok(());
             }

@@ -71,7 +71,7 @@ impl SharedSpace {
         if user.server_name() != self.server_name() {
             return Ok(());
         }
-        self.rooms.write(room, |writer| {
+        self.rooms.write_patiently(room, |writer| {
             Self::let_members_write(writer, user)?;
             let service = self.service_user();
             self.bring_in(writer, &service, user)?;
@@ -95,7 +95,7 @@ impl SharedSpace {
                 .map_err(RoomError::from)?;
         match writer.append(event) {
             Ok(_) => Ok(()),
-            Err(RoomError::Forbidden(why)) => {
+            Err(why @ (RoomError::Forbidden(_) | RoomError::Policy(_) | RoomError::Unsigned)) => {
                 tracing::info!(%why, "whoever declared the shared space may not let members write");
                 Ok(())
             }
@@ -115,7 +115,7 @@ fn append_member(
     let event = NewEvent::new("m.room.member", sender.to_owned(), Some(user.to_string()), content);
     match writer.append(event.map_err(RoomError::from)?) {
         Ok(_) => Ok(true),
-        Err(RoomError::Forbidden(why)) => {
+        Err(why @ (RoomError::Forbidden(_) | RoomError::Policy(_) | RoomError::Unsigned)) => {
             tracing::debug!(%why, membership, "the service user stays outside");
             Ok(false)
         }

@@ -74,7 +74,7 @@ impl SharedSpace {
             chosen.extend(self.chosen(room, notice, number)?);
         }
         let Some(first) = chosen.first().map(|one| one.id) else { return Ok(()) };
-        self.rooms.write(room, |writer| {
+        self.rooms.write_patiently(room, |writer| {
             let author = if local { Some(user.to_owned()) } else { self.speaker(writer, user)? };
             let Some(author) = author else { return Ok(()) };
             let told = chosen.first().map(|one| one.notice.clone());

@@ -132,6 +132,7 @@ impl SharedSpace {
             // Among the latter: more siblings than a message can name.
             Err(
                 error @ (RoomError::Forbidden(_)
+                | RoomError::Policy(_)
                 | RoomError::TooLarge
                 | RoomError::BadEvent(_)
                 | RoomError::Invalid(_)),

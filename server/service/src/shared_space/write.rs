@@ -20,7 +20,11 @@ use super::{
     quota::Quota,
     stored::StoredEntries,
 };
-use crate::{error::MatrixError, notify::Topic, rooms::RoomWriter};
+use crate::{
+    error::MatrixError,
+    notify::Topic,
+    rooms::{RoomError, RoomWriter},
+};
 
 /// Writes in one batch request.
 pub const BATCH_MAX: usize = 500;
@@ -79,6 +83,9 @@ impl SharedSpace {
     /// [`SpaceError::Conflict`] when asked to reject; the caller's mistakes.
     pub fn put(&self, writer: Writer<'_>, room: &RoomId, write: &Write) -> Result<Json, SpaceError> {
         let request = fingerprint(room, std::iter::once(Ok(write)));
+        if let Some(Err(refusal)) = self.vetted(writer.user, room, &[Ok(write.clone())])?.pop() {
+            return Err(RoomError::Policy(Box::new(refusal)).into());
+        }
         self.once(writer, room, &request, |space, draft, by, room_writer| {
             self.write_one(space, draft, by, room_writer, write)
         })
@@ -97,9 +104,10 @@ impl SharedSpace {
             return Err(SpaceError::TooMany("more than 500 writes in one request"));
         }
         let request = fingerprint(room, writes.iter().map(Result::as_ref));
+        let writes = self.vetted(writer.user, room, writes)?;
         self.once(writer, room, &request, |space, draft, by, room_writer| {
             let mut results = Vec::with_capacity(writes.len());
-            for write in writes {
+            for write in &writes {
                 let write = match write {
                     Ok(write) => write,
                     Err(error) => {
@@ -137,7 +145,7 @@ impl SharedSpace {
         }
         let device = writer.device.map(|device| device_name(writer.user, device));
         let scope = device.clone().unwrap_or_else(|| writer.user.to_string());
-        self.rooms.write(room, |room_writer| {
+        self.rooms.write_once(room, |room_writer| {
             if let Some(key) = writer.idempotency_key
                 && let Some(before) = queues::outcome(&self.db, &scope, key)?
             {
