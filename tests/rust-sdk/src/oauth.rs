@@ -1,7 +1,7 @@
 //! A login by OAuth: the library finds out that it is offered, registers itself and
 //! makes the address; a browser (of a few lines) shows the page there and sends its
 //! form; the library takes the code from where that leads, refreshes its tokens, is
-//! restored from what it keeps, and logs out.
+//! restored from what it keeps, replaces its user's cross-signing keys, and logs out.
 
 use matrix_sdk::{
     Client,
@@ -9,6 +9,7 @@ use matrix_sdk::{
         OAuthSession,
         registration::{ApplicationType, ClientMetadata, Localized, OAuthGrantType},
     },
+    encryption::CrossSigningResetAuthType,
     reqwest::{self, Url, header, redirect::Policy},
     ruma::{OwnedDeviceId, serde::Raw},
     store::RoomLoadSettings,
@@ -42,6 +43,9 @@ pub async fn story(url: &str, name: &str, password: &str) -> Result<()> {
     equal(&restored.whoami().await?.device_id.as_deref(), &Some(&*device_id))?;
     println!("restored");
 
+    reset(&client, name, password).await?;
+    println!("new cross-signing keys, which the user allowed on the page for his account");
+
     revoke(&restored).await?;
     ensure(restored.whoami().await.is_err(), || "the tokens open something yet".to_owned())?;
     println!("logged out");
@@ -69,6 +73,20 @@ async fn log_in(url: &str, name: &str, password: &str, device_id: &OwnedDeviceId
     Ok(client)
 }
 
+/// Replaces the cross-signing keys, which the server lets nobody do before the user
+/// allowed it there.
+async fn reset(client: &Client, name: &str, password: &str) -> Result<()> {
+    client.encryption().wait_for_e2ee_initialization_tasks().await;
+    let handle = client.encryption().reset_cross_signing().await?.ok_or("nothing is asked")?;
+    let CrossSigningResetAuthType::OAuth(asked) = handle.auth_type() else {
+        return Err("the server asks for something else".into());
+    };
+    let mut browser = Browser::new()?;
+    browser.act(&asked.approval_url, &[("username", name), ("password", password)]).await?;
+    browser.act(&asked.approval_url, &[]).await?;
+    Ok(handle.auth(None).await?)
+}
+
 /// What `logout` does, which the library refuses to do without TLS.
 async fn revoke(client: &Client) -> Result<()> {
     let endpoint = client.oauth().server_metadata().await?.revocation_endpoint;
@@ -78,34 +96,56 @@ async fn revoke(client: &Client) -> Result<()> {
 }
 
 /// As much of a browser as it takes.
-struct Browser(reqwest::Client);
+struct Browser {
+    http: reqwest::Client,
+    cookies: Vec<String>,
+}
 
 impl Browser {
     fn new() -> Result<Self> {
-        Ok(Self(reqwest::Client::builder().redirect(Policy::none()).build()?))
+        let http = reqwest::Client::builder().redirect(Policy::none()).build()?;
+        Ok(Self { http, cookies: Vec::new() })
     }
 
     /// Fills in the page at `url`; where that leads.
-    async fn consent(&self, url: &Url, name: &str, password: &str) -> Result<Url> {
-        let page = self.0.get(url.clone()).send().await?;
-        ensure(page.status() == 200, || format!("{page:?}"))?;
-        let cookie = page.headers().get(header::SET_COOKIE).ok_or("no cookie")?.to_str()?.to_owned();
-        let cookie = cookie.split(';').next().unwrap_or_default();
-        let html = page.text().await?;
-        ensure(html.contains("A watch"), || format!("who asks? {html}"))?;
-        let form = between(&html, "<form", "</form>")?;
-        let action = url.join(&between(form, "action=\"", "\"")?.replace("&amp;", "&"))?;
-        let proof = between(form, "name=\"proof\" value=\"", "\"")?;
-        let filled = [("proof", proof), ("username", name), ("password", password)];
-        let answer = self.post(&action, cookie, &filled).await?;
+    async fn consent(&mut self, url: &Url, name: &str, password: &str) -> Result<Url> {
+        let answer = self.act(url, &[("username", name), ("password", password)]).await?;
         let led_to = answer.headers().get(header::LOCATION).ok_or_else(|| format!("{answer:?}"))?;
         Ok(Url::parse(led_to.to_str()?)?)
+    }
+
+    /// Sends the first form of the page at `url`.
+    async fn act(&mut self, url: &Url, filled: &[(&str, &str)]) -> Result<reqwest::Response> {
+        let page = self.http.get(url.clone()).header(header::COOKIE, self.cookies.join("; "));
+        let page = self.received(page.send().await?)?;
+        ensure(page.status() == 200, || format!("{page:?}"))?;
+        let html = page.text().await?;
+        let form = between(&html, "<form", "</form>")?;
+        // A form that says nothing goes to its own page.
+        let action = between(form, "action=\"", "\"").unwrap_or_default().replace("&amp;", "&");
+        let action = url.join(&action)?;
+        let mut fields = filled.to_vec();
+        for field in form.split("<input type=hidden ").skip(1) {
+            fields.push((between(field, "name=\"", "\"")?, between(field, "value=\"", "\"")?));
+        }
+        let answer = self.post(&action, &self.cookies.join("; "), &fields).await?;
+        ensure(answer.status().as_u16() < 400, || format!("{answer:?}"))?;
+        self.received(answer)
+    }
+
+    /// Keeps an answer's cookies.
+    fn received(&mut self, answer: reqwest::Response) -> Result<reqwest::Response> {
+        for cookie in answer.headers().get_all(header::SET_COOKIE) {
+            let pair = cookie.to_str()?.split(';').next().unwrap_or_default();
+            self.cookies.push(pair.to_owned());
+        }
+        Ok(answer)
     }
 
     async fn post(&self, url: &Url, cookie: &str, fields: &[(&str, &str)]) -> Result<reqwest::Response> {
         let mut encoded = Url::parse("form:")?;
         encoded.query_pairs_mut().extend_pairs(fields);
-        let request = self.0.post(url.clone()).header(header::COOKIE, cookie);
+        let request = self.http.post(url.clone()).header(header::COOKIE, cookie);
         let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         Ok(request.body(encoded.query().unwrap_or_default().to_owned()).send().await?)
     }
