@@ -35,6 +35,8 @@ const KEYS: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Until a write that was not answered is repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// How far a reader scrolls back.
+const SCROLLED: usize = 500;
 /// How often a client may be refused: by a server that does not know better yet, say.
 const REFUSALS_MAX: usize = 3;
 /// Between two looks at how far everybody is.
@@ -155,7 +157,11 @@ async fn read(index: usize, member: &Member, room: &str, ledger: &Ledger) {
     let Ok(Ok(answer)) = timeout(PATIENCE, member.user.sync(5_000)).await else {
         return sleep(AGAIN_AFTER).await;
     };
-    let shown = timeline(&answer, room);
+    let mut shown = timeline(&answer, room);
+    // As a client does that was shown only the end of what is new.
+    if answer["rooms"]["join"][room]["timeline"]["limited"] == true {
+        shown.extend(member.user.messages(room, SCROLLED).await.unwrap_or_default());
+    }
     let texts = shown.iter().filter_map(message).map(str::to_owned);
     ledger.lock().read[index].extend(texts);
 }
