@@ -38,6 +38,9 @@ pub const SOURCES_MAX: usize = 3;
 pub const TURN_WAIT: Duration = Duration::from_secs(5);
 /// Events between what is here and what came that are asked for at first.
 const BETWEEN_MAX: usize = 100;
+/// How often one server is asked for such events: a Synapse gives 20 at once. What is bridged by
+/// the state behind it instead has its place after what follows it.
+const BETWEEN_ROUNDS_MAX: usize = 8;
 /// Single events asked for one by one; for more, the whole state is.
 const SINGLE_EVENTS_MAX: usize = 100;
 
@@ -159,7 +162,7 @@ struct Gap<'a> {
     /// What the present source could not complete, and why.
     given_up: BTreeMap<OwnedEventId, (Box<RawValue>, String)>,
     taken: Vec<(OwnedEventId, Outcome)>,
-    asked_between: bool,
+    between_left: usize,
     asked_auth: HashSet<OwnedEventId>,
 }
 
@@ -182,7 +185,7 @@ impl<'a> Gap<'a> {
             waiting: Waiting::new(),
             given_up: BTreeMap::new(),
             taken: Vec::new(),
-            asked_between: false,
+            between_left: BETWEEN_ROUNDS_MAX,
             asked_auth: HashSet::new(),
         }
     }
@@ -191,7 +194,7 @@ impl<'a> Gap<'a> {
     async fn ask_all(&mut self, servers: &'a [OwnedServerName]) -> Result<(), MatrixError> {
         for server in servers {
             self.source.server = server;
-            self.asked_between = false;
+            self.between_left = BETWEEN_ROUNDS_MAX;
             self.asked_auth.clear();
             for (event_id, (raw, _)) in std::mem::take(&mut self.given_up) {
                 self.waiting.insert(event_id, raw);
@@ -272,11 +275,15 @@ impl<'a> Gap<'a> {
 
     /// Fetches something of what is missing; false if there is nothing more to try.
     async fn fetch(&mut self, lacks: HashMap<OwnedEventId, Lack>) -> Result<bool, MatrixError> {
-        if !self.asked_between && lacks.values().any(|lack| !lack.prev.is_empty()) {
-            self.asked_between = true;
-            if self.fetch_between().await? {
+        if self.between_left > 0 && lacks.values().any(|lack| !lack.prev.is_empty()) {
+            self.between_left -= 1;
+            // Not what waits for others of them: that would be given once more.
+            let lacks_more = |lack: &Lack| lack.prev.iter().any(|id| !self.waiting.contains_key(id));
+            let edge = lacks.iter().filter(|(_, lack)| lacks_more(lack)).map(|(id, _)| id.clone());
+            if self.fetch_between(edge.collect()).await? {
                 return Ok(true);
             }
+            self.between_left = 0;
         }
         // An event whose missing past waits here too is not the gap's edge.
         let at_edge = |lack: &Lack| lack.prev.iter().all(|id| !self.waiting.contains_key(id));
@@ -303,11 +310,10 @@ impl<'a> Gap<'a> {
         Ok(true)
     }
 
-    /// The events between the room's heads here and what waits.
-    async fn fetch_between(&mut self) -> Result<bool, MatrixError> {
+    /// The events between the room's heads here and some that wait.
+    async fn fetch_between(&mut self, latest: Vec<OwnedEventId>) -> Result<bool, MatrixError> {
         let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
         let heads = blocking(move || Ok(services.rooms.heads(&room_id)?)).await?;
-        let latest: Vec<OwnedEventId> = self.waiting.keys().cloned().collect();
         let ask = self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX);
         let pdus = match self.in_time(ask).await {
             Ok(Ok(pdus)) => pdus,
