@@ -34,9 +34,9 @@ const IN_FLIGHT: usize = 16;
 /// The type of the state events.
 const KIND: &str = "org.example.state";
 /// How long a join, and what follows it, may take.
-const PATIENCE: Duration = Duration::from_mins(10);
+const PATIENCE: Duration = Duration::from_mins(20);
 /// After how long without news no more are waited for.
-const SETTLED: Duration = Duration::from_mins(1);
+const SETTLED: Duration = Duration::from_mins(5);
 /// Events on a page of history.
 const PAGE: usize = 1_000;
 
