@@ -60,11 +60,11 @@ fn async_threads() -> usize {
 }
 
 /// Threads that use-cases run on; more of them wait their turn. They wait for the disk
-/// at most, never for each other's start, so that a burst of small requests need not
-/// make a thread for each: every thread keeps some memory of its own.
+/// and for a room that others write to, never for each other's start, so that a burst of
+/// small requests need not make a thread for each: every thread keeps some memory of its own.
 fn blocking_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    cores.saturating_mul(16).max(32)
+    cores.saturating_mul(64)
 }
 
 async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {

@@ -29,6 +29,7 @@ use crate::{
     auth::{Admin, ClientAuth},
     frame::{error_response, typed_response},
     guests::Guests,
+    long_poll::looking,
     request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
 };
 
@@ -294,7 +295,14 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add_custom_async(self, &method, paths, Arrived::counted, handler)
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let admitting = state.clone();
+                let request = blocking(move || arrived.counted(&admitting)).await?;
+                handler(state, request).await
+            }
+        })
     }
 
     fn custom_async_unlimited<F, A>(self, method: Method, paths: &[&str], handler: F) -> Self
@@ -302,7 +310,15 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add_custom_async(self, &method, paths, Arrived::custom, handler)
+        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+            let handler = handler.clone();
+            async move {
+                let admitting = state.clone();
+                // What polls comes in bursts: see there.
+                let request = looking(move || arrived.custom(&admitting)).await?;
+                handler(state, request).await
+            }
+        })
     }
 }
 
@@ -325,27 +341,6 @@ where
             let request = admit(arrived, &state)?;
             handler(&state, request)
         })
-    })
-}
-
-fn add_custom_async<F, A>(
-    router: Router<ClientState>,
-    method: &Method,
-    paths: &[&str],
-    admit: Admit,
-    handler: F,
-) -> Router<ClientState>
-where
-    F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
-{
-    add(router, method, paths.iter().copied(), move |state: ClientState, arrived| {
-        let handler = handler.clone();
-        async move {
-            let admitting = state.clone();
-            let request = blocking(move || admit(arrived, &admitting)).await?;
-            handler(state, request).await
-        }
     })
 }
 

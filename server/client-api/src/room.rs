@@ -3,6 +3,7 @@
 use axum::Router;
 use causeway_service::{
     error::{Chain, MatrixError},
+    rate_limit::Class,
     rooms::{CreateRoom, InitialState, Preset},
     shared_space::{DECLARATION_TYPE, ITEM_TYPE},
     succession::carry_settings,
@@ -156,7 +157,10 @@ fn upgrade(
 ) -> Result<upgrade_room::v3::Response, MatrixError> {
     let (body, user_id) = (request.body, &request.auth.user_id);
     state.accounts.check_not_suspended(user_id)?;
+    // It copies a whole space.
+    state.rate_limits.admit(Class::Request, user_id.as_str())?;
     let profile = state.profiles.profile(user_id)?;
+    state.shared_space.expect_copy();
     let replacement = state.upgrades.upgrade(
         &body.room_id,
         user_id,
@@ -165,7 +169,7 @@ fn upgrade(
         profile,
     )?;
     carry_settings(&state.rooms, &state.account_data, user_id, &replacement);
-    if let Err(error) = state.shared_space.copy_planned(&body.room_id, &replacement) {
+    if let Err(error) = state.shared_space.begin_copy(&body.room_id, &replacement) {
         // The new room exists, and the rest is copied in the background.
         tracing::warn!(room = %body.room_id, error = %Chain(&error), "items of an upgraded room wait to be copied");
     }

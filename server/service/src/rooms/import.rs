@@ -126,7 +126,9 @@ impl Rooms {
         let is_known = known.is_some_and(|known| known.event_id == *event.event_id());
         // The same of one that came the ordinary way, while this server was in the room.
         let held = self.store.held(event.event_id())?;
-        if is_known || held.is_some_and(|held| held.meta.rejected.is_none() && !held.meta.soft_failed) {
+        let is_in_room =
+            |held: Held| held.meta.rejected.is_none() && !held.meta.soft_failed && !held.meta.outlier;
+        if is_known || held.is_some_and(is_in_room) {
             return Ok(());
         }
         self.put_outside(writing, &target, event, told)

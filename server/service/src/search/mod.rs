@@ -253,9 +253,12 @@ impl Search {
                     entry.insert(Viewer::new(view, room_id, user_id)?)
                 }
             };
+            let mut sieve = Sieve::new(view, room_id, &filter);
+            let passes = sieve.lets_through(&held, viewer)?;
+            looked_at += sieve.looked_at;
             if !wanted.kinds.contains(held.pdu.kind_text())
                 || ignored.contains(held.pdu.sender().as_str())
-                || !Sieve::new(view, room_id, &filter).lets_through(&held, viewer)?
+                || !passes
                 || self.rooms.redaction_of(held.pdu.event_id())?.is_some()
                 || !viewer.may_see(&held)?
                 || self.rooms.hides_erased(user_id, &held.pdu)?

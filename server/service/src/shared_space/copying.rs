@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use causeway_room::Pdu;
-use causeway_shared_space::{ItemKey, Sibling, Value};
+use causeway_shared_space::{ItemKey, Sibling, Value, item::MAX_SIBLINGS};
 use causeway_storage::{
     Batch,
     shared_space::{
@@ -36,6 +36,12 @@ use crate::error::Chain;
 const AT_ONCE: usize = 100;
 /// How long whoever upgrades a room has for copying before it is done in the background.
 const HEAD_START_MS: u64 = 60_000;
+/// Pages in one round: the worker has other things to do, and who upgrades a room waits.
+const PAGES_AT_ONCE: usize = 10;
+/// How long an upgrade may take before its copy is given up.
+const UPGRADE_MAX_MS: u64 = 24 * 3_600_000;
+/// How often it is tried to tell what stayed behind.
+const TELLING_MAX: u32 = 10;
 /// Pauses after a failure: they double.
 const PAUSE_FIRST_MS: u64 = 1_000;
 const PAUSE_LAST_MS: u64 = 3_600_000;
@@ -49,6 +55,8 @@ struct Progress {
     after: Option<String>,
     /// Values that could not be copied.
     left: usize,
+    /// When it was planned (ms since the epoch).
+    planned: u64,
 }
 
 /// What a sibling says.
@@ -56,57 +64,94 @@ struct Progress {
 enum Live {
     Value(Vec<u8>),
     Deleted,
+    /// It was redacted: there is nothing to copy.
+    Erased,
     /// The value is not at hand.
     Absent,
 }
 
+/// Whether the copy was planned before this (ms since the epoch), or nobody knows when.
+fn planned_before(row: &QueueRow, when_ms: u64) -> bool {
+    row.detail.get("planned").and_then(serde_json::Value::as_u64).is_none_or(|planned| planned < when_ms)
+}
+
 /// Queues the copy, with the batch: all live items of `from` to `to`, on behalf of `user`.
 pub fn plan(batch: &mut Batch, user: &UserId, from: &RoomId, to: &RoomId, now_ms: u64) {
-    let detail = json!(Progress { user: user.to_owned(), after: None, left: 0 });
+    let detail = json!(Progress { user: user.to_owned(), after: None, left: 0, planned: now_ms });
     let row = QueueRow { detail, ..QueueRow::due(now_ms + HEAD_START_MS) };
     queues::put(batch, Queue::Copy, to, from.as_str(), &row);
 }
 
 impl SharedSpace {
-    /// Does a planned copy. Durable when it returns; what failed is tried again in
-    /// the background.
+    /// Says that a copy is about to be planned: it is looked for by and by, whatever
+    /// becomes of who plans it.
+    pub fn expect_copy(&self) {
+        self.agenda.note(Queue::Copy, self.clock.now_ms() + HEAD_START_MS);
+    }
+
+    /// Begins a planned copy: of a space of ordinary size all is copied, and durable,
+    /// when it returns; the rest, or what failed, follows in the background.
     ///
     /// # Errors
     /// Storage failed.
-    pub fn copy_planned(&self, from: &RoomId, to: &RoomId) -> Result<(), SpaceError> {
+    pub fn begin_copy(&self, from: &RoomId, to: &RoomId) -> Result<(), SpaceError> {
         // What the new room declares counts.
         self.follow()?;
-        let copied = (|| {
-            while self.copy_some(from, to)? {}
-            Ok(())
-        })();
-        if copied.is_err() {
-            self.agenda.note(Queue::Copy, self.clock.now_ms() + HEAD_START_MS);
+        if self.copy_pages(from, to)? {
+            self.put_off(from, to, 0)?;
         }
-        copied
+        Ok(())
     }
 
-    /// Goes on with the copies that are due.
+    /// Goes on with the copies that are due, a part of each.
     pub(super) fn copy_rooms(&self) -> Result<(), SpaceError> {
-        for Task { room, subject, row } in self.agenda.take(&self.db, Queue::Copy, self.clock.now_ms())? {
+        let now_ms = self.clock.now_ms();
+        for Task { room, subject, row } in self.agenda.take(&self.db, Queue::Copy, now_ms)? {
+            // Whatever becomes of this round, there is another.
+            self.agenda.note(Queue::Copy, now_ms + PAUSE_FIRST_MS);
             let Ok(from) = RoomId::parse(&subject) else { continue };
-            let copied = if self.replaced_by(&from)?.as_deref() == Some(&*room) {
-                self.copy_planned(&from, &room)
-            } else {
+            let more = if self.replaced_by(&from)?.as_deref() == Some(&*room) {
+                self.copy_pages(&from, &room)
+            } else if planned_before(&row, now_ms.saturating_sub(UPGRADE_MAX_MS)) {
                 // The upgrade went no further.
-                self.end_copy(&from, &room)
+                self.end_copy(&from, &room).map(|()| false)
+            } else {
+                self.put_off(&from, &room, PAUSE_LAST_MS).map(|()| false)
             };
-            if let Err(error) = copied {
-                tracing::warn!(%room, error = %Chain(&error), "items can't be copied to a room's successor yet");
-                let pause = PAUSE_FIRST_MS.saturating_mul(1 << row.attempts.min(20)).min(PAUSE_LAST_MS);
-                let _copying = lock(&self.copying);
-                let Some(row) = queues::queued(&self.db, Queue::Copy, &room, &subject)? else { continue };
-                let due = self.clock.now_ms() + pause;
-                let row = QueueRow { due, attempts: row.attempts.saturating_add(1), ..row };
-                self.keep_copy(&from, &room, &row)?;
+            match more {
+                Ok(true) => self.put_off(&from, &room, 0)?,
+                Ok(false) => {}
+                Err(error) => {
+                    let error = Chain(&error);
+                    tracing::warn!(%room, %error, "items can't be copied to a room's successor yet");
+                    let pause = PAUSE_FIRST_MS.saturating_mul(1 << row.attempts.min(20)).min(PAUSE_LAST_MS);
+                    self.put_off(&from, &room, pause)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Copies the next pages; whether there are more.
+    fn copy_pages(&self, from: &RoomId, to: &RoomId) -> Result<bool, SpaceError> {
+        for _ in 0..PAGES_AT_ONCE {
+            if self.is_stopping() {
+                return Ok(true);
+            }
+            if !self.copy_some(from, to)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Nothing more of a copy is done for so long.
+    fn put_off(&self, from: &RoomId, to: &RoomId, pause_ms: u64) -> Result<(), SpaceError> {
+        let _copying = lock(&self.copying);
+        let Some(row) = queues::queued(&self.db, Queue::Copy, to, from.as_str())? else { return Ok(()) };
+        let (due, attempts) = (self.clock.now_ms() + pause_ms, row.attempts);
+        let attempts = if pause_ms == 0 { 0 } else { attempts.saturating_add(1) };
+        self.keep_copy(from, to, &QueueRow { due, attempts, ..row })
     }
 
     /// Copies the next items; false when there are no more.
@@ -119,17 +164,24 @@ impl SharedSpace {
         };
         let page = items::items(&self.db, from, "", progress.after.as_deref(), AT_ONCE)?;
         let Some((last, _)) = page.last() else {
-            self.tell_left(from, to, &progress)?;
-            self.end_copy(from, to)?;
+            if self.tell_left(from, to, &progress)? || row.attempts >= TELLING_MAX {
+                self.end_copy(from, to)?;
+            } else {
+                let (due, attempts) = (self.clock.now_ms() + PAUSE_LAST_MS, row.attempts + 1);
+                self.keep_copy(from, to, &QueueRow { due, attempts, ..row })?;
+            }
             return Ok(false);
         };
         progress.after = Some(last.clone());
         let mut writes = Vec::new();
         for (key, item) in page.iter().filter(|(_, row)| !row.item.is_deleted()) {
             let there = self.live_values(to, key)?;
-            for sibling in item.item.siblings() {
+            // No item is given more by one who has not seen the others.
+            progress.left += item.item.siblings().len().saturating_sub(MAX_SIBLINGS);
+            for sibling in item.item.siblings().iter().take(MAX_SIBLINGS) {
                 let live = self.live_value(from, sibling)?;
                 let value = match &live {
+                    Live::Erased => continue,
                     Live::Absent => {
                         progress.left += 1;
                         continue;
@@ -155,14 +207,18 @@ impl SharedSpace {
         let writes: Vec<_> = writes.into_iter().map(Ok).collect();
         for writes in writes.chunks(AT_ONCE) {
             match self.put_batch(writer, to, writes) {
-                Ok(_) => continue,
-                Err(error @ SpaceError::Storage(_)) => return Err(error),
+                Ok(answer) => {
+                    let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+                    refused += results.iter().filter(|result| result.get("errcode").is_some()).count();
+                    continue;
+                }
+                Err(error) if error.is_storage() => return Err(error),
                 Err(error) => tracing::debug!(error = %Chain(&error), "items are copied one by one"),
             }
             for write in writes.iter().flatten() {
                 match self.put(writer, to, write) {
                     Ok(_) => {}
-                    Err(error @ SpaceError::Storage(_)) => return Err(error),
+                    Err(error) if error.is_storage() => return Err(error),
                     Err(error) => {
                         tracing::warn!(room = %to, error = %Chain(&error), "an item of the room before can't be copied");
                         refused += 1;
@@ -177,8 +233,11 @@ impl SharedSpace {
         if sibling.is_tombstone() {
             return Ok(Live::Deleted);
         }
-        let held = entries::value(&self.db, room, &sibling.entry)?;
-        Ok(held.filter(|text| Value::parse(text).is_ok()).map_or(Live::Absent, Live::Value))
+        Ok(match entries::value(&self.db, room, &sibling.entry)? {
+            Some(text) if text.is_empty() => Live::Erased,
+            Some(text) if Value::parse(&text).is_ok() => Live::Value(text),
+            _ => Live::Absent,
+        })
     }
 
     fn live_values(&self, room: &RoomId, key: &str) -> Result<BTreeSet<Live>, SpaceError> {
@@ -186,10 +245,10 @@ impl SharedSpace {
         item.siblings().iter().map(|sibling| self.live_value(room, sibling)).collect()
     }
 
-    /// Tells in the new room what stayed in the old one.
-    fn tell_left(&self, from: &RoomId, to: &RoomId, progress: &Progress) -> Result<(), SpaceError> {
+    /// Tells in the new room what stayed in the old one; false if nobody can speak there.
+    fn tell_left(&self, from: &RoomId, to: &RoomId, progress: &Progress) -> Result<bool, SpaceError> {
         if progress.left == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let (left, user) = (progress.left, &progress.user);
         tracing::warn!(room = %to, left, "values of a replaced room were not all copied");
@@ -202,8 +261,8 @@ impl SharedSpace {
             "msgtype": "m.text", "body": body, "m.mentions": { "user_ids": [user] },
             "org.causeway.left_behind": { "room_id": from, "values": left },
         });
-        self.rooms.write_patiently(to, |writer| self.say(writer, Some(user.clone()), content))?;
-        Ok(())
+        let said = self.rooms.write_patiently(to, |writer| self.say(writer, Some(user.clone()), content))?;
+        Ok(said.is_some())
     }
 
     fn replaced_by(&self, room: &RoomId) -> Result<Option<OwnedRoomId>, SpaceError> {
@@ -245,6 +304,7 @@ mod tests {
     /// A room that `fixture`'s is to be replaced by, and the copy queued.
     fn planned(fixture: &Fixture) -> OwnedRoomId {
         let new = fixture.services.rooms.create(*ALICE, &CreateRoom::default()).expect("a room").room_id;
+        fixture.services.shared_space.expect_copy();
         let mut batch = fixture.services.database.batch();
         plan(&mut batch, *ALICE, &fixture.room, &new, fixture.services.clock.now_ms());
         fixture.services.database.commit_durable(batch).expect("committed");
@@ -276,7 +336,7 @@ mod tests {
         fixture.write("ONE", "k008", None, None, OnConflict::Keep, None).expect("deleted");
         let new = planned(&fixture);
         let space = &fixture.services.shared_space;
-        space.copy_planned(&fixture.room, &new).expect("copied");
+        space.begin_copy(&fixture.room, &new).expect("copied");
         assert_eq!(shown(&fixture, &new, "k104")["siblings"][0]["value"], json!({"n": 104}));
         assert_eq!(shown(&fixture, &new, "k007")["conflict"], true);
         assert!(space.get(*ALICE, &new, &item("k008")).is_err(), "it was deleted");
@@ -314,10 +374,34 @@ mod tests {
         let fixture = Fixture::new();
         fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
         let new = planned(&fixture);
-        fixture.services.clock.advance(std::time::Duration::from_millis(HEAD_START_MS));
-        fixture.services.shared_space.step().expect("done");
-        assert!(!is_queued(&fixture, &new));
+        for (pause_ms, is_kept) in [(HEAD_START_MS, true), (UPGRADE_MAX_MS, false)] {
+            fixture.services.clock.advance(std::time::Duration::from_millis(pause_ms + 1));
+            fixture.services.shared_space.step().expect("done");
+            assert_eq!(is_queued(&fixture, &new), is_kept);
+        }
         assert!(fixture.services.shared_space.get(*ALICE, &new, &item("plan")).is_err());
+    }
+
+    #[test]
+    fn more_siblings_than_one_may_leave_are_told() {
+        let fixture = Fixture::new();
+        for n in 0..MAX_SIBLINGS {
+            fixture.put(&format!("D{n}"), "much", &json!({"n": n}), None).expect("written");
+        }
+        let new = planned(&fixture);
+        let services = &fixture.services;
+        services
+            .shared_space
+            .put(
+                Writer { user: *ALICE, device: None, idempotency_key: None },
+                &new,
+                &Write { key: item("much"), value: None, token: None, on_conflict: OnConflict::Keep },
+            )
+            .expect("deleted");
+        services.shared_space.begin_copy(&fixture.room, &new).expect("copied");
+        let told = services.rooms.timeline(&new, None, Direction::Backward, 100).expect("a timeline");
+        let told = told.iter().find(|(_, event)| event.kind_text() == "m.room.message").expect("a message");
+        assert_eq!(told.1.content_object()["org.causeway.left_behind"]["values"], 1);
     }
 
     #[test]
@@ -331,7 +415,7 @@ mod tests {
         entries::delete_value(&mut batch, &fixture.room, &id);
         services.database.commit_durable(batch).expect("committed");
         let new = planned(&fixture);
-        services.shared_space.copy_planned(&fixture.room, &new).expect("copied");
+        services.shared_space.begin_copy(&fixture.room, &new).expect("copied");
         assert_eq!(shown(&fixture, &new, "plan")["siblings"][0]["value"], json!({"n": 2}));
         let told = services.rooms.timeline(&new, None, Direction::Backward, 100).expect("a timeline");
         let told = told.iter().find(|(_, event)| event.kind_text() == "m.room.message").expect("a message");

@@ -30,7 +30,7 @@ impl SharedSpace {
     }
 
     /// Whether long work should end where it can go on after a start.
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 

@@ -16,8 +16,9 @@ const PAGE: usize = 32;
 /// walk through a whole room. What is left is a gap.
 const SCANNED_MAX: usize = 2_000;
 
-/// Relations looked at to find out whether one of an event is wanted.
-const RELATIONS_MAX: usize = 200;
+/// Relations looked at for one answer, to find out which events have one that is wanted;
+/// beyond them an event counts as having none.
+const RELATIONS_MAX: usize = 5_000;
 
 /// Which stretch is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -110,17 +111,36 @@ impl<'a> Sieve<'a> {
     }
 
     /// Whether an event relates to this one as the filter wants it. Of those that the
-    /// viewer may see, the last are looked at; what is redacted relates to nothing.
+    /// viewer may see, the last are looked at first; what is redacted relates to nothing.
     fn is_related(&mut self, held: &Held, viewer: &mut Viewer<'_>) -> Result<bool, MatrixError> {
         let wanted = &self.filter.related_by;
         if wanted.is_any() {
             return Ok(true);
         }
         let database = self.view.database();
-        let relations =
-            rows::relations(database, held.pdu.event_id(), None, Direction::Backward, RELATIONS_MAX)?;
+        let mut from = None;
+        while self.looked_at < RELATIONS_MAX {
+            let step = rows::relations(database, held.pdu.event_id(), from, Direction::Backward, PAGE)?;
+            let is_last = step.len() < PAGE;
+            from = step.last().and_then(|last| last.position.checked_sub(1));
+            self.looked_at += step.len();
+            if self.is_any_wanted(step, viewer)? {
+                return Ok(true);
+            }
+            if is_last || from.is_none() {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_any_wanted(
+        &self,
+        relations: Vec<rows::Related>,
+        viewer: &mut Viewer<'_>,
+    ) -> Result<bool, MatrixError> {
+        let (wanted, database) = (&self.filter.related_by, self.view.database());
         for relation in relations {
-            self.looked_at += 1;
             if wanted.rel_types.as_ref().is_some_and(|types| !types.contains(&relation.rel_type)) {
                 continue;
             }
