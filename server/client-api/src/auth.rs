@@ -4,7 +4,7 @@
 //! needs a token can't be reached without a [`Session`].
 
 use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
-use http::request::Parts;
+use http::{HeaderValue, header::AUTHORIZATION, request::Parts};
 use ruma::{
     UserId,
     api::auth_scheme::{
@@ -42,6 +42,20 @@ pub(crate) fn identify<A: ClientAuth>(
     let extracted = A::extract_authentication(request)
         .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))?;
     A::identify(state, extracted)
+}
+
+/// Whose token a header carries, for an endpoint whose type wants none.
+///
+/// # Errors
+/// 401 for a token that is not valid.
+pub(crate) fn identify_by_header(
+    state: &ClientState,
+    authorization: Option<HeaderValue>,
+) -> Result<Option<Session>, MatrixError> {
+    let Some(authorization) = authorization else { return Ok(None) };
+    let mut request = http::Request::new(&b""[..]);
+    request.headers_mut().insert(AUTHORIZATION, authorization);
+    identify::<AccessTokenOptional>(state, &request)
 }
 
 /// The session of a request that is served to users of locked accounts, too.

@@ -2,13 +2,15 @@
 
 use axum::{Router, response::Response};
 use causeway_service::{
+    devices::Session,
     directory::{PAGE_MAX, Wanted},
     error::MatrixError,
+    rate_limit::Class,
     remote::{PublicRoomsQuery, RemoteRequest},
 };
 use http::StatusCode;
 use ruma::{
-    RoomOrAliasId, UInt,
+    OwnedServerName, RoomOrAliasId, UInt,
     api::client::{
         alias::{create_alias, delete_alias, get_alias},
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
@@ -18,7 +20,10 @@ use ruma::{
 };
 use serde_json::json;
 
-use crate::{ClientState, Endpoints, Ruma, blocking, frame::serialized_response, membership, message::limit};
+use crate::{
+    ClientState, Endpoints, Ruma, auth::identify_by_header, blocking, frame::serialized_response, membership,
+    message::limit,
+};
 
 /// Rooms on a page when the client names no limit.
 const LIMIT_DEFAULT: usize = 50;
@@ -87,11 +92,16 @@ async fn list(
     request: Ruma<get_public_rooms::v3::Request>,
 ) -> Result<Response, MatrixError> {
     let body = request.body;
-    if body.server.is_some_and(|server| server != state.settings.server_name) {
-        // Nobody in particular does not make this server ask others.
-        return Err(MatrixError::forbidden("The lists of other servers are for users: search them instead"));
-    }
-    answer(&state, body.since.as_deref(), Filter::default(), body.limit).await
+    let Some(server) = body.server.filter(|server| *server != state.settings.server_name) else {
+        return answer(&state, body.since.as_deref(), Filter::default(), body.limit).await;
+    };
+    let identifying = state.clone();
+    let session = blocking(move || identify_by_header(&identifying, request.authorization)).await?;
+    // Nobody in particular does not make this server ask others.
+    let session = session
+        .ok_or_else(|| MatrixError::forbidden("The lists of other servers are for users: log in first"))?;
+    let query = PublicRoomsQuery { limit: page_limit(body.limit), since: page(body.since), filter: None };
+    elsewhere(&state, &session, server, query).await
 }
 
 async fn search(
@@ -103,11 +113,26 @@ async fn search(
         return answer(&state, body.since.as_deref(), body.filter, body.limit).await;
     };
     let filter = (!body.filter.is_empty()).then(|| json!(body.filter));
-    let query = PublicRoomsQuery {
-        limit: body.limit.map_or(LIMIT_DEFAULT, limit).min(PAGE_MAX),
-        since: body.since.filter(|since| !since.is_empty()),
-        filter,
-    };
+    let query = PublicRoomsQuery { limit: page_limit(body.limit), since: page(body.since), filter };
+    elsewhere(&state, &request.auth, server, query).await
+}
+
+fn page_limit(wanted: Option<UInt>) -> usize {
+    wanted.map_or(LIMIT_DEFAULT, limit).min(PAGE_MAX)
+}
+
+fn page(since: Option<String>) -> Option<String> {
+    since.filter(|since| !since.is_empty())
+}
+
+/// A page of another server's list.
+async fn elsewhere(
+    state: &ClientState,
+    session: &Session,
+    server: OwnedServerName,
+    query: PublicRoomsQuery,
+) -> Result<Response, MatrixError> {
+    state.rate_limits.admit(Class::Request, session.user_id.as_str())?;
     let listed = state.remote.request(|reply| RemoteRequest::PublicRooms { server, query, reply }).await?;
     serialized_response(StatusCode::OK, &listed)
 }

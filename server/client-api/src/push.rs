@@ -1,7 +1,7 @@
 //! Push rules and pushers.
 
 use axum::{Router, response::Response};
-use causeway_service::{error::MatrixError, history::Reader, notifications::Wanted};
+use causeway_service::{error::MatrixError, history::Reader, notifications::Wanted, rate_limit::Class};
 use http::{Method, StatusCode};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -16,7 +16,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response, long_poll::looking};
 
 const PUSHERS: &[&str] = &["/_matrix/client/r0/pushers", "/_matrix/client/v3/pushers"];
 const SET_PUSHER: &[&str] = &["/_matrix/client/r0/pushers/set", "/_matrix/client/v3/pushers/set"];
@@ -35,7 +35,7 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint(set_enabled)
         .endpoint(get_actions)
         .endpoint(set_actions)
-        .endpoint(notifications)
+        .endpoint_async(notifications)
         .custom_unlimited(Method::GET, PUSHERS, pushers)
         .custom(Method::POST, SET_PUSHER, set_pusher)
 }
@@ -156,11 +156,13 @@ fn set_actions(
     Ok(set_pushrule_actions::v3::Response::new())
 }
 
-fn notifications(
-    state: &ClientState,
+async fn notifications(
+    state: ClientState,
     request: Ruma<get_notifications::v3::Request>,
 ) -> Result<get_notifications::v3::Response, MatrixError> {
-    let (body, auth) = (request.body, &request.auth);
+    let (body, auth) = (request.body, request.auth);
+    // Each reads many events, whatever the specification says of limits.
+    state.rate_limits.admit(Class::Request, auth.user_id.as_str())?;
     let from = body.from.map(|from| from.parse());
     let wanted = Wanted {
         from: from
@@ -169,9 +171,13 @@ fn notifications(
         highlights: body.only.as_deref() == Some("highlight"),
         limit: body.limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
     };
-    let reader = Reader { user_id: &auth.user_id, device_id: &auth.device_id };
-    let page = state.notifications.page(reader, wanted)?;
-    state.rooms.barrier()?;
+    let page = looking(move || {
+        let reader = Reader { user_id: &auth.user_id, device_id: &auth.device_id };
+        let page = state.notifications.page(reader, wanted)?;
+        state.rooms.barrier()?;
+        Ok(page)
+    })
+    .await?;
     let listed = page.notifications.into_iter().map(|one| {
         let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(one.ts));
         Notification::new(one.actions, Raw::from_json(one.event), one.is_read, one.room_id, ts)

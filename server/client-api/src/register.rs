@@ -176,6 +176,8 @@ fn token_validity(
     if !matches!(state.settings.registration, Registration::Token(_)) {
         return Err(MatrixError::forbidden("Registration by token is not enabled"));
     }
+    // As an attempt to register: else tokens are guessed here.
+    state.rate_limits.admit_address(Class::Registration, request.address)?;
     let valid = state.registration_tokens.is_valid(&request.body.token)?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }

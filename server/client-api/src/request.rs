@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
-use http::{Uri, request::Parts};
+use http::{HeaderValue, Uri, header::AUTHORIZATION, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt,
@@ -49,6 +49,8 @@ where
     pub raw: Bytes,
     /// The path and query as sent: likewise.
     pub uri: Uri,
+    /// The header with the token: for endpoints that need none and do more for users.
+    pub authorization: Option<HeaderValue>,
     /// Where the request came from, if known.
     pub address: Option<IpAddr>,
 }
@@ -125,6 +127,7 @@ impl Arrived {
         let bytes: &[u8] = if takes_body && self.raw.is_empty() { b"{}" } else { &self.raw };
         let is_list = takes_body && is_list(bytes);
         let uri = self.head.uri.clone();
+        let authorization = self.head.headers.get(AUTHORIZATION).cloned();
         let request = http::Request::from_parts(self.head, bytes);
         let auth = auth::identify::<T::Authentication>(state, &request)?;
         self.guests.check(<T::Authentication as ClientAuth>::is_guest(&auth))?;
@@ -139,7 +142,7 @@ impl Arrived {
         }
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let body = T::try_from_http_request(request, &path).map_err(|error| parse_error(&error))?;
-        Ok(Ruma { body, auth, raw: self.raw, uri, address: self.address })
+        Ok(Ruma { body, auth, raw: self.raw, uri, authorization, address: self.address })
     }
 
     /// Authenticated and counted against the user's rate limit.

@@ -421,8 +421,24 @@ async fn requests_that_ruma_has_no_type_for_are_limited_too() {
     server.get(&format!("{room}/items/a"), &alice).await.is_error(429, "M_LIMIT_EXCEEDED");
     server.post(&format!("{room}/changes"), &alice, json!({})).await.is_error(429, "M_LIMIT_EXCEEDED");
     server.get(&format!("{V3}/capabilities"), &alice).await.is_error(429, "M_LIMIT_EXCEEDED");
+    server.get(&format!("{V3}/notifications"), &alice).await.is_error(429, "M_LIMIT_EXCEEDED");
     // The specification has no limit here: a client that can't sync can't recover.
     server.get(&format!("{V3}/sync"), &alice).await.ok();
+}
+
+#[tokio::test]
+async fn nobody_guesses_registration_tokens() {
+    let server = server_with(|settings| {
+        settings.registration = Registration::Token(vec!["sesame".into()]);
+        settings.rate_limits.enabled = true;
+        settings.rate_limits.registration.burst = 2;
+    });
+    let path = "/_matrix/client/v1/register/m.login.registration_token/validity?token=";
+    for guess in ["a", "b"] {
+        assert_eq!(server.ask("GET", &format!("{path}{guess}"), None, None).await.ok()["valid"], false);
+    }
+    let third = server.ask("GET", &format!("{path}sesame"), None, None).await;
+    third.is_error(429, "M_LIMIT_EXCEEDED");
 }
 
 #[tokio::test]

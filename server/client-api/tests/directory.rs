@@ -77,6 +77,18 @@ async fn the_list_of_another_server_is_asked_for() {
         let _gone = reply.send(Ok(json!({ "chunk": [] })));
     });
     assert_eq!(answer.ok(), json!({ "chunk": [] }));
+
+    // Clients that look for nothing in particular ask so, with their token.
+    let plain = format!("{path}&limit=3");
+    let (answer, ()) = tokio::join!(server.get(&plain, &alice), async {
+        let Some(RemoteRequest::PublicRooms { query, reply, .. }) = requests.recv().await else {
+            panic!("another request")
+        };
+        assert_eq!((query.limit, query.since, query.filter), (3, None, None));
+        let _gone = reply.send(Ok(json!({ "chunk": [] })));
+    });
+    assert_eq!(answer.ok(), json!({ "chunk": [] }));
+    server.get(&plain, "nobodys").await.is_error(401, "M_UNKNOWN_TOKEN");
 }
 
 #[tokio::test]
