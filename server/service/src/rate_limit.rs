@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,6 +20,13 @@ const BUCKETS_MAX: usize = 100_000;
 
 /// Reports of one user: people write them, and administrators read each.
 const REPORTS: RateLimit = RateLimit { per_second: 0.05, burst: 20 };
+
+/// Codes that are typed, by everybody together: who has many addresses guesses no
+/// faster. Far more than people type, far fewer than finding one takes.
+const USER_CODES: RateLimit = RateLimit { per_second: 5.0, burst: 100 };
+
+/// Of an IPv6 address, what its network gives to one customer.
+const CUSTOMER_BITS: u32 = 64;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +43,8 @@ pub enum Class {
     Message,
     /// A report to the administrators.
     Report,
+    /// A code typed to log another device in.
+    UserCode,
 }
 
 /// Counts requests.
@@ -90,9 +99,10 @@ impl RateLimits {
         Err(MatrixError::new(429, "M_LIMIT_EXCEEDED", "Too many requests").with("retry_after_ms", wait_ms))
     }
 
-    /// The same for an address; all unknown addresses share one bucket.
+    /// The same for an address; all unknown addresses share one bucket, and so do
+    /// those of one IPv6 network, of which anybody has more than can be counted.
     pub fn admit_address(&self, class: Class, address: Option<IpAddr>) -> Result<(), MatrixError> {
-        self.admit(class, &address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()))
+        self.admit(class, &address.map_or_else(|| "unknown".to_owned(), counted_as))
     }
 
     fn limit(&self, class: Class) -> RateLimit {
@@ -103,6 +113,18 @@ impl RateLimits {
             Class::Request => self.settings.request,
             Class::Message => self.settings.message,
             Class::Report => REPORTS,
+            Class::UserCode => USER_CODES,
+        }
+    }
+}
+
+/// Who an address is counted as. An IPv4 address is the same however it is written.
+fn counted_as(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> CUSTOMER_BITS << CUSTOMER_BITS;
+            format!("{}/{CUSTOMER_BITS}", Ipv6Addr::from_bits(network))
         }
     }
 }
@@ -134,6 +156,20 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         assert!(limits.admit(Class::Login, "@a:x").is_ok());
         assert!(limits.admit(Class::Login, "@a:x").is_err());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_and_an_ipv4_address_is_its_mapped_one() {
+        let login = RateLimit { per_second: 0.5, burst: 1 };
+        let settings = RateLimitSettings { login, ..RateLimitSettings::default() };
+        let limits = RateLimits::new(settings, Clock::manual(0));
+        let admit =
+            |text: &str| limits.admit_address(Class::Login, Some(text.parse().expect("an address"))).is_ok();
+        assert!(admit("2001:db8::1"));
+        assert!(!admit("2001:db8::2") && !admit("2001:db8::ffff:0:0:1"), "of the same network");
+        assert!(admit("2001:db8:0:1::1"), "the next network");
+        assert!(admit("192.0.2.1") && admit("192.0.2.2"));
+        assert!(!admit("::ffff:192.0.2.1"));
     }
 
     #[test]

@@ -71,6 +71,8 @@ impl About {
             return Ok(Self { user_code, found: None });
         }
         state.rate_limits.admit_address(Class::Login, request.address)?;
+        // After the address's own limit, so that no single one uses up everybody's.
+        state.rate_limits.admit(Class::UserCode, "")?;
         let found = oauth.device_codes.look(&user_code).and_then(|asked| {
             let client = oauth.clients.using(&asked.client_id, DEVICE_CODE).ok()?;
             Some((asked, client))

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
+use http::Request;
 use serde_json::{Value, json};
 
 use crate::{
@@ -103,4 +105,26 @@ async fn no_other_site_allows_it_and_nobody_guesses_codes() {
         statuses.push(server.ask("GET", &path, None, None).await.status.as_u16());
     }
     assert_eq!((statuses[0], statuses[19]), (404, 429), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn many_addresses_together_guess_no_more_codes() {
+    let server = server_with(|settings| {
+        offer(settings);
+        settings.rate_limits.enabled = true;
+        settings.rate_limits.trust_forwarded_for = true;
+    });
+    let guess = async |address: String| {
+        let request = Request::builder().uri("/_matrix/oauth/link?user_code=BBBBBBBB");
+        let request = request.header("x-forwarded-for", address).body(Body::empty());
+        server.send(request.expect("a request")).await.status.as_u16()
+    };
+    let mut statuses = Vec::new();
+    for number in 0..=100 {
+        statuses.push(guess(format!("192.0.2.{number}")).await);
+    }
+    assert!(statuses[..100].iter().all(|status| *status == 404), "{statuses:?}");
+    assert_eq!(statuses[100], 429);
+    server.clock.advance(Duration::from_secs(1));
+    assert_eq!(guess("198.51.100.1".to_owned()).await, 404);
 }
