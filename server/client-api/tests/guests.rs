@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Server, server, server_with};
+use ruma::UserId;
 use serde_json::{Value, json};
 
 const V3: &str = "/_matrix/client/v3";
@@ -100,6 +101,15 @@ async fn guests_are_where_they_may_be_however_they_try() {
     server.post(&elsewhere, &guest.token, json!({})).await.is_error(403, forbidden);
     server.put(&own(&open), &guest.token, join).await.ok();
 
+    // Nor do they bring others in, by whichever path.
+    let other = |user: &str| format!("{V3}/rooms/{open}/state/m.room.member/{user}");
+    let invite = json!({ "membership": "invite" });
+    for path in [other("@bob:example.org"), other("@bob:elsewhere.example"), other(&guest.id)] {
+        server.put(&path, &guest.token, invite.clone()).await.is_error(403, "M_FORBIDDEN");
+    }
+    server.put(&other(&guest.id), &guest.token, json!({ "membership": "leave" })).await.ok();
+    server.post(&format!("{V3}/join/{open}"), &guest.token, json!({})).await.ok();
+
     server.services.guests.follow().expect("followed");
     assert_eq!(server.membership(&alice, &open, &guest.id).await, "join");
     let access = format!("{V3}/rooms/{open}/state/m.room.guest_access");
@@ -163,4 +173,28 @@ async fn without_the_setting_there_are_no_guests() {
     let server = server();
     let path = format!("{V3}/register?kind=guest");
     server.ask("POST", &path, None, Some(json!({}))).await.is_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_guests() {
+    let server = server_with(|settings| {
+        settings.guests = true;
+        settings.guests_max = 2;
+    });
+    let (one, two) = (server.guest().await, server.guest().await);
+    let path = format!("{V3}/register?kind=guest");
+    let refused = async || {
+        let answer = server.ask("POST", &path, None, Some(json!({}))).await;
+        answer.is_error(403, "M_GUEST_ACCESS_FORBIDDEN");
+    };
+    refused().await;
+    server.register("alice").await;
+    let id = UserId::parse(&one.id).expect("a user id");
+    server.services.accounts.deactivate(&id, false).expect("closed");
+    server.guest().await;
+    refused().await;
+    let id = UserId::parse(&two.id).expect("a user id");
+    server.services.accounts.upgrade_guest(&id, Some("pw")).expect("made a user");
+    server.guest().await;
+    refused().await;
 }

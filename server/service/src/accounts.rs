@@ -53,8 +53,9 @@ pub struct Accounts {
     notifier: Arc<Notifier>,
     passwords: Passwords,
     /// Held from finding out that a name is free until it is taken, and from
-    /// reading an account until what follows from it is committed.
-    writing: Mutex<()>,
+    /// reading an account until what follows from it is committed. In it the
+    /// number of guests whose accounts are open, once they were counted.
+    writing: Mutex<Option<usize>>,
 }
 
 impl Accounts {
@@ -103,7 +104,7 @@ impl Accounts {
     /// Creates a guest's account, with a name of the server's choice.
     ///
     /// # Errors
-    /// 403 `M_GUEST_ACCESS_FORBIDDEN` where there are none.
+    /// 403 `M_GUEST_ACCESS_FORBIDDEN` where there are none, or as many as may be.
     pub fn register_guest(&self) -> Result<OwnedUserId, MatrixError> {
         if !self.settings.guests {
             return Err(credential::no_guests("Guests are not allowed"));
@@ -133,14 +134,33 @@ impl Accounts {
             None => secrets::alphanumeric(CHOSEN_NAME_CHARS).to_ascii_lowercase(),
         };
         let account = Account { created_ts: self.clock.now_ms(), ..account };
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let user_id = self.check_available(&name)?;
+        if account.guest {
+            let guests = self.counted_guests(&mut writing)?;
+            if *guests >= self.settings.guests_max {
+                return Err(credential::no_guests("There are as many guests as may be"));
+            }
+        }
         let mut batch = self.database.batch();
         rows::put_account(&mut batch, &user_id, &account);
         let commit = self.database.commit(batch)?;
+        recount(&mut writing, false, is_open_guest(&account));
         drop(writing);
         self.database.wait_durable(commit)?;
         Ok(user_id)
+    }
+
+    /// How many guests there are: counted by the first who asks, and kept from then on.
+    fn counted_guests<'a>(&self, known: &'a mut Option<usize>) -> Result<&'a mut usize, MatrixError> {
+        let mut counted = 0;
+        if known.is_none() {
+            self.each(|_, account| {
+                counted += usize::from(is_open_guest(&account));
+                Ok(())
+            })?;
+        }
+        Ok(known.get_or_insert(counted))
     }
 
     /// Checks a password.
@@ -331,13 +351,15 @@ impl Accounts {
         user_id: &UserId,
         change: impl FnOnce(&mut Account) -> Result<(), MatrixError>,
     ) -> Result<(), MatrixError> {
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut account = rows::account(&self.database, user_id)?
             .ok_or_else(|| MatrixError::not_found("There is no such account"))?;
+        let was_guest = is_open_guest(&account);
         change(&mut account)?;
         let mut batch = self.database.batch();
         rows::put_account(&mut batch, user_id, &account);
         let commit = self.database.commit(batch)?;
+        recount(&mut writing, was_guest, is_open_guest(&account));
         drop(writing);
         self.database.wait_durable(commit)?;
         // Whose long polls end when he is locked out.
@@ -362,5 +384,16 @@ impl Accounts {
         }
         UserId::parse_with_server_name(name, &self.settings.server_name)
             .map_err(|_| invalid("This is not a user name"))
+    }
+}
+
+fn is_open_guest(account: &Account) -> bool {
+    account.guest && !account.deactivated
+}
+
+/// Keeps the number of guests, if they were counted, when an account changes.
+fn recount(guests: &mut Option<usize>, before: bool, after: bool) {
+    if let Some(guests) = guests {
+        *guests = (*guests + usize::from(after)).saturating_sub(usize::from(before));
     }
 }

@@ -77,12 +77,15 @@ impl Guests {
         loop {
             let places = self.rooms.stream(*at, EVENTS_AT_ONCE)?;
             let Some(last) = places.last() else { return Ok(()) };
+            let mut changed: BTreeSet<&RoomId> = BTreeSet::new();
             for place in &places {
                 let event = self.rooms.event(&place.event_id)?;
                 if event.is_some_and(|event| event.is_state(GUEST_ACCESS, "")) {
-                    self.expel(&place.room_id)?;
+                    changed.insert(&place.room_id);
                 }
             }
+            // Once for each, however often somebody changes it: all members are read.
+            changed.into_iter().try_for_each(|room_id| self.expel(room_id))?;
             *at = last.position;
         }
     }
@@ -93,7 +96,8 @@ impl Guests {
             return Ok(());
         }
         for (user_id, _) in self.rooms.members(room_id, Some(&MembershipState::Join))? {
-            if self.rooms.is_guest(&user_id)?
+            if user_id.server_name() == self.settings.server_name
+                && self.rooms.is_guest(&user_id)?
                 && let Err(error) = self.rooms.leave(room_id, &user_id, None)
             {
                 tracing::warn!(%room_id, error = %Chain(&error), "a guest could not be taken out of a room");

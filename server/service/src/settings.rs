@@ -6,6 +6,9 @@
 use ruma::{OwnedServerName, RoomVersionId};
 use url::Url;
 
+/// Guests whose accounts are open, at most: anybody becomes one without proof.
+pub const GUESTS_MAX: usize = 10_000;
+
 /// All settings of the services.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -15,6 +18,8 @@ pub struct Settings {
     pub registration: Registration,
     /// Whether anybody may have a guest's account.
     pub guests: bool,
+    /// Guests whose accounts are open, at most.
+    pub guests_max: usize,
     /// The shared secret of `/_synapse/admin/v1/register`; without it the endpoint is closed.
     pub registration_shared_secret: Option<String>,
     /// The cost of hashing a password.
@@ -52,6 +57,7 @@ impl Settings {
             server_name,
             registration: Registration::Closed,
             guests: false,
+            guests_max: GUESTS_MAX,
             registration_shared_secret: None,
             passwords: PasswordSettings::default(),
             password_chars_min: 8,

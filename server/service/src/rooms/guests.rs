@@ -25,15 +25,18 @@ impl Rooms {
 }
 
 impl RoomWriter<'_> {
-    /// That the event by which a user of this server joins is not a guest's where
-    /// there may be none. `before` is the state that it is put on.
-    pub(super) fn check_no_guest_joins(&mut self, event: &NewEvent, before: &Root) -> Result<(), RoomError> {
-        let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
-        let joins = event.kind == TimelineEventType::RoomMember
-            && is_own
-            && event.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("join");
-        if !joins || !self.rooms.is_guest(&event.sender)? {
+    /// That a guest of this server changes nobody's membership but his own, only to
+    /// join or leave, and joins only where guests may. `before` is the state that the
+    /// event is put on.
+    pub(super) fn check_guest(&mut self, event: &NewEvent, before: &Root) -> Result<(), RoomError> {
+        if event.kind != TimelineEventType::RoomMember || !self.rooms.is_guest(&event.sender)? {
             return Ok(());
+        }
+        let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
+        match event.content.get("membership").and_then(CanonicalJsonValue::as_str) {
+            Some("join") if is_own => {}
+            Some("leave") if is_own => return Ok(()),
+            _ => return Err(RoomError::Forbidden("guests only join and leave".to_owned())),
         }
         let access = self.at(before, &StateKey::new(GUEST_ACCESS, ""))?;
         if access.is_some_and(|access| is_open(&access)) { Ok(()) } else { Err(RoomError::NoGuests) }

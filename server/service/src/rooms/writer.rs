@@ -182,7 +182,7 @@ impl<'a> RoomWriter<'a> {
             return Err(RoomError::Forbidden(format!("{} is not a user of this server", event.sender)));
         }
         let (placement, before) = self.place(event)?;
-        self.check_no_guest_joins(event, &before)?;
+        self.check_guest(event, &before)?;
         let rules = Arc::clone(&self.head.rules);
         let pdu =
             build::build(&rules.rules, event, &placement, &self.rooms.server_name, self.rooms.key_pair())?;
