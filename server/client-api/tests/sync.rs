@@ -380,3 +380,16 @@ async fn a_filter_picks_events_by_what_relates_to_them() {
         assert_eq!(bodies(&after), expected, "{filter}: {context}");
     }
 }
+
+#[tokio::test]
+async fn nothing_is_told_twice_where_nothing_has_happened_yet() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let first = server.sync(&alice, "").await;
+    assert!(first["account_data"]["events"].as_array().is_some_and(|events| !events.is_empty()), "{first}");
+    let second = server.sync_since(&alice, &first).await;
+    let third = server.sync_since(&alice, &second).await;
+    for answer in [&second, &third] {
+        assert!(answer["account_data"].get("events").is_none_or(|events| events == &json!([])), "{answer}");
+    }
+}

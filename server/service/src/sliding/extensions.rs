@@ -86,9 +86,11 @@ pub fn account_data(
     if !switch.is_on() {
         return Ok(None);
     }
-    let global_since = making.since().filter(|_| making.standing.account_data).unwrap_or(0);
+    let known = making.since().filter(|_| making.standing.account_data);
+    let global_since = known.unwrap_or(0);
     let earliest = since.values().map(|since| since.unwrap_or(0)).fold(global_since, u64::min);
     let user_id = &making.request.user_id;
+    let earliest = known.map(|_| earliest);
     let pieces = account_data::changed(making.view.database(), user_id, earliest, making.until)?;
     let mut told = AccountData::default();
     for (room_id, pieces) in pieces {

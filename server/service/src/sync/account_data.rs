@@ -29,11 +29,18 @@ pub struct Piece {
 /// Account data by room id; the empty id is for what belongs to no room.
 pub type ByRoom = BTreeMap<String, Vec<Piece>>;
 
-/// What changed in `(since, until]`: all of it, since the answer's position says so. From the
-/// beginning on, the push rules are in it also for a user who has left them as they were.
-pub fn changed(read: &impl Read, user_id: &UserId, since: u64, until: u64) -> Result<ByRoom, StorageError> {
-    let mut by_room = stored(read, user_id, since, until)?;
-    if since == 0 && content(read, user_id, "", PUSH_RULES)?.is_none() {
+/// What changed in `(since, until]`: all of it, since the answer's position says so. For a
+/// device that has nothing (`None`) the push rules are in it also if the user has left
+/// them as they were. Not so for one that has been told all up to position 0, which is
+/// where a new server is until something happens.
+pub fn changed(
+    read: &impl Read,
+    user_id: &UserId,
+    since: Option<u64>,
+    until: u64,
+) -> Result<ByRoom, StorageError> {
+    let mut by_room = stored(read, user_id, since.unwrap_or(0), until)?;
+    if since.is_none() && content(read, user_id, "", PUSH_RULES)?.is_none() {
         let content = json!({ "global": Ruleset::server_default(user_id) });
         let event = raw_event(&json!({ "type": PUSH_RULES, "content": content }));
         let piece = Piece { kind: PUSH_RULES.to_owned(), position: 1, event };

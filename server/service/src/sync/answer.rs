@@ -61,7 +61,7 @@ impl<'a> Answer<'a> {
         let view = RoomView::new(&services.rooms);
         let user_id = &*request.user_id;
         let database = view.database();
-        let since = request.since.map_or(0, |since| since.position);
+        let since = request.since.map(|since| since.position);
         let typing_since = request.since.map_or(0, |since| since.typing);
         Ok(Self {
             services,
