@@ -27,7 +27,13 @@ await run(async () => {
         return alice.getRoom(room).getMember(bob.getUserId())?.typing;
     });
 
-    await alice.sendEvent(room, hello, "m.room.message", { msgtype: "m.text", body: "in a thread" });
+    // Of a message in a thread the library forgets that it sent it when /sync tells of it before
+    // the answer to its sending comes: then it fails though all is well. Bob sees whether it is.
+    await alice.sendEvent(room, hello, "m.room.message", { msgtype: "m.text", body: "in a thread" }).catch(
+        (error) => {
+            if (!error.message.includes("not a local echo")) throw error;
+        },
+    );
     await until("bob finds the thread", async () => {
         const threads = await bob.createThreadListMessagesRequest(room, null, 10, "b", "All");
         return threads.chunk.length === 1 && threads.chunk[0].unsigned["m.relations"]["m.thread"].count === 1;
