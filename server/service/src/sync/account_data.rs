@@ -115,7 +115,7 @@ mod tests {
         }
         database.commit_durable(batch).expect("commits");
         let until = database.visible().0;
-        let all = changed(&database, alice, Some(0), until).expect("reads").remove("").expect("is there");
+        let all = changed(&database, alice, None, until).expect("reads").remove("").expect("is there");
         assert_eq!(all.len(), count + 1, "and the push rules");
         assert_eq!(all[count].kind, PUSH_RULES);
         let (middle, last) = (all[4_000].position, all[count - 1].position);
