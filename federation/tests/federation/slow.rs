@@ -99,7 +99,9 @@ async fn a_server_that_can_not_be_told_anything_is_not_asked_for_keys() {
     keys(&a, &alice, &b.name).await.expect("answers");
     let name = b.name.clone();
     b.stop().await;
-    assert_eq!(keys(&a, &alice, &name).await.expect_err("is gone").status, 502, "that was tried");
+    // Tried in vain, or not at all if something of the join was still to be told to it.
+    let refused = keys(&a, &alice, &name).await.expect_err("is gone");
+    assert!([502, 503].contains(&refused.status), "{refused:?}");
     a.send(&room, &alice, "m.room.message", None, json!({ "body": "nobody is there" })).await;
     let (to, sender) = (name.clone(), a.state.sender().clone());
     a.until("it is left alone", move |_| sender.is_pausing(&to)).await;
