@@ -73,7 +73,8 @@ async fn create(alice: &Viewer, bob: &Viewer, name: &str, encrypted: bool) -> Re
     holds("the invite in bob's list", async || Ok(bob.rooms().await?.contains(&room_id))).await?;
     let invited = bob.room(&room_id)?;
     ensure(invited.state() == RoomState::Invited, || format!("it is {:?}", invited.state()))?;
-    ensure(invited.name().as_deref() == Some(name), || format!("it is called {:?}", invited.name()))?;
+    // The SDK lists a room before it has read the state that came with it.
+    holds("the invite's name", async || Ok(invited.name().as_deref() == Some(name))).await?;
     invited.join().await?;
     for person in [alice, bob] {
         holds("both in the room", async || {
