@@ -173,7 +173,20 @@ impl User {
 
     /// The room's last events, newest first.
     pub async fn messages(&self, room: &str, limit: usize) -> Result<Vec<Value>> {
-        let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit={limit}", segment(room));
+        self.latest(room, limit, &json!({})).await
+    }
+
+    /// The last `m.room.message` events, latest first, however many other events lie between.
+    pub async fn texts(&self, room: &str, limit: usize) -> Result<Vec<Value>> {
+        self.latest(room, limit, &json!({ "types": ["m.room.message"] })).await
+    }
+
+    async fn latest(&self, room: &str, limit: usize, filter: &Value) -> Result<Vec<Value>> {
+        let (room, filter) = (segment(room), filter.to_string());
+        let path = format!(
+            "/_matrix/client/v3/rooms/{room}/messages?dir=b&limit={limit}&filter={}",
+            segment(&filter)
+        );
         let answer = self.call(Method::GET, &path, None).await?;
         Ok(answer["chunk"].as_array().cloned().unwrap_or_default())
     }

@@ -77,12 +77,11 @@ async fn settle(story: &Story, show: &mut Show, text: &Text, notice: &Value) -> 
 /// The message about the conflict of `key`; there must be exactly one.
 async fn notice(user: &User, room: &str, key: &str) -> Result<Value> {
     wait::until(&format!("a message about {key} for {}", user.id), async || {
-        let events = user.messages(room, 100).await?;
+        // Messages alone: hundreds of items may still be on their way into the room state.
+        let events = user.texts(room, 100).await?;
         let mut found = events.into_iter().filter(|event| {
             let content = &event["content"];
-            event["type"] == "m.room.message"
-                && content["m.relates_to"]["rel_type"] != "m.replace"
-                && content[CONFLICT]["key"] == key
+            content["m.relates_to"]["rel_type"] != "m.replace" && content[CONFLICT]["key"] == key
         });
         let first = found.next();
         if found.next().is_some() {
