@@ -23,14 +23,11 @@ use super::{
     commit::{lowest, member_row},
     error::RoomError,
     head::Head,
-    receive::{Received, Results, state_entry},
+    receive::{RECEIVED_MAX, Received, Results, state_entry},
     store::{Held, VersionRules},
     writer::{Admission, RoomWriter},
 };
 use crate::notify::Topic;
-
-/// Events of one state or auth chain that are taken in.
-pub const IMPORTED_MAX: usize = 200_000;
 
 impl Rooms {
     /// Takes over a room as `send_join` answered it: the join, the state before
@@ -48,7 +45,7 @@ impl Rooms {
         state: Vec<Pdu>,
         auth_chain: Vec<Pdu>,
     ) -> Result<(), RoomError> {
-        if state.len() + auth_chain.len() > IMPORTED_MAX {
+        if state.len() + auth_chain.len() > RECEIVED_MAX {
             return Err(RoomError::Invalid("the room is too large".to_owned()));
         }
         let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();

@@ -31,6 +31,7 @@ mod head;
 mod import;
 mod indexes;
 mod membership;
+mod order;
 mod policy;
 mod power;
 mod reads;

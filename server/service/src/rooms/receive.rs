@@ -10,7 +10,7 @@
 //! names it in `auth_events`; a soft-failed event is stored, and is neither in
 //! the timeline nor a head; no event of another room is ever used.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use causeway_room::{NewEvent, Pdu, Root, auth, state_tree};
 use causeway_storage::rooms::{self as rows, EventMeta};
@@ -19,12 +19,13 @@ use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 use super::{
     Rooms,
     error::RoomError,
+    order,
     store::Held,
     writer::{Admission, RoomWriter},
 };
 
-/// Events of one call.
-pub const RECEIVED_MAX: usize = 10_000;
+/// Events of one call: the state of a room and its auth chain come in one.
+pub const RECEIVED_MAX: usize = 200_000;
 
 /// Heads at which they are joined.
 const HEADS_MERGED_AT: usize = 10;
@@ -111,36 +112,20 @@ fn refuse_all(pdus: &[Pdu], why: &str) -> Results {
 }
 
 impl RoomWriter<'_> {
-    /// Takes events one by one, those first that others of them name.
+    /// Takes events one by one, those first that others of them name; what is past
+    /// [`RECEIVED_MAX`] is refused.
     pub(crate) fn take_all(
         &mut self,
-        pdus: Vec<Pdu>,
+        mut pdus: Vec<Pdu>,
         take: impl Fn(&mut Self, &Arc<Pdu>) -> Result<Received, RoomError>,
     ) -> Result<Results, RoomError> {
-        let mut results = Results::with_capacity(pdus.len());
-        let mut waiting: Vec<Arc<Pdu>> = pdus.into_iter().take(RECEIVED_MAX).map(Arc::new).collect();
-        // Depth is what the sender says, so it is only the order of the first try.
-        waiting.sort_by(|a, b| a.depth().cmp(&b.depth()).then_with(|| a.event_id().cmp(b.event_id())));
-        while !waiting.is_empty() {
-            let ids: BTreeSet<OwnedEventId> = waiting.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-            let before = waiting.len();
-            let mut later = Vec::new();
-            for pdu in waiting {
-                match take(self, &pdu)? {
-                    Received::Missing { prev, auth }
-                        if prev.iter().chain(&auth).any(|id| ids.contains(id)) =>
-                    {
-                        later.push((pdu, Received::Missing { prev, auth }));
-                    }
-                    result => results.push((pdu.event_id().to_owned(), result)),
-                }
-            }
-            if later.len() == before {
-                results.extend(later.into_iter().map(|(pdu, result)| (pdu.event_id().to_owned(), result)));
-                break;
-            }
-            waiting = later.into_iter().map(|(pdu, _)| pdu).collect();
+        let excess = pdus.split_off(pdus.len().min(RECEIVED_MAX));
+        let mut results = Results::with_capacity(pdus.len() + excess.len());
+        for pdu in order::named_first(pdus) {
+            let result = take(self, &pdu)?;
+            results.push((pdu.event_id().to_owned(), result));
         }
+        results.extend(refuse_all(&excess, "too many events at once"));
         Ok(results)
     }
 

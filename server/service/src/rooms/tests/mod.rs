@@ -2,6 +2,7 @@
 
 mod creation;
 pub(crate) mod federation;
+mod large;
 mod outside;
 mod redactions;
 mod soft_failure;
