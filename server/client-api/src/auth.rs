@@ -20,6 +20,9 @@ pub trait ClientAuth: AuthScheme {
     /// What a handler is given.
     type Identity: Send + 'static;
 
+    /// Whether it lets requests in without a user's token.
+    const OPEN: bool = false;
+
     /// Resolves what the request carries. Reads from storage: blocking.
     fn identify(state: &ClientState, extracted: Self::Output) -> Result<Self::Identity, MatrixError>;
 
@@ -81,12 +84,17 @@ impl Admin {
     /// Who asks, if he administers this server.
     ///
     /// # Errors
-    /// 401 without a valid token; 403 `M_FORBIDDEN` for everybody else.
+    /// 401 without a valid token; 403 `M_FORBIDDEN` for everybody else, and for
+    /// programs that an administrator logged in by OAuth.
     pub(crate) fn identify(state: &ClientState, head: &Parts) -> Result<Self, MatrixError> {
         if head.extensions.get::<ThroughSocket>().is_some() {
             return Ok(Self::Operator);
         }
         let session = state.devices.authenticate(&access_token(head)?)?;
+        // Who let a program use his account let it use the client-server API, no more.
+        if state.devices.is_by_oauth(&session.user_id, &session.device_id)? {
+            return Err(MatrixError::forbidden("Programs that log in by OAuth don't administer this server"));
+        }
         if state.accounts.account(&session.user_id)?.is_some_and(|account| account.admin) {
             return Ok(Self::User(session));
         }
@@ -118,6 +126,7 @@ pub(crate) fn admit_writer(state: &ClientState, user_id: &UserId) -> Result<(), 
 
 impl ClientAuth for NoAuthentication {
     type Identity = ();
+    const OPEN: bool = true;
     fn identify(_state: &ClientState, (): ()) -> Result<(), MatrixError> {
         Ok(())
     }
@@ -125,6 +134,7 @@ impl ClientAuth for NoAuthentication {
 
 impl ClientAuth for NoAccessToken {
     type Identity = ();
+    const OPEN: bool = true;
     fn identify(_state: &ClientState, (): ()) -> Result<(), MatrixError> {
         Ok(())
     }
@@ -145,6 +155,7 @@ impl ClientAuth for AccessToken {
 
 impl ClientAuth for AccessTokenOptional {
     type Identity = Option<Session>;
+    const OPEN: bool = true;
     fn identify(state: &ClientState, token: Option<String>) -> Result<Option<Session>, MatrixError> {
         token.map(|token| state.devices.authenticate(&token)).transpose()
     }
@@ -164,6 +175,7 @@ impl ClientAuth for AppserviceToken {
 /// No application services yet: a token is ignored.
 impl ClientAuth for AppserviceTokenOptional {
     type Identity = ();
+    const OPEN: bool = true;
     fn identify(_state: &ClientState, _token: Option<String>) -> Result<(), MatrixError> {
         Ok(())
     }

@@ -49,7 +49,8 @@ fn versions(
 fn capabilities(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     let available: serde_json::Map<_, _> =
         rooms::VERSIONS.iter().map(|version| (version.to_string(), "stable".into())).collect();
-    // These ask for a password, which programs that log in by OAuth don't get to see.
+    // These ask for a password, which programs that log in by OAuth don't get to see;
+    // and such programs administer nothing.
     let by_password = !state.devices.is_by_oauth(&request.auth.user_id, &request.auth.device_id)?;
     let mut body = json!({ "capabilities": {
         "m.change_password": { "enabled": by_password },
@@ -60,7 +61,7 @@ fn capabilities(state: &ClientState, request: Custom) -> Result<Response, Matrix
         "m.get_login_token": { "enabled": by_password },
         "m.profile_fields": { "enabled": false },
     }});
-    if state.accounts.account(&request.auth.user_id)?.is_some_and(|account| account.admin) {
+    if by_password && state.accounts.account(&request.auth.user_id)?.is_some_and(|account| account.admin) {
         body["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
     }
     Ok(json_response(StatusCode::OK, &body))

@@ -30,7 +30,7 @@ use crate::{
     frame::{error_response, typed_response},
     guests::Guests,
     long_poll::looking,
-    request::{Arrived, Custom, JSON_BODY_BYTES_MAX, Ruma},
+    request::{Arrived, Custom, JSON_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX, Ruma},
 };
 
 /// What a handler gives that need not wait for what it began.
@@ -168,7 +168,8 @@ impl Endpoints for Router<ClientState> {
         T: Served,
         F: Fn(&ClientState, Ruma<T>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
     {
-        add(self, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
+        let bytes_max = if T::Authentication::OPEN { OPEN_BODY_BYTES_MAX } else { JSON_BODY_BYTES_MAX };
+        add(self, bytes_max, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             blocking(move || {
                 let request = arrived.typed::<T>(&state)?;
@@ -195,7 +196,8 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Ruma<T>) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
+        let bytes_max = if T::Authentication::OPEN { OPEN_BODY_BYTES_MAX } else { JSON_BODY_BYTES_MAX };
+        add(self, bytes_max, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
                 let admitting = state.clone();
@@ -223,7 +225,7 @@ impl Endpoints for Router<ClientState> {
     where
         F: Fn(&ClientState, Custom) -> Result<Answer, MatrixError> + Clone + Send + Sync + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
                 let answer = blocking(move || {
@@ -242,7 +244,7 @@ impl Endpoints for Router<ClientState> {
     where
         F: Fn(&ClientState, Custom<Admin>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             blocking(move || {
                 let request = arrived.admin(&state)?;
@@ -256,7 +258,7 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom<Admin>) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
                 let admitting = state.clone();
@@ -270,7 +272,7 @@ impl Endpoints for Router<ClientState> {
     where
         F: Fn(&ClientState, Custom<()>) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, OPEN_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             blocking(move || {
                 let request = arrived.open(&state)?;
@@ -284,7 +286,7 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom<()>) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, OPEN_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move { handler(state.clone(), arrived.open(&state)?).await }
         })
@@ -295,7 +297,7 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
                 let admitting = state.clone();
@@ -310,7 +312,7 @@ impl Endpoints for Router<ClientState> {
         F: Fn(ClientState, Custom) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<Response, MatrixError>> + Send + 'static,
     {
-        add(self, &method, paths.iter().copied(), move |state: ClientState, arrived| {
+        add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
                 let admitting = state.clone();
@@ -335,7 +337,7 @@ fn add_custom<F>(
 where
     F: Fn(&ClientState, Custom) -> Result<Response, MatrixError> + Clone + Send + Sync + 'static,
 {
-    add(router, method, paths.iter().copied(), move |state: ClientState, arrived| {
+    add(router, JSON_BODY_BYTES_MAX, method, paths.iter().copied(), move |state: ClientState, arrived| {
         let handler = handler.clone();
         blocking(move || {
             let request = admit(arrived, &state)?;
@@ -369,6 +371,7 @@ pub(crate) fn served(routes: impl FnOnce() -> Router<ClientState>) -> Vec<(Metho
 
 fn add<'a, F, A>(
     mut router: Router<ClientState>,
+    bytes_max: usize,
     method: &Method,
     paths: impl Iterator<Item = &'a str>,
     serve: F,
@@ -389,7 +392,7 @@ where
         let handler = move |state: axum::extract::State<ClientState>, request: Request<Body>| async move {
             let axum::extract::State(state) = state;
             let trust = state.settings.rate_limits.trust_forwarded_for;
-            let result = match Arrived::read(request, JSON_BODY_BYTES_MAX, trust, guests).await {
+            let result = match Arrived::read(request, bytes_max, trust, guests).await {
                 Ok(arrived) => serve(state, arrived).await,
                 Err(error) => Err(error),
             };

@@ -265,7 +265,7 @@ fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, M
     if !state.keys.set_cross_signing(user_id, keys.clone(), false)? {
         match &state.oauth {
             Some(oauth) if state.devices.is_by_oauth(user_id, &request.auth.device_id)? => {
-                confirm_reset(oauth, &request.auth)?;
+                confirm_reset(state, oauth, &request.auth)?;
             }
             _ => drop(confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?),
         }

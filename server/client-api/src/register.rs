@@ -82,7 +82,7 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
     wish.as_ref().map_or(Ok(()), SessionRequest::check)?;
     let (name, password) = (body.username.as_deref(), body.password.as_deref());
     let user_id = match &guest {
-        None => make_account(state, token.as_deref(), name, password)?,
+        None => for_token(state, token.as_deref(), || state.accounts.register(name, password, false))?,
         Some(guest) => for_token(state, token.as_deref(), || {
             state.accounts.upgrade_guest(guest, password).map(|()| guest.clone())
         })?,
@@ -90,22 +90,12 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
     registered(state, user_id, wish)
 }
 
-/// Makes an account, for a use of `token` where one is needed.
-pub(crate) fn make_account(
-    state: &ClientState,
-    token: Option<&str>,
-    name: Option<&str>,
-    password: Option<&str>,
-) -> Result<OwnedUserId, MatrixError> {
-    for_token(state, token, || state.accounts.register(name, password, false))
-}
-
 /// A use of `token` is spent, if one is needed and `make` does not fail.
-fn for_token(
+pub(crate) fn for_token<T>(
     state: &ClientState,
     token: Option<&str>,
-    make: impl FnOnce() -> Result<OwnedUserId, MatrixError>,
-) -> Result<OwnedUserId, MatrixError> {
+    make: impl FnOnce() -> Result<T, MatrixError>,
+) -> Result<T, MatrixError> {
     let Some(token) = token else { return make() };
     state.registration_tokens.take(token)?;
     make().or_else(|refused| {

@@ -3,6 +3,7 @@
 mod common;
 
 use axum::body::Body;
+use causeway_client_api::request::{JSON_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX};
 use causeway_service::{
     settings::Registration,
     shared_secret::{Claim, prove},
@@ -49,10 +50,22 @@ async fn broken_bodies_and_tokens_get_the_error_that_the_specification_names() {
     server.send(post("[]")).await.is_error(400, "M_BAD_JSON");
     server.send(post(r#"{"type":"m.login.none"}"#)).await.is_error(400, "M_UNKNOWN");
     server.send(post(r#"{"type":"m.login.password","password":"x"}"#)).await.is_error(400, "M_BAD_JSON");
-    let large = Body::from(vec![b' '; causeway_client_api::request::JSON_BODY_BYTES_MAX + 1]);
-    let large =
-        Request::builder().method("POST").uri("/_matrix/client/v3/login").body(large).expect("request");
-    server.send(large).await.is_error(413, "M_TOO_LARGE");
+    let filter = "/_matrix/client/v3/user/@alice:example.org/filter";
+    for (path, token, bytes_max) in [
+        ("/_matrix/client/v3/login", None, OPEN_BODY_BYTES_MAX),
+        ("/_matrix/client/v3/register", None, OPEN_BODY_BYTES_MAX),
+        ("/_matrix/oauth/register", None, OPEN_BODY_BYTES_MAX),
+        (filter, Some(&token), JSON_BODY_BYTES_MAX),
+    ] {
+        for (bytes, too_large) in [(bytes_max, false), (bytes_max + 1, true)] {
+            let mut large = Request::builder().method("POST").uri(path);
+            if let Some(token) = token {
+                large = large.header("authorization", format!("Bearer {token}"));
+            }
+            let large = large.body(Body::from(vec![b' '; bytes])).expect("request");
+            assert_eq!(server.send(large).await.status.as_u16() == 413, too_large, "{path}");
+        }
+    }
 
     server.ask("GET", "/_matrix/client/v3/account/whoami", None, None).await.is_error(401, "M_MISSING_TOKEN");
     server.get("/_matrix/client/v3/account/whoami", "nonsense").await.is_error(401, "M_UNKNOWN_TOKEN");

@@ -101,6 +101,20 @@ impl Accounts {
         self.create(name, Account { password_hash, admin, ..Account::default() })
     }
 
+    /// The same, for who goes on with the password that he has just chosen.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn register_by_password(
+        &self,
+        name: &str,
+        password: &str,
+    ) -> Result<(OwnedUserId, Credential), MatrixError> {
+        let hash = self.hash(password)?;
+        let account = Account { password_hash: Some(hash.clone()), ..Account::default() };
+        Ok((self.create(Some(name), account)?, Credential::of(hash)))
+    }
+
     /// Creates a guest's account, with a name of the server's choice.
     ///
     /// # Errors

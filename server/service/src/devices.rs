@@ -175,7 +175,8 @@ impl Devices {
     /// Logs `user_id` in.
     ///
     /// # Errors
-    /// 403 when the account was closed, or its password is no longer the request's.
+    /// 403 when the account was closed, or its password is no longer the request's;
+    /// 400 when an OAuth client names a device that it did not log in itself.
     pub fn create_session(
         &self,
         user_id: &UserId,
@@ -188,6 +189,7 @@ impl Devices {
         self.check_still_let_in(user_id, request.credential.as_ref())?;
         let mut batch = self.database.batch();
         let known = rows::device(&self.database, user_id, &device_id)?;
+        check_not_anothers(known.as_ref(), request.oauth.as_ref())?;
         let is_new = known.is_none();
         let mut device = known.unwrap_or_else(|| Device { display_name, ..Device::default() });
         // A login ends the device's earlier sessions.
@@ -408,6 +410,18 @@ impl Devices {
             return Err(MatrixError::invalid_param("The device id is that of a cross-signing key"));
         }
         Ok(())
+    }
+}
+
+/// OAuth clients name their devices themselves, and their users don't see whose it
+/// is: one must not take over, under its name, what was verified as another's.
+fn check_not_anothers(known: Option<&Device>, asked: Option<&OAuthSession>) -> Result<(), MatrixError> {
+    match (known, asked) {
+        (Some(Device { oauth: Some(session), .. }), Some(asked)) if session.client_id == asked.client_id => {
+            Ok(())
+        }
+        (Some(_), Some(_)) => Err(MatrixError::invalid_param("The user has another device of this id")),
+        _ => Ok(()),
     }
 }
 

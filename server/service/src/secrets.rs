@@ -18,6 +18,9 @@ const TYPED: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
 /// Groups of four of them: 20^8 is more than 2^34.
 const TYPED_GROUPS: usize = 2;
 
+/// Letters between its dashes.
+pub(crate) const USER_CODE_GROUP_CHARS: usize = 4;
+
 /// An unguessable token.
 pub fn token() -> String {
     alphanumeric(TOKEN_CHARS)
@@ -32,8 +35,9 @@ pub fn device_id() -> String {
 /// A code that a user reads on one device and types on another.
 pub fn user_code() -> String {
     let mut rng = rand::rng();
-    let mut group =
-        || -> String { (0..4).map(|_| char::from(TYPED[rng.random_range(0..TYPED.len())])).collect() };
+    let mut group = || -> String {
+        (0..USER_CODE_GROUP_CHARS).map(|_| char::from(TYPED[rng.random_range(0..TYPED.len())])).collect()
+    };
     let groups: Vec<String> = (0..TYPED_GROUPS).map(|_| group()).collect();
     groups.join("-")
 }

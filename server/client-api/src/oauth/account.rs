@@ -7,9 +7,9 @@
 
 use axum::response::Response;
 use causeway_service::{
-    devices::Session,
+    devices::{Device, Session},
     error::MatrixError,
-    oauth::{OAuth, params::Params, visits::LIFETIME_MS},
+    oauth::{OAuth, clients::plain_name, params::Params, visits::LIFETIME_MS},
     secrets,
 };
 use http::{StatusCode, header, request::Parts};
@@ -42,8 +42,12 @@ pub(super) const ACTIONS: &[&str] = &[
 ///
 /// # Errors
 /// 401 that says where he can (client-server API, "OAuth authentication").
-pub(crate) fn confirm_reset(oauth: &OAuth, session: &Session) -> Result<(), MatrixError> {
-    if oauth.visits.take_approval(session) {
+pub(crate) fn confirm_reset(
+    state: &ClientState,
+    oauth: &OAuth,
+    session: &Session,
+) -> Result<(), MatrixError> {
+    if oauth.visits.take_approval(&state.devices.standing(session)?) {
         return Ok(());
     }
     let query = url::form_urlencoded::Serializer::new(String::new())
@@ -174,8 +178,8 @@ fn perform(
         }
         "reset" => {
             let device_id = OwnedDeviceId::from(sent.get("device_id").unwrap_or_default());
-            state.devices.device(user_id, &device_id)?;
-            oauth.visits.approve(user_id.clone(), device_id);
+            let login = state.devices.device(user_id, &device_id)?.login;
+            oauth.visits.approve(user_id.clone(), device_id, login);
             Ok("Go back to your app: it may replace your identity now, for ten minutes.")
         }
         "deactivate" => {
@@ -236,7 +240,7 @@ fn devices(
             let end = hidden("device_id", device_id.as_str()) + "<button class=bad>Log out</button>";
             format!(
                 "<li><div><strong>{}</strong><br><span class=soft>{}</span></div>{}</li>",
-                escaped(device.display_name.as_deref().unwrap_or("Unnamed")),
+                escaped(&name_of(device)),
                 escaped(device_id.as_str()),
                 visitor.form("end", &end)
             )
@@ -245,6 +249,12 @@ fn devices(
     let none = if rows.is_empty() { "<p>There is no such device.</p>" } else { "" };
     let heading = if only_one { "" } else { "<h2>Devices</h2>" };
     Ok(page.html(format!("{heading}{none}<ul>{}</ul>", rows.concat())))
+}
+
+/// What a device is called, by itself: it must not change how the text beside it reads.
+fn name_of(device: &Device) -> String {
+    let name = device.display_name.as_deref().map(plain_name).unwrap_or_default();
+    if name.is_empty() { "Unnamed".to_owned() } else { name }
 }
 
 fn password_fields() -> String {
@@ -274,7 +284,7 @@ fn reset(
             "<p>The device <strong>{}</strong> ({}) asks to replace the keys by which others know that you \
              are you. They will be warned, and have to verify you again. Allow it only if you asked for it \
              there.</p>",
-            escaped(device.display_name.as_deref().unwrap_or("Unnamed")),
+            escaped(&name_of(&device)),
             escaped(device_id.as_str())
         ))
         .html(visitor.form("reset", &allow)))

@@ -10,7 +10,7 @@ use causeway_service::{
     oauth::{
         Consent, OAuth,
         clients::{DEVICE_CODE, OAuthClient},
-        device_codes::{Asked, INTERVAL_MS, LIFETIME_MS},
+        device_codes::{Asked, INTERVAL_MS, LIFETIME_MS, canonical},
         params::Params,
         scope::Scope,
         shown_name,
@@ -67,6 +67,8 @@ impl About {
         let params = Params::parse(query.as_bytes()).ok();
         let user_code = params.and_then(|params| params.get("user_code").map(str::to_owned));
         let user_code = user_code.unwrap_or_default();
+        // As the device shows it, not as a link wrote it.
+        let user_code = canonical(&user_code).unwrap_or(user_code);
         if user_code.is_empty() {
             return Ok(Self { user_code, found: None });
         }
@@ -149,7 +151,7 @@ fn page(about: &About, browser: &Browser, typed: Option<&str>, refused: Option<&
         .html(format!(
             "<p class=code>{}</p><p>Go on only if a device in front of you shows this very code. If somebody \
              sent it to you, refuse: they would be logged in as you.</p>",
-            escaped(&about.user_code.to_ascii_uppercase())
+            escaped(&about.user_code)
         ))
         .html(asker(client, asked.scope.device_id.as_str(), &from))
         .warning(refused.map(|refused| refused.message.as_str()))

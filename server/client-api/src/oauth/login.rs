@@ -79,7 +79,5 @@ pub(super) fn register(
         Registration::Token(_) => Some(form.get("token").unwrap_or_default()),
         Registration::Open => None,
     };
-    let user_id = register::make_account(state, token, Some(name.trim()), Some(password))?;
-    let credential = state.accounts.verify_password(&user_id, password)?;
-    Ok((user_id, credential))
+    register::for_token(state, token, || state.accounts.register_by_password(name.trim(), password))
 }

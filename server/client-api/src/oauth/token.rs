@@ -13,6 +13,7 @@ use causeway_service::{
     },
 };
 use http::StatusCode;
+use ruma::{OwnedDeviceId, UserId};
 use serde_json::{Value, json};
 
 use super::{answered, offered};
@@ -35,14 +36,29 @@ fn by_code(state: &ClientState, oauth: &OAuth, params: &Params) -> Result<Value,
     oauth.clients.using(client_id, AUTHORIZATION_CODE)?;
     let (code, uri) = (params.need("code")?, params.need("redirect_uri")?);
     match oauth.codes.redeem(code, client_id, uri, params.need("code_verifier")?) {
-        Ok(consent) => log_in(state, consent),
-        Err(Refused::Unknown(error)) => Err(error),
-        Err(Refused::Again(user_id, device_id)) => {
-            tracing::warn!(%user_id, "an authorization code was used twice: its session is ended");
-            state.devices.delete(&user_id, &[device_id])?;
-            Err(OAuthError::invalid_grant("This code was used before"))
+        Ok(consent) => {
+            let (user_id, device_id) = (consent.user_id.clone(), consent.scope.device_id.clone());
+            let tokens = log_in(state, consent)?;
+            // Whoever used it again while this logged in found nothing to end.
+            if oauth.codes.is_burnt(code) {
+                return Err(used_twice(state, &user_id, device_id)?);
+            }
+            Ok(tokens)
         }
+        Err(Refused::Unknown(error)) => Err(error),
+        Err(Refused::Again(user_id, device_id)) => Err(used_twice(state, &user_id, device_id)?),
     }
+}
+
+/// Ends what a code opened.
+fn used_twice(
+    state: &ClientState,
+    user_id: &UserId,
+    device_id: OwnedDeviceId,
+) -> Result<OAuthError, MatrixError> {
+    tracing::warn!(%user_id, "an authorization code was used twice: its session is ended");
+    state.devices.delete(user_id, &[device_id])?;
+    Ok(OAuthError::invalid_grant("This code was used before"))
 }
 
 fn by_device_code(state: &ClientState, oauth: &OAuth, params: &Params) -> Result<Value, OAuthError> {

@@ -215,6 +215,22 @@ async fn who_has_no_account_makes_one_where_he_may() {
 }
 
 #[tokio::test]
+async fn who_made_an_account_goes_on_whoever_tried_to_log_in_to_it() {
+    let server = server_with(|settings| {
+        offer(settings);
+        settings.rate_limits.enabled = true;
+    });
+    let client = a_client(&server).await;
+    let (_, form) = open(&server, &asking(&client, "DEV", &[("prompt", "create")])).await;
+    let bob = ruma::user_id!("@bob:example.org");
+    let try_in = || server.services.accounts.verify_password(bob, "x").expect_err("nobody").status;
+    assert!((0..100).any(|_| try_in() == 429), "no limit");
+    let answer =
+        form.send(&server, &[("username", "bob"), ("password", "secret"), ("password_again", "secret")]);
+    assert_eq!(value_of(&told(&answer.await), "state"), "s&t");
+}
+
+#[tokio::test]
 async fn a_program_is_answered_at_the_port_it_has() {
     let server = offering();
     server.register("alice").await;

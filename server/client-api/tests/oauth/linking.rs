@@ -62,6 +62,21 @@ async fn who_types_the_code_logs_the_program_in() {
 }
 
 #[tokio::test]
+async fn the_page_shows_the_code_as_the_device_does_and_nothing_that_a_link_adds() {
+    let server = offering();
+    let client = a_client(&server).await;
+    let begun = begin(&server, &client).await;
+    let code = begun["user_code"].as_str().expect("a code");
+    let sloppy = format!("-%20{}-", code.to_lowercase().replace('-', "%20-"));
+    let (page, _) = open(&server, &format!("/_matrix/oauth/link?user_code={sloppy}")).await;
+    assert_eq!(between(&text(&page), "<p class=code>", "</p>"), Some(code));
+    for added in ["%E2%80%AE", ".", "%C3%A4"] {
+        let path = format!("/_matrix/oauth/link?user_code={code}{added}");
+        assert_eq!(server.ask("GET", &path, None, None).await.status.as_u16(), 404, "{added}");
+    }
+}
+
+#[tokio::test]
 async fn a_code_is_refused_expires_and_is_its_clients() {
     let server = offering();
     server.register("alice").await;

@@ -118,6 +118,37 @@ async fn passwords_are_changed_and_accounts_closed_by_who_knows_the_password() {
     assert!(!server.services.accounts.is_active(alice).expect("read"));
 }
 
+#[tokio::test]
+async fn a_program_that_an_administrator_uses_administers_nothing() {
+    let server = offering();
+    let other = server.register("alice").await;
+    let client = a_client(&server).await;
+    let tokens = logged_in(&server, &client, "PHONE").await;
+    let alice = ruma::user_id!("@alice:example.org");
+    server.services.accounts.set_admin(alice, true).expect("stored");
+    let users = "/_synapse/admin/v2/users";
+    server.get(users, &other).await.ok();
+    let token = tokens["access_token"].as_str().expect("a token");
+    server.get(users, token).await.is_error(403, "M_FORBIDDEN");
+    for (token, moderates) in [(&*other, true), (token, false)] {
+        let capabilities = server.get(&format!("{V3}/capabilities"), token).await.ok();
+        let said = capabilities["capabilities"].get("m.account_moderation");
+        assert_eq!(said.is_some(), moderates);
+    }
+}
+
+#[tokio::test]
+async fn a_devices_name_turns_no_text_around() {
+    let server = offering();
+    let token = server.register("alice").await;
+    let name = json!({ "display_name": "A\u{202e}p\u{200b}p" });
+    server.put(&format!("{V3}/devices/DEV"), &token, name).await.ok();
+    let reset = format!("{ACCOUNT}?action=org.matrix.cross_signing_reset&device_id=DEV");
+    let (page, cookies) = visit(&server, &reset).await;
+    assert!(text(&page).contains("<strong>App</strong>"), "{}", text(&page));
+    assert!(text(&look(&server, ACCOUNT, &cookies).await).contains("<strong>App</strong>"));
+}
+
 fn keys(user_id: &str, key: &str) -> Value {
     let public = format!("ed25519:{key}");
     json!({ "master_key": { "user_id": user_id, "usage": ["master"], "keys": { public: key } } })
@@ -151,6 +182,9 @@ async fn cross_signing_keys_are_replaced_by_the_device_that_was_allowed_to_once(
     assert_eq!(upload(&watch, &third).await.status.as_u16(), 401, "another device");
     upload(&phone, &second).await.ok();
     assert_eq!(upload(&phone, &third).await.status.as_u16(), 401, "once");
+    doing(&page, &path, &cookies, "value=\"reset\"").send(&server, &[]).await;
+    let phone = logged_in(&server, &client, "PHONE").await;
+    assert_eq!(upload(&phone, &third).await.status.as_u16(), 401, "another login");
 }
 
 #[tokio::test]

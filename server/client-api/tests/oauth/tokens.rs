@@ -48,6 +48,55 @@ async fn a_code_that_is_used_twice_closes_what_it_opened() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_a_code_that_two_use_at_once() {
+    let server = offering();
+    server.register("alice").await;
+    let client = a_client(&server).await;
+    let alice = UserId::parse("@alice:example.org").expect("user id");
+    for _ in 0..20 {
+        let code = code(&server, &client, "PHONE").await;
+        let _answers = tokio::join!(exchange(&server, &client, &code), exchange(&server, &client, &code));
+        let devices = server.services.devices.list(&alice).expect("read");
+        assert!(devices.iter().all(|(id, _)| id != "PHONE"), "{devices:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_saw_a_code_but_not_its_verifier_closes_nothing() {
+    let server = offering();
+    server.register("alice").await;
+    let client = a_client(&server).await;
+    let code = code(&server, &client, "PHONE").await;
+    let tokens = exchange(&server, &client, &code).await.ok();
+    let pairs = [
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("redirect_uri", CALLBACK),
+        ("client_id", &client),
+        ("code_verifier", &VERIFIER.replace('d', "e")),
+    ];
+    refused(&call(&server, "token", &pairs).await, 400, "invalid_grant");
+    whoami(&server, &tokens).await.ok();
+}
+
+#[tokio::test]
+async fn a_program_takes_over_no_device_but_its_own() {
+    let server = offering();
+    let other = server.register("alice").await;
+    let client = a_client(&server).await;
+    let said = json!({ "client_uri": "https://example.com/", "redirect_uris": [CALLBACK] });
+    let stranger = register(&server, said).await;
+    let tokens = logged_in(&server, &client, "PHONE").await;
+    for device in ["PHONE", "DEV"] {
+        let code = code(&server, &stranger, device).await;
+        refused(&exchange(&server, &stranger, &code).await, 400, "invalid_grant");
+    }
+    whoami(&server, &tokens).await.ok();
+    server.get(&format!("{V3}/account/whoami"), &other).await.ok();
+    whoami(&server, &logged_in(&server, &client, "PHONE").await).await.ok();
+}
+
+#[tokio::test]
 async fn a_code_is_its_clients_and_its_verifiers() {
     let server = offering();
     server.register("alice").await;

@@ -5,8 +5,10 @@
 //! redirect URIs prove. A client's id is a hash of what it said: programs that say the
 //! same are one client, and register as often as they like without using up anything.
 //!
-//! Invariants: rows are bounded in number and size; a client by which some device is
-//! logged in stays; others go when nobody registered them for a while.
+//! Invariants: rows are bounded in number and size; a client stays for an hour; one by
+//! which some device is logged in, until there are too many and nobody uses any other
+//! (its sessions go on without it, and it registers anew under the same id); others go
+//! when nobody registered them for a while.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +23,7 @@ use crate::clock::Clock;
 
 /// Clients at once.
 pub const CLIENTS_MAX: usize = 10_000;
-/// How many of them are left when the oldest unused ones had to give way.
+/// How many of them are left when the oldest ones had to give way.
 const CLIENTS_KEPT: usize = 9_000;
 /// Redirect URIs of a client.
 const REDIRECT_URIS_MAX: usize = 16;
@@ -31,7 +33,8 @@ const CLIENT_BYTES_MAX: usize = 8_192;
 const NAME_BYTES_MAX: usize = 200;
 /// How long a client stays that nobody is logged in by, in milliseconds.
 const UNUSED_MS: u64 = 24 * 60 * 60 * 1000;
-/// How far `registered_ts` may be behind, and how often it is looked for unused clients.
+/// How far `registered_ts` may be behind, how often it is looked for unused clients, and
+/// how long each stays in any case.
 const STEP_MS: u64 = 60 * 60 * 1000;
 
 /// The grant of RFC 6749, section 4.1.
@@ -74,6 +77,8 @@ struct Swept {
     at_ms: Option<u64>,
     /// Rows now.
     clients: usize,
+    /// Whether it made no room.
+    full: bool,
 }
 
 impl Clients {
@@ -86,7 +91,7 @@ impl Clients {
     ///
     /// # Errors
     /// `invalid_client_metadata` or `invalid_redirect_uri`; 503 `temporarily_unavailable`
-    /// when there are too many clients that are in use.
+    /// when there are too many clients of the last hour.
     pub fn register(
         &self,
         metadata: ClientMetadata,
@@ -125,41 +130,50 @@ impl Clients {
         Err(OAuthError::new("unauthorized_client", "The client did not register this grant type"))
     }
 
-    /// Deletes clients that nobody uses, when it is time or there are too many.
+    /// Deletes clients that nobody uses, when it is time or there are too many; of too
+    /// many also those in use.
     fn make_room(&self, swept: &mut Swept) -> Result<(), OAuthError> {
         let now_ms = self.clock.now_ms();
         let is_due = swept.at_ms.is_none_or(|at_ms| at_ms.saturating_add(STEP_MS) <= now_ms);
         if !is_due && swept.clients < CLIENTS_MAX {
             return Ok(());
         }
-        let mut unused = Vec::new();
+        // Once in a while is enough to look through all of them in vain.
+        if !is_due && swept.full {
+            return Err(full());
+        }
+        let mut candidates = Vec::new();
         let all = rows::clients(&self.database, CLIENTS_MAX)?;
         for (client_id, client) in &all {
-            if !rows::has_sessions(&self.database, client_id)? {
-                unused.push((client.registered_ts, client_id));
+            if client.registered_ts.saturating_add(STEP_MS) <= now_ms {
+                let in_use = rows::has_sessions(&self.database, client_id)?;
+                candidates.push((in_use, client.registered_ts, client_id));
             }
         }
-        unused.sort_unstable();
+        candidates.sort_unstable();
         let crowd = if all.len() >= CLIENTS_MAX { all.len() - CLIENTS_KEPT } else { 0 };
-        let old = unused.partition_point(|(at_ms, _)| at_ms.saturating_add(UNUSED_MS) <= now_ms);
-        let doomed = old.max(crowd).min(unused.len());
+        let is_old = |at_ms: u64| at_ms.saturating_add(UNUSED_MS) <= now_ms;
+        let old = candidates.partition_point(|(in_use, at_ms, _)| !in_use && is_old(*at_ms));
+        let doomed = old.max(crowd).min(candidates.len());
         let mut batch = self.database.batch();
-        for (_, client_id) in &unused[..doomed] {
+        for (_, _, client_id) in &candidates[..doomed] {
             rows::delete_client(&mut batch, client_id);
         }
         self.database.commit_durable(batch)?;
-        *swept = Swept { at_ms: Some(now_ms), clients: all.len() - doomed };
-        if swept.clients >= CLIENTS_MAX {
-            let full = OAuthError::new("temporarily_unavailable", "There are too many clients");
-            return Err(OAuthError { status: 503, ..full });
-        }
-        Ok(())
+        let clients = all.len() - doomed;
+        *swept = Swept { at_ms: Some(now_ms), clients, full: clients >= CLIENTS_MAX };
+        if swept.full { Err(full()) } else { Ok(()) }
     }
 
     /// Counts are whole between statements, so a panic elsewhere is no reason to stop.
     fn lock(&self) -> MutexGuard<'_, Swept> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn full() -> OAuthError {
+    let full = OAuthError::new("temporarily_unavailable", "There are too many clients");
+    OAuthError { status: 503, ..full }
 }
 
 fn id_of(client: &OAuthClient) -> Result<String, OAuthError> {
@@ -226,7 +240,7 @@ fn checked(said: ClientMetadata) -> Result<OAuthClient, OAuthError> {
 }
 
 /// A name without what hides or turns around the text beside it, and of bounded length.
-fn plain_name(name: &str) -> String {
+pub fn plain_name(name: &str) -> String {
     let invisible = |c: char| {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -289,10 +303,15 @@ mod tests {
         assert_eq!(plain_name(&"ä".repeat(500)).len(), NAME_BYTES_MAX);
     }
 
-    fn register(clients: &Clients, name: &str) -> String {
+    fn try_register(clients: &Clients, name: &str) -> Result<String, u16> {
         let said = json!({ "client_uri": "https://example.com/", "client_name": name,
             "redirect_uris": ["https://example.com/cb"] });
-        clients.register(serde_json::from_value(said).expect("metadata"), || Ok(())).expect("registered").0
+        let said = serde_json::from_value(said).expect("metadata");
+        clients.register(said, || Ok(())).map(|(id, _)| id).map_err(|refused| refused.status)
+    }
+
+    fn register(clients: &Clients, name: &str) -> String {
+        try_register(clients, name).expect("registered")
     }
 
     #[test]
@@ -316,23 +335,52 @@ mod tests {
         assert_eq!(clients.using(&used, DEVICE_CODE).expect_err("not asked").code, "unauthorized_client");
     }
 
+    /// Clients of one moment, as many as there may be but `fewer`.
+    fn fill(database: &Database, at_ms: u64, in_use: bool, fewer: usize) {
+        let mut batch = database.batch();
+        for number in fewer..CLIENTS_MAX {
+            let client = OAuthClient { registered_ts: at_ms, ..OAuthClient::default() };
+            rows::put_client(&mut batch, &number.to_string(), &client);
+            if in_use {
+                rows::put_session(&mut batch, &number.to_string(), user_id!("@a:x"), device_id!("D"));
+            }
+        }
+        database.commit_durable(batch).expect("commit");
+    }
+
     #[test]
-    fn when_there_are_too_many_the_oldest_unused_ones_give_way() {
+    fn when_there_are_too_many_the_oldest_give_way_and_those_in_use_last() {
+        for in_use in [false, true] {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let database = Database::open(folder.path(), &Options::default()).expect("open");
+            let clock = Clock::manual(0);
+            let clients = Clients::new(database.clone(), clock.clone());
+            clock.advance(Duration::from_millis(1));
+            let unused = register(&clients, "unused");
+            fill(&database, 0, in_use, 1);
+            clock.advance(Duration::from_millis(STEP_MS));
+            let newest = register(&clients, "newest");
+            // The oldest, unless they are in use.
+            assert_eq!(clients.using(&unused, AUTHORIZATION_CODE).is_err(), in_use);
+            assert!(clients.using(&newest, AUTHORIZATION_CODE).is_ok());
+            assert_eq!(rows::clients(&database, CLIENTS_MAX).expect("read").len(), CLIENTS_KEPT + 1);
+        }
+    }
+
+    #[test]
+    fn no_client_gives_way_in_its_first_hour_and_that_is_not_looked_for_again_at_once() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let database = Database::open(folder.path(), &Options::default()).expect("open");
         let clock = Clock::manual(0);
         let clients = Clients::new(database.clone(), clock.clone());
-        let oldest = register(&clients, "oldest");
+        fill(&database, 0, false, 0);
+        assert_eq!(try_register(&clients, "early"), Err(503));
+        assert_eq!(rows::clients(&database, CLIENTS_MAX).expect("read").len(), CLIENTS_MAX);
         let mut batch = database.batch();
-        for number in 1..CLIENTS_MAX {
-            let client = OAuthClient { registered_ts: 1, ..OAuthClient::default() };
-            rows::put_client(&mut batch, &number.to_string(), &client);
-        }
+        rows::delete_client(&mut batch, "0");
         database.commit_durable(batch).expect("commit");
+        assert_eq!(try_register(&clients, "early"), Err(503), "as was found");
         clock.advance(Duration::from_millis(STEP_MS));
-        let newest = register(&clients, "newest");
-        assert!(clients.using(&oldest, AUTHORIZATION_CODE).is_err());
-        assert!(clients.using(&newest, AUTHORIZATION_CODE).is_ok());
-        assert_eq!(rows::clients(&database, CLIENTS_MAX).expect("read").len(), CLIENTS_KEPT + 1);
+        register(&clients, "late");
     }
 }

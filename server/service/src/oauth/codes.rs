@@ -2,8 +2,9 @@
 //! 6749, section 4.1; RFC 7636).
 //!
 //! In memory only, as they live for two minutes; by hash. Each is used once, by
-//! whoever else knows the verifier of its challenge. One that is shown again has been
-//! seen by somebody else: what it opened is closed.
+//! whoever else knows the verifier of its challenge. One that is shown again with that
+//! has been seen by somebody else: what it opened is closed, or will be as soon as it is
+//! open.
 
 use std::{
     collections::HashMap,
@@ -43,16 +44,26 @@ pub enum Refused {
     Again(OwnedUserId, OwnedDeviceId),
 }
 
-enum Code {
-    Waiting(Box<Grant>),
-    Used(OwnedUserId, OwnedDeviceId),
+struct Code {
+    until_ms: u64,
+    grant: Grant,
+    state: Use,
+}
+
+/// What has become of a code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Waiting,
+    Used,
+    /// Used again.
+    Burnt,
 }
 
 /// See the module.
 pub struct Codes {
     clock: Clock,
-    /// By hash, with when they end.
-    codes: Mutex<HashMap<[u8; 32], (u64, Code)>>,
+    /// By hash.
+    codes: Mutex<HashMap<[u8; 32], Code>>,
 }
 
 impl Codes {
@@ -66,14 +77,14 @@ impl Codes {
         let (code, now_ms) = (secrets::token(), self.clock.now_ms());
         let mut codes = self.lock();
         if codes.len() >= CODES_MAX {
-            codes.retain(|_, (until_ms, _)| *until_ms > now_ms);
+            codes.retain(|_, code| code.until_ms > now_ms);
         }
         if codes.len() >= CODES_MAX {
-            let oldest = codes.iter().min_by_key(|(_, (until_ms, _))| *until_ms).map(|(hash, _)| *hash);
+            let oldest = codes.iter().min_by_key(|(_, code)| code.until_ms).map(|(hash, _)| *hash);
             oldest.and_then(|oldest| codes.remove(&oldest));
         }
         let until_ms = now_ms.saturating_add(LIFETIME_MS);
-        codes.insert(secrets::hash(&code), (until_ms, Code::Waiting(Box::new(grant))));
+        codes.insert(secrets::hash(&code), Code { until_ms, grant, state: Use::Waiting });
         code
     }
 
@@ -91,29 +102,51 @@ impl Codes {
         let unknown = |why: &str| Refused::Unknown(OAuthError::invalid_grant(why));
         let hash = secrets::hash(code);
         let mut codes = self.lock();
-        let (until_ms, found) = codes.remove(&hash).ok_or_else(|| unknown("This code is unknown"))?;
-        if until_ms <= self.clock.now_ms() {
-            return Err(unknown("This code is unknown"));
+        let now_ms = self.clock.now_ms();
+        let code = codes.get_mut(&hash).filter(|code| code.until_ms > now_ms);
+        let code = code.ok_or_else(|| unknown("This code is unknown"))?;
+        if let Err(why) = code.grant.check(client_id, redirect_uri, verifier) {
+            // Who knows a code but not its verifier must not close what it opened.
+            if code.state == Use::Waiting {
+                codes.remove(&hash);
+            }
+            return Err(unknown(why));
         }
-        let grant = match found {
-            Code::Used(user_id, device_id) => return Err(Refused::Again(user_id, device_id)),
-            Code::Waiting(grant) => *grant,
-        };
-        if grant.consent.client_id != client_id || grant.redirect_uri != redirect_uri {
-            return Err(unknown("This code is another client's or redirect URI's"));
+        let consent = &code.grant.consent;
+        match code.state {
+            Use::Waiting => {
+                code.state = Use::Used;
+                Ok(consent.clone())
+            }
+            Use::Used => {
+                code.state = Use::Burnt;
+                Err(Refused::Again(consent.user_id.clone(), consent.scope.device_id.clone()))
+            }
+            Use::Burnt => Err(unknown("This code was used before")),
         }
-        if !proves(verifier, &grant.challenge) {
-            return Err(unknown("This is not the verifier of the code's challenge"));
-        }
-        let consent = grant.consent;
-        let used = Code::Used(consent.user_id.clone(), consent.scope.device_id.clone());
-        codes.insert(hash, (until_ms, used));
-        Ok(consent)
+    }
+
+    /// Whether a code was redeemed again: who was first asks when its session is made,
+    /// which the second could not close before.
+    pub fn is_burnt(&self, code: &str) -> bool {
+        self.lock().get(&secrets::hash(code)).is_some_and(|code| code.state == Use::Burnt)
     }
 
     /// A map is whole between statements, so a panic elsewhere is no reason to stop.
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (u64, Code)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Code>> {
         self.codes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Grant {
+    fn check(&self, client_id: &str, redirect_uri: &str, verifier: &str) -> Result<(), &'static str> {
+        if self.consent.client_id != client_id || self.redirect_uri != redirect_uri {
+            return Err("This code is another client's or redirect URI's");
+        }
+        if !proves(verifier, &self.challenge) {
+            return Err("This is not the verifier of the code's challenge");
+        }
+        Ok(())
     }
 }
 
@@ -158,8 +191,11 @@ mod tests {
         let codes = Codes::new(Clock::manual(0));
         let code = codes.issue(grant());
         assert_eq!(codes.redeem(&code, "c", "https://x/", VERIFIER).expect("granted").scope.device_id, "D");
+        let wrong = codes.redeem(&code, "c", "https://x/", CHALLENGE);
+        assert!(matches!(wrong, Err(Refused::Unknown(_))) && !codes.is_burnt(&code), "not its verifier");
         let again = codes.redeem(&code, "c", "https://x/", VERIFIER);
         assert!(matches!(again, Err(Refused::Again(_, device_id)) if device_id == "D"));
+        assert!(codes.is_burnt(&code));
         let unknown = codes.redeem(&code, "c", "https://x/", VERIFIER);
         assert!(matches!(unknown, Err(Refused::Unknown(_))));
     }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::{Consent, OAuthError, scope::Scope};
-use crate::{clock::Clock, secrets};
+use crate::{
+    clock::Clock,
+    secrets::{self, USER_CODE_GROUP_CHARS},
+};
 
 /// How long one may be typed, in milliseconds.
 pub const LIFETIME_MS: u64 = 15 * 60 * 1000;
@@ -81,7 +84,7 @@ impl DeviceCodes {
         }
         let pending = Pending {
             asked,
-            user_code: secrets::hash(&typed(&user_code)),
+            user_code: secrets::hash(&user_code),
             until_ms: now_ms.saturating_add(LIFETIME_MS),
             interval_ms: INTERVAL_MS,
             polled_ms: None,
@@ -138,7 +141,7 @@ impl DeviceCodes {
         codes: &'a mut HashMap<[u8; 32], Pending>,
         user_code: &str,
     ) -> Option<&'a mut Pending> {
-        let (hash, now_ms) = (secrets::hash(&typed(user_code)), self.clock.now_ms());
+        let (hash, now_ms) = (secrets::hash(&canonical(user_code)?), self.clock.now_ms());
         codes.values_mut().find(|pending| {
             pending.user_code == hash
                 && pending.until_ms > now_ms
@@ -152,9 +155,20 @@ impl DeviceCodes {
     }
 }
 
-/// A code however it was typed.
-fn typed(user_code: &str) -> String {
-    user_code.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect()
+/// A code however it was typed, as programs show it; none if there is anything else in
+/// it, by which a page that shows it could be made to say more.
+pub fn canonical(user_code: &str) -> Option<String> {
+    let mut code = String::new();
+    for (place, char) in user_code.chars().filter(|char| !matches!(char, ' ' | '-')).enumerate() {
+        if !char.is_ascii_alphanumeric() {
+            return None;
+        }
+        if place > 0 && place % USER_CODE_GROUP_CHARS == 0 {
+            code.push('-');
+        }
+        code.push(char.to_ascii_uppercase());
+    }
+    Some(code)
 }
 
 #[cfg(test)]
@@ -194,6 +208,8 @@ mod tests {
         assert_eq!(codes.poll(&device_code, "other").expect_err("another's").code, "invalid_grant");
         let sloppy = user_code.to_lowercase().replace('-', " ");
         assert_eq!(codes.look(&sloppy).expect("found").display_name, "TV");
+        assert!(codes.look(&format!("{user_code}!")).is_none(), "more than a code");
+        assert_eq!(canonical(&sloppy), Some(user_code.clone()));
         assert!(codes.decide(&sloppy, Some(consent())));
         assert!(!codes.decide(&user_code, None) && codes.look(&user_code).is_none(), "decided");
         assert_eq!(poll().expect("granted").user_id, "@a:x");

@@ -3,7 +3,8 @@
 //!
 //! In memory only, for ten minutes, bounded; the oldest give way. A visit is known by a
 //! token that only its browser has, and opens nothing but that page. An approval is for
-//! one device, so that no other program of the same user can take it away, and for once.
+//! one login of one device, so that no other program of the same user can take it away,
+//! and for once.
 
 use std::{
     collections::HashMap,
@@ -11,9 +12,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use causeway_storage::devices::TokenHash;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
-use crate::{clock::Clock, credential::Credential, devices::Session, secrets};
+use crate::{clock::Clock, credential::Credential, devices::Standing, secrets};
 
 /// How long visits and approvals last, in milliseconds.
 pub const LIFETIME_MS: u64 = 10 * 60 * 1000;
@@ -28,7 +30,8 @@ pub struct Visits {
     clock: Clock,
     /// By hash of the visit's token.
     begun: Timed<[u8; 32], (OwnedUserId, Credential)>,
-    approvals: Timed<(OwnedUserId, OwnedDeviceId), ()>,
+    /// By device and its login.
+    approvals: Timed<(OwnedUserId, OwnedDeviceId, Option<TokenHash>), ()>,
 }
 
 impl Visits {
@@ -56,14 +59,16 @@ impl Visits {
         lock(&self.begun).remove(&secrets::hash(token));
     }
 
-    /// Lets a device replace its user's cross-signing keys.
-    pub fn approve(&self, user_id: OwnedUserId, device_id: OwnedDeviceId) {
-        self.put(&self.approvals, (user_id, device_id), ());
+    /// Lets a device replace its user's cross-signing keys, as long as nobody logs in
+    /// to it again.
+    pub fn approve(&self, user_id: OwnedUserId, device_id: OwnedDeviceId, login: Option<TokenHash>) {
+        self.put(&self.approvals, (user_id, device_id, login), ());
     }
 
     /// Whether the device may; it may no more after that.
-    pub fn take_approval(&self, session: &Session) -> bool {
-        let key = (session.user_id.clone(), session.device_id.clone());
+    pub fn take_approval(&self, standing: &Standing) -> bool {
+        let Standing { session, login } = standing;
+        let key = (session.user_id.clone(), session.device_id.clone(), *login);
         lock(&self.approvals).remove(&key).is_some_and(|(until_ms, ())| until_ms > self.clock.now_ms())
     }
 
@@ -94,6 +99,7 @@ mod tests {
     use ruma::{owned_device_id, user_id};
 
     use super::*;
+    use crate::devices::Session;
 
     #[test]
     fn a_visit_ends_by_itself_or_when_its_user_leaves() {
@@ -112,17 +118,20 @@ mod tests {
     fn an_approval_is_one_devices_once_and_soon() {
         let clock = Clock::manual(0);
         let visits = Visits::new(clock.clone());
-        let session = |device: &str| Session {
-            user_id: user_id!("@a:x").to_owned(),
-            device_id: device.into(),
-            is_guest: false,
+        let standing = |device: &str, login: u8| {
+            let user_id = user_id!("@a:x").to_owned();
+            let session = Session { user_id, device_id: device.into(), is_guest: false };
+            Standing { session, login: Some([login; 32]) }
         };
-        let approve = || visits.approve(user_id!("@a:x").to_owned(), owned_device_id!("D"));
+        let approve = || {
+            visits.approve(user_id!("@a:x").to_owned(), owned_device_id!("D"), Some([1; 32]));
+        };
         approve();
-        assert!(!visits.take_approval(&session("E")));
-        assert!(visits.take_approval(&session("D")) && !visits.take_approval(&session("D")));
+        assert!(!visits.take_approval(&standing("E", 1)));
+        assert!(!visits.take_approval(&standing("D", 2)), "who logged in to it since");
+        assert!(visits.take_approval(&standing("D", 1)) && !visits.take_approval(&standing("D", 1)));
         approve();
         clock.advance(Duration::from_millis(LIFETIME_MS));
-        assert!(!visits.take_approval(&session("D")));
+        assert!(!visits.take_approval(&standing("D", 1)));
     }
 }
