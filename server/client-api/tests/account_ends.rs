@@ -7,7 +7,11 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use causeway_service::{
-    credential::Credential, devices::SessionRequest, registration_tokens::Wish, settings::Registration,
+    credential::Credential,
+    devices::{DEVICES_MAX, SessionRequest},
+    notify::Topic,
+    registration_tokens::Wish,
+    settings::Registration,
 };
 use common::{Answer, Server, server, server_with};
 use ruma::{UserId, user_id};
@@ -192,4 +196,34 @@ async fn a_long_poll_ends_with_its_session() {
     let (path, token) = since(again().await).await;
     let close = async { accounts.deactivate(alice_id(), false).expect("stored") };
     ended_by(&server, &path, &token, close).await.is_error(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn a_device_that_gives_way_to_others_leaves_nothing_behind_and_is_told() {
+    let server = server();
+    let token = server.register("alice").await;
+    let pusher = json!({ "app_id": "a", "pushkey": "k", "kind": "http", "app_display_name": "A",
+        "device_display_name": "D", "lang": "en", "data": { "url": "https://p.example/_matrix/push/v1/notify" } });
+    server.post(&format!("{V3}/pushers/set"), &token, pusher).await.ok();
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    server.post(sliding, &token, json!({})).await.ok();
+    let connections = || {
+        let database = &server.services.database;
+        causeway_storage::sliding::connections(database, alice_id(), "DEV".into(), 1).expect("read").len()
+    };
+    assert_eq!(connections(), 1);
+    let waiting = server.services.notifier.subscribe([Topic::Device(alice_id().to_owned(), "DEV".into())]);
+
+    server.clock.advance(Duration::from_hours(1));
+    let log_in = || server.services.devices.create_session(alice_id(), SessionRequest::default());
+    for _ in 1..DEVICES_MAX {
+        log_in().expect("a session");
+    }
+    server.get(&format!("{V3}/joined_rooms"), &token).await.ok();
+    let session = log_in().expect("a session");
+    server.get(&format!("{V3}/account/whoami"), &token).await.is_error(401, "M_UNKNOWN_TOKEN");
+    let pushers = server.get(&format!("{V3}/pushers"), &session.access_token).await.ok();
+    assert_eq!((&pushers["pushers"], connections()), (&json!([]), 0));
+    let woken = tokio::time::timeout(Duration::from_mins(1), waiting.changed()).await;
+    woken.expect("who waits with its token is told");
 }

@@ -205,15 +205,11 @@ impl Devices {
             self.add_tokens(&mut batch, user_id, &device_id, &mut device, request.refresh, Vec::new());
         device.login = device.access_tokens.first().copied();
         rows::put_device(&mut batch, user_id, &device_id, &device);
-        if is_new {
-            self.make_room(&mut batch, user_id)?;
-        }
+        let ended = if is_new { self.make_room(&mut batch, user_id)? } else { vec![device_id] };
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
-        if !is_new {
-            self.wake(user_id, [&*device_id]);
-        }
+        self.wake(user_id, ended.iter().map(|device_id| &**device_id));
         Ok(session)
     }
 
@@ -243,10 +239,12 @@ impl Devices {
         let device = Device { display_name, last_seen_ts: self.clock.now_ms(), ..Device::default() };
         let mut batch = self.database.batch();
         rows::put_device(&mut batch, user_id, device_id, &device);
-        self.make_room(&mut batch, user_id)?;
+        let ended = self.make_room(&mut batch, user_id)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
-        Ok(self.database.wait_durable(commit)?)
+        self.database.wait_durable(commit)?;
+        self.wake(user_id, ended.iter().map(|device_id| &**device_id));
+        Ok(())
     }
 
     /// All devices of a user.
@@ -316,23 +314,37 @@ impl Devices {
         let mut gone = Vec::new();
         for device_id in device_ids {
             if let Some(device) = rows::device(&self.database, user_id, device_id)? {
-                rows::delete_device(&mut batch, user_id, device_id, &device);
-                // Who logs in under its name later has been given nothing.
-                sync_progress::forget_device(&mut batch, user_id, device_id);
-                sliding::forget_device(&mut batch, user_id, device_id);
-                push_queue::delete_of_device(&self.database, &mut batch, user_id, device_id)?;
-                if device_keys::delete_device(&self.database, &mut batch, user_id, device_id)? {
-                    gone.push(device_id.clone());
-                }
+                gone.push((device_id.clone(), device));
             }
         }
-        let topics = device_lists::announce_deleted(&self.database, &mut batch, user_id, &gone)?;
+        let topics = self.put_deleted(&mut batch, user_id, &gone)?;
         let commit = self.database.commit(batch)?;
         drop(writing);
         self.database.wait_durable(commit)?;
         self.wake(user_id, device_ids.iter().map(|device_id| &**device_id));
         self.notifier.notify(&topics);
         Ok(())
+    }
+
+    /// Deletes devices in a batch; who is to be told of it.
+    fn put_deleted(
+        &self,
+        batch: &mut causeway_storage::Batch,
+        user_id: &UserId,
+        doomed: &[(OwnedDeviceId, Device)],
+    ) -> Result<Vec<Topic>, MatrixError> {
+        let mut with_keys = Vec::new();
+        for (device_id, device) in doomed {
+            rows::delete_device(batch, user_id, device_id, device);
+            // Who logs in under its name later has been given nothing.
+            sync_progress::forget_device(batch, user_id, device_id);
+            sliding::forget_device(batch, user_id, device_id);
+            push_queue::delete_of_device(&self.database, batch, user_id, device_id)?;
+            if device_keys::delete_device(&self.database, batch, user_id, device_id)? {
+                with_keys.push(device_id.clone());
+            }
+        }
+        Ok(device_lists::announce_deleted(&self.database, batch, user_id, &with_keys)?)
     }
 
     /// Deletes all devices of a user, except `keep`.
@@ -380,21 +392,20 @@ impl Devices {
         }
     }
 
-    /// Keeps a user's devices under [`DEVICES_MAX`], of which the batch is about to add one.
-    fn make_room(&self, batch: &mut causeway_storage::Batch, user_id: &UserId) -> Result<(), MatrixError> {
+    /// Keeps a user's devices under [`DEVICES_MAX`], of which the batch is about to add
+    /// one; those that give way, to be woken when it is committed.
+    fn make_room(
+        &self,
+        batch: &mut causeway_storage::Batch,
+        user_id: &UserId,
+    ) -> Result<Vec<OwnedDeviceId>, MatrixError> {
         let mut devices = rows::devices(&self.database, user_id)?;
         devices.sort_by_key(|(_, device)| std::cmp::Reverse(device.last_seen_ts));
-        let mut gone = Vec::new();
-        for (device_id, device) in devices.iter().skip(DEVICES_MAX - 1) {
-            rows::delete_device(batch, user_id, device_id, device);
-            if device_keys::delete_device(&self.database, batch, user_id, device_id)? {
-                gone.push(device_id.clone());
-            }
-        }
+        devices.drain(..devices.len().min(DEVICES_MAX - 1));
         // Whoever shares a room learns of it at the next look; that a device
-        // unseen for long is gone is worth waking nobody.
-        device_lists::announce_deleted(&self.database, batch, user_id, &gone)?;
-        Ok(())
+        // unseen for long is gone is worth waking nobody else.
+        self.put_deleted(batch, user_id, &devices)?;
+        Ok(devices.into_iter().map(|(device_id, _)| device_id).collect())
     }
 
     /// The lock guards no data, so a panic under it breaks nothing.
