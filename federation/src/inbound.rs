@@ -8,6 +8,7 @@ pub mod backfill;
 pub mod closest_event;
 pub mod get_event;
 pub mod get_media;
+pub mod get_openid_user;
 pub mod get_server_keys;
 pub mod get_state;
 pub mod get_version;
@@ -31,6 +32,7 @@ pub fn routes() -> Router<FederationState> {
         .merge(closest_event::routes())
         .merge(get_event::routes())
         .merge(get_media::routes())
+        .merge(get_openid_user::routes())
         .merge(get_server_keys::routes())
         .merge(get_state::routes())
         .merge(get_version::routes())

@@ -48,3 +48,26 @@ async fn published_keys_have_the_shape_of_the_specification() {
     a.stop().await;
     b.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_openid_token_it_is_is_told_to_whoever_has_it() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let alice = a.services.accounts.register(Some("alice"), Some("pw"), false).expect("registers");
+    let token = a.services.openid.make(&alice);
+    let path = "/_matrix/federation/v1/openid/userinfo";
+    for (query, status, field, value) in [
+        (format!("?access_token={token}"), StatusCode::OK, "sub", "@alice:a.test"),
+        ("?access_token=wrong".to_owned(), StatusCode::UNAUTHORIZED, "errcode", "M_UNKNOWN_TOKEN"),
+        (String::new(), StatusCode::UNAUTHORIZED, "errcode", "M_MISSING_TOKEN"),
+    ] {
+        let path = format!("{path}{query}");
+        let answer = b.state.client().request(&a.name, Method::GET, &path, None).await.expect("answers");
+        let body: Value = serde_json::from_slice(&answer.1).expect("JSON");
+        assert_eq!((answer.0, &body[field]), (status, &Value::from(value)), "{body}");
+    }
+    a.stop().await;
+    b.stop().await;
+}

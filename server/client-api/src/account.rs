@@ -1,7 +1,7 @@
 //! A user's own account: who am I, password, deactivation, third-party ids (none).
 
 use axum::{Router, response::Response};
-use causeway_service::{accounts::Accounts, error::MatrixError};
+use causeway_service::{accounts::Accounts, error::MatrixError, openid::LIFETIME_MS};
 use http::{Method, StatusCode};
 use ruma::{
     UserId,
@@ -10,11 +10,16 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{ClientState, Custom, Endpoints, Ruma, json_response, uiaa::confirm_password};
+use crate::{ClientState, Custom, Endpoints, Ruma, config::own, json_response, uiaa::confirm_password};
 
 const PASSWORD: &[&str] = &["/_matrix/client/r0/account/password", "/_matrix/client/v3/account/password"];
 const DEACTIVATE: &[&str] =
     &["/_matrix/client/r0/account/deactivate", "/_matrix/client/v3/account/deactivate"];
+
+const OPENID: &[&str] = &[
+    "/_matrix/client/r0/user/{user}/openid/request_token",
+    "/_matrix/client/v3/user/{user}/openid/request_token",
+];
 
 /// Not ruma's types where there is an `auth`: they refuse clients that name the
 /// user in the older way.
@@ -23,6 +28,7 @@ pub(crate) fn routes() -> Router<ClientState> {
         .endpoint(whoami)
         .custom(Method::POST, PASSWORD, change_password)
         .custom(Method::POST, DEACTIVATE, deactivate)
+        .custom(Method::POST, OPENID, openid_token)
         .endpoint(third_party_ids)
 }
 
@@ -35,6 +41,15 @@ fn whoami(
     let mut response = whoami::v3::Response::new(request.auth.user_id, request.auth.is_guest);
     response.device_id = Some(request.auth.device_id);
     Ok(response)
+}
+
+/// A token by which somebody else learns who this user is.
+fn openid_token(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    own(&request.auth, &request.path[0])?;
+    let token = state.openid.make(&request.auth.user_id);
+    let answer = json!({ "access_token": token, "token_type": "Bearer",
+        "matrix_server_name": state.settings.server_name, "expires_in": LIFETIME_MS / 1000 });
+    Ok(json_response(StatusCode::OK, &answer))
 }
 
 /// The body of a change of password.

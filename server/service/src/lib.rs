@@ -36,6 +36,7 @@ mod new_file;
 pub mod notifications;
 pub mod notify;
 pub mod oauth;
+pub mod openid;
 pub mod outbox;
 pub mod passwords;
 pub mod prefetch;
@@ -90,6 +91,7 @@ use media::MediaStore;
 use notifications::Notifications;
 use notify::Notifier;
 use oauth::OAuth;
+use openid::OpenId;
 use outbox::Outbox;
 use presence::Presence;
 use profiles::Profiles;
@@ -144,6 +146,8 @@ pub struct Services {
     pub guests: Guests,
     /// Tokens that log another device in.
     pub login_tokens: LoginTokens,
+    /// Tokens that prove to others who somebody is.
+    pub openid: OpenId,
     /// OAuth 2.0 for clients, when it is offered.
     pub oauth: Option<OAuth>,
     /// What users reported.
@@ -250,7 +254,6 @@ impl Services {
         let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits), wake())?);
         let (profiles, typing) = (Arc::new(Profiles::new(db(), at())), Arc::new(Typing::new(time(), wake())));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
-        let ephemeral = ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time());
         let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
         let sync = Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time()));
         // What nothing else is built on is made in its place; what moves comes last.
@@ -258,6 +261,7 @@ impl Services {
             directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
             spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),
             summaries,
+            ephemeral: ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time()),
             presence: Presence::new(settings.presence, at(), &outbox, &typing, wake(), time()),
             upgrades: Arc::new(Upgrades::new(db(), at(), time())),
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
@@ -279,6 +283,7 @@ impl Services {
             guests: Guests::new(db(), at(), chosen()),
             registration_tokens: RegistrationTokens::new(db(), time(), chosen()),
             login_tokens: LoginTokens::new(time()),
+            openid: OpenId::new(time()),
             oauth: settings.oauth.as_ref().map(|chosen| OAuth::new(chosen, &database, &clock)),
             reports: Reports::new(db(), at(), time()),
             shared_space: Arc::new(shared_space),
@@ -289,7 +294,6 @@ impl Services {
             devices,
             receipts,
             typing,
-            ephemeral,
             profiles,
             rooms: at(),
             settings: chosen(),

@@ -274,3 +274,18 @@ async fn an_old_name_for_a_new_token_keeps_its_transactions() {
     let event = server.get(&format!("{V3}/rooms/{room}/event/{said}"), fresh).await.ok();
     assert_eq!(event["unsigned"]["transaction_id"], "once");
 }
+
+#[tokio::test]
+async fn a_token_for_openid_tells_who_one_is_and_opens_nothing_else() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let path = format!("{V3}/user/@alice:example.org/openid/request_token");
+    server.post(&path, &bob, json!({})).await.is_error(403, "M_FORBIDDEN");
+    let made = server.post(&path, &alice, json!({})).await.ok();
+    let shown = (&made["token_type"], &made["matrix_server_name"], &made["expires_in"]);
+    assert_eq!(shown, (&json!("Bearer"), &json!("example.org"), &json!(3600)));
+    let token = made["access_token"].as_str().expect("a token");
+    assert_eq!(server.services.openid.user(token).expect("known").as_str(), id("alice"));
+    assert!(!is_open(&server, token).await);
+    assert_ne!(server.post(&path, &alice, json!({})).await.ok()["access_token"], token);
+}
