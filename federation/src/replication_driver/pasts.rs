@@ -1,11 +1,12 @@
-//! When a newcomer asks what room state showed before adopted events, and how
-//! long he tries.
+//! When a newcomer asks what room state showed before adopted events.
 //!
 //! - [`run`]: one run of it, a page of events.
 //!
-//! Not here: what follows from it (`causeway_service::shared_space::pasts`), and
-//! how what several servers say is weighed ([`super::voices`]).
-//! Invariant: only what a run settles makes the next one come sooner.
+//! Not here: how long he tries and what follows from it
+//! (`causeway_service::shared_space::pasts`), and how what several servers say is
+//! weighed ([`super::voices`]).
+//! Invariant: only what a run settles makes the next one come sooner, and an event
+//! that has been asked for only a few times.
 
 mod run;
 
@@ -22,9 +23,6 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 /// Pauses after a run in which something stayed unknown: they double.
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
 const PAUSE_LAST: Duration = Duration::from_hours(1);
-/// Runs in which nobody could tell anything, after which the adoptions count
-/// without what they name: to hide a value for ever would be worse.
-const PATIENCE: u32 = 6;
 /// Pages asked about in a row.
 const PAGES_MAX: u32 = 20;
 
@@ -40,9 +38,10 @@ pub struct Pasts {
     pages: u32,
     /// What the pages of this round came to so far.
     round: Asked,
-    /// Rounds in a row that brought nothing; and those among them in which somebody answered.
+    /// When patience with some event wants the next round.
+    next: Option<Instant>,
+    /// Rounds in a row that brought nothing.
     idle: u32,
-    vain: u32,
     /// When the pause after the last round of these is over.
     paused_until: Option<Instant>,
 }
@@ -56,8 +55,8 @@ pub struct Asked {
     learnt: bool,
     /// Something stayed unknown.
     lacking: bool,
-    /// Somebody answered.
-    answered: bool,
+    /// How soon patience with one of these wants the next one.
+    next: Option<Duration>,
 }
 
 impl Pasts {
@@ -77,14 +76,12 @@ impl Pasts {
 
     /// A run over the next page.
     pub fn begin(&mut self, state: FederationState, room: OwnedRoomId, peers: Vec<OwnedServerName>) -> Run {
-        let last_try = self.start();
-        Run { state, room, peers, after: self.after, last_try }
+        self.start();
+        Run { state, room, peers, after: self.after }
     }
 
-    /// Whether it is the last try.
-    fn start(&mut self) -> bool {
+    fn start(&mut self) {
         (self.due, self.running) = (None, true);
-        self.vain + 1 >= PATIENCE
     }
 
     /// A run ended; `None`: it failed.
@@ -95,7 +92,7 @@ impl Pasts {
         self.pages += 1;
         self.round.learnt |= asked.learnt;
         self.round.lacking |= asked.lacking;
-        self.round.answered |= asked.answered;
+        self.next = self.next.into_iter().chain(asked.next.map(|next| now + next)).min();
         let pause = match self.after {
             Some(_) if self.pages.is_multiple_of(PAGES_MAX) => Some(PAUSE_FIRST),
             Some(_) => Some(ASK_AFTER),
@@ -109,23 +106,22 @@ impl Pasts {
 
     /// The pause before the next round; `None` if there is nothing to ask for.
     fn round_ended(&mut self, now: Instant) -> Option<Duration> {
-        let Asked { learnt, lacking, answered, .. } = std::mem::take(&mut self.round);
+        let Asked { learnt, lacking, .. } = std::mem::take(&mut self.round);
+        let next = self.next.take().map(|next| next.saturating_duration_since(now).max(PAUSE_FIRST));
         self.pages = 0;
         if learnt || !lacking {
-            (self.idle, self.vain, self.paused_until) = (0, 0, None);
+            (self.idle, self.paused_until) = (0, None);
             return lacking.then_some(PAUSE_FIRST);
         }
-        // A round that only news made begin early uses up no patience.
-        if let Some(rest) = self.paused_until.and_then(|until| until.checked_duration_since(now))
-            && !rest.is_zero()
-        {
-            return Some(rest);
-        }
-        self.idle = self.idle.saturating_add(1);
-        self.vain = self.vain.saturating_add(u32::from(answered));
-        let pause = PAUSE_FIRST.saturating_mul(1 << self.idle.min(20)).min(PAUSE_LAST);
-        self.paused_until = Some(now + pause);
-        Some(pause)
+        let rest = self.paused_until.and_then(|until| until.checked_duration_since(now));
+        // A round that began earlier makes no later one come later.
+        let pause = rest.filter(|rest| !rest.is_zero()).unwrap_or_else(|| {
+            self.idle = self.idle.saturating_add(1);
+            let pause = PAUSE_FIRST.saturating_mul(1 << self.idle.min(20)).min(PAUSE_LAST);
+            self.paused_until = Some(now + pause);
+            pause
+        });
+        Some(next.map_or(pause, |next| next.min(pause)))
     }
 }
 
@@ -136,15 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_in_vain_come_less_and_less_often_and_the_last_one_settles_it() {
+    fn rounds_in_vain_come_less_and_less_often() {
         let mut now = Clock::System.instant();
         let mut pasts = Pasts::default();
         pasts.ask_soon(now);
-        let vain = Asked { lacking: true, answered: true, ..Asked::default() };
+        let vain = Asked { lacking: true, ..Asked::default() };
         let mut pauses = Vec::new();
-        for round in 1..=PATIENCE {
+        for _ in 0..6 {
             now = pasts.due().expect("is due");
-            assert_eq!(pasts.start(), round == PATIENCE);
+            pasts.start();
             assert_eq!(pasts.due(), None, "one run at a time");
             pasts.ended(now, Some(vain));
             pauses.push(pasts.due().expect("goes on") - now);
@@ -155,24 +151,24 @@ mod tests {
         assert_eq!(pasts.due(), Some(now + ASK_AFTER));
         pasts.start();
         pasts.ask_soon(now);
-        pasts.ended(now, Some(Asked { answered: true, ..Asked::default() }));
+        pasts.ended(now, Some(Asked::default()));
         assert_eq!(pasts.due(), Some(now + ASK_AFTER));
-        assert!(!pasts.start(), "patience begins anew");
+        pasts.start();
         pasts.ended(now, Some(Asked::default()));
         assert_eq!(pasts.due(), None, "nothing is lacking");
     }
 
     #[test]
-    fn news_use_up_no_patience() {
+    fn news_make_no_later_round_come_later() {
         let mut now = Clock::System.instant();
         let mut pasts = Pasts::default();
-        let vain = Asked { lacking: true, answered: true, ..Asked::default() };
+        let vain = Asked { lacking: true, ..Asked::default() };
         pasts.start();
         pasts.ended(now, Some(vain));
         let due = pasts.due();
-        for _ in 0..10 * PATIENCE {
+        for _ in 0..60 {
             pasts.ask_soon(now);
-            assert!(!pasts.start(), "nobody's patience ends by what somebody else sends");
+            pasts.start();
             now += Duration::from_millis(1);
             pasts.ended(now, Some(vain));
             assert_eq!(pasts.due(), due);
@@ -180,17 +176,35 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_new_waits_for_no_pause_that_others_brought_about() {
+        let mut now = Clock::System.instant();
+        let mut pasts = Pasts::default();
+        let vain = Asked { lacking: true, ..Asked::default() };
+        for _ in 0..12 {
+            pasts.start();
+            pasts.ended(now, Some(vain));
+            now = pasts.due().expect("goes on");
+        }
+        pasts.start();
+        pasts.ended(now, Some(vain));
+        let late = pasts.due().expect("goes on");
+        assert!(late >= now + PAUSE_LAST);
+        let soon = Duration::from_secs(8);
+        for (next, due) in [(Some(soon), now + soon), (Some(Duration::ZERO), now + PAUSE_FIRST), (None, late)]
+        {
+            pasts.start();
+            pasts.ended(now, Some(Asked { next, ..vain }));
+            assert_eq!(pasts.due(), Some(due), "{next:?}");
+        }
+    }
+
+    #[test]
     fn a_long_list_is_gone_through_in_stretches() {
         let now = Clock::System.instant();
         let mut pasts = Pasts::default();
-        let page = Asked {
-            after: Some(ChangeId::of(b"somewhere")),
-            lacking: true,
-            answered: true,
-            ..Asked::default()
-        };
+        let page = Asked { after: Some(ChangeId::of(b"somewhere")), lacking: true, ..Asked::default() };
         for number in 1..=PAGES_MAX {
-            assert!(!pasts.start());
+            pasts.start();
             pasts.ended(now, Some(page));
             let pause: Duration = pasts.due().expect("goes on") - now;
             assert_eq!(pause > ASK_AFTER, number == PAGES_MAX, "page {number}");

@@ -68,12 +68,15 @@ struct OfEvent {
     unanswered: bool,
     /// A server was not asked, or said what could not be checked: it may know.
     unheard: bool,
+    /// What nobody can tell now is taken for what nobody knows.
+    last_try: bool,
 }
 
 impl Heard {
-    /// Nothing yet of these events.
-    pub fn of<'e>(events: impl IntoIterator<Item = &'e OwnedEventId>) -> Self {
-        Self(events.into_iter().map(|event_id| (event_id.clone(), OfEvent::default())).collect())
+    /// Nothing yet of these events, with whether each is asked about for the last time.
+    pub fn of<'e>(events: impl IntoIterator<Item = (&'e OwnedEventId, bool)>) -> Self {
+        let of = |last_try| OfEvent { last_try, ..OfEvent::default() };
+        Self(events.into_iter().map(|(event_id, last_try)| (event_id.clone(), of(last_try))).collect())
     }
 
     /// What servers that did not adopt it are asked about.
@@ -83,9 +86,14 @@ impl Heard {
 
     /// What those are asked about then that adopted it. They could gain by lying:
     /// only what nobody else knows, not what somebody else may say next time.
-    pub fn of_adopters(&self, last_try: bool) -> Vec<OwnedEventId> {
-        let open = self.0.iter().filter(|(_, of)| of.voices.is_silent() && (last_try || !of.unheard));
+    pub fn of_adopters(&self) -> Vec<OwnedEventId> {
+        let open = self.0.iter().filter(|(_, of)| of.voices.is_silent() && (of.last_try || !of.unheard));
         open.map(|(event_id, _)| event_id.clone()).collect()
+    }
+
+    /// There may be more to say of some event.
+    pub fn left_some(&self) -> bool {
+        self.0.values().any(|of| of.unheard)
     }
 
     /// Nobody else needs to be asked about it.
@@ -123,9 +131,9 @@ impl Heard {
 
     /// What counts: what enough servers say, and what most say if all have been
     /// heard or it is not tried again.
-    pub fn settled(self, last_try: bool) -> impl Iterator<Item = (OwnedEventId, Before<OwnedEventId>)> {
-        self.0.into_iter().filter_map(move |(event_id, of)| {
-            let is_final = last_try || !(of.unanswered || of.unheard) || of.voices.suffice();
+    pub fn settled(self) -> impl Iterator<Item = (OwnedEventId, Before<OwnedEventId>)> {
+        self.0.into_iter().filter_map(|(event_id, of)| {
+            let is_final = of.last_try || !(of.unanswered || of.unheard) || of.voices.suffice();
             of.voices.most().filter(|_| is_final).map(|before| (event_id, before.clone()))
         })
     }
@@ -174,8 +182,8 @@ mod tests {
             ["$unasked", "$unchecked", "$silent", "$settled"].map(|id| EventId::parse(id).expect("an id"));
         let lie = Before::Event(owned_event_id!("$lie"));
         let all = [&unasked, &unchecked, &silent, &settled];
-        let heard = |voices: usize| {
-            let mut heard = Heard::of(all);
+        let heard = |voices: usize, last_try: bool| {
+            let mut heard = Heard::of(all.map(|id| (id, last_try)));
             for _ in 0..voices {
                 let may_be = all.map(|id| (id.clone(), lie.clone())).to_vec();
                 heard.said(Said { may_be, unchecked: vec![unchecked.clone()] });
@@ -185,13 +193,25 @@ mod tests {
             heard.unanswered(std::slice::from_ref(&silent));
             heard
         };
-        let ids = |heard: Heard, last_try| heard.settled(last_try).map(|(id, _)| id).collect::<Vec<_>>();
-        assert_eq!(ids(heard(1), false), std::slice::from_ref(&settled), "one voice waits for the others");
-        assert_eq!(ids(heard(1), true).len(), all.len(), "but not for ever");
-        assert_eq!(ids(heard(2), false).len(), all.len(), "two that agree need not wait");
+        let ids = |heard: Heard| heard.settled().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(heard(1, false)), std::slice::from_ref(&settled), "one voice waits for the others");
+        assert_eq!(ids(heard(1, true)).len(), all.len(), "but not for ever");
+        assert_eq!(ids(heard(2, false)).len(), all.len(), "two that agree need not wait");
         // Who adopted it is not asked in the place of who was not heard.
-        assert_eq!(heard(0).of_adopters(false), [settled.clone(), silent.clone()]);
-        assert_eq!(heard(0).of_adopters(true).len(), all.len());
-        assert!(heard(1).of_adopters(true).is_empty(), "nor of what somebody else said");
+        assert_eq!(heard(0, false).of_adopters(), [settled.clone(), silent.clone()]);
+        assert_eq!(heard(0, true).of_adopters().len(), all.len());
+        assert!(heard(1, true).of_adopters().is_empty(), "nor of what somebody else said");
+    }
+
+    #[test]
+    fn patience_with_one_event_ends_for_that_one_alone() {
+        let [old, new] = [owned_event_id!("$old"), owned_event_id!("$new")];
+        let lie = Before::Event(owned_event_id!("$lie"));
+        let mut heard = Heard::of([(&old, true), (&new, false)]);
+        heard.unasked(&[old.clone(), new.clone()]);
+        assert!(heard.left_some());
+        assert_eq!(heard.of_adopters(), std::slice::from_ref(&old));
+        heard.said(Said { may_be: vec![(old.clone(), lie.clone()), (new, lie.clone())], ..Said::default() });
+        assert_eq!(heard.settled().collect::<Vec<_>>(), [(old, lie)]);
     }
 }

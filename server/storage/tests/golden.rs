@@ -14,6 +14,7 @@ use causeway_storage::{
     shared_space::{
         items,
         notices::{self, ConflictRow, NoticeRow},
+        pasts::{self, PastRow},
         queues::{self, OutcomeRow, Queue, QueueRow},
     },
     sync_progress::{self, GivenRoom, Progress, StateRead},
@@ -225,6 +226,21 @@ fn items_and_what_is_remembered_of_them() {
     assert_eq!(only(Cf::SpaceEvents), [(b"!r:x\xff$e\xff".to_vec(), vec![0xaa; 32])]);
     let named = [&b"!r:x\xffplan\xff"[..], &[0xaa; 32], &[0xbb; 32]].concat();
     assert_eq!(only(Cf::SpaceSuccessors), [(named, Vec::new())]);
+}
+
+#[test]
+fn what_is_known_of_adopted_events() {
+    let write = |batch: &mut Batch, row: &PastRow| {
+        pasts::put_past(batch, room_id!("!r:x"), event_id!("$e"), row);
+    };
+    for row in [
+        r#"{"shown":"$f"}"#,
+        r#""nothing""#,
+        r#""untold""#,
+        r#"{"asked":{"vain":2,"since_ms":5,"next_ms":7}}"#,
+    ] {
+        stays(Cf::SpacePasts, b"!r:x\xff$e\xff", row, write);
+    }
 }
 
 #[test]

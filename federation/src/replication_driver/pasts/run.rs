@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use causeway_replication::limits::MAX_DELTA_BODY_BYTES;
@@ -18,7 +19,7 @@ use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
     rooms::{Received, VersionRules},
-    shared_space::pasts::{Before, Lacking},
+    shared_space::pasts::{Before, Lacking, Tried},
 };
 use causeway_shared_space::ChangeId;
 use http::Method;
@@ -53,8 +54,6 @@ pub struct Run {
     /// Servers in the room that take part and can be reached.
     pub(super) peers: Vec<OwnedServerName>,
     pub(super) after: Option<ChangeId>,
-    /// What nobody can tell now is taken for what nobody knows.
-    pub(super) last_try: bool,
 }
 
 impl Run {
@@ -71,21 +70,22 @@ impl Run {
         let version = blocking(move || Ok(services.rooms.version_rules(&room)?)).await?;
         // By chance, so that nobody is always asked.
         self.peers.sort_by_cached_key(|_| rand::random::<u64>());
-        let mut heard = Heard::of(lacking.keys());
+        let mut heard = Heard::of(lacking.iter().map(|(event_id, lack)| (event_id, lack.last_try)));
         let others = heard.of_others();
-        asked.answered = self.ask_peers(&lacking, &mut heard, &version, (others, false)).await?;
-        let adopters = heard.of_adopters(self.last_try);
-        asked.answered |= self.ask_peers(&lacking, &mut heard, &version, (adopters, true)).await?;
+        let mut answered = self.ask_peers(&lacking, &mut heard, &version, (others, false)).await?;
+        let adopters = heard.of_adopters();
+        answered |= self.ask_peers(&lacking, &mut heard, &version, (adopters, true)).await?;
+        // Whoever was not asked has his turn next time, which comes whoever answers.
+        let counts = answered || heard.left_some();
         let count = lacking.len();
         lacking = self.learn(lacking, heard).await?;
         (asked.learnt, asked.lacking) = (lacking.len() < count, !lacking.is_empty());
-        self.conclude(lacking, &asked).await?;
+        asked.next = self.conclude(lacking, Tried { answered, counts, learnt: asked.learnt }).await?;
         Ok(asked)
     }
 
     /// Asks one server after the other about those of these events that it adopted,
-    /// or about the rest of them. Whether there was an answer, or more servers to
-    /// ask than may be, so that it is somebody else's turn next time.
+    /// or about the rest of them. Whether there was an answer.
     async fn ask_peers(
         &self,
         lacking: &Lacking,
@@ -105,7 +105,6 @@ impl Run {
             }
             let Some(left) = peers_left.checked_sub(1) else {
                 heard.unasked(&events);
-                answered |= !self.last_try;
                 continue;
             };
             peers_left = left;
@@ -124,10 +123,9 @@ impl Run {
     /// Notes what most said; what is lacking then.
     async fn learn(&self, lacking: Lacking, heard: Heard) -> Result<Lacking, MatrixError> {
         let (services, room) = (self.state.services().clone(), self.room.clone());
-        let last_try = self.last_try;
         blocking(move || {
             let space = &services.shared_space;
-            for (event_id, before) in heard.settled(last_try) {
+            for (event_id, before) in heard.settled() {
                 space.learn_past(&room, &event_id, before.as_ref().map(|id| &**id))?;
             }
             Ok(space.still_lacking(&room, lacking)?)
@@ -135,19 +133,17 @@ impl Run {
         .await
     }
 
-    /// Has everything judged again that may be proven now.
-    async fn conclude(&self, lacking: Lacking, asked: &Asked) -> Result<(), MatrixError> {
-        let give_up = self.last_try && asked.answered && !asked.learnt;
-        if !asked.learnt && !give_up {
-            return Ok(());
-        }
+    /// Notes what was asked for in vain, and has everything judged again that may be
+    /// proven now. When patience wants the next try.
+    async fn conclude(&self, lacking: Lacking, tried: Tried) -> Result<Option<Duration>, MatrixError> {
         let (services, room) = (self.state.services().clone(), self.room.clone());
         blocking(move || {
             let space = &services.shared_space;
-            if give_up {
-                space.nobody_knows_past(&room, lacking.keys())?;
+            let after = space.asked_for_pasts(&room, &lacking, tried)?;
+            if tried.learnt || after.gave_up {
+                space.judge_again(&room)?;
             }
-            Ok(space.judge_again(&room)?)
+            Ok(after.next)
         })
         .await
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     pair::{MALLORY, Pair, of_event, put},
-    pasts::{Before, Told},
+    pasts::{AfterTry, Before, Told, Tried},
     read::Pull,
     tests::{ALICE, item, write_at},
 };
@@ -108,10 +108,15 @@ fn late() -> (Pair, [ruma::OwnedEventId; 2]) {
     });
     assert_eq!(pair.values(&pair.a, "plan"), [3]);
     pair.meet();
-    let all = space.changes(&pair.room, &Pull { limit: 500, bytes: 1 << 20, ..Pull::default() });
-    let changes: Vec<Change> = all.expect("a delta").changes;
-    super::pair::join_at(&pair.b, &pair.room, server_name!("a.example"), &changes);
+    log_comes(&pair);
     (pair, events)
+}
+
+/// All that `a` has comes to `b`.
+fn log_comes(pair: &Pair) {
+    let all = Pull { limit: 500, bytes: 1 << 20, ..Pull::default() };
+    let changes: Vec<Change> = pair.a.shared_space.changes(&pair.room, &all).expect("a delta").changes;
+    super::pair::join_at(&pair.b, &pair.room, server_name!("a.example"), &changes);
 }
 
 /// What `a` tells `b` of these events, taken in as the driver does.
@@ -150,11 +155,75 @@ fn a_newcomer_judges_as_the_others_do_once_they_told_him() {
     assert!(again.iter().all(|(_, told)| told.before.as_ref().event().is_some()) && again.len() == 2);
 }
 
+/// Others answered that they don't know.
+const IN_VAIN: Tried = Tried { answered: true, counts: true, learnt: false };
+
+/// One more try at `b` that ends so; what follows, and of which events it was the last.
+fn tried(pair: &Pair, tried: Tried) -> (AfterTry, Vec<ruma::OwnedEventId>) {
+    let space = &pair.b.shared_space;
+    let lacking = space.lacking_pasts(&pair.room, None).expect("reads").0;
+    let after = space.asked_for_pasts(&pair.room, &lacking, tried).expect("noted");
+    (after, lacking.into_iter().filter(|(_, lack)| lack.last_try).map(|(event_id, _)| event_id).collect())
+}
+
+/// Asks in vain until there is nobody left to ask; after how many pauses.
+fn given_up(pair: &Pair) -> usize {
+    let mut pauses = 0;
+    while let Some(pause) = tried(pair, IN_VAIN).0.next {
+        pair.b.clock.advance(pause);
+        pauses += 1;
+    }
+    pauses
+}
+
+#[test]
+fn patience_with_one_event_does_not_end_by_another_one() {
+    let (pair, events) = late();
+    // Of a third one `b` hears when it has nearly given up the others.
+    for _ in 0..5 {
+        let (after, last) = tried(&pair, IN_VAIN);
+        assert!(last.is_empty() && !after.gave_up);
+        pair.b.clock.advance(after.next.expect("there is more to try"));
+    }
+    let event = pair.plain(*ALICE, "plan", 4);
+    pair.a.shared_space.step().expect("adopted");
+    log_comes(&pair);
+    let mut sorted = events.to_vec();
+    sorted.sort();
+    // Nobody answers: that is no last time.
+    let silence = Tried { answered: false, counts: false, learnt: false };
+    assert_eq!(tried(&pair, silence), (AfterTry::default(), sorted.clone()));
+    let (after, last) = tried(&pair, IN_VAIN);
+    assert!(after.gave_up && after.next.is_some() && last == sorted);
+    let lacking = pair.b.shared_space.lacking_pasts(&pair.room, None).expect("reads").0;
+    assert!(lacking.len() == 3 && !lacking[&event].last_try);
+    // Asked for too often in a moment, it is asked for as long.
+    for _ in 0..20 {
+        assert_eq!(tried(&pair, IN_VAIN).1, sorted);
+    }
+}
+
+#[test]
+fn who_lets_others_be_learnt_again_and_again_hides_nothing_for_ever() {
+    let (pair, events) = late();
+    let busy = Tried { answered: true, counts: true, learnt: true };
+    for _ in 0..30 {
+        let (after, last) = tried(&pair, busy);
+        assert!(last.is_empty() && !after.gave_up);
+        pair.b.clock.advance(std::time::Duration::from_mins(2));
+    }
+    let (after, last) = tried(&pair, busy);
+    assert!(after.gave_up && last.len() == events.len());
+    pair.b.shared_space.judge_again(&pair.room).expect("is begun");
+    pair.b.shared_space.step().expect("judged again");
+    assert_eq!(pair.values(&pair.b, "plan"), [1, 3]);
+}
+
 #[test]
 fn what_nobody_can_tell_hides_no_value_and_counts_when_somebody_can() {
     let (pair, events) = late();
     let space = &pair.b.shared_space;
-    space.nobody_knows_past(&pair.room, &events).expect("noted");
+    assert_eq!(given_up(&pair), 5);
     space.judge_again(&pair.room).expect("is begun");
     space.step().expect("judged again");
     // The last event is in room state, so he has it; the one before it he has not.

@@ -42,6 +42,7 @@ pub mod notice_text;
 mod notices;
 pub mod observed;
 pub mod pasts;
+mod patience;
 pub mod peers;
 mod policy;
 mod projection;

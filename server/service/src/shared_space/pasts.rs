@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use causeway_room::{Pdu, format::INTEGER_MAX};
@@ -20,7 +21,7 @@ use causeway_storage::shared_space::{
 };
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, stored};
+use super::{ITEM_TYPE, SharedSpace, error::SpaceError, patience, stored};
 use crate::{notify::Topic, rooms::Held};
 
 /// Events asked for at once, the bound of such a request.
@@ -94,6 +95,28 @@ pub struct Lack {
     pub adopters: BTreeSet<OwnedServerName>,
     /// An adoption names something, so that what was before the event matters.
     names: bool,
+    /// What nobody can tell now is taken for what nobody knows.
+    pub last_try: bool,
+}
+
+/// How others were asked for events.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// Somebody answered.
+    pub answered: bool,
+    /// It counts, by whoever answered.
+    pub counts: bool,
+    /// Something of some event became known.
+    pub learnt: bool,
+}
+
+/// What follows from asking for events that are lacking all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AfterTry {
+    /// Some of them are taken for what nobody knows.
+    pub gave_up: bool,
+    /// How soon patience with one of the others wants the next try.
+    pub next: Option<Duration>,
 }
 
 /// Adopted events that others are to be asked for.
@@ -112,7 +135,7 @@ impl SharedSpace {
             Some(PastRow::Shown(event_id)) => Past::Known(self.rooms.event(&event_id)?),
             Some(PastRow::Nothing) => Past::Known(None),
             Some(PastRow::Untold) => Past::Untold,
-            None => Past::Unknown,
+            Some(PastRow::Asked(_)) | None => Past::Unknown,
         })
     }
 
@@ -162,6 +185,10 @@ impl SharedSpace {
     ) -> Result<(Lacking, Option<ChangeId>), SpaceError> {
         let (mut lacking, after) = self.page_of_lacking(room, after)?;
         self.complete_adopters(room, &mut lacking)?;
+        let now_ms = self.clock.now_ms();
+        for (event_id, lack) in &mut lacking {
+            lack.last_try = patience::is_over(pasts::past(&self.db, room, event_id)?.as_ref(), now_ms);
+        }
         Ok((lacking, after))
     }
 
@@ -296,21 +323,38 @@ impl SharedSpace {
         Ok(true)
     }
 
-    /// Nobody could tell what was before these events.
+    /// Notes that others were asked for these events and that this did not suffice.
+    /// Those for which it was the last try are given up if anybody answered.
     ///
     /// # Errors
     /// Storage failed.
-    pub fn nobody_knows_past<'e>(
+    pub fn asked_for_pasts(
         &self,
         room: &RoomId,
-        events: impl IntoIterator<Item = &'e OwnedEventId>,
-    ) -> Result<(), SpaceError> {
-        for event_id in events {
-            if pasts::past(&self.db, room, event_id)?.is_none() {
-                self.note_past(room, event_id, &PastRow::Untold)?;
+        lacking: &Lacking,
+        tried: Tried,
+    ) -> Result<AfterTry, SpaceError> {
+        let (mut after, now_ms) = (AfterTry::default(), self.clock.now_ms());
+        let mut batch = self.db.batch();
+        for (event_id, lack) in lacking {
+            let row = pasts::past(&self.db, room, event_id)?;
+            if lack.last_try {
+                after.gave_up |= tried.answered;
+                if tried.answered && matches!(row, None | Some(PastRow::Asked(_))) {
+                    pasts::put_past(&mut batch, room, event_id, &PastRow::Untold);
+                }
+            } else if tried.counts {
+                let left = patience::after_try(row.as_ref(), now_ms, !tried.learnt);
+                let next = Duration::from_millis(left.next_ms.saturating_sub(now_ms));
+                after.next = after.next.into_iter().chain([next]).min();
+                if row != Some(PastRow::Asked(left)) {
+                    pasts::put_past(&mut batch, room, event_id, &PastRow::Asked(left));
+                }
             }
         }
-        Ok(())
+        // Losing it in a crash costs some more questions.
+        let _unsynced = self.db.commit(batch)?;
+        Ok(after)
     }
 
     /// Judges again soon what is open: events that were fetched may prove it.

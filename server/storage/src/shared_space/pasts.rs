@@ -17,6 +17,19 @@ pub enum PastRow {
     Nothing,
     /// Nobody who was asked, again and again, could say.
     Untold,
+    /// Nobody could say yet.
+    Asked(Patience),
+}
+
+/// How long others have been asked in vain; times in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// How often, as far as it counts.
+    pub vain: u32,
+    /// Since when.
+    pub since_ms: u64,
+    /// When the next time counts.
+    pub next_ms: u64,
 }
 
 /// What was told, if anything.
