@@ -1,8 +1,8 @@
 //! What Linux says of a process, whoever made its program, and how it is asked to end.
 
-use std::{fs, time::Duration};
+use std::{fs, process::ExitStatus, time::Duration};
 
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::result::{Failure, Result, ensure};
 
@@ -28,8 +28,25 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(kibibytes.ok_or_else(|| Failure::new("no resident memory"))? * 1024)
 }
 
-/// Asks a process to end (SIGTERM).
-pub async fn terminate(pid: u32) -> Result<()> {
+/// Ends a process at once (SIGKILL), if it runs.
+pub async fn kill(child: &mut Option<Child>) -> Result<()> {
+    match child.take() {
+        Some(mut child) => Ok(child.kill().await?),
+        None => Ok(()),
+    }
+}
+
+/// Asks a process to end (SIGTERM), if it runs, and waits for that; how it ended.
+pub async fn stop(child: &mut Option<Child>, patience: Duration) -> Result<Option<ExitStatus>> {
+    let Some(mut child) = child.take() else { return Ok(None) };
+    if let Some(pid) = child.id() {
+        terminate(pid).await?;
+    }
+    let ended = tokio::time::timeout(patience, child.wait()).await;
+    Ok(Some(ended.map_err(|_| Failure::new("the process did not stop"))??))
+}
+
+async fn terminate(pid: u32) -> Result<()> {
     let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
     ensure(sent.success(), || format!("no process {pid}"))
 }

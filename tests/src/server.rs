@@ -175,22 +175,14 @@ impl Server {
     /// SIGKILL: what was not durable is gone.
     pub async fn kill(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        if let Some(mut child) = self.child.take() {
-            child.kill().await?;
-        }
-        Ok(())
+        process::kill(&mut self.child).await
     }
 
     /// SIGTERM, and a clean end is demanded.
     pub async fn stop(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        if let Some(pid) = child.id() {
-            process::terminate(pid).await?;
-        }
-        let status = tokio::time::timeout(STOP_PATIENCE, child.wait())
-            .await
-            .map_err(|_| Failure::new("the server did not stop"))??;
+        let ended = process::stop(&mut self.child, STOP_PATIENCE).await.doing("stopping the server")?;
+        let Some(status) = ended else { return Ok(()) };
         ensure(status.success(), || format!("the server ended with {status}:\n{}", self.log_tail()))
     }
 

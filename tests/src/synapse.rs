@@ -124,21 +124,13 @@ impl Synapse {
     /// SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        if let Some(mut child) = self.child.take() {
-            child.kill().await?;
-        }
-        Ok(())
+        process::kill(&mut self.child).await
     }
 
     /// SIGTERM; how it ends is its own business.
     pub async fn stop(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        if let Some(pid) = child.id() {
-            process::terminate(pid).await?;
-        }
-        let ended = tokio::time::timeout(STOP_PATIENCE, child.wait()).await;
-        ended.map_err(|_| Failure::new("Synapse did not stop"))??;
+        process::stop(&mut self.child, STOP_PATIENCE).await.doing("stopping Synapse")?;
         Ok(())
     }
 }
