@@ -3,17 +3,10 @@
 mod common;
 
 use causeway_service::remote::{RemoteHandle, RemoteRequest};
-use common::{Server, server, server_on};
+use common::{server, server_on};
 use serde_json::{Value, json};
 
 const V3: &str = "/_matrix/client/v3";
-
-impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-}
 
 fn listed(name: &str) -> Value {
     json!({ "preset": "public_chat", "visibility": "public", "name": name })

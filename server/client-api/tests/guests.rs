@@ -24,7 +24,7 @@ impl Server {
         Guest { id: text("user_id"), token: text("access_token") }
     }
 
-    async fn room(&self, token: &str, guest_access: &str) -> String {
+    async fn room_for(&self, token: &str, guest_access: &str) -> String {
         let access = json!({ "type": "m.room.guest_access", "content": { "guest_access": guest_access } });
         let body = json!({ "preset": "public_chat", "initial_state": [access] });
         let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
@@ -51,7 +51,7 @@ async fn a_guest_does_what_guests_may_and_nothing_else() {
     let devices = server.get(&format!("{V3}/devices"), &guest.token).await.ok();
     assert_eq!(devices["devices"][0]["display_name"], "Lobby");
 
-    let room = server.room(&alice, "can_join").await;
+    let room = server.room_for(&alice, "can_join").await;
     server.post(&format!("{V3}/rooms/{room}/join"), &guest.token, json!({})).await.ok();
     let say = format!("{V3}/rooms/{room}/send/m.room.message/1");
     server.put(&say, &guest.token, json!({ "msgtype": "m.text", "body": "hi" })).await.ok();
@@ -88,8 +88,8 @@ async fn guests_are_where_they_may_be_however_they_try() {
     let server = with_guests();
     let (alice, guest) = (server.register("alice").await, server.guest().await);
     let forbidden = "M_GUEST_ACCESS_FORBIDDEN";
-    let closed = server.room(&alice, "forbidden").await;
-    let open = server.room(&alice, "can_join").await;
+    let closed = server.room_for(&alice, "forbidden").await;
+    let open = server.room_for(&alice, "can_join").await;
     let own = |room: &str| format!("{V3}/rooms/{room}/state/m.room.member/{}", guest.id);
     let join = json!({ "membership": "join" });
     server.post(&format!("{V3}/join/{closed}"), &guest.token, json!({})).await.is_error(403, forbidden);
@@ -123,7 +123,7 @@ async fn guests_are_where_they_may_be_however_they_try() {
 async fn a_room_that_was_closed_while_the_server_was_down_is_swept() {
     let server = with_guests();
     let (alice, guest) = (server.register("alice").await, server.guest().await);
-    let room = server.room(&alice, "can_join").await;
+    let room = server.room_for(&alice, "can_join").await;
     server.post(&format!("{V3}/join/{room}"), &guest.token, json!({})).await.ok();
     assert!(server.services.guests.sweep().expect("swept"));
     assert_eq!(server.membership(&alice, &room, &guest.id).await, "join");

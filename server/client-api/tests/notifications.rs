@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const V3: &str = "/_matrix/client/v3";
 
 impl Server {
-    async fn room(&self, token: &str) -> String {
+    async fn public_room(&self, token: &str) -> String {
         let made =
             self.post(&format!("{V3}/createRoom"), token, json!({ "preset": "public_chat" })).await.ok();
         made["room_id"].as_str().expect("a room id").to_owned()
@@ -38,7 +38,7 @@ fn bodies(page: &Value) -> Vec<&str> {
 async fn the_latest_of_all_rooms_come_first_and_the_list_is_walked_through() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let (one, two) = (server.room(&alice).await, server.room(&alice).await);
+    let (one, two) = (server.public_room(&alice).await, server.public_room(&alice).await);
     server.say(&alice, &one, "before", json!({})).await;
     for room in [&one, &two] {
         server.post(&format!("{V3}/join/{room}"), &bob, json!({})).await.ok();
@@ -67,7 +67,7 @@ async fn the_latest_of_all_rooms_come_first_and_the_list_is_walked_through() {
 async fn it_says_what_highlights_and_what_is_read() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room = server.room(&alice).await;
+    let room = server.public_room(&alice).await;
     server.post(&format!("{V3}/join/{room}"), &bob, json!({})).await.ok();
     server.say(&alice, &room, "plain", json!({})).await;
     let mention = json!({ "m.mentions": { "user_ids": ["@bob:example.org"] } });

@@ -4,16 +4,11 @@
 mod common;
 
 use common::{Server, server};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const V3: &str = "/_matrix/client/v3";
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     async fn say(&self, token: &str, room: &str, text: &str) -> String {
         let path = format!("{V3}/rooms/{room}/send/m.room.message/{text}");
         let sent = self.put(&path, token, json!({ "msgtype": "m.text", "body": text })).await.ok();

@@ -8,11 +8,6 @@ use serde_json::{Value, json};
 const V3: &str = "/_matrix/client/v3";
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     async fn act(&self, token: &str, room: &str, verb: &str, body: Value) {
         self.post(&format!("{V3}/rooms/{room}/{verb}"), token, body).await.ok();
     }

@@ -15,11 +15,6 @@ const V3: &str = "/_matrix/client/v3";
 const V1: &str = "/_matrix/client/v1";
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     async fn space(&self, token: &str, preset: &str, children: &[(&str, Value)]) -> String {
         let children = children.iter().enumerate().map(|(at, (child, more))| {
             let mut content = json!({ "via": ["example.org"], "order": at.to_string() });

@@ -20,11 +20,6 @@ fn encoded(filter: &Value) -> String {
 }
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     async fn say(&self, token: &str, room: &str, text: &str) -> String {
         let path = format!("{V3}/rooms/{room}/send/m.room.message/{text}");
         let sent = self.put(&path, token, json!({ "msgtype": "m.text", "body": text })).await.ok();

@@ -115,6 +115,12 @@ impl Server {
         self.ask("PUT", path, Some(token), Some(body)).await
     }
 
+    /// A new room of whoever has the token.
+    pub async fn room(&self, token: &str, body: Value) -> String {
+        let made = self.post("/_matrix/client/v3/createRoom", token, body).await.ok();
+        made["room_id"].as_str().expect("a room id").to_owned()
+    }
+
     /// Registers a user with the password `pw`; the access token.
     pub async fn register(&self, name: &str) -> String {
         let body = json!({ "username": name, "password": "pw", "device_id": "DEV",

@@ -21,11 +21,6 @@ const V3: &str = "/_matrix/client/v3";
 const V1: &str = "/_matrix/client/v1";
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     /// A public room of the first, in which all are.
     async fn shared(&self, tokens: &[&str]) -> String {
         let room = self.room(tokens[0], json!({ "preset": "public_chat" })).await;

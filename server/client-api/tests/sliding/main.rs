@@ -16,11 +16,6 @@ const V3: &str = "/_matrix/client/v3";
 const SLIDING: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 
 impl Server {
-    async fn room(&self, token: &str, body: Value) -> String {
-        let made = self.post(&format!("{V3}/createRoom"), token, body).await.ok();
-        made["room_id"].as_str().expect("a room id").to_owned()
-    }
-
     async fn public_room(&self, token: &str, name: &str) -> String {
         self.room(token, json!({ "preset": "public_chat", "name": name })).await
     }
