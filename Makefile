@@ -72,7 +72,7 @@ run: packages ## Run one server for real use on http://127.0.0.1:8008 (data/). S
 	@$(MAKE) --no-print-directory .release
 	@scripts/run.sh $(TARGET)/release/causeway $(SERVER_NAME)
 
-bench: packages ## Measure; a table and target/bench.json, wherever else things are built
+bench: test-packages ## Measure; a table and target/bench.json, wherever else things are built; Synapse comes from PyPI
 	@$(MAKE) --no-print-directory .bench
 .bench:
 	$(CARGO) build --locked --release --workspace --bins

@@ -8,10 +8,13 @@ use std::{
 };
 
 use causeway_tests::{
+    client::Client,
     program,
     result::{Failure, Result, ensure},
     wait,
 };
+use reqwest::Method;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
@@ -87,6 +90,57 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
         ensure(log.contains("stopped"), || format!("{server} was not stopped cleanly:\n{log}"))?;
     }
     Ok(())
+}
+
+/// What the demonstration prints at its end: homeserver, user and password.
+fn logins(told: &str) -> Vec<(String, String, String)> {
+    let login = |line: &str| {
+        let (base, rest) = line.trim().strip_prefix("homeserver ")?.split_once(' ')?;
+        let (user, rest) = rest.trim().strip_prefix("user ")?.split_once(' ')?;
+        let password = rest.trim().strip_prefix("password \"")?.strip_suffix('"')?;
+        Some((base.to_owned(), user.to_owned(), password.to_owned()))
+    };
+    told.lines().filter_map(login).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_stays_for_those_who_log_in_as_it_says() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let share = folder.path().join("share");
+    fs::create_dir_all(&share)?;
+    fs::write(share.join("note.md"), "a note")?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .env("TESTED_SERVER", program::server()?)
+        .arg("--home")
+        .arg(folder.path().join("servers"))
+        .arg("--folder")
+        .arg(&share)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = demo.stdout.take().ok_or_else(|| Failure::new("no output"))?;
+    let mut lines = BufReader::new(output).lines();
+    let told = until_line(&mut lines, "Ctrl-C ends.").await?;
+    let logins = logins(&told);
+    ensure(logins.len() == 2, || told)?;
+    for (base, user, password) in logins {
+        let body = json!({
+            "type": "m.login.password", "password": password,
+            "identifier": { "type": "m.id.user", "user": user },
+        });
+        let client = Client::new()?;
+        client.set_base(&base);
+        let login = client.call(Method::POST, "/_matrix/client/v3/login", None, Some(&body)).await?.ok()?;
+        let token = login["access_token"].as_str();
+        let rooms = client.call(Method::GET, "/_matrix/client/v3/joined_rooms", token, None).await?.ok()?;
+        ensure(rooms["joined_rooms"].as_array().is_some_and(|rooms| rooms.len() == 1), || {
+            format!("{user} is in {rooms}")
+        })?;
+    }
+    signal(&demo, "INT").await?;
+    until_line(&mut lines, "Both servers have stopped cleanly.").await?;
+    ensure(demo.wait().await?.success(), || "the demonstration failed".to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

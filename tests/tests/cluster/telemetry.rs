@@ -162,29 +162,44 @@ async fn a_cut_off_server_is_seen_to_fall_behind_and_to_catch_up() -> Result<()>
         alice.put_item(&room, key, &json!({ "text": key })).await?;
     }
     comes_to(3).await?;
-    let metrics = async || -> Result<String> {
-        let (status, text) = cluster[0].client().download("/metrics", None).await?;
-        ensure(status == 200, || format!("/metrics answered {status}"))?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    };
-    let lag = |text: &str| {
-        let line = text.lines().find(|line| line.starts_with("causeway_space_lag{") && line.contains(&room));
-        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
-    };
-    wait::until("the lag in the metrics", async || {
+    let metrics = async || metrics_of(&cluster, 0).await;
+    wait::until("the lag in the metrics, since when, and what waits to be sent", async || {
         let text = metrics().await?;
+        let is_above_0 = |name: &str, label: &str| value(&text, name, label).is_some_and(|value| value > 0.0);
         ensure(text.contains("causeway_space_queue_depth{"), || format!("no depth of queues:\n{text}"))?;
-        Ok((lag(&text).as_deref() == Some("3")).then_some(()))
+        let lags = value(&text, "causeway_space_lag", &room) == Some(3.0);
+        let since = is_above_0("causeway_space_lag_age_seconds", &room);
+        Ok((lags && since && is_above_0("causeway_federation_queue_depth", "")).then_some(()))
     })
     .await?;
+    bob.put_item(&room, "a", &json!({ "text": "concurrent" })).await?;
     cluster.heal(0, 1)?;
     comes_to(0).await?;
-    wait::until("no lag in the metrics", async || {
-        Ok((lag(&metrics().await?).as_deref() == Some("0")).then_some(()))
+    wait::until("no lag in the metrics, but a conflict", async || {
+        let text = metrics().await?;
+        let caught_up = value(&text, "causeway_space_lag", &room) == Some(0.0);
+        Ok((caught_up && value(&text, "causeway_space_conflicts_total", "") == Some(1.0)).then_some(()))
     })
     .await?;
+    let written = value(&metrics().await?, "causeway_space_writes_total", "way=\"state\"");
+    ensure(written == Some(4.0), || format!("written as state events: {written:?}"))?;
     ensure(lag_of(&bob, &cluster[0].name).await? == Some(0), || "bob's server sees a lag".to_owned())?;
     cluster.finish().await
+}
+
+async fn metrics_of(cluster: &Cluster, server: usize) -> Result<String> {
+    let (status, text) = cluster[server].client().download("/metrics", None).await?;
+    ensure(status == 200, || format!("/metrics answered {status}"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A metric's value: of the first of its lines that contain `label`.
+fn value(text: &str, name: &str, label: &str) -> Option<f64> {
+    let mut lines = text.lines().filter(|line| line.contains(label));
+    let line = lines.find(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+    })?;
+    line.rsplit(' ').next()?.parse().ok()
 }
 
 fn contains(body: &[u8], part: &[u8]) -> bool {

@@ -91,7 +91,7 @@ impl<R: Read> ReplicationSnapshot for SpaceSnapshot<'_, R> {
             let at_once = READ_AT_ONCE.min(limit - changes.len());
             let rows = entries::entries_from(db, room, &range.replica, cursor.0, cursor.1.as_ref(), at_once)?;
             for (counter, id, row) in &rows {
-                if *counter > range.to.value() || bytes_left == 0 {
+                if *counter > range.to.value() || (bytes_left == 0 && !changes.is_empty()) {
                     return Ok(changes);
                 }
                 if forked && entries::link(db, room, id)?.is_none_or(|link| link.run != range.run) {

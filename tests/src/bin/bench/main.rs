@@ -57,21 +57,37 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     let mut figures = Figures::default();
-    for name in known.into_iter().filter(|name| wanted(name)) {
-        eprintln!("measuring {name} \u{2026}");
-        // A cluster for each, so that none pays for what another left behind.
-        let tuning = Tuning { log: "warn".to_owned(), ..Tuning::default() };
-        let cluster = Cluster::start_tuned(2, &tuning).await?;
-        match name {
-            "writes" => writes::measure(&cluster, scale, &mut figures).await?,
-            "latency" => latency::measure(&cluster, scale, &mut figures).await?,
-            "catch-up" => catch_up::measure(&cluster, scale, &mut figures).await?,
-            "quiet" => quiet::measure(&cluster, scale, &mut figures).await?,
-            "clients" => clients::measure(&cluster, scale, &mut figures).await?,
-            _ => federation::measure(&cluster, scale, &mut figures).await?,
-        }
-        cluster.finish().await?;
-    }
+    let measured = measure(known.into_iter().filter(|name| wanted(name)), scale, &mut figures).await;
+    // What was measured before a failure took its time, too.
     figures.print();
-    figures.write(&arguments.out)
+    figures.write(&arguments.out)?;
+    measured
+}
+
+/// Measures one thing after the other; goes on after one that fails, whose error is the result.
+async fn measure(names: impl Iterator<Item = &str>, scale: usize, figures: &mut Figures) -> Result<()> {
+    let mut result = Ok(());
+    for name in names {
+        eprintln!("measuring {name} \u{2026}");
+        if let Err(error) = measure_one(name, scale, figures).await {
+            eprintln!("  {name} failed: {error}");
+            result = result.and(Err(Failure::new(format!("{name}: {error}"))));
+        }
+    }
+    result
+}
+
+async fn measure_one(name: &str, scale: usize, figures: &mut Figures) -> Result<()> {
+    // A cluster for each, so that none pays for what another left behind.
+    let tuning = Tuning { log: "warn".to_owned(), ..Tuning::default() };
+    let cluster = Cluster::start_tuned(2, &tuning).await?;
+    match name {
+        "writes" => writes::measure(&cluster, scale, figures).await?,
+        "latency" => latency::measure(&cluster, scale, figures).await?,
+        "catch-up" => catch_up::measure(&cluster, scale, figures).await?,
+        "quiet" => quiet::measure(&cluster, scale, figures).await?,
+        "clients" => clients::measure(&cluster, scale, figures).await?,
+        _ => federation::measure(&cluster, scale, figures).await?,
+    }
+    cluster.finish().await
 }
