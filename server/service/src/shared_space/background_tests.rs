@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use causeway_room::NewEvent;
-use causeway_shared_space::Change;
+use causeway_shared_space::{Change, Value};
 use causeway_storage::shared_space::queues::{self, Queue};
 use ruma::{DeviceId, device_id};
 use serde_json::{Value as Json, json};
 
 use super::{
     DECLARATION_TYPE, ITEM_TYPE,
-    tests::{ALICE, Fixture, token},
+    pair::{MALLORY, Pair},
+    tests::{ALICE, Fixture, item, messages, token},
     token::TOKEN_IDS_MAX,
-    write::OnConflict,
+    write::{OnConflict, Write, Writer},
 };
 use crate::sync::{Request, filter::FilterDefinition};
 
@@ -116,6 +117,68 @@ fn a_conflict_is_listed_however_often_it_changes_and_goes_from_the_face() {
     fixture.put("ONE", "plan", &json!({"n": 99}), Some(token(&read))).expect("settled");
     settle(&fixture);
     assert_eq!(listed(), 0);
+}
+
+#[test]
+fn a_face_that_the_room_does_not_keep_is_shown_again_only_so_often() {
+    let pair = Pair::new();
+    let space = &pair.a.shared_space;
+    let content = serde_json::value::RawValue::from_string(r#"{"n":1}"#.to_owned()).expect("JSON");
+    let at = Some(device_id!("TWO"));
+    let old = pair.b.shared_space.put_state_event(*MALLORY, at, &pair.room, "plan", &content).expect("sent");
+    let old = pair.b.rooms.event(&old).expect("reads").expect("held").content_object();
+    pair.exchange_events();
+    space.step().expect("followed");
+    let read = space.get(*ALICE, &pair.room, &item("plan")).expect("an item");
+    let value = Some(Value::parse(br#"{"n":2}"#).expect("a value"));
+    let token = Some(token(&read).to_owned());
+    let write = Write { key: item("plan"), value, token, on_conflict: OnConflict::Keep };
+    let writer = Writer { user: *ALICE, device: None, idempotency_key: None };
+    space.put(writer, &pair.room, &write).expect("written");
+    let faces = || {
+        let events = pair.timeline(&pair.a).into_iter();
+        events.filter(|event| event.kind_text() == ITEM_TYPE && event.sender() == *ALICE).count()
+    };
+    let settle = || {
+        for _ in 0..3 {
+            space.step().expect("looked at");
+            pair.a.clock.advance(Duration::from_mins(1));
+        }
+        faces()
+    };
+    assert_eq!(settle(), 1);
+    for round in 1..9 {
+        pair.exchange_events();
+        // The old value's event once more, as a room's state that went back shows it.
+        pair.send(*MALLORY, ITEM_TYPE, Some("plan"), Json::Object(old.clone()));
+        pair.exchange_events();
+        assert_eq!(settle(), 1 + round.min(5), "in round {round}");
+    }
+}
+
+#[test]
+fn a_state_event_of_a_device_that_was_given_the_notice_settles() {
+    let fixture = Fixture::new();
+    // Without faces it is the notice alone that says what there is.
+    declare(&fixture, json!({ "projection": "none" }));
+    fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
+    fixture.put("TWO", "plan", &json!({"n": 2}), None).expect("written");
+    let device = device_id!("PHONE");
+    let siblings = |n: u64| {
+        let content = serde_json::value::RawValue::from_string(format!("{{\"n\":{n}}}")).expect("JSON");
+        let space = &fixture.services.shared_space;
+        space.put_state_event(*ALICE, Some(device), &fixture.room, "plan", &content).expect("sent");
+        fixture.get("plan")["siblings"].as_array().map_or(0, Vec::len)
+    };
+    sync_twice(&fixture, device);
+    assert_eq!(siblings(3), 3, "it was not given the notice yet");
+    settle(&fixture);
+    assert_eq!(messages(&fixture).len(), 1);
+    sync_twice(&fixture, device);
+    assert_eq!(siblings(4), 1);
+    settle(&fixture);
+    let said = messages(&fixture).pop().expect("the edit").2["m.new_content"]["body"].to_string();
+    assert!(said.contains("Settled by @alice:a.example"), "{said}");
 }
 
 #[test]

@@ -67,6 +67,8 @@ mod adoption_tests;
 #[cfg(test)]
 mod background_tests;
 #[cfg(test)]
+mod cut_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod notice_tests;

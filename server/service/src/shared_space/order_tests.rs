@@ -1,14 +1,14 @@
-//! Who goes first: nobody waits for a server that does not take part, and one
-//! that does is waited for though it has not written yet.
+//! Who speaks, and when: nobody waits for a server that does not take part, and one
+//! that does is waited for though it has not written yet; nobody speaks too early.
 
 use std::time::Duration;
 
 use causeway_shared_space::Body;
-use causeway_storage::Direction;
 use ruma::server_name;
 use serde_json::json;
 
 use super::{
+    draft::INCOMPLETE_WAIT,
     pair::{Pair, put},
     tests::{ALICE, item},
     write::{OnConflict, Write, Writer},
@@ -16,16 +16,17 @@ use super::{
 
 /// How many notices stand in the room at `a`, some time after the first look.
 fn told(pair: &Pair, after: Duration) -> usize {
-    pair.a.shared_space.step().expect("looked at");
-    pair.a.clock.advance(after);
-    pair.a.shared_space.step().expect("looked at");
-    let events = pair.a.rooms.timeline(&pair.room, None, Direction::Forward, 500).expect("a timeline");
-    events.iter().filter(|(_, event)| event.kind_text() == "m.room.message").count()
+    // What comes to light together is looked at a moment later.
+    for pause in [Duration::from_secs(1), after] {
+        pair.a.clock.advance(pause);
+        pair.a.shared_space.step().expect("looked at");
+    }
+    pair.notices(&pair.a).len()
 }
 
 #[test]
 fn nobody_waits_for_an_author_whose_server_does_not_take_part() {
-    for (takes_part, expected) in [(true, 0), (false, 1)] {
+    for (takes_part, after) in [(true, None), (true, Some(31)), (false, Some(2))] {
         let pair = Pair::new();
         pair.a.shared_space.set_takes_part(server_name!("b.example"), takes_part);
         let Body::Put(value) = put(1) else { panic!("a put") };
@@ -35,8 +36,35 @@ fn nobody_waits_for_an_author_whose_server_does_not_take_part() {
         pair.a.shared_space.put(writer, &pair.room, &write).expect("written");
         // Deletes are last in the order of display: the other server would speak first.
         pair.join(&[pair.change("plan", Body::Delete, |_| {})]);
-        assert_eq!(told(&pair, Duration::from_secs(2)), expected, "takes part: {takes_part}");
+        let expected = usize::from(after.is_some());
+        // Its turn comes 30 s after that of the other one.
+        let after = Duration::from_secs(after.unwrap_or(29));
+        assert_eq!(told(&pair, after), expected, "takes part: {takes_part}, after {after:?}");
     }
+}
+
+#[test]
+fn nobody_speaks_while_catching_up() {
+    let pair = Pair::new();
+    pair.a.shared_space.set_takes_part(server_name!("b.example"), false);
+    pair.a.shared_space.set_catching_up(&pair.room, true);
+    pair.join(&[pair.change("plan", put(1), |_| {}), pair.change("plan", put(2), |_| {})]);
+    for _ in 0..3 {
+        assert_eq!(told(&pair, Duration::from_mins(5)), 0, "what is on its way may settle it");
+    }
+    pair.a.shared_space.set_catching_up(&pair.room, false);
+    assert_eq!(told(&pair, Duration::from_secs(2)), 1);
+}
+
+#[test]
+fn nobody_speaks_of_an_item_of_which_something_is_not_here_yet() {
+    let pair = Pair::new();
+    pair.a.shared_space.set_takes_part(server_name!("b.example"), false);
+    let unknown = "a".repeat(64).parse().expect("an id");
+    let late = pair.change("plan", put(2), |new| new.supersedes = vec![unknown]);
+    pair.join(&[pair.change("plan", put(1), |_| {}), late]);
+    assert_eq!(told(&pair, INCOMPLETE_WAIT.saturating_sub(Duration::from_secs(5))), 0);
+    assert_eq!(told(&pair, Duration::from_secs(5)), 1, "it is not waited for for ever");
 }
 
 #[test]

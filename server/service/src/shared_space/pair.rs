@@ -7,15 +7,17 @@ use causeway_room::{NewEvent, Pdu, version};
 use causeway_shared_space::{
     Body, Change, ChangeId, Counter, Dot, NewChange, ReplicaId, Value, header::adopted_item_id,
 };
+use causeway_storage::Direction;
 use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, ServerName, UserId, events::room::member::MembershipState,
-    server_name, user_id,
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId,
+    events::room::member::MembershipState, server_name, user_id,
 };
 use serde_json::{Value as Json, json};
 
 use super::{
     ITEM_TYPE,
     keys::VerifyKeyRow,
+    read::Pull,
     tests::{ALICE, item, open},
 };
 use crate::{
@@ -169,6 +171,52 @@ impl Pair {
     /// Changes of `b` come to `a`: how many are new there.
     pub(super) fn join(&self, changes: &[Change]) -> u64 {
         join_at(&self.a, &self.room, server_name!("b.example"), changes)
+    }
+
+    /// Each of the two gets the changes of the other.
+    pub(super) fn exchange_changes(&self) {
+        let all = Pull { limit: 500, bytes: 1 << 20, ..Pull::default() };
+        for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            let delta = from.shared_space.changes(&self.room, &all).expect("a delta");
+            join_at(to, &self.room, from.rooms.server_name(), &delta.changes);
+        }
+    }
+
+    /// Each of the two gets the events of the other.
+    pub(super) fn exchange_events(&self) {
+        for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            let events = self.timeline(from);
+            let lacks = |event: &&Arc<Pdu>| to.rooms.event(event.event_id()).expect("reads").is_none();
+            let pdus = self.as_sent(events.iter().filter(lacks));
+            to.rooms.receive_pdus(from.rooms.server_name(), &self.room, pdus).expect("received");
+        }
+    }
+
+    /// The room's events at one of the two, oldest first.
+    pub(super) fn timeline(&self, at: &Services) -> Vec<Arc<Pdu>> {
+        let events = at.rooms.timeline(&self.room, None, Direction::Forward, 500).expect("a timeline");
+        events.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// Event, sender and content of the messages at one of the two that are no edits.
+    pub(super) fn notices(&self, at: &Services) -> Vec<(OwnedEventId, OwnedUserId, Json)> {
+        self.messages(at).into_iter().filter(|(.., content)| content["m.new_content"].is_null()).collect()
+    }
+
+    /// The edited notice and the sender and content of each edit at one of the two.
+    pub(super) fn edits(&self, at: &Services) -> Vec<(OwnedEventId, OwnedUserId, Json)> {
+        let edited = |content: &Json| content["m.relates_to"]["event_id"].as_str()?.try_into().ok();
+        let messages = self.messages(at).into_iter();
+        let edits = messages.filter(|(.., content)| !content["m.new_content"].is_null());
+        edits.filter_map(|(_, sender, content)| Some((edited(&content)?, sender, content))).collect()
+    }
+
+    fn messages(&self, at: &Services) -> Vec<(OwnedEventId, OwnedUserId, Json)> {
+        let events = self.timeline(at).into_iter().filter(|event| event.kind_text() == "m.room.message");
+        let shown = |event: Arc<Pdu>| {
+            (event.event_id().to_owned(), event.sender().to_owned(), Json::Object(event.content_object()))
+        };
+        events.map(shown).collect()
     }
 
     /// The numbers of an item's live values at one of the two, ascending.
