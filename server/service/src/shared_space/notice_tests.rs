@@ -1,16 +1,18 @@
 //! Conflicts told many at once, told before their changes are here, told again
-//! when they could not be told, and no more of them remembered than needed.
+//! when they could not be told, and no more of them remembered than needed; and
+//! what is said falsely.
 
 use std::time::Duration;
 
 use causeway_room::NewEvent;
-use causeway_shared_space::Value;
+use causeway_shared_space::{Body, Value};
 use causeway_storage::shared_space::notices::{self, NoticeRow};
-use ruma::{EventId, UserId, user_id};
+use ruma::{EventId, UserId, server_name, user_id};
 use serde_json::{Value as Json, json};
 
 use super::{
     notices::NOTICES_MAX,
+    pair::{Pair, put},
     tests::{ALICE, Fixture, item, messages},
     write::{OnConflict, Write, Writer},
 };
@@ -193,6 +195,33 @@ fn a_notice_without_key_is_kept_until_its_changes_come() {
     assert_eq!(messages(&fixture).len(), 1, "it was told already");
     react(&fixture, heard.as_str(), "1\u{fe0f}\u{20e3}");
     assert_eq!(fixture.get("plan")["siblings"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_notice_tells_what_was_deleted_from_what_was_erased_and_from_what_is_not_here() {
+    let pair = Pair::new();
+    pair.a.shared_space.set_takes_part(server_name!("b.example"), false);
+    let erased = pair.change("plan", put(1), |_| {});
+    let redact = pair.change("plan", Body::Redact(vec![erased.id()]), |_| {});
+    let bare = pair.change("plan", put(2), |_| {}).without_value();
+    let delete = pair.change("plan", Body::Delete, |_| {});
+    assert_eq!(pair.join(&[erased.clone(), redact, bare.clone(), delete.clone()]), 4);
+    for _ in 0..2 {
+        pair.a.clock.advance(Duration::from_secs(1));
+        pair.a.shared_space.step().expect("told");
+    }
+    let notice = pair.notices(&pair.a).pop().expect("a notice").2;
+    let body = notice["body"].as_str().expect("a body");
+    let siblings = notice["org.causeway.conflict"]["siblings"].as_array().expect("siblings");
+    for (change, said) in [
+        (&erased, "wrote what has been erased"),
+        (&bare, "wrote what this server does not have yet"),
+        (&delete, "deleted it"),
+    ] {
+        let place = siblings.iter().position(|one| one["id"] == change.id().to_string()).expect("listed");
+        let line = body.lines().nth(place + 1).expect("a line for each");
+        assert!(line.ends_with(said), "{line}");
+    }
 }
 
 #[test]

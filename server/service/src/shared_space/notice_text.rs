@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
 
-use super::choice;
+use super::{choice, read::Written};
 
 /// Characters of a value that a notice shows.
 const EXCERPT_CHARS_MAX: usize = 160;
@@ -28,8 +28,8 @@ pub struct Told {
     pub author: OwnedUserId,
     /// When, by the author's server (ms since the epoch).
     pub origin_server_ts: u64,
-    /// What was written; `None` for a delete.
-    pub value: Option<Value>,
+    /// What was written.
+    pub written: Written,
 }
 
 /// A conflict that is to be told now.
@@ -51,10 +51,12 @@ pub fn notice(conflict: &str, key: &str, siblings: &[Told], encrypted: bool) -> 
         format!("Changes to “{}” did not see each other. All of them are kept:\n", excerpt(key))
     };
     for (index, told) in siblings.iter().enumerate() {
-        let what = match (&told.value, encrypted) {
-            (_, true) => String::new(),
-            (Some(value), false) => format!(": {}", excerpt(&value.to_string())),
-            (None, false) => ": deleted it".to_owned(),
+        let what = match &told.written {
+            _ if encrypted => String::new(),
+            Written::Put(value) => format!(": {}", excerpt(&value.to_string())),
+            Written::Deleted => ": deleted it".to_owned(),
+            Written::Erased => ": wrote what has been erased".to_owned(),
+            Written::Missing => ": wrote what this server does not have yet".to_owned(),
         };
         let (mark, when) = (choice::reaction(index + 1), moment(told.origin_server_ts));
         write_to(&mut body, format_args!("{mark} {}, {when}{what}\n", told.author));
@@ -195,15 +197,15 @@ mod tests {
 
     use super::*;
 
-    fn told(author: &ruma::UserId, value: Option<Value>) -> Told {
-        Told { id: "aa".to_owned(), author: author.to_owned(), origin_server_ts: 1_700_000_000_000, value }
+    fn told(author: &ruma::UserId, written: Written) -> Told {
+        Told { id: "aa".to_owned(), author: author.to_owned(), origin_server_ts: 1_700_000_000_000, written }
     }
 
     #[test]
     fn a_notice_says_what_who_when_and_how() {
         let siblings = [
-            told(user_id!("@alice:a.example"), Some(json!({"text": "one\ntwo"}))),
-            told(user_id!("@bob:b.example"), None),
+            told(user_id!("@alice:a.example"), Written::Put(json!({"text": "one\ntwo"}))),
+            told(user_id!("@bob:b.example"), Written::Deleted),
         ];
         let content = notice("c1", "plans/2026.md", &siblings, false);
         let body = content["body"].as_str().expect("a body");
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_encrypted_room_learns_neither_key_nor_value() {
-        let siblings = [told(user_id!("@alice:a.example"), Some(json!({"text": "secret"})))];
+        let siblings = [told(user_id!("@alice:a.example"), Written::Put(json!({"text": "secret"})))];
         let content = notice("c1", "hidden", &siblings, true).to_string();
         assert!(!content.contains("secret") && !content.contains("hidden"));
         // A reply would be encrypted, and the servers could not read it.
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_edit_points_to_the_notice_and_mentions_nobody() {
-        let original = notice("c1", "k", &[told(user_id!("@alice:a.example"), None)], false);
+        let original = notice("c1", "k", &[told(user_id!("@alice:a.example"), Written::Deleted)], false);
         let content = edited("$notice", &original, "Settled by @bob:b.example: 1️⃣ is kept.");
         assert_eq!(content["m.relates_to"]["event_id"], "$notice");
         assert_eq!(content["m.mentions"], json!({}));

@@ -156,7 +156,7 @@ impl SharedSpace {
             id: sibling.id.to_string(),
             author: sibling.author.clone(),
             origin_server_ts: sibling.origin_server_ts,
-            value: self.value_of(room, sibling)?,
+            written: self.written(room, sibling)?,
         })
     }
 

@@ -256,10 +256,35 @@ impl SharedSpace {
         Ok(view)
     }
 
-    /// The value of a live change, parsed; `None` for a delete or when it is gone.
-    pub(super) fn value_of(&self, room: &RoomId, sibling: &Sibling) -> Result<Option<Json>, SpaceError> {
+    /// What a live change wrote.
+    pub(super) fn written(&self, room: &RoomId, sibling: &Sibling) -> Result<Written, SpaceError> {
         let value = entries::value(&self.db, room, &sibling.entry)?;
-        Ok(value.and_then(|text| serde_json::from_slice(&text).ok()))
+        Ok(Written::of(sibling, value.as_deref()))
+    }
+}
+
+/// What a change wrote, as far as this server can show it.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// A value, parsed.
+    Put(Json),
+    /// It deleted the item.
+    Deleted,
+    /// A value that was redacted.
+    Erased,
+    /// A value that is not at hand.
+    Missing,
+}
+
+impl Written {
+    fn of(sibling: &Sibling, value: Option<&[u8]>) -> Self {
+        match value.and_then(|text| serde_json::from_slice(text).ok()) {
+            _ if sibling.is_tombstone() => Self::Deleted,
+            Some(held) => Self::Put(held),
+            // An empty row stays of what was erased.
+            None if value.is_some() => Self::Erased,
+            None => Self::Missing,
+        }
     }
 }
 
@@ -269,12 +294,11 @@ fn show(sibling: &Sibling, value: Option<&[u8]>) -> Json {
         "author": sibling.author,
         "origin_server_ts": sibling.origin_server_ts,
     });
-    match value.and_then(|text| serde_json::from_slice::<Json>(text).ok()) {
-        _ if sibling.is_tombstone() => shown["deleted"] = true.into(),
-        Some(held) => shown["value"] = held,
-        // An empty row stays of what was erased.
-        None if value.is_some() => shown["redacted"] = true.into(),
-        None => shown["missing"] = true.into(),
+    match Written::of(sibling, value) {
+        Written::Put(held) => shown["value"] = held,
+        Written::Deleted => shown["deleted"] = true.into(),
+        Written::Erased => shown["redacted"] = true.into(),
+        Written::Missing => shown["missing"] = true.into(),
     }
     shown
 }
