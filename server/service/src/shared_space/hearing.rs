@@ -1,10 +1,10 @@
 //! Notices that stand in the room, whoever sent them: what they list is remembered.
 //!
 //! Anybody can write such a message; only who may speak is believed: a service
-//! user, or an author of what is listed.
+//! user, or an author of what is listed, and only of the conflict that has these siblings.
 
 use causeway_room::Pdu;
-use causeway_shared_space::{ChangeId, ConflictId, ItemKey};
+use causeway_shared_space::{ChangeId, ConflictId, ItemKey, conflict::conflict_id};
 use causeway_storage::{
     Batch,
     shared_space::{
@@ -90,6 +90,10 @@ impl SharedSpace {
             return Ok(None);
         }
         let siblings: Vec<ChangeId> = listed.siblings.iter().map(|sibling| sibling.id).collect();
+        // A list under another conflict's id would keep that one from being told.
+        if conflict_id(siblings.iter().copied()) != listed.id {
+            return Ok(None);
+        }
         let sender = event.sender();
         let mut believed = sender.localpart() == SERVICE_LOCALPART;
         let mut key = None;

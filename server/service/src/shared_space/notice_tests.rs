@@ -167,12 +167,14 @@ fn a_notice_without_key_is_kept_until_its_changes_come() {
     declare(&fixture, json!({}));
     space.step().expect("the service user comes in");
     let sibling = |digit: &str| json!({ "id": digit.repeat(64), "author": *ALICE, "origin_server_ts": 1 });
-    let conflict = json!({ "id": "c".repeat(64), "key": null, "siblings": [sibling("a"), sibling("b")] });
+    let early = ["a", "b"].map(|digit| digit.repeat(64).parse().expect("an id"));
+    let early = causeway_shared_space::conflict::conflict_id(early.into_iter()).to_string();
+    let conflict = json!({ "id": early, "key": null, "siblings": [sibling("a"), sibling("b")] });
     say_as_service(&fixture, json!({ "msgtype": "m.text", "body": "…", "org.causeway.conflict": conflict }));
     space.step().expect("heard");
     let heard = EventId::parse(&messages(&fixture)[0].0).expect("an event id");
     let kept = notices::notices_at(&fixture.services.database, &fixture.room, &heard, 2).expect("readable");
-    assert_eq!(kept[0].key, notices::unresolved_key(&"c".repeat(64)));
+    assert_eq!(kept[0].key, notices::unresolved_key(&early));
 
     // The changes of a conflict come that was told so.
     fixture.put("ONE", "plan", &json!({"n": 1}), None).expect("written");
@@ -194,6 +196,30 @@ fn a_notice_without_key_is_kept_until_its_changes_come() {
     }
     assert_eq!(messages(&fixture).len(), 1, "it was told already");
     react(&fixture, heard.as_str(), "1\u{fe0f}\u{20e3}");
+    assert_eq!(fixture.get("plan")["siblings"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_wrong_list_under_the_id_of_a_conflict_is_not_believed() {
+    let fixture = Fixture::new();
+    let space = &fixture.services.shared_space;
+    declare(&fixture, json!({}));
+    space.step().expect("the service user comes in");
+    for (device, n) in [("ONE", 1), ("TWO", 2), ("THREE", 3)] {
+        fixture.put(device, "plan", &json!({ "n": n }), None).expect("written");
+    }
+    let mut conflict = conflict(&fixture, "plan");
+    conflict["siblings"].as_array_mut().expect("siblings").swap_remove(0);
+    say_as_service(&fixture, json!({ "msgtype": "m.text", "body": "…", "org.causeway.conflict": conflict }));
+    for _ in 0..3 {
+        fixture.services.clock.advance(Duration::from_secs(1));
+        space.step().expect("told");
+    }
+    let said = messages(&fixture);
+    assert_eq!(said.len(), 2, "the true notice is sent all the same: {said:?}");
+    react(&fixture, &said[0].0, "1\u{fe0f}\u{20e3}");
+    assert_eq!(fixture.get("plan")["siblings"].as_array().map(Vec::len), Some(3), "it means nothing");
+    react(&fixture, &said[1].0, "1\u{fe0f}\u{20e3}");
     assert_eq!(fixture.get("plan")["siblings"].as_array().map(Vec::len), Some(1));
 }
 
