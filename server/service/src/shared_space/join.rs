@@ -26,6 +26,12 @@ const PARALLEL_MIN: usize = 64;
 /// An entry whose signature is valid under a key of its origin.
 struct Verified(Change);
 
+/// An entry that is not taken, and why.
+struct Refused {
+    change: Change,
+    reason: &'static str,
+}
+
 impl SharedSpace {
     /// Joins the entries that `from` served. Durable when it returns.
     ///
@@ -38,7 +44,10 @@ impl SharedSpace {
         changes: Vec<Change>,
     ) -> Result<Outcome, SpaceError> {
         let mut outcome = Outcome::default();
-        let verified = self.verify_all(room, from, changes, &mut outcome)?;
+        let (verified, refused) = self.verify_all(room, changes)?;
+        for Refused { change, reason } in refused {
+            self.refuse(&mut outcome, from, &change, reason);
+        }
         if verified.is_empty() {
             return Ok(outcome);
         }
@@ -95,21 +104,19 @@ impl SharedSpace {
     fn verify_all(
         &self,
         room: &RoomId,
-        from: &ServerName,
         changes: Vec<Change>,
-        outcome: &mut Outcome,
-    ) -> Result<Vec<Verified>, SpaceError> {
-        let mut waiting = Vec::with_capacity(changes.len());
+    ) -> Result<(Vec<Verified>, Vec<Refused>), SpaceError> {
+        let (mut waiting, mut refused) = (Vec::with_capacity(changes.len()), Vec::new());
         for change in changes {
             if change.header().room_id() != room {
-                self.refuse(outcome, from, &change, "another_room");
+                refused.push(Refused { change, reason: "another_room" });
             } else if entries::link(&self.db, room, &change.id())?.is_some() {
                 // Signatures of held entries were verified when they came.
                 waiting.push((change, None));
             } else if let Some(key) = self.verify_key(room, change.server(), change.signature().key_id())? {
                 waiting.push((change, Some(Arc::<[u8]>::from(key))));
             } else {
-                self.refuse(outcome, from, &change, "unknown_key");
+                refused.push(Refused { change, reason: "unknown_key" });
             }
         }
         let valid = check_signatures(&waiting);
@@ -118,10 +125,10 @@ impl SharedSpace {
             if valid {
                 verified.push(Verified(change));
             } else {
-                self.refuse(outcome, from, &change, "forged");
+                refused.push(Refused { change, reason: "forged" });
             }
         }
-        Ok(verified)
+        Ok((verified, refused))
     }
 
     fn refuse(&self, outcome: &mut Outcome, from: &ServerName, change: &Change, reason: &'static str) {
@@ -153,4 +160,46 @@ fn check_signatures(waiting: &[(Change, Option<Arc<[u8]>>)]) -> Vec<bool> {
         }
         valid
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::{
+        super::pair::{MALLORY, Pair, put},
+        *,
+    };
+    use crate::rooms::CreateRoom;
+
+    /// `change` with the signature that the same key gave another one.
+    fn with_signature_of(other: &Change, change: &Change) -> Change {
+        let (header, value) = (change.header().clone(), change.value().cloned());
+        Change::from_parts(header, other.signature().clone(), value).expect("the value is the header's")
+    }
+
+    #[test]
+    fn what_is_forged_or_of_another_room_is_refused_and_the_rest_is_taken() {
+        let pair = Pair::new();
+        let b = server_name!("b.example");
+        let other = pair.b.rooms.create(*MALLORY, &CreateRoom::default()).expect("a room").room_id;
+        let good = pair.change("plan", put(1), |_| {});
+        let forged = with_signature_of(&good, &pair.change("plan", put(2), |_| {}));
+        let elsewhere = pair.change("plan", put(3), |new| new.room_id = other);
+        let changes = vec![forged.clone(), good.clone(), elsewhere.clone()];
+        let (_, refused) = pair.a.shared_space.verify_all(&pair.room, changes.clone()).expect("looked at");
+        let reasons: Vec<_> = refused.iter().map(|refused| (refused.change.id(), refused.reason)).collect();
+        assert_eq!(reasons, [(elsewhere.id(), "another_room"), (forged.id(), "forged")]);
+        let outcome = pair.a.shared_space.join(&pair.room, b, changes).expect("joined");
+        assert_eq!((outcome.new, outcome.refused), (1, 2));
+        assert_eq!(pair.values(&pair.a, "plan"), [1]);
+        // Among many, whose signatures are checked on two threads.
+        let mut many: Vec<Change> =
+            (0..PARALLEL_MIN).map(|n| pair.change(&format!("{n}"), put(1), |_| {})).collect();
+        many.insert(1, forged.clone());
+        many.push(with_signature_of(&good, &pair.change("plan", put(4), |_| {})));
+        let outcome = pair.a.shared_space.join(&pair.room, b, many).expect("joined");
+        assert_eq!((outcome.new, outcome.refused), (PARALLEL_MIN as u64, 2));
+        assert_eq!(pair.values(&pair.a, "plan"), [1]);
+    }
 }
