@@ -19,8 +19,10 @@ pub struct Sibling {
     pub id: String,
     /// Who wrote it.
     pub author: String,
-    /// What; none for a delete.
+    /// What, if it can be shown.
     pub value: Option<Value>,
+    /// Why it can't: `deleted`, `redacted` or `missing`.
+    pub instead: Option<&'static str>,
 }
 
 /// An item, as the API tells it.
@@ -37,12 +39,14 @@ pub struct Item {
 }
 
 impl Item {
-    fn of(value: &Value) -> Self {
+    /// Of what the API answers.
+    pub fn of(value: &Value) -> Self {
         let word = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
         let siblings = value["siblings"].as_array().into_iter().flatten().map(|one| Sibling {
             id: word(one, "id"),
             author: word(one, "author"),
             value: one.get("value").filter(|value| !value.is_null()).cloned(),
+            instead: ["deleted", "redacted", "missing"].into_iter().find(|why| one[why] == true),
         });
         Self {
             key: word(value, "key"),

@@ -139,11 +139,7 @@ impl Story {
             let item = find(items, &text.key)?;
             show.line(&format!("  {}", text.key));
             for sibling in &item.siblings {
-                show.line(&format!(
-                    "    {:<24} {}",
-                    sibling.author,
-                    choice::first_line(sibling.value.as_ref())
-                ));
+                show.line(&format!("    {:<24} {}", sibling.author, choice::first_line(sibling)));
             }
             for name in ["alice", "bob"] {
                 let edit = Some(text.edited(name, &idea(name)));

@@ -1,5 +1,6 @@
 //! Which of the tree's files the two people edit.
 
+use causeway_tests::space::Sibling;
 use serde_json::{Value, json};
 
 use crate::tree::{File, Tree};
@@ -66,10 +67,29 @@ impl Text {
 }
 
 /// The line on top of a value.
-pub fn first_line(value: Option<&Value>) -> String {
-    let text = value.and_then(|value| value["text"].as_str());
+pub fn first_line(sibling: &Sibling) -> String {
+    let text = sibling.value.as_ref().and_then(|value| value["text"].as_str());
     text.map_or_else(
-        || "(deleted)".to_owned(),
+        || format!("({})", sibling.instead.unwrap_or("no text")),
         |text| format!("\u{201c}{}\u{201d}", text.lines().next().unwrap_or_default()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_tests::space::Item;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_not_there_is_shown_as_what_it_is() {
+        let item = Item::of(&json!({ "siblings": [
+            { "value": { "text": "first\nsecond" } },
+            { "deleted": true },
+            { "redacted": true },
+            { "missing": true },
+        ] }));
+        let lines: Vec<String> = item.siblings.iter().map(first_line).collect();
+        assert_eq!(lines, ["\u{201c}first\u{201d}", "(deleted)", "(redacted)", "(missing)"]);
+    }
 }
