@@ -236,5 +236,10 @@ async fn hand_over(
     }
     let pdus = crate::policy::complete(state, room_id, pdus).await?;
     let (services, origin, room_id) = (state.services().clone(), origin.to_owned(), room_id.to_owned());
-    blocking(move || Ok(services.rooms.receive_pdus(&origin, &room_id, pdus)?)).await
+    let turn = services.rooms.turn(&room_id).await;
+    blocking(move || {
+        let _turn = turn;
+        Ok(services.rooms.receive_pdus(&origin, &room_id, pdus)?)
+    })
+    .await
 }

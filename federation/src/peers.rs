@@ -1,21 +1,11 @@
-//! What is known of other servers at this moment: which one is being served how
-//! much, and who is reachable again.
+//! What is noticed of other servers at this moment: who is reachable again.
 //!
 //! In memory only. How long to leave a silent server alone is kept by the
 //! outbound queue.
 
-use std::{
-    borrow::Borrow,
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
-};
-
 use ruma::OwnedServerName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
 
-/// Those that are counted before idle ones are forgotten.
-const COUNTED_MAX: usize = 10_000;
 /// Events that a slow listener may lag behind.
 const EVENTS_MAX: usize = 256;
 
@@ -49,75 +39,5 @@ impl PeerEvents {
     pub fn tell(&self, event: PeerEvent) {
         // No listener is no error.
         let _listeners = self.0.send(event);
-    }
-}
-
-/// Counts what is being done for each of many: requests of an origin, say.
-#[derive(Debug)]
-pub struct Turns<K> {
-    each: usize,
-    counted: Mutex<HashMap<K, Arc<Semaphore>>>,
-}
-
-impl<K: Eq + Hash> Turns<K> {
-    /// At most `each` at once for each.
-    pub fn new(each: usize) -> Self {
-        Self { each: each.max(1), counted: Mutex::default() }
-    }
-
-    /// Waits for a turn of `key`.
-    ///
-    /// # Panics
-    /// Never: the semaphores are not closed.
-    pub async fn take<Q>(&self, key: &Q) -> OwnedSemaphorePermit
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
-    {
-        self.semaphore(key).acquire_owned().await.expect("these semaphores are never closed")
-    }
-
-    /// A turn of `key`, if there is one now.
-    pub fn try_take<Q>(&self, key: &Q) -> Option<OwnedSemaphorePermit>
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
-    {
-        self.semaphore(key).try_acquire_owned().ok()
-    }
-
-    fn semaphore<Q>(&self, key: &Q) -> Arc<Semaphore>
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
-    {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(semaphore) = counted.get(key) {
-            return Arc::clone(semaphore);
-        }
-        if counted.len() >= COUNTED_MAX {
-            // Who holds or awaits a turn holds the semaphore, too.
-            counted.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
-        }
-        let semaphore = Arc::new(Semaphore::new(self.each));
-        counted.insert(key.to_owned(), Arc::clone(&semaphore));
-        semaphore
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ruma::server_name;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn one_origin_does_not_take_the_turns_of_another() {
-        let turns = Turns::<OwnedServerName>::new(1);
-        let held = turns.take(server_name!("a.example")).await;
-        assert_eq!(turns.semaphore(server_name!("a.example")).available_permits(), 0);
-        let _other = turns.take(server_name!("b.example")).await;
-        drop(held);
-        let _again = turns.take(server_name!("a.example")).await;
     }
 }

@@ -3,20 +3,14 @@
 use std::sync::Arc;
 
 use causeway_replication::{Delta, Pull};
-use causeway_service::{Services, clock::Clock, error::MatrixError};
+use causeway_service::{Services, clock::Clock, error::MatrixError, turns::Turns};
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
-    client::FederationClient,
-    keys::KeyRing,
-    metrics::Metrics,
-    outbound::Sender,
-    peers::{PeerEvents, Turns},
-    policy_servers::PolicyServers,
-    replies::Replies,
-    settings::Settings,
+    client::FederationClient, keys::KeyRing, metrics::Metrics, outbound::Sender, peers::PeerEvents,
+    policy_servers::PolicyServers, replies::Replies, settings::Settings,
 };
 
 /// Replication messages that wait for the replication driver; more are dropped,

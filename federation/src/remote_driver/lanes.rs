@@ -12,11 +12,10 @@ use std::{future::Future, sync::Arc};
 use causeway_service::{
     error::MatrixError,
     remote::{RemoteRequest, Reply},
+    turns::Turns,
 };
 use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
-
-use crate::peers::Turns;
 
 /// Requests to other servers' users' keys: at once, and waiting.
 const KEYS: (usize, usize) = (24, 128);

@@ -22,7 +22,10 @@ use std::{cell::RefCell, pin::Pin};
 use axum::{Router, body::Body, response::Response, routing::MethodFilter, routing::on};
 use causeway_service::error::MatrixError;
 use http::{Method, Request};
-use ruma::api::{IncomingRequest, path_builder::PathBuilder};
+use ruma::{
+    OwnedRoomId,
+    api::{IncomingRequest, path_builder::PathBuilder},
+};
 
 use crate::{
     ClientState,
@@ -171,7 +174,7 @@ impl Endpoints for Router<ClientState> {
         let bytes_max = if T::Authentication::OPEN { OPEN_BODY_BYTES_MAX } else { JSON_BODY_BYTES_MAX };
         add(self, bytes_max, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
             let handler = handler.clone();
-            blocking(move || {
+            in_turn(state.clone(), arrived.written_room(), move || {
                 let request = arrived.typed::<T>(&state)?;
                 handler(&state, request)
             })
@@ -228,7 +231,7 @@ impl Endpoints for Router<ClientState> {
         add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
-                let answer = blocking(move || {
+                let answer = in_turn(state.clone(), arrived.written_room(), move || {
                     let request = arrived.custom(&state)?;
                     handler(&state, request)
                 });
@@ -339,7 +342,7 @@ where
 {
     add(router, JSON_BODY_BYTES_MAX, method, paths.iter().copied(), move |state: ClientState, arrived| {
         let handler = handler.clone();
-        blocking(move || {
+        in_turn(state.clone(), arrived.written_room(), move || {
             let request = admit(arrived, &state)?;
             handler(&state, request)
         })
@@ -355,6 +358,22 @@ pub async fn blocking<R: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(MatrixError::internal(&error)),
     }
+}
+
+/// The same for work that writes to a room, if it does: when it is the room's turn.
+pub(crate) async fn in_turn<R: Send + 'static>(
+    state: ClientState,
+    room: Option<OwnedRoomId>,
+    work: impl FnOnce() -> Result<R, MatrixError> + Send + 'static,
+) -> Result<R, MatrixError> {
+    let Some(room) = room else { return blocking(work).await };
+    let turn = state.rooms.turn(&room).await;
+    // Who asked may be gone before the work is done.
+    blocking(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
 }
 
 thread_local! {

@@ -23,7 +23,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ClientState, Endpoints, Ruma, blocking};
+use crate::{ClientState, Endpoints, Ruma, blocking, endpoint::in_turn};
 
 /// Servers that are tried for one join.
 const VIA_MAX: usize = 10;
@@ -92,7 +92,7 @@ async fn join(
     reason: Option<String>,
 ) -> Result<(), MatrixError> {
     let (joining, room, user) = (state.clone(), room_id.to_owned(), user_id.to_owned());
-    let (outcome, content) = blocking(move || {
+    let (outcome, content) = in_turn(state.clone(), Some(room.clone()), move || {
         joining.accounts.check_not_suspended(&user)?;
         let content = own_content(&joining, &user, reason)?;
         let outcome = joining.rooms.join(&room, &user, content.clone())?;
@@ -126,7 +126,7 @@ async fn knock(
     let user_id = request.auth.user_id;
     let (knocking, room, user, reason) =
         (state.clone(), room_id.clone(), user_id.clone(), request.body.reason);
-    let (outcome, content) = blocking(move || {
+    let (outcome, content) = in_turn(state.clone(), Some(room.clone()), move || {
         knocking.accounts.check_not_suspended(&user)?;
         let content = own_content(&knocking, &user, reason)?;
         Ok((knocking.rooms.knock(&room, &user, content.clone())?, content))
@@ -147,7 +147,7 @@ async fn leave(
 ) -> Result<leave_room::v3::Response, MatrixError> {
     let (room_id, user_id, reason) = (request.body.room_id, request.auth.user_id, request.body.reason);
     let (leaving, room, user, because) = (state.clone(), room_id.clone(), user_id.clone(), reason.clone());
-    let outcome = blocking(move || {
+    let outcome = in_turn(state.clone(), Some(room.clone()), move || {
         let outcome = leaving.rooms.leave(&room, &user, because.as_deref())?;
         leaving.typing.set(&room, &user, None);
         Ok(outcome)
@@ -184,7 +184,7 @@ pub(crate) async fn invite_user(
 ) -> Result<(), MatrixError> {
     let (inviting, room, from, to) =
         (state.clone(), room_id.to_owned(), sender.to_owned(), target.to_owned());
-    let prepared = blocking(move || {
+    let prepared = in_turn(state.clone(), Some(room.clone()), move || {
         inviting.accounts.check_not_suspended(&from)?;
         let is_local = to.server_name() == inviting.settings.server_name;
         if is_local && !inviting.accounts.is_active(&to)? {
@@ -212,7 +212,7 @@ pub(crate) async fn invite_user(
         })
         .await?;
     let state = state.clone();
-    blocking(move || {
+    in_turn(state.clone(), Some(room.clone()), move || {
         state.rooms.commit_invite(&room, &signed)?;
         Ok(())
     })

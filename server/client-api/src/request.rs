@@ -12,9 +12,12 @@ use bytes::Bytes;
 use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
 use http::{HeaderValue, Uri, header::AUTHORIZATION, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use ruma::api::{
-    IncomingRequest, IncomingRequestExt,
-    error::{DeserializationError, FromHttpRequestError},
+use ruma::{
+    OwnedRoomId,
+    api::{
+        IncomingRequest, IncomingRequestExt,
+        error::{DeserializationError, FromHttpRequestError},
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -119,6 +122,16 @@ impl Arrived {
         let raw = read_body(body, bytes_max).await?;
         let address = client_address(&head, trust_forwarded_for);
         Ok(Self { head, path, raw, address, guests })
+    }
+
+    /// The room whose path this is, unless it only reads.
+    pub(crate) fn written_room(&self) -> Option<OwnedRoomId> {
+        let path = self.head.uri.path().strip_prefix("/_matrix/client/")?;
+        // After a version, or `unstable` and a prefix.
+        let is_in_room =
+            path.split('/').take_while(|part| !part.starts_with(['!', '%'])).last() == Some("rooms");
+        let writes = is_in_room && self.head.method != http::Method::GET;
+        self.path.first().filter(|_| writes)?.as_str().try_into().ok()
     }
 
     /// Authenticates, counts against the rate limits, then parses: an unknown client learns nothing about its body.

@@ -68,6 +68,7 @@ pub mod sync;
 pub mod threads;
 pub mod to_device;
 pub mod transactions;
+pub mod turns;
 pub mod typing;
 pub mod uiaa;
 pub mod upgrade;

@@ -54,10 +54,11 @@ use std::{
 use causeway_room::Pdu;
 use causeway_storage::{Commit, Database, rooms as rows, transactions};
 use ruma::{
-    CanonicalJsonObject, DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedTransactionId,
-    OwnedUserId, RoomId, ServerName, TransactionId, UserId, events::room::member::MembershipState,
-    signatures::Ed25519KeyPair,
+    CanonicalJsonObject, DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedTransactionId, OwnedUserId, RoomId, ServerName, TransactionId, UserId,
+    events::room::member::MembershipState, signatures::Ed25519KeyPair,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use causeway_room::{NewEvent, version::SUPPORTED as VERSIONS};
 pub use causeway_storage::{
@@ -89,12 +90,15 @@ use crate::{
     clock::Clock,
     notify::{Notifier, Topic},
     server_keys::ServerKeys,
+    turns::Turns,
 };
 
 /// All rooms.
 pub struct Rooms {
     pub(crate) store: Store,
     slots: Slots,
+    /// Of doors that may write to each.
+    turns: Turns<OwnedRoomId>,
     pub(crate) server_name: OwnedServerName,
     keys: Arc<ServerKeys>,
     pub(crate) clock: Clock,
@@ -110,6 +114,14 @@ impl fmt::Debug for Rooms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rooms").field("server_name", &self.server_name).finish_non_exhaustive()
     }
+}
+
+/// How many writes to a room have a thread at a time, a quarter of what there are: it
+/// takes many to use one sync well.
+pub fn turns_of_a_room() -> usize {
+    /// For each core.
+    const TURNS: usize = 16;
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).saturating_mul(TURNS)
 }
 
 /// What makes a client's request the same as one before.
@@ -155,6 +167,7 @@ impl Rooms {
         Self {
             store: Store::new(database),
             slots: Slots::default(),
+            turns: Turns::new(turns_of_a_room()),
             server_name: keys.server_name().to_owned(),
             keys,
             clock,
@@ -169,6 +182,13 @@ impl Rooms {
     #[must_use]
     pub fn with_signer(self, signer: Signer) -> Self {
         Self { signer: Some(signer), ..self }
+    }
+
+    /// Waits until one more door may take a thread to write to a room, and keep it as long
+    /// as it has this: those that wait for a room's lock, or for its policy server, leave
+    /// threads to other rooms.
+    pub async fn turn(&self, room_id: &RoomId) -> OwnedSemaphorePermit {
+        self.turns.take(room_id).await
     }
 
     /// This server.
