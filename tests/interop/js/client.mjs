@@ -47,6 +47,21 @@ export function must(what, value) {
     console.log(`ok ${what}`);
 }
 
+/** Of each client, the promise that what /sync tells it waits for. */
+const gates = new Map();
+
+/** Does something of a client's that /sync tells it of only when it is done. */
+export async function unsynced(client, work) {
+    const gate = gates.get(client);
+    let open;
+    gate.opens = new Promise((resolve) => (open = resolve));
+    try {
+        return await work();
+    } finally {
+        open();
+    }
+}
+
 /** A new device of a person, synced. `encrypted`: with the library's Rust cryptography. */
 export async function login([baseUrl, user, password], { encrypted = false } = {}) {
     const session = await sdk.createClient({ baseUrl }).loginRequest({
@@ -55,8 +70,15 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
         password,
     });
     const secrets = new Map();
+    const gate = { opens: Promise.resolve() };
+    const fetchFn = async (url, options) => {
+        const answer = await fetch(url, options);
+        if (new URL(url).pathname.endsWith("/sync")) await gate.opens;
+        return answer;
+    };
     const client = sdk.createClient({
         baseUrl,
+        fetchFn,
         accessToken: session.access_token,
         userId: session.user_id,
         deviceId: session.device_id,
@@ -69,6 +91,7 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
             cacheSecretStorageKey: (id, _info, key) => secrets.set(id, key),
         },
     });
+    gates.set(client, gate);
     if (encrypted) await client.initRustCrypto({ useIndexedDB: false });
     await client.startClient({ initialSyncLimit: 20, threadSupport: true });
     await until(`${user} has synced`, () => client.isInitialSyncComplete());
