@@ -24,10 +24,16 @@ impl World {
             (Lie::Forge, Message::Delta(mut delta)) => {
                 let forged: Vec<Change> =
                     delta.changes.iter().take(3).flat_map(|change| self.forgeries(server, change)).collect();
+                self.watch.dangers.lies += u64::from(!forged.is_empty());
                 delta.changes.extend(forged);
                 Message::Delta(delta)
             }
-            (Lie::Withhold, Message::Delta(delta)) => Message::Delta(withhold(delta, &mut self.dice)),
+            (Lie::Withhold, Message::Delta(delta)) => {
+                let held = delta.changes.len();
+                let told = withhold(delta, &mut self.dice);
+                self.watch.dangers.lies += u64::from(told.changes.len() < held);
+                Message::Delta(told)
+            }
             (Lie::Withhold, message) if !self.dice.chance(80) => {
                 return matches!(message, Message::Pull(_)).then_some(message);
             }
@@ -82,6 +88,7 @@ impl World {
 
     /// Points of entries that do not exist.
     fn overclaim(&mut self, vector: &mut VersionVector) {
+        self.watch.dangers.lies += 1;
         for server in 0..self.servers.len() {
             let Some(replica) = ReplicaId::new(&self.servers[server].name, self.dice.below(3) as u64) else {
                 continue;
@@ -100,6 +107,7 @@ impl World {
         if self.servers[from].honest || self.plan.lie != Some(Lie::Junk) || self.dice.chance(40) {
             return payload;
         }
+        self.watch.dangers.lies += 1;
         let dice = &mut self.dice;
         let mut spoil = |mut bytes: Vec<u8>| {
             match dice.below(4) {

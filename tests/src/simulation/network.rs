@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::watch::Dangers;
 use crate::dice::Dice;
 
 /// What travels.
@@ -53,6 +54,8 @@ pub struct Network {
     pub weather: Weather,
     /// Bytes that were sent, for the record.
     pub bytes: u64,
+    /// What the weather did.
+    pub dangers: Dangers,
 }
 
 impl Network {
@@ -98,8 +101,12 @@ impl Network {
             () if dice.chance(self.weather.duplicate) => 2,
             () => 1,
         };
+        self.dangers.lost += u64::from(copies == 0);
+        self.dangers.doubled += u64::from(copies == 2);
         for _ in 0..copies {
-            let most = if dice.chance(self.weather.delay) { 60_000 } else { 400 };
+            let is_late = dice.chance(self.weather.delay);
+            self.dangers.late += u64::from(is_late);
+            let most = if is_late { 60_000 } else { 400 };
             let at = now_ms + 1 + dice.below(most) as u64;
             self.sent += 1;
             self.bytes += packet.payload.len() as u64;

@@ -19,6 +19,16 @@ pub struct Dangers {
     pub restores: u64,
     /// Machines rolled back, or exchanged for their copies, unnoticed.
     pub unnoticed: u64,
+    /// Machines copied.
+    pub copies: u64,
+    /// Packets lost, though the link was up.
+    pub lost: u64,
+    /// Packets that were sent once and came twice.
+    pub doubled: u64,
+    /// Packets that took long enough for others to overtake them.
+    pub late: u64,
+    /// Messages of a dishonest server that it made up, changed or kept back.
+    pub lies: u64,
     /// Values redacted.
     pub redactions: u64,
     /// Entries that brought a value to a server that held its redaction.
@@ -52,11 +62,32 @@ impl Watch {
     pub fn forget(&mut self, server: usize) {
         self.gone[server].clear();
     }
+
+    /// A server's machine is copied, and nobody knows which is the real one.
+    pub fn copied(&mut self, server: usize) {
+        self.unnoticed.insert(server);
+        self.dangers.copies += 1;
+    }
+}
+
+impl std::iter::Sum for Dangers {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, dangers| {
+            sum += dangers;
+            sum
+        })
+    }
 }
 
 impl std::ops::AddAssign for Dangers {
     fn add_assign(&mut self, other: Self) {
-        let Self { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late } = other;
+        let Self { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late, .. } = other;
+        let Self { copies, lost, doubled, late, lies, .. } = other;
+        self.copies += copies;
+        self.lost += lost;
+        self.doubled += doubled;
+        self.late += late;
+        self.lies += lies;
         self.cuts += cuts;
         self.crashes += crashes;
         self.faces += faces;

@@ -385,7 +385,7 @@ impl World {
         }
         if state.twin.is_none() {
             state.twin = Some(Box::new(state.life.clone()));
-            self.watch.unnoticed.insert(server);
+            self.watch.copied(server);
             self.note(|_| format!("s{server} is copied"));
         } else {
             self.swap(server);
@@ -480,8 +480,8 @@ impl World {
     /// How it went.
     pub fn report(self) -> Report {
         let seen_conflicts = self.seen_conflicts();
-        let mut dangers = self.watch.dangers;
-        self.servers.iter().for_each(|server| dangers += server.dangers);
+        let dangers = self.servers.iter().map(|server| server.dangers);
+        let dangers = dangers.chain([self.watch.dangers, self.network.dangers]).sum();
         let items = self.servers[0].life.disk.items();
         Report {
             violation: self.violation,

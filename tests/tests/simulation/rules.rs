@@ -82,7 +82,7 @@ fn the_real_types_are_clean_in_every_scene_and_meet_its_dangers() {
         let faults = culpable(row.faults.clone(), scene);
         assert!(row.violation.is_none() && faults.is_empty(), "{}: {row}", scene.title);
         assert!(row.changes > 12 * seeds, "{}: {row}", scene.title);
-        let Dangers { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late } =
+        let Dangers { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late, .. } =
             row.dangers;
         let forked = row.faults.contains_key(&Fault::DotReuse) && row.forks > 0;
         for (name, came_about, named) in [

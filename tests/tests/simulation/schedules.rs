@@ -7,7 +7,8 @@ use std::sync::{
 
 use causeway_tests::simulation::{
     self, Violation,
-    plan::{LIES, Plan},
+    plan::{LIES, Lie, Plan},
+    watch::Dangers,
 };
 
 /// Schedules in an ordinary test run.
@@ -47,18 +48,49 @@ fn failures(
 
 #[test]
 fn every_schedule_keeps_every_rule() {
-    let failed = failures(0..SCHEDULES, |seed| simulation::run(seed, None, false).violation);
+    let met = Mutex::new(Dangers::default());
+    let failed = failures(0..SCHEDULES, |seed| {
+        let report = simulation::run(seed, None, false);
+        *met.lock().expect("no thread panics with it") += report.dangers;
+        report.violation
+    });
     assert!(failed.is_empty(), "replay with `soak --replay SEED`: {failed:#?}");
+    // They kept the rules because nothing happened, otherwise.
+    let met = met.into_inner().expect("no thread panics with it");
+    let Dangers { cuts, crashes, faces, islands, restores, unnoticed, redactions, erased_late, .. } = met;
+    let Dangers { copies, lost, doubled, late, lies, .. } = met;
+    let each = [
+        cuts,
+        crashes,
+        faces,
+        islands,
+        restores,
+        unnoticed,
+        copies,
+        lost,
+        doubled,
+        late,
+        lies,
+        redactions,
+        erased_late,
+    ];
+    assert!(each.iter().all(|count| *count > 0), "{met:?}");
 }
 
 #[test]
 fn a_liar_harms_nobody_but_itself() {
     for lie in LIES {
+        let told = AtomicU64::new(0);
         let failed = failures(0..20, |seed| {
             let plan = Plan { servers: 4, lie: Some(lie), ..Plan::of(seed) };
-            simulation::run_plan(seed, plan, None, false).violation
+            let report = simulation::run_plan(seed, plan, None, false);
+            // Who shows one half of the others this and the other half that does so as two machines.
+            let machines = if lie == Lie::Equivocate { report.dangers.unnoticed } else { 0 };
+            told.fetch_add(report.dangers.lies + machines, Ordering::Relaxed);
+            report.violation
         });
         assert!(failed.is_empty(), "{lie:?}: {failed:#?}");
+        assert!(told.into_inner() >= 20, "{lie:?} was hardly ever told");
     }
 }
 
