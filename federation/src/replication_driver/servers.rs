@@ -1,15 +1,16 @@
 //! Which servers take part in replication and can be reached.
 //!
-//! A server takes part if it answers `versions`; that it does not is remembered
-//! for hours. One that can't be reached is probed again after a pause that
-//! grows, so that a quiet room heals without anybody writing.
+//! A server takes part if it answers `versions`; that it knows no such endpoint is
+//! remembered for hours. One that can't be reached is probed again after a pause that
+//! grows, so that a quiet room heals without anybody writing; so is one that refused,
+//! which may have failed to fetch this server's key, and says nothing of itself.
 
 use std::{
     collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
-use http::Method;
+use http::{Method, StatusCode};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -28,6 +29,8 @@ const INCAPABLE_FOR: Duration = Duration::from_hours(6);
 /// Pauses between probes of a server that can't be reached: they double.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 const PROBE_LAST: Duration = Duration::from_secs(15);
+/// The longest pause when it answers, but refuses.
+const REFUSED_LAST: Duration = Duration::from_mins(10);
 /// The longest wait for an answer to a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer to a probe.
@@ -36,12 +39,14 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const SERVERS_MAX: usize = 50_000;
 
 /// What a probe found.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probed {
     /// It takes part.
     Capable,
-    /// It says that it does not.
+    /// It knows no such endpoint, or no version that is spoken here.
     Incapable,
+    /// It refused, for another reason.
+    Refused,
     /// No answer.
     Unreachable,
 }
@@ -160,11 +165,12 @@ impl Servers {
                 known.status = Status::Incapable(now_ms + for_ms);
                 Some(false)
             }
-            Probed::Unreachable => {
+            Probed::Refused | Probed::Unreachable => {
                 if known.status != Status::Capable {
                     known.status = Status::Unreachable;
                     known.failures = known.failures.saturating_add(1);
-                    let pause = PROBE_FIRST.saturating_mul(1 << known.failures.min(10)).min(PROBE_LAST);
+                    let last = if probed == Probed::Refused { REFUSED_LAST } else { PROBE_LAST };
+                    let pause = PROBE_FIRST.saturating_mul(1 << known.failures.min(10)).min(last);
                     if !known.rooms.is_empty() {
                         self.probe(server, pause);
                     }
@@ -208,12 +214,62 @@ async fn probe(state: &FederationState, server: &OwnedServerName) -> Probed {
     let mut request = Request::new(server, Method::GET, VERSIONS_PATH);
     request.timeout = Some(PROBE_TIMEOUT);
     request.response_bytes_max = ANSWER_BYTES_MAX;
-    match state.client().send_ok(request).await {
-        Ok(response) => match serde_json::from_slice::<Versions>(&response.body) {
+    found(state.client().send_ok(request).await.map(|response| response.body.to_vec()))
+}
+
+/// What an answer to a probe says. Only that there is no such endpoint says
+/// that a server does not take part.
+fn found(answer: Result<Vec<u8>, ClientError>) -> Probed {
+    match answer {
+        Ok(body) => match serde_json::from_slice::<Versions>(&body) {
             Ok(answer) if answer.versions.iter().any(|version| version == VERSION) => Probed::Capable,
             _ => Probed::Incapable,
         },
-        Err(error @ ClientError::Status { .. }) if !error.is_outage() => Probed::Incapable,
+        Err(error) if error.is_outage() => Probed::Unreachable,
+        Err(ClientError::Status { status, errcode, .. })
+            if errcode == "M_UNRECOGNIZED"
+                || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) =>
+        {
+            Probed::Incapable
+        }
+        Err(ClientError::Status { .. }) => Probed::Refused,
         Err(_) => Probed::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    fn status(status: u16, errcode: &str) -> Probed {
+        found(Err(ClientError::Status {
+            server: server_name!("b.example").to_owned(),
+            status: StatusCode::from_u16(status).expect("a status"),
+            errcode: errcode.to_owned(),
+            message: String::new(),
+            retry_after_ms: None,
+        }))
+    }
+
+    #[test]
+    fn only_a_server_without_the_endpoint_does_not_take_part() {
+        for (code, errcode, expected) in [
+            (404, "M_UNRECOGNIZED", Probed::Incapable),
+            (404, "", Probed::Incapable),
+            (405, "M_UNRECOGNIZED", Probed::Incapable),
+            // Of old, with another status.
+            (400, "M_UNRECOGNIZED", Probed::Incapable),
+            (400, "M_UNKNOWN", Probed::Refused),
+            (401, "M_UNAUTHORIZED", Probed::Refused),
+            (403, "M_FORBIDDEN", Probed::Refused),
+            (429, "M_LIMIT_EXCEEDED", Probed::Unreachable),
+            (502, "", Probed::Unreachable),
+        ] {
+            assert_eq!(status(code, errcode), expected, "{code} {errcode}");
+        }
+        assert_eq!(found(Ok(br#"{"versions":["0","1"]}"#.to_vec())), Probed::Capable);
+        assert_eq!(found(Ok(br#"{"versions":["2"]}"#.to_vec())), Probed::Incapable);
     }
 }
