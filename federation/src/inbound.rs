@@ -14,6 +14,7 @@ pub mod get_state;
 pub mod get_version;
 pub mod hierarchy;
 pub mod invite;
+mod large;
 pub mod make_membership;
 pub mod query;
 pub mod replication;

@@ -55,12 +55,10 @@ pub enum VerificationError {
     Internal,
 }
 
-/// What has to be known before an event can be checked.
-struct Needs {
-    object: CanonicalJsonObject,
-    /// Servers that must have signed, and with which keys they did.
-    signers: BTreeMap<OwnedServerName, Vec<String>>,
-}
+/// What has to be known before an event can be checked: servers that must have signed, and
+/// with which keys they did. The parsed event is not kept: of a large room's state, all at
+/// once would be many times what the events are as text.
+type Signers = BTreeMap<OwnedServerName, Vec<String>>;
 
 /// Checks `pdus`; the results are in their order. `witness` is believed in what
 /// the keys of servers are that don't answer: only where the events are its word
@@ -72,9 +70,10 @@ pub async fn verify(
     witness: Option<&ServerName>,
 ) -> Vec<Result<Pdu, VerificationError>> {
     let (rules, count) = (rules.clone(), pdus.len());
-    let for_needs = rules.clone();
-    let prepared =
-        blocking(move || Ok(pdus.into_iter().map(|pdu| (needs(&pdu, &for_needs), pdu)).collect::<Vec<_>>()));
+    let for_signers = rules.clone();
+    let prepared = blocking(move || {
+        Ok(pdus.into_iter().map(|pdu| (signers(&pdu, &for_signers), pdu)).collect::<Vec<_>>())
+    });
     let Ok(prepared) = prepared.await else { return failed(count) };
     let known = fetch(keys, &prepared, witness).await;
     let known = std::sync::Arc::new(known);
@@ -89,7 +88,7 @@ pub async fn verify(
         let (rules, known, length) = (rules.clone(), std::sync::Arc::clone(&known), chunk.len());
         chunks.push(async move {
             let work = move || {
-                let check = |(needs, pdu)| check(&rules, &known, needs, pdu);
+                let check = |(signers, pdu)| check(&rules, &known, signers, pdu);
                 Ok::<_, MatrixError>(chunk.into_iter().map(check).collect::<Vec<_>>())
             };
             blocking(work).await.unwrap_or_else(|_| failed(length))
@@ -105,7 +104,7 @@ fn failed(count: usize) -> Vec<Result<Pdu, VerificationError>> {
     (0..count).map(|_| Err(VerificationError::Internal)).collect()
 }
 
-fn needs(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Needs, VerificationError> {
+fn signers(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Signers, VerificationError> {
     let object = pdu.object();
     let rules = rules_for(pdu, rules);
     let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
@@ -121,7 +120,7 @@ fn needs(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Needs, VerificationError
         }
         signers.insert(server, by);
     }
-    Ok(Needs { object, signers })
+    Ok(signers)
 }
 
 /// The rules for this event: whoever vouches has to have signed a join. ruma asks
@@ -139,13 +138,13 @@ fn rules_for<'a>(pdu: &Pdu, rules: &'a RoomVersionRules) -> Cow<'a, RoomVersionR
 /// The keys of all servers that signed anything.
 async fn fetch(
     keys: &KeyRing,
-    prepared: &[(Result<Needs, VerificationError>, Pdu)],
+    prepared: &[(Result<Signers, VerificationError>, Pdu)],
     witness: Option<&ServerName>,
 ) -> HashMap<OwnedServerName, RemoteKeys> {
     let mut wanted: HashMap<OwnedServerName, BTreeMap<String, u64>> = HashMap::new();
-    for (needs, pdu) in prepared {
-        let Ok(needs) = needs else { continue };
-        for (server, key_ids) in &needs.signers {
+    for (signers, pdu) in prepared {
+        let Ok(signers) = signers else { continue };
+        for (server, key_ids) in signers {
             for key_id in key_ids {
                 let until = wanted.entry(server.clone()).or_default().entry(key_id.clone()).or_default();
                 *until = (*until).max(pdu.origin_server_ts());
@@ -172,10 +171,10 @@ async fn fetch(
 fn check(
     rules: &RoomVersionRules,
     known: &HashMap<OwnedServerName, RemoteKeys>,
-    needs: Result<Needs, VerificationError>,
+    signers: Result<Signers, VerificationError>,
     pdu: Pdu,
 ) -> Result<Pdu, VerificationError> {
-    let Needs { object, signers } = needs?;
+    let signers = signers?;
     let purpose = if rules.enforce_key_validity {
         Purpose::Event { origin_server_ts: pdu.origin_server_ts() }
     } else {
@@ -189,7 +188,7 @@ fn check(
         }
         map.insert(server.to_string(), good);
     }
-    match verify_event(&map, &object, &rules_for(&pdu, rules)) {
+    match verify_event(&map, &pdu.object(), &rules_for(&pdu, rules)) {
         Ok(Verified::All) => Ok(pdu),
         Ok(Verified::Signatures) => {
             tracing::warn!(event_id = %pdu.event_id(), "content hash is wrong; the event is redacted");

@@ -3,10 +3,11 @@
 
 use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::{Services, error::MatrixError, rooms::StateForServer};
-use ruma::{OwnedEventId, ServerName};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ruma::ServerName;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
 
+use super::large::{Large, raw};
 use crate::{
     access,
     authenticated::Signed,
@@ -26,22 +27,26 @@ struct At {
     event_id: String,
 }
 
+#[derive(Serialize)]
+struct Answer<'a> {
+    pdus: Vec<&'a RawValue>,
+    auth_chain: Vec<&'a RawValue>,
+}
+
 async fn state(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
     signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Large, Refusal> {
     let at: At = signed.query()?;
     let services = state.services().clone();
     let answer = blocking(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
-        let raw = |ids: Vec<OwnedEventId>| {
-            let pdus = services.rooms.state_pdus_for_server(ids)?;
-            Ok::<_, MatrixError>(pdus.iter().map(|pdu| pdu.raw().to_owned()).collect::<Vec<_>>())
-        };
-        Ok(json!({"pdus": raw(found.state)?, "auth_chain": raw(found.auth_chain)?}))
+        let [pdus, chain] =
+            [found.state, found.auth_chain].map(|ids| services.rooms.state_pdus_for_server(ids));
+        Large::of(&Answer { pdus: raw(&pdus?), auth_chain: raw(&chain?) })
     });
-    Ok(Json(answer.await?))
+    Ok(answer.await?)
 }
 
 async fn state_ids(

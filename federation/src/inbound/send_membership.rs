@@ -1,17 +1,17 @@
 //! `PUT …/send_join|send_leave|send_knock/{roomId}/{eventId}`: the signed event
 //! of a user of another server. Joins and leaves in both versions.
 
-use std::sync::Arc;
-
 use axum::{Json, Router, extract::State, routing::put};
 use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
     rooms::{Accepted, VersionRules},
 };
-use ruma::{OwnedRoomId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName, events::room::member::MembershipState};
+use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
+use super::large::{Large, raw};
 use crate::{
     access,
     authenticated::Signed,
@@ -32,17 +32,32 @@ pub(super) fn routes() -> Router<FederationState> {
 
 type Ids = Path<(String, String)>;
 
-async fn send_join(
-    State(state): State<FederationState>,
-    ids: Ids,
-    signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+/// What a join is answered with.
+#[derive(Serialize)]
+struct Joined<'a> {
+    origin: &'a ServerName,
+    state: Vec<&'a RawValue>,
+    auth_chain: Vec<&'a RawValue>,
+    #[serde(flatten)]
+    newer: Option<Newer<'a>>,
+}
+
+/// Of it, what version 1 of the endpoint lacks.
+#[derive(Serialize)]
+struct Newer<'a> {
+    event: &'a RawValue,
+    members_omitted: bool,
+    servers_in_room: &'a [OwnedServerName],
+}
+
+async fn send_join(State(state): State<FederationState>, ids: Ids, signed: Signed) -> Result<Large, Refusal> {
     let accepted = send(&state, ids, signed, MembershipState::Join).await?;
-    let mut answer = joined(&state, &accepted);
-    answer["event"] = json!(accepted.event.raw());
-    answer["members_omitted"] = false.into();
-    answer["servers_in_room"] = json!(accepted.servers);
-    Ok(Json(answer))
+    let answer = blocking(move || {
+        let Accepted { event, servers, .. } = &accepted;
+        let newer = Newer { event: event.raw(), members_omitted: false, servers_in_room: servers };
+        Large::of(&joined(&state, &accepted, Some(newer)))
+    });
+    Ok(answer.await?)
 }
 
 /// The answer of version 1 is a list of a status and the answer.
@@ -50,9 +65,9 @@ async fn send_join_v1(
     State(state): State<FederationState>,
     ids: Ids,
     signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Large, Refusal> {
     let accepted = send(&state, ids, signed, MembershipState::Join).await?;
-    Ok(Json(json!([200, joined(&state, &accepted)])))
+    Ok(blocking(move || Large::of(&(200, joined(&state, &accepted, None)))).await?)
 }
 
 async fn send_leave(
@@ -82,13 +97,9 @@ async fn send_knock(
     Ok(Json(json!({"knock_room_state": accepted.room_state})))
 }
 
-fn joined(state: &FederationState, accepted: &Accepted) -> Value {
-    let raw = |pdus: &[Arc<Pdu>]| pdus.iter().map(|pdu| pdu.raw().to_owned()).collect::<Vec<_>>();
-    json!({
-        "origin": state.server_name(),
-        "state": raw(&accepted.state),
-        "auth_chain": raw(&accepted.auth_chain),
-    })
+fn joined<'a>(state: &'a FederationState, accepted: &'a Accepted, newer: Option<Newer<'a>>) -> Joined<'a> {
+    let Accepted { state: held, auth_chain, .. } = accepted;
+    Joined { origin: state.server_name(), state: raw(held), auth_chain: raw(auth_chain), newer }
 }
 
 #[tracing::instrument(name = "federation.membership.receive", skip_all, fields(client.address = %signed.origin))]

@@ -118,8 +118,9 @@ impl Source<'_> {
         let path =
             format!("/_matrix/federation/v1/state/{}?event_id={}", escape(self.room_id), escape(event_id));
         let answer: Answer = self.ask(state, Request::new(self.server, Method::GET, &path)).await?;
-        let mut all = answer.pdus.0;
-        all.extend(answer.auth_chain.0);
+        // First what authorises: where not all can be stored at once, the rest finds it held.
+        let mut all = answer.auth_chain.0;
+        all.extend(answer.pdus.0);
         Ok(self.checked(state, all).await)
     }
 

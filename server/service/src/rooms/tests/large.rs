@@ -6,19 +6,46 @@ use crate::rooms::{VersionRules, order};
 /// More than one would think of as many: a list was once cut off at 10,000.
 const STATE_EVENTS: usize = 10_200;
 
-#[test]
-fn a_join_brings_all_of_a_large_state() {
-    let (a, b) = (Server::new("a.example"), Server::new("b.example"));
-    let alice = a.user("alice");
-    let room_id = a.create(&alice, Preset::PublicChat);
-    let written = a.rooms.write(&room_id, |writer| {
+/// Of these, one in so many is somebody's membership.
+const MEMBER_EACH: usize = 3;
+
+/// A room of `host` with that state.
+fn large(host: &Server) -> OwnedRoomId {
+    let alice = host.user("alice");
+    let room_id = host.create(&alice, Preset::PublicChat);
+    let written = host.rooms.write(&room_id, |writer| {
         for n in 0..STATE_EVENTS {
-            writer.append(state(&alice, "org.example.state", &n.to_string(), json!({ "n": n })))?;
+            writer.append(if n.is_multiple_of(MEMBER_EACH) {
+                let member = host.user(&n.to_string());
+                state(&member, "m.room.member", member.as_str(), json!({ "membership": "join" }))
+            } else {
+                state(&alice, "org.example.state", &n.to_string(), json!({ "n": n }))
+            })?;
         }
         Ok::<_, RoomError>(())
     });
     written.expect("writes");
-    join_over(&a, &b, &room_id, &b.user("bob")).expect("joins");
+    room_id
+}
+
+#[test]
+fn a_join_brings_all_of_a_large_state_and_keeps_nobody_from_other_rooms() {
+    let (a, b) = (Server::new("a.example"), Server::new("b.example"));
+    let (room_id, bob, carol) = (large(&a), b.user("bob"), b.user("carol"));
+    let elsewhere = b.create(&carol, Preset::PrivateChat);
+    let meanwhile = std::thread::scope(|scope| {
+        let join = scope.spawn(|| join_over(&a, &b, &room_id, &bob).expect("joins"));
+        let mut meanwhile = 0;
+        loop {
+            let shown = b.database.visible();
+            b.send(&elsewhere, message(&carol, "meanwhile"));
+            if join.is_finished() {
+                break meanwhile;
+            }
+            meanwhile += usize::from(b.database.visible() > shown);
+        }
+    });
+    assert!(meanwhile > 10, "{meanwhile} messages were written and shown during the join");
     assert_eq!(a.rooms.state_root(&room_id).unwrap(), b.rooms.state_root(&room_id).unwrap());
     assert!(b.rooms.state_all(&room_id).unwrap().len() > STATE_EVENTS);
 }
