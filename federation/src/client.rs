@@ -300,17 +300,39 @@ impl FederationClient {
     /// # Errors
     /// No answer, or the address is one that this server never connects to.
     pub async fn notify_gateway(&self, url: &str, body: &serde_json::Value) -> Result<Response, ClientError> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Request(error);
-        let url = Url::parse(url).map_err(|error| failed(error.into()))?;
+        let (host, url) = self.elsewhere(url)?;
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Request(error.into()))?;
+        let request = self.0.by_host.post(url).body(body).header(header::CONTENT_TYPE, "application/json");
+        self.unsigned(&host, request).await
+    }
+
+    /// Asks something that is no Matrix server, in the same way.
+    ///
+    /// # Errors
+    /// As [`Self::notify_gateway`].
+    pub async fn get_elsewhere(&self, url: &str, query: &[(&str, &str)]) -> Result<Response, ClientError> {
+        let (host, mut url) = self.elsewhere(url)?;
+        url.query_pairs_mut().extend_pairs(query);
+        self.unsigned(&host, self.0.by_host.get(url)).await
+    }
+
+    /// A place by its address, if this server may connect to it.
+    fn elsewhere(&self, url: &str) -> Result<(OwnedServerName, Url), ClientError> {
+        let url = Url::parse(url).map_err(|error| ClientError::Request(error.into()))?;
         let host = url.host_str().and_then(|host| OwnedServerName::try_from(host).ok());
-        let Some(host) = host.filter(|_| may_follow(&self.0.dns, &url)) else {
-            return Err(failed("the address is one that this server never connects to".into()));
-        };
-        let body = serde_json::to_vec(body).map_err(|error| failed(error.into()))?;
-        let request = self.0.by_host.post(url).timeout(UNSIGNED_TIMEOUT).body(body);
-        let request = request.header(header::CONTENT_TYPE, "application/json");
-        let sent = request.send().await.map_err(|error| ClientError::Transport(host.clone(), error))?;
-        whole(&host, sent, GATEWAY_BYTES_MAX).await
+        let host = host.filter(|_| may_follow(&self.0.dns, &url));
+        let denied = || ClientError::Request("the address is one that this server never connects to".into());
+        Ok((host.ok_or_else(denied)?, url))
+    }
+
+    async fn unsigned(
+        &self,
+        host: &ServerName,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Response, ClientError> {
+        let sent = request.timeout(UNSIGNED_TIMEOUT).send().await;
+        let sent = sent.map_err(|error| ClientError::Transport(host.to_owned(), error))?;
+        whole(host, sent, GATEWAY_BYTES_MAX).await
     }
 
     /// Fetches a file that another server redirected to, without a signature.

@@ -20,6 +20,7 @@ pub mod query;
 pub mod replication;
 pub mod send_membership;
 pub mod send_transaction;
+pub mod third_party;
 pub mod user_keys;
 
 use axum::Router;
@@ -44,5 +45,6 @@ pub fn routes() -> Router<FederationState> {
         .merge(replication::routes())
         .merge(send_membership::routes())
         .merge(send_transaction::routes())
+        .merge(third_party::routes())
         .merge(user_keys::routes())
 }

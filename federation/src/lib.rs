@@ -48,6 +48,7 @@ mod replies;
 pub mod settings;
 pub mod signing;
 pub mod state;
+mod third_party;
 pub mod trace_context;
 pub mod verification;
 

@@ -7,7 +7,7 @@ mod alias;
 mod backfill;
 mod candidates;
 mod closest_event;
-mod invite;
+pub(crate) mod invite;
 mod join;
 mod knock;
 mod lanes;

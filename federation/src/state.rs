@@ -6,7 +6,7 @@ use causeway_replication::{Delta, Pull};
 use causeway_service::{Services, clock::Clock, error::MatrixError, turns::Turns};
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::{
     client::FederationClient, keys::KeyRing, metrics::Metrics, outbound::Sender, peers::PeerEvents,
@@ -16,6 +16,9 @@ use crate::{
 /// Replication messages that wait for the replication driver; more are dropped,
 /// which costs a round of anti-entropy.
 pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
+
+/// Requests of identity servers that are served at once; more are turned away.
+const BINDINGS_MAX: usize = 4;
 
 /// The type of the unit that carries replication's advertisements.
 pub const VERSION_VECTOR: &str = "org.causeway.version_vector";
@@ -64,6 +67,8 @@ struct Inner {
     replies: Replies,
     peers: PeerEvents,
     policy_servers: PolicyServers,
+    /// For what identity servers tell, which nobody signs.
+    bindings: Semaphore,
     metrics: Arc<Metrics>,
     replication: mpsc::Sender<ReplicationMessage>,
 }
@@ -99,6 +104,7 @@ impl FederationState {
             replies,
             peers,
             policy_servers: PolicyServers::default(),
+            bindings: Semaphore::new(BINDINGS_MAX),
             metrics,
             replication,
         };
@@ -143,6 +149,11 @@ impl FederationState {
     /// Policy servers that are left alone.
     pub(crate) fn policy_servers(&self) -> &PolicyServers {
         &self.0.policy_servers
+    }
+
+    /// A turn for what an identity server tells, if there is one.
+    pub(crate) fn binding_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.bindings.try_acquire().ok()
     }
 
     /// Who comes and goes.

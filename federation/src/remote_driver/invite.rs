@@ -24,12 +24,12 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
 /// What is to be signed.
-pub(super) struct Invite {
-    pub(super) room_id: OwnedRoomId,
-    pub(super) event_id: OwnedEventId,
-    pub(super) event: Box<RawValue>,
-    pub(super) room_state: Vec<Box<RawValue>>,
-    pub(super) user_id: OwnedUserId,
+pub(crate) struct Invite {
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) event_id: OwnedEventId,
+    pub(crate) event: Box<RawValue>,
+    pub(crate) room_state: Vec<Box<RawValue>>,
+    pub(crate) user_id: OwnedUserId,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +37,7 @@ struct Answer {
     event: Box<RawValue>,
 }
 
-pub(super) async fn invite(state: &FederationState, invite: Invite) -> Result<Box<RawValue>, MatrixError> {
+pub(crate) async fn invite(state: &FederationState, invite: Invite) -> Result<Box<RawValue>, MatrixError> {
     let version = {
         let (services, room_id) = (state.services().clone(), invite.room_id.clone());
         blocking(move || Ok(services.rooms.version(&room_id)?)).await?

@@ -22,3 +22,4 @@ mod rooms;
 mod slow;
 mod spaces;
 mod support;
+mod third_party;
