@@ -1,10 +1,10 @@
-//! Invites that are taken back, to rooms that this server is not in: all that it
-//! takes of such a room's events.
+//! Invites that are taken back and knocks that are refused, of rooms that this server
+//! is not in: all that it takes of such a room's events.
 //!
-//! Invariant: without the room's state only the inviting server is believed, and
-//! only after its signature was checked ([`Rooms::end_invite`]).
+//! Invariant: without the room's state only the inviting server is believed, or who
+//! names the knock, and only after the signature was checked ([`Rooms::end_outside`]).
 //!
-//! [`Rooms::end_invite`]: causeway_service::rooms::Rooms::end_invite
+//! [`Rooms::end_outside`]: causeway_service::rooms::Rooms::end_outside
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::{error::blocking, state::FederationState, verification::verify};
 
-/// The end of an invite, not checked yet.
+/// The end of an invite or a knock, not checked yet.
 pub struct Rescinded {
     version: Arc<VersionRules>,
     pub pdu: Pdu,
@@ -24,7 +24,7 @@ pub struct Rescinded {
 
 impl Rescinded {
     /// If an event is one: of a local user who was invited to a room that this
-    /// server is not in.
+    /// server is not in, or knocked on it.
     pub fn read(services: &Services, raw: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
         struct Peek {
@@ -56,6 +56,6 @@ impl Rescinded {
         let pdu = checked.pop().ok_or_else(|| MatrixError::bad_json("nothing was checked"))?;
         let pdu = pdu.map_err(|error| MatrixError::forbidden(error.to_string()))?;
         let services = state.services().clone();
-        blocking(move || Ok(services.rooms.end_invite(&pdu)?)).await
+        blocking(move || Ok(services.rooms.end_outside(&pdu)?)).await
     }
 }

@@ -80,6 +80,15 @@ async fn one_knocks_and_is_let_in_or_takes_it_back() {
         assert_eq!(membership(server, &room, &bob).await, Some(MembershipState::Leave));
     }
     knock(&b, &a, &room, &bob).await.expect("may knock again");
+    let (room_id, sender, target) = (room.clone(), alice.clone(), bob.clone());
+    a.run(move |services| services.rooms.kick(&room_id, &sender, &target, Some("No")).expect("may")).await;
+    let (room_id, target) = (room.clone(), bob.clone());
+    let is_refused = move |services: &causeway_service::Services| {
+        let member = services.rooms.member(&room_id, &target).expect("reads");
+        member.is_some_and(|member| member.membership == MembershipState::Leave)
+    };
+    b.until("the refusal is taken in", is_refused).await;
+    knock(&b, &a, &room, &bob).await.expect("may knock a third time");
     invite(&a, &room, &alice, &bob).await;
     assert_eq!(membership(&b, &room, &bob).await, Some(MembershipState::Invite));
     b.join(&room, &bob, &a.name).await.expect("was let in");

@@ -171,30 +171,35 @@ impl Rooms {
         self.put_end(writing, user_id, room_id, member, leave)
     }
 
-    /// Ends an invite to a room that this server is not in, as a server says that is:
-    /// whoever invited takes it back. The event's signatures were checked; nothing more
-    /// can be, so only the inviting server is believed, about an invite that it names.
+    /// Ends an invite to a room that this server is not in, or a knock on it, as a server
+    /// says that is: whoever invited takes it back, or the knock is refused. The event's
+    /// signatures were checked; nothing more can be, so only the inviting server is believed
+    /// about an invite, and about a knock whoever names it: only servers in the room know its
+    /// id, and one that lies costs another knock.
     ///
     /// # Errors
-    /// [`RoomError::Invalid`] when it ends no invite that stands.
-    pub fn end_invite(&self, event: &Pdu) -> Result<(), RoomError> {
-        let invalid = || RoomError::Invalid("it ends no invite that stands here".to_owned());
+    /// [`RoomError::Invalid`] when it ends nothing that stands.
+    pub fn end_outside(&self, event: &Pdu) -> Result<(), RoomError> {
+        let invalid = || RoomError::Invalid("it ends nothing that stands here".to_owned());
         let ends = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
         let target = event.state_key().filter(|_| ends).and_then(|key| UserId::parse(key).ok());
         let target = target.filter(|target| target.server_name() == self.server_name).ok_or_else(invalid)?;
         let slot = self.slots.of(event.room_id());
         let writing = slot.lock();
-        let invite = rows::membership(&self.store.database, &target, event.room_id())?;
-        let invite = invite.filter(|row| {
-            row.membership == MembershipState::Invite
-                && row.sender.server_name() == event.sender().server_name()
-                && event.auth_events().contains(&row.event_id)
+        let standing = rows::membership(&self.store.database, &target, event.room_id())?;
+        let standing = standing.filter(|row| {
+            let is_believed = match row.membership {
+                MembershipState::Invite => row.sender.server_name() == event.sender().server_name(),
+                MembershipState::Knock => true,
+                _ => false,
+            };
+            is_believed && event.auth_events().contains(&row.event_id)
         });
-        let invite = invite.ok_or_else(invalid)?;
-        self.put_end(writing, &target, event.room_id(), invite, Some(event))
+        let standing = standing.ok_or_else(invalid)?;
+        self.put_end(writing, &target, event.room_id(), standing, Some(event))
     }
 
-    /// The version of a room that a local user is invited to, as he was told it.
+    /// The version of a room that a local user is invited to or knocked on, as he was told it.
     ///
     /// # Errors
     /// Storage only.
