@@ -14,6 +14,7 @@ use causeway_service::{
     Services,
     clock::Clock,
     remote::{RemoteHandle, RemoteRequest},
+    server_keys::ServerKeys,
 };
 use causeway_storage::Database;
 use prometheus::Registry;
@@ -129,6 +130,17 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     listeners::remove_addresses(folder).map_err(in_folder)?;
     admin_socket::remove(folder).map_err(in_folder)?;
     result.map_err(|error| Failure::new(Reason::Driver, error))
+}
+
+/// Makes a new signing key for a server that was started before and does not run now; its id.
+pub fn rotate_key(config: &Config) -> Result<String, Failure> {
+    let in_folder = |error: Box<dyn std::error::Error + Send + Sync>| Failure::new(Reason::DataFolder, error);
+    if !config.data_folder.is_dir() {
+        return Err(in_folder("there is no data folder: a first start makes the first key".into()));
+    }
+    let database = Database::open(&config.data_folder, &causeway_storage::Options::default());
+    let database = database.map_err(|error| in_folder(error.into()))?;
+    ServerKeys::rotate(&database, &Clock::System).map_err(|error| in_folder(error.into()))
 }
 
 /// The data folder, and the use-cases over it.

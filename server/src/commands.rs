@@ -32,6 +32,8 @@ enum Command {
     GenerateConfig(GenerateConfig),
     /// Say whether a configuration can be used, and touch nothing.
     CheckConfig(ConfigFile),
+    /// Give the server, which must not run, a new signing key. The old one stays published.
+    RotateKey(ConfigFile),
     /// Administer the running server: users, rooms, files, tokens, other servers, reports.
     Admin(Admin),
 }
@@ -78,6 +80,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::CheckConfig(file) => {
             let config = load(&file)?;
             println!("{}: usable, for {}", file.config.display(), config.server_name);
+            Ok(())
+        }
+        Command::RotateKey(file) => {
+            println!("from now on signs {}", app::rotate_key(&load(&file)?)?);
             Ok(())
         }
         Command::Admin(admin) => admin::run(&load(&admin.file)?, &admin.command),

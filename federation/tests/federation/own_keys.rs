@@ -1,14 +1,16 @@
-//! The keys that a server publishes of its own.
+//! The keys that a server publishes of its own, and what becomes of what they signed.
 
 use std::time::Duration;
 
+use causeway_service::{clock::Clock, server_keys::ServerKeys};
+use causeway_storage::{Database, Options};
 use http::{Method, StatusCode};
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, RoomVersionId,
     serde::{Base64, base64::Standard},
     signatures::{PublicKeyMap, PublicKeySet, verify_json},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::Network;
 
@@ -70,4 +72,35 @@ async fn whose_openid_token_it_is_is_told_to_whoever_has_it() {
     }
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_goes_on_under_a_new_key_and_its_old_events_hold() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let before = a.services.server_keys.key_id().to_owned();
+    a.stop().await;
+    let new = {
+        let database = Database::open(folders[0].path(), &Options::default()).expect("the folder is free");
+        ServerKeys::rotate(&database, &Clock::System).expect("makes a key")
+    };
+    let a = network.start("a.test", folders[0].path());
+    assert_eq!(a.services.server_keys.key_id(), new);
+    assert_ne!(new, before);
+    let said = a.send(&room, &alice, "m.room.message", None, json!({"body": "under the new key"})).await;
+    b.has(&said).await;
+    // All the room's state was signed with the old one.
+    let c = network.start("c.test", folders[2].path());
+    c.join(&room, &c.user("carol"), &b.name).await.expect("joins");
+    let named = room.clone();
+    let state = c.run(move |services| services.rooms.state_all(&named).expect("reads")).await;
+    assert!(state.iter().any(|event| *event.sender() == *alice), "a's events are believed");
+    for server in [a, b, c] {
+        server.stop().await;
+    }
 }

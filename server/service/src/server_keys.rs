@@ -97,6 +97,24 @@ impl ServerKeys {
         Ok(Self { database, server_name, key_pair, key_id, old })
     }
 
+    /// Makes a new signing key, which signs from the next [`Self::open`] on. The ones before
+    /// stay published, for what they signed until now. Its id.
+    ///
+    /// # Errors
+    /// The database failed, or a key in it is broken.
+    pub fn rotate(database: &Database, clock: &Clock) -> Result<String, ServerKeysError> {
+        let now_ms = clock.now_ms();
+        let made = generate(now_ms);
+        let id = key_id(&parse(&made)?);
+        let mut batch = database.batch();
+        for key in rows::own(database)?.into_iter().filter(|key| key.expired_ms.is_none()) {
+            rows::put_own(&mut batch, &OwnKey { expired_ms: Some(now_ms), ..key });
+        }
+        rows::put_own(&mut batch, &made);
+        let _synced = database.commit_durable(batch)?;
+        Ok(id)
+    }
+
     /// The name that is signed for.
     pub fn server_name(&self) -> &ServerName {
         &self.server_name
@@ -228,6 +246,31 @@ mod tests {
             CanonicalJsonValue::Integer((1_000 + 24 * 3600 * 1000_i32).into())
         );
         assert!(document["verify_keys"].as_object().expect("object").contains_key(&first));
+    }
+
+    #[test]
+    fn a_new_key_signs_and_the_old_one_stays_published_for_what_it_signed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (before, old) = {
+            let keys = open(&folder);
+            let mut said = CanonicalJsonObject::new();
+            keys.sign(&mut said).expect("signs");
+            (said, keys.key_id().to_owned())
+        };
+        let new = {
+            let options = causeway_storage::Options::default();
+            let database = Database::open(folder.path(), &options).expect("opens");
+            ServerKeys::rotate(&database, &Clock::manual(70)).expect("makes a key")
+        };
+        let keys = open(&folder);
+        assert_eq!(keys.key_id(), new);
+        let document = keys.published(1_000);
+        let field = |name: &str| document[name].as_object().expect("an object").clone();
+        assert_eq!(field("verify_keys").into_keys().collect::<Vec<_>>(), [new]);
+        let expired = field("old_verify_keys")[&old].as_object().expect("an object")["expired_ts"].clone();
+        assert_eq!(expired, CanonicalJsonValue::Integer(70.into()));
+        let map = BTreeMap::from([("a.example".to_owned(), keys.own_public_keys())]);
+        verify_json(&map, &before).expect("what the old key signed still holds");
     }
 
     #[test]
