@@ -5,6 +5,7 @@ use causeway_room::{NewEvent, Pdu, build};
 use http::{Method, StatusCode};
 use ruma::{OwnedEventId, RoomVersionId, UserId};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::{
     gap_abuse::{folders, hand_over, lying, made},
@@ -159,6 +160,32 @@ async fn invites_are_taken_from_the_senders_server_only() {
     let (status, answer) = scene.put("v2/invite", good.event_id().as_str(), &wrap(body(&good))).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert!(answer["event"]["signatures"]["a.test"].is_object());
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_with_numbers_that_canonical_json_lacks_are_refused() {
+    let scene = Scene::of(RoomVersionId::V12).await;
+    let (mia, dora) = (scene.m.user("mia"), scene.a.register("dora").await);
+    for (endpoint, word) in
+        [("send_join", "join"), ("send_leave", "leave"), ("send_knock", "knock"), ("invite", "invite")]
+    {
+        let (sender, about) = if word == "invite" { (&scene.mallory, &dora) } else { (&mia, &mia) };
+        let content = json!({"membership": word});
+        let pdu = scene.signed(sender, "m.room.member", Some(about.as_str()), content).await;
+        let mut fraction = body(&pdu);
+        fraction["content"]["n"] = 1.5.into();
+        let (version, sent) = match word {
+            "invite" => ("v2", json!({"room_version": "12", "event": fraction, "invite_room_state": []})),
+            "knock" => ("v1", fraction),
+            _ => ("v2", fraction),
+        };
+        let uri = format!("/_matrix/federation/{version}/{endpoint}/{}/{}", scene.room, pdu.event_id());
+        let request = scene.m.signed_request(&scene.a.name, &uri, &sent.to_string());
+        let answer = causeway_federation::router(scene.a.state.clone()).oneshot(request).await;
+        assert_eq!(answer.expect("an answer").status(), StatusCode::BAD_REQUEST, "{endpoint}");
+        assert!(!scene.has(pdu.event_id()).await);
+    }
     scene.stop().await;
 }
 

@@ -1,13 +1,12 @@
 //! What malformed, oversized, unsigned, forged and nosy requests get.
 
-use causeway_federation::canonical::{OtherNumbers, canonicalise};
 use causeway_room::{NewEvent, Pdu, Placement, build};
 use causeway_service::server_keys::{RemoteKey, RemoteKeys};
 use http::{Method, StatusCode};
 use ruma::{
     OwnedEventId, RoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
-    signatures::{Ed25519KeyPair, KeyPair as _, sign_json},
+    signatures::{Ed25519KeyPair, sign_json},
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -247,20 +246,7 @@ async fn numbers_that_canonical_json_lacks_fail_no_transaction() {
             {{"edu_type":"m.presence","content":{{"push":[{{"last_active_ago":12.5,"x":1e300}}]}}}}]}}"#,
         good.raw()
     );
-    let mut content = String::new();
-    canonicalise(body.as_bytes(), OtherNumbers::Keep, &mut content).expect("JSON");
-    let uri = "/_matrix/federation/v1/send/floats";
-    let signed = format!(
-        r#"{{"content":{content},"destination":"a.test","method":"PUT","origin":"m.test","uri":"{uri}"}}"#
-    );
-    let signature = pair.m.services.server_keys.key_pair().sign(signed.as_bytes());
-    let authorization = format!(
-        r#"X-Matrix origin="m.test",destination="a.test",key="{}",sig="{}""#,
-        signature.id(),
-        signature.base64()
-    );
-    let request = http::Request::put(uri).header("Authorization", authorization);
-    let request = request.body(axum::body::Body::from(body)).expect("a request");
+    let request = pair.m.signed_request(&pair.a.name, "/_matrix/federation/v1/send/floats", &body);
     let router = causeway_federation::router(pair.a.state.clone());
     let answer = router.oneshot(request).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);

@@ -14,6 +14,7 @@ mod knocks;
 mod liar;
 mod memberships;
 mod newcomer;
+mod notary;
 mod own_keys;
 mod policies;
 mod pushes;

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, body::Body};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use causeway_federation::{
     FederationState, Settings,
     backoff::BackoffPolicy,
+    canonical::{OtherNumbers, canonicalise},
     settings::{GapLimits, Overrides},
 };
 use causeway_room::NewEvent;
@@ -29,6 +30,7 @@ use causeway_storage::{Database, OpenError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    signatures::KeyPair as _,
 };
 use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
@@ -200,6 +202,24 @@ impl Server {
             }
         });
         patience.await.expect("the folder is free at last");
+    }
+
+    /// A PUT that this server signed, whatever numbers are in its body.
+    pub fn signed_request(&self, to: &ServerName, uri: &str, body: &str) -> http::Request<Body> {
+        let mut content = String::new();
+        canonicalise(body.as_bytes(), OtherNumbers::Keep, &mut content).expect("JSON");
+        let origin = &self.name;
+        let signed = format!(
+            r#"{{"content":{content},"destination":"{to}","method":"PUT","origin":"{origin}","uri":"{uri}"}}"#
+        );
+        let signature = self.services.server_keys.key_pair().sign(signed.as_bytes());
+        let authorization = format!(
+            r#"X-Matrix origin="{origin}",destination="{to}",key="{}",sig="{}""#,
+            signature.id(),
+            signature.base64()
+        );
+        let request = http::Request::put(uri).header("Authorization", authorization);
+        request.body(Body::from(body.to_owned())).expect("a request")
     }
 
     /// A user of this server.
