@@ -5,11 +5,11 @@
 //!
 //! Invariants: the origin is believed only after its signature over the raw URI
 //! and the body was checked; one origin is served at most
-//! `Settings::requests_per_origin` requests at once.
+//! `Settings::requests_per_origin` requests at once, and no more often than `rate_limits` says.
 
 use axum::extract::{FromRequest, OriginalUri, Request};
 use bytes::Bytes;
-use causeway_service::error::MatrixError;
+use causeway_service::{error::MatrixError, rate_limit::Class};
 use http::{Uri, header};
 use ruma::OwnedServerName;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,7 @@ impl Signed {
             body: &body,
         };
         verify(state, &signed, &authorization).await?;
+        state.services().rate_limits.admit(Class::Federation, authorization.origin.as_str())?;
         let turn = state.turn_of(&authorization.origin).await;
         state.heard_from(&authorization.origin);
         Ok(Self { origin: authorization.origin, body, uri: parts.uri, _turn: turn })

@@ -101,5 +101,6 @@ fn rate_limits(section: &RateLimits) -> RateLimitSettings {
         anonymous: limit(section.anonymous),
         request: limit(section.request),
         message: limit(section.message),
+        federation: limit(section.federation),
     }
 }

@@ -1,7 +1,10 @@
 //! What malformed, oversized, unsigned, forged and nosy requests get.
 
 use causeway_room::{NewEvent, Pdu, Placement, build};
-use causeway_service::server_keys::{RemoteKey, RemoteKeys};
+use causeway_service::{
+    server_keys::{RemoteKey, RemoteKeys},
+    settings::RateLimit,
+};
 use http::{Method, StatusCode};
 use ruma::{
     OwnedEventId, RoomId, RoomVersionId, UserId,
@@ -11,7 +14,7 @@ use ruma::{
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::support::{Network, Server};
+use crate::support::{Network, Server, Shape};
 
 /// Two servers of which `m` does as it likes.
 struct Pair {
@@ -398,4 +401,29 @@ async fn nobody_vouches_for_the_keys_of_a_server_that_is_gone() {
     assert!(remembered.is_none_or(|known| known.keys.is_empty()));
     a.stop().await;
     m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "m.test"]);
+    let rate = Some(RateLimit { per_second: 0.001, burst: 3 });
+    let a = network.start_as("a.test", folders[0].path(), Shape { rate, ..Shape::default() });
+    let b = network.start("b.test", folders[1].path());
+    let m = network.start("m.test", folders[2].path());
+    let ask = async |from: &Server| {
+        let path = "/_matrix/federation/v1/query/profile?user_id=%40x%3Aa.test";
+        let answer = from.state.client().request(&a.name, Method::GET, path, None).await.expect("answers");
+        (answer.0, serde_json::from_slice::<Value>(&answer.1).expect("JSON"))
+    };
+    let mut last = ask(&m).await;
+    for _ in 0..3 {
+        last = ask(&m).await;
+    }
+    assert_eq!((last.0, &last.1["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
+    assert!(last.1["retry_after_ms"].as_u64().is_some_and(|wait| wait > 1_000), "{}", last.1);
+    assert_eq!(ask(&b).await.0, StatusCode::NOT_FOUND, "another server is served");
+    for server in [a, b, m] {
+        server.stop().await;
+    }
 }

@@ -24,7 +24,7 @@ use causeway_service::{
     error::MatrixError,
     remote::{RemoteHandle, RemoteRequest},
     rooms::{CreateRoom, Preset},
-    settings::Settings as ServiceSettings,
+    settings::{RateLimit, RateLimitSettings, Settings as ServiceSettings},
 };
 use causeway_storage::{Database, OpenError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -119,13 +119,15 @@ pub struct Shape {
     pub sends: bool,
     /// What it spends on a gap.
     pub gap: GapLimits,
+    /// How many requests of one server it takes.
+    pub rate: Option<RateLimit>,
     /// What stands before its endpoints.
     pub door: Box<dyn FnOnce(Router) -> Router>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { sends: true, gap: GapLimits::default(), door: Box::new(|router| router) }
+        Self { sends: true, gap: GapLimits::default(), rate: None, door: Box::new(|router| router) }
     }
 }
 
@@ -150,7 +152,10 @@ impl Server {
         let database =
             Database::open(folder, &causeway_storage::Options::default()).expect("the database opens");
         let (remote, requests) = RemoteHandle::channel();
-        let settings = ServiceSettings::for_tests(name.clone());
+        let mut settings = ServiceSettings::for_tests(name.clone());
+        if let Some(federation) = shape.rate {
+            settings.rate_limits = RateLimitSettings { enabled: true, federation, ..settings.rate_limits };
+        }
         let services = Services::open(database, settings, Clock::System, remote).expect("services");
         let services = Arc::new(services);
         let settings = Settings {

@@ -45,6 +45,8 @@ pub enum Class {
     Report,
     /// A code typed to log another device in.
     UserCode,
+    /// A signed request of another server.
+    Federation,
 }
 
 /// Counts requests.
@@ -114,6 +116,7 @@ impl RateLimits {
             Class::Message => self.settings.message,
             Class::Report => REPORTS,
             Class::UserCode => USER_CODES,
+            Class::Federation => self.settings.federation,
         }
     }
 }

@@ -174,6 +174,8 @@ pub struct RateLimitSettings {
     pub request: RateLimit,
     /// Events sent, by user.
     pub message: RateLimit,
+    /// Signed requests of other servers, by server.
+    pub federation: RateLimit,
 }
 
 impl Default for RateLimitSettings {
@@ -186,6 +188,7 @@ impl Default for RateLimitSettings {
             anonymous: RateLimit { per_second: 5.0, burst: 50 },
             request: RateLimit { per_second: 20.0, burst: 200 },
             message: RateLimit { per_second: 20.0, burst: 200 },
+            federation: RateLimit { per_second: 200.0, burst: 2_000 },
         }
     }
 }

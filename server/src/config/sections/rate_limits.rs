@@ -22,6 +22,8 @@ pub struct RateLimits {
     pub request: Bucket,
     /// Events sent, by user.
     pub message: Bucket,
+    /// Requests of other servers, by server.
+    pub federation: Bucket,
 }
 
 /// A bucket that refills steadily.
@@ -45,6 +47,7 @@ impl Default for RateLimits {
             anonymous: bucket(5.0, 50),
             request: bucket(20.0, 200),
             message: bucket(20.0, 200),
+            federation: bucket(200.0, 2_000),
         }
     }
 }
@@ -57,6 +60,7 @@ impl RateLimits {
             ("rate_limits.anonymous", self.anonymous),
             ("rate_limits.request", self.request),
             ("rate_limits.message", self.message),
+            ("rate_limits.federation", self.federation),
         ] {
             if !bucket.per_second.is_finite() || bucket.per_second <= 0.0 || bucket.burst == 0 {
                 return Err(ConfigError::invalid(key, "per_second and burst must be above 0"));
