@@ -22,8 +22,22 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
 
 /// Bytes of memory that a process has resident.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    bytes_of(pid, "VmRSS:")
+}
+
+/// The most that it had at once since it was started, or since [`forget_peak`].
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    bytes_of(pid, "VmHWM:")
+}
+
+/// From now on the most that it has is counted anew (proc(5), `clear_refs`).
+pub fn forget_peak(pid: u32) -> Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
+fn bytes_of(pid: u32, what: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     Ok(kibibytes.ok_or_else(|| Failure::new("no resident memory"))? * 1024)
 }

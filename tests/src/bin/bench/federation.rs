@@ -28,11 +28,16 @@ use crate::{
 /// State events of the rooms that are joined. A Synapse takes its time to make such a
 /// room, so that it has the first only.
 const STATES: [usize; 2] = [5_000, 30_000];
+/// Of the state of such a room, one of so many is about a member.
+const MEMBER_EACH: usize = 3;
+/// Between two messages that somebody else sends meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
 /// State events written while the servers are cut off, and how many are in flight.
 const MISSED: usize = 500;
 const IN_FLIGHT: usize = 16;
 /// The type of the state events.
 const KIND: &str = "org.example.state";
+const MEMBER: &str = "m.room.member";
 /// How long a join, and what follows it, may take.
 const PATIENCE: Duration = Duration::from_mins(20);
 /// After how long without news no more are waited for.
@@ -93,37 +98,72 @@ async fn of_pair(
 ) -> Result<()> {
     let alice = Arc::new(User::register_with(&pair.north.client, "alice").await?);
     let bob = User::register_with(&pair.south.client, "bob").await?;
+    let carol = User::register_with(&pair.south.client, "carol").await?;
     for state in states {
-        join(pair, (&alice, &bob), state / scale, figures).await?;
+        join(pair, (&alice, &bob, &carol), state / scale, figures).await?;
     }
     catch_up(cluster, pair, (&alice, &bob), MISSED / scale, figures).await
 }
 
 /// A room of another server is joined: until the client is answered, and until its
-/// server holds all the state.
+/// server holds all the state; and how long somebody else of that server had to wait meanwhile.
 async fn join(
     pair: &Pair,
-    (alice, bob): (&Arc<User>, &User),
+    (alice, bob, carol): (&Arc<User>, &User, &User),
     count: usize,
     figures: &mut Figures,
 ) -> Result<()> {
     let room = Arc::new(create(alice).await?);
-    // One after the other: a Synapse forks the room otherwise, and the join brings less.
-    write(alice, &room, count, 1).await?;
+    // One after the other with a Synapse: it forks the room otherwise, and the join brings less.
+    let in_flight = if pair.kind == "synapse" { 1 } else { IN_FLIGHT };
+    write(alice, &room, count, in_flight, Some(MEMBER_EACH)).await?;
+    let elsewhere = create(carol).await?;
     let before = Processor::of(pair)?;
+    for side in [&pair.north, &pair.south] {
+        process::forget_peak(side.pid)?;
+    }
     let begin = Instant::now();
-    bob.join(&room, &pair.north.name).await?;
+    let joining = bob.join(&room, &pair.north.name);
+    let slowest = slowest_meanwhile(carol, &elsewhere, joining).await?;
     let named = |what: &str| format!("join_{what}_{count}_state");
-    figures.compare(pair.kind, &named("answered"), begin.elapsed().as_secs_f64(), "s");
+    let mut figure = |what: &str, value: f64, unit: &'static str| {
+        figures.compare(pair.kind, &named(what), value, unit);
+    };
+    figure("answered", begin.elapsed().as_secs_f64(), "s");
+    figure("slowest_other_message", slowest, "s");
     let (lacks, took) = until_whole(bob, &room, count, begin).await?;
-    figures.compare(pair.kind, &named("whole"), took, "s");
-    figures.compare(pair.kind, &named("lacks"), lacks, "events");
+    figure("whole", took, "s");
+    figure("lacks", lacks, "events");
     let (north, south) = before.since(pair)?;
-    figures.compare(pair.kind, &named("processor_time_of_joined"), north, "s");
-    figures.compare(pair.kind, &named("processor_time_of_joining"), south, "s");
-    let resident = process::resident_bytes(pair.south.pid)? / (1 << 20);
-    figures.compare(pair.kind, &named("memory_of_joining"), number(usize::try_from(resident)?), "MiB");
+    figure("processor_time_of_joined", north, "s");
+    figure("processor_time_of_joining", south, "s");
+    let mebibytes = |bytes: u64| Ok::<_, Failure>(number(usize::try_from(bytes / (1 << 20))?));
+    figure("peak_memory_of_joined", mebibytes(process::peak_bytes(pair.north.pid)?)?, "MiB");
+    figure("peak_memory_of_joining", mebibytes(process::peak_bytes(pair.south.pid)?)?, "MiB");
+    figure("memory_of_joining", mebibytes(process::resident_bytes(pair.south.pid)?)?, "MiB");
     Ok(())
+}
+
+/// How long the slowest message took that a user sent while something was done, in seconds.
+async fn slowest_meanwhile(user: &User, room: &str, what: impl Future<Output = Result<()>>) -> Result<f64> {
+    let mut what = std::pin::pin!(what);
+    let mut slowest = Duration::ZERO;
+    loop {
+        let begin = Instant::now();
+        let message = async {
+            user.send(room, "m.room.message", &json!({ "msgtype": "m.text", "body": "meanwhile" })).await?;
+            Ok::<_, Failure>(begin.elapsed())
+        };
+        let mut message = std::pin::pin!(message);
+        tokio::select! {
+            done = &mut what => {
+                done?;
+                return Ok(slowest.max(message.await?).as_secs_f64());
+            }
+            took = &mut message => slowest = slowest.max(took?),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// State is written on one server while the other can't be reached; then it can.
@@ -139,7 +179,7 @@ async fn catch_up(
     cluster.cut(pair.north.index, pair.south.index, Cut::Refused)?;
     let before = Processor::of(pair)?;
     let begin = Instant::now();
-    write(alice, &room, count, IN_FLIGHT).await?;
+    write(alice, &room, count, IN_FLIGHT, None).await?;
     let took = begin.elapsed().as_secs_f64();
     figures.compare(pair.kind, "cut_off_state_events", number(count) / took, "events/s");
     cluster.heal(pair.north.index, pair.south.index)?;
@@ -164,13 +204,25 @@ async fn create(alice: &User) -> Result<String> {
     text(&made, "room_id")
 }
 
-async fn write(alice: &Arc<User>, room: &Arc<String>, count: usize, in_flight: usize) -> Result<()> {
+/// Writes so many pieces of state; one of each `members` says that somebody is banned.
+async fn write(
+    alice: &Arc<User>,
+    room: &Arc<String>,
+    count: usize,
+    in_flight: usize,
+    members: Option<usize>,
+) -> Result<()> {
     let (alice, room) = (Arc::clone(alice), Arc::clone(room));
     let put = move |at: usize| {
         let (alice, room) = (Arc::clone(&alice), Arc::clone(&room));
         async move {
-            let content = json!({ "number": at, "pad": "x".repeat(100) });
-            alice.put_state(&room, KIND, &at.to_string(), &content).await.map(drop)
+            let pad = "x".repeat(100);
+            let (kind, key, content) = if members.is_some_and(|each| at.is_multiple_of(each)) {
+                (MEMBER, format!("@{at}:elsewhere.invalid"), json!({ "membership": "ban", "reason": pad }))
+            } else {
+                (KIND, at.to_string(), json!({ "number": at, "pad": pad }))
+            };
+            alice.put_state(&room, kind, &key, &content).await.map(drop)
         }
     };
     load::run(count, in_flight, put).await.map(drop)
@@ -200,7 +252,10 @@ async fn state_count(user: &User, room: &str) -> Result<usize> {
     let path = format!("/_matrix/client/v3/rooms/{}/state", segment(room));
     let state = user.call(Method::GET, &path, None).await?;
     let events = state.as_array().ok_or_else(|| Failure::new("no state"))?;
-    Ok(events.iter().filter(|event| event["type"] == KIND).count())
+    let is_written = |event: &&Value| {
+        event["type"] == KIND || (event["type"] == MEMBER && event["content"]["membership"] == "ban")
+    };
+    Ok(events.iter().filter(is_written).count())
 }
 
 /// How many of them its history shows.
