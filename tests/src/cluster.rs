@@ -121,12 +121,9 @@ impl Cluster {
         self.network.heal(a, b)
     }
 
-    /// The namespaces that the servers are in, if they are.
-    pub fn namespaces(&self) -> Option<&Namespaces> {
-        match &self.network {
-            Network::Gates(_) => None,
-            Network::Namespaces(namespaces) => Some(namespaces),
-        }
+    /// The servers, each for itself, and what lies between them.
+    pub fn parts(&mut self) -> (&mut [Server], &Network) {
+        (&mut self.servers, &self.network)
     }
 
     /// Waits until no server has anything left to say of conflicts: whoever would

@@ -48,6 +48,14 @@ impl Network {
         Ok(())
     }
 
+    /// The namespaces that the servers are in, if they are.
+    pub fn namespaces(&self) -> Option<&Namespaces> {
+        match self {
+            Self::Gates(_) => None,
+            Self::Namespaces(namespaces) => Some(namespaces),
+        }
+    }
+
     /// Bytes that servers have sent each other so far; counted by gates only.
     pub fn carried(&self) -> u64 {
         match self {

@@ -60,6 +60,17 @@ pub async fn stop(child: &mut Option<Child>, patience: Duration) -> Result<Optio
     Ok(Some(ended.map_err(|_| Failure::new("the process did not stop"))??))
 }
 
+/// Asks a process to end (SIGTERM), if it runs, and ends it (SIGKILL) if it has not by then.
+pub async fn end(child: &mut Option<Child>, patience: Duration) -> Result<()> {
+    let Some(running) = child.as_mut() else { return Ok(()) };
+    if let Some(pid) = running.id() {
+        terminate(pid).await?;
+    }
+    // Whether in time or not.
+    let _ = tokio::time::timeout(patience, running.wait()).await;
+    kill(child).await
+}
+
 async fn terminate(pid: u32) -> Result<()> {
     let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
     ensure(sent.success(), || format!("no process {pid}"))

@@ -127,11 +127,10 @@ impl Synapse {
         process::kill(&mut self.child).await
     }
 
-    /// SIGTERM; how it ends is its own business.
+    /// SIGTERM; how it ends is its own business, but in time it does.
     pub async fn stop(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        process::stop(&mut self.child, STOP_PATIENCE).await.doing("stopping Synapse")?;
-        Ok(())
+        process::end(&mut self.child, STOP_PATIENCE).await.doing("stopping Synapse")
     }
 }
 

@@ -22,6 +22,16 @@ pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Result<Option<T>>) 
 pub async fn until_within<T>(
     patience: Duration,
     what: &str,
+    look: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    until_looking_each(LOOK_EVERY, patience, what, look).await
+}
+
+/// The same with a pause of its own, where a look costs those who are looked at.
+pub async fn until_looking_each<T>(
+    pause: Duration,
+    patience: Duration,
+    what: &str,
     mut look: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + patience;
@@ -35,6 +45,6 @@ pub async fn until_within<T>(
             let last = trouble.map_or(String::new(), |error| format!(" (last: {error})"));
             return Err(Failure::new(format!("waited {} s in vain for {what}{last}", patience.as_secs())));
         }
-        sleep(LOOK_EVERY).await;
+        sleep(pause).await;
     }
 }

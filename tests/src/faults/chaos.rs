@@ -1,14 +1,17 @@
 //! The servers of a fault test, and what is done to them.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
+use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep_until};
 
 use super::plan::{Fault, Planned};
 use crate::{
     client::Client,
     cluster::Cluster,
+    network::Network,
     result::{Doing, Result},
+    server::Server,
     synapse::Synapse,
     weather::Weather,
 };
@@ -58,61 +61,24 @@ impl Houses {
         }
     }
 
-    /// Lets the plan happen; all is mended and runs when this ends.
+    /// Lets the plan happen; all is mended and runs when this ends. Every server and every link
+    /// has its faults whatever becomes of the others: a server may take long to start.
     pub async fn endure(&mut self, plan: Vec<Planned>, started: Instant) -> Result<()> {
-        let mut steps: Vec<(Duration, usize, bool)> = Vec::new();
-        for (number, planned) in plan.iter().enumerate() {
-            steps.push((planned.from, number, true));
-            steps.push((planned.until, number, false));
+        let mut places: BTreeMap<(usize, Option<usize>), Vec<Planned>> = BTreeMap::new();
+        for planned in plan {
+            places.entry(planned.fault.place()).or_default().push(planned);
         }
-        steps.sort_by_key(|(at, ..)| *at);
-        let mut begun: Vec<Option<Duration>> = vec![None; plan.len()];
-        for (at, number, begins) in steps {
-            sleep_until(started + at).await;
-            let fault = plan[number].fault;
-            if begins {
-                let is_made = self.begin(fault).await.doing(format!("{fault:?}"))?;
-                begun[number] = is_made.then(|| started.elapsed());
-                self.left_out += usize::from(!is_made);
-            } else if let Some(from) = begun[number] {
-                self.mend(fault).await.doing(format!("mending {fault:?}"))?;
-                self.happened.push(Planned { fault, from, until: started.elapsed() });
-            }
-        }
-        Ok(())
-    }
-
-    /// False if this machine can't.
-    async fn begin(&mut self, fault: Fault) -> Result<bool> {
-        let ours = self.ours;
-        match (fault, self.cluster.namespaces()) {
-            (Fault::Cut(a, b, how), _) => self.cluster.cut(a, b, how)?,
-            (Fault::Loss(a, b, percent), Some(places)) => return self.weather.lose(places, a, b, percent),
-            (Fault::Slow(server), Some(places)) => return self.weather.slow(places, server),
-            (Fault::Loss(..) | Fault::Slow(_), None) => return Ok(false),
-            (Fault::Restart(server), _) => match &mut self.synapse {
-                Some(synapse) if server == ours => synapse.stop().await?,
-                _ => self.cluster[server].stop().await?,
-            },
-            (Fault::Kill(server), _) => match &mut self.synapse {
-                Some(synapse) if server == ours => synapse.kill().await?,
-                _ => self.cluster[server].kill().await?,
-            },
-        }
-        Ok(true)
-    }
-
-    async fn mend(&mut self, fault: Fault) -> Result<()> {
-        let ours = self.ours;
-        match (fault, self.cluster.namespaces()) {
-            (Fault::Cut(a, b, _), _) => self.cluster.heal(a, b)?,
-            (Fault::Loss(a, b, _), Some(places)) => drop(self.weather.lose(places, a, b, 0)?),
-            (Fault::Slow(server), Some(places)) => self.weather.hasten(places, server)?,
-            (Fault::Loss(..) | Fault::Slow(_), None) => {}
-            (Fault::Restart(server) | Fault::Kill(server), _) => match &mut self.synapse {
-                Some(synapse) if server == ours => synapse.start().await?,
-                _ => self.cluster[server].start().await?,
-            },
+        let (servers, network) = self.cluster.parts();
+        let servers = servers.iter_mut().map(House::Ours).chain(self.synapse.as_mut().map(House::Synapse));
+        let mut houses: BTreeMap<usize, House<'_>> = servers.enumerate().collect();
+        let weather = &self.weather;
+        let lives = places.into_iter().map(|((index, other), plan)| {
+            let house = if other.is_none() { houses.remove(&index) } else { None };
+            Life { house, network, weather, started }.live(plan)
+        });
+        for (happened, left_out) in try_join_all(lives.collect::<Vec<_>>()).await? {
+            self.happened.extend(happened);
+            self.left_out += left_out;
         }
         Ok(())
     }
@@ -123,5 +89,69 @@ impl Houses {
             synapse.kill().await?;
         }
         self.cluster.finish().await
+    }
+}
+
+/// A server, whoever made it.
+enum House<'a> {
+    Ours(&'a mut Server),
+    Synapse(&'a mut Synapse),
+}
+
+/// Of one server, if it is one, or of one link: one fault after the other.
+struct Life<'a> {
+    house: Option<House<'a>>,
+    network: &'a Network,
+    weather: &'a Weather,
+    started: Instant,
+}
+
+impl Life<'_> {
+    /// What happened, and how many faults this machine can't make.
+    async fn live(mut self, plan: Vec<Planned>) -> Result<(Vec<Planned>, usize)> {
+        let (mut happened, mut left_out) = (Vec::new(), 0);
+        for Planned { fault, from, until } in plan {
+            sleep_until(self.started + from).await;
+            let from = self.started.elapsed();
+            // The one before took long to mend.
+            if from >= until {
+                continue;
+            }
+            if !self.begin(fault).await.doing(format!("{fault:?}"))? {
+                left_out += 1;
+                continue;
+            }
+            sleep_until(self.started + until).await;
+            self.mend(fault).await.doing(format!("mending {fault:?}"))?;
+            happened.push(Planned { fault, from, until: self.started.elapsed() });
+        }
+        Ok((happened, left_out))
+    }
+
+    /// False if this machine can't.
+    async fn begin(&mut self, fault: Fault) -> Result<bool> {
+        match (fault, self.network.namespaces(), &mut self.house) {
+            (Fault::Cut(a, b, how), ..) => self.network.cut(a, b, how)?,
+            (Fault::Loss(a, b, percent), Some(places), _) => return self.weather.lose(places, a, b, percent),
+            (Fault::Slow(server), Some(places), _) => return self.weather.slow(places, server),
+            (Fault::Restart(_), _, Some(House::Ours(server))) => server.stop().await?,
+            (Fault::Restart(_), _, Some(House::Synapse(synapse))) => synapse.stop().await?,
+            (Fault::Kill(_), _, Some(House::Ours(server))) => server.kill().await?,
+            (Fault::Kill(_), _, Some(House::Synapse(synapse))) => synapse.kill().await?,
+            (Fault::Loss(..) | Fault::Slow(_) | Fault::Restart(_) | Fault::Kill(_), ..) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    async fn mend(&mut self, fault: Fault) -> Result<()> {
+        match (fault, self.network.namespaces(), &mut self.house) {
+            (Fault::Cut(a, b, _), ..) => self.network.heal(a, b)?,
+            (Fault::Loss(a, b, _), Some(places), _) => drop(self.weather.lose(places, a, b, 0)?),
+            (Fault::Slow(server), Some(places), _) => self.weather.hasten(places, server)?,
+            (Fault::Restart(_) | Fault::Kill(_), _, Some(House::Ours(server))) => server.start().await?,
+            (Fault::Restart(_) | Fault::Kill(_), _, Some(House::Synapse(synapse))) => synapse.start().await?,
+            (Fault::Loss(..) | Fault::Slow(_) | Fault::Restart(_) | Fault::Kill(_), ..) => {}
+        }
+        Ok(())
     }
 }

@@ -22,40 +22,87 @@ use crate::{
 
 /// How long the servers may take, once nobody writes any more.
 pub const CONVERGED_WITHIN: Duration = Duration::from_mins(1);
-/// How long they are watched.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// How long they are watched, and how long for each thing at least.
+const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE_LEAST: Duration = Duration::from_secs(10);
 /// Events in one answer.
 const PAGE: usize = 500;
+
+/// Between two looks: they cost the servers what these need to catch up.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What came of it.
 #[derive(Debug)]
 pub struct Verdict {
     /// Until each thing was as it should be, in the order in which it is looked for; or why not.
-    pub found: Vec<(&'static str, Result<Duration>)>,
+    pub found: Vec<(String, Result<Duration>)>,
+    /// How many of these are about servers of ours alone.
+    pub ours: usize,
 }
 
-/// Waits until all is as it should be, and says since when.
+impl Verdict {
+    /// How long it took until all was as it should be.
+    pub fn converged(&self) -> Option<Duration> {
+        latest(&self.found)
+    }
+
+    /// How long it took until it was on the servers of ours, if there are others.
+    pub fn ours_converged(&self) -> Option<Duration> {
+        latest(self.found.get(..self.ours).filter(|found| !found.is_empty())?)
+    }
+}
+
+fn latest(found: &[(String, Result<Duration>)]) -> Option<Duration> {
+    let times: Option<Vec<Duration>> = found.iter().map(|(_, found)| found.as_ref().ok().copied()).collect();
+    times?.into_iter().max()
+}
+
+/// Waits until all is as it should be, and says since when: first at servers of ours, where a
+/// Synapse is among them, so that what is told of them is not that it takes longer.
 pub async fn agreement(members: &[Member], room: &str, ledger: &Ledger) -> Verdict {
-    let began = Instant::now();
+    let ours: Vec<&Member> = members.iter().filter(|member| member.takes_part).collect();
+    let all: Vec<&Member> = members.iter().collect();
     let promised = ledger.lock().clone();
-    let mut found = Vec::new();
-    let state = wait::until_within(PATIENCE, "the same state", async || same_state(members, room).await);
-    found.push(("the same room state on all servers", state.await.map(|()| began.elapsed())));
-    let items =
-        wait::until_within(PATIENCE, "all items", async || same_items(members, room, &promised).await);
-    found.push(("every item change on all servers that take part", items.await.map(|()| began.elapsed())));
-    let messages =
-        wait::until_within(PATIENCE, "all messages", async || all_messages(members, room, &promised).await);
-    found.push((
-        "every message on all servers, once, each writer's in order",
-        messages.await.map(|()| began.elapsed()),
-    ));
-    let state = wait::until_within(PATIENCE, "the same state", async || same_state(members, room).await);
-    found.push(("still the same room state", state.await.map(|()| began.elapsed())));
-    Verdict { found }
+    let mut looking = Looking { room, promised, began: Instant::now(), found: Vec::new() };
+    if ours.len() < all.len() {
+        looking.through(&ours, &format!("the {} Causeways", ours.len())).await;
+    }
+    let ours = looking.found.len();
+    looking.through(&all, &format!("all {} servers", all.len())).await;
+    looking
+        .note("still the same room state everywhere", async |looking| same_state(&all, looking.room).await)
+        .await;
+    Verdict { found: looking.found, ours }
 }
 
-async fn same_state(members: &[Member], room: &str) -> Result<Option<()>> {
+/// Looks for one thing after the other.
+struct Looking<'a> {
+    room: &'a str,
+    promised: Promised,
+    began: Instant,
+    found: Vec<(String, Result<Duration>)>,
+}
+
+impl Looking<'_> {
+    async fn through(&mut self, members: &[&Member], whose: &str) {
+        let state = async |looking: &Self| same_state(members, looking.room).await;
+        self.note(&format!("the same room state on {whose}"), state).await;
+        if members.iter().all(|member| member.takes_part) {
+            let items = async |looking: &Self| same_items(members, looking.room, &looking.promised).await;
+            self.note(&format!("every item change on {whose}"), items).await;
+        }
+        let messages = async |looking: &Self| all_messages(members, looking.room, &looking.promised).await;
+        self.note(&format!("every message on {whose}, once, each writer's in order"), messages).await;
+    }
+
+    async fn note(&mut self, what: &str, look: impl AsyncFn(&Self) -> Result<Option<()>>) {
+        let patience = PATIENCE.saturating_sub(self.began.elapsed()).max(PATIENCE_LEAST);
+        let waited = wait::until_looking_each(PAUSE, patience, what, async || look(self).await).await;
+        self.found.push((what.to_owned(), waited.map(|()| self.began.elapsed())));
+    }
+}
+
+async fn same_state(members: &[&Member], room: &str) -> Result<Option<()>> {
     let mut first: Option<BTreeMap<(String, String), String>> = None;
     for member in members {
         let path = format!("/_matrix/client/v3/rooms/{}/state", segment(room));
@@ -99,9 +146,9 @@ async fn changes(member: &Member, room: &str) -> Result<BTreeMap<String, String>
     Ok(changes)
 }
 
-async fn same_items(members: &[Member], room: &str, promised: &Promised) -> Result<Option<()>> {
+async fn same_items(members: &[&Member], room: &str, promised: &Promised) -> Result<Option<()>> {
     let mut first: Option<BTreeMap<String, String>> = None;
-    for member in members.iter().filter(|member| member.takes_part) {
+    for member in members {
         let held = changes(member, room).await?;
         let marks: BTreeSet<&str> = held.values().map(String::as_str).collect();
         let lost: Vec<&String> =
@@ -133,7 +180,7 @@ async fn history(member: &Member, room: &str) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-async fn all_messages(members: &[Member], room: &str, promised: &Promised) -> Result<Option<()>> {
+async fn all_messages(members: &[&Member], room: &str, promised: &Promised) -> Result<Option<()>> {
     for member in members {
         let shown = history(member, room).await?;
         explain(&shown, &promised.messages)

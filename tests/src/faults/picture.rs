@@ -3,55 +3,77 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
+    check::CONVERGED_WITHIN,
     plan::{Fault, Planned},
     report::Report,
 };
 use crate::link::Cut;
 
 const WIDTH: f64 = 1_200.0;
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 170.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 70.0;
+const TOP: f64 = 128.0;
 const ROW: f64 = 22.0;
-const CURVES: f64 = 220.0;
+/// Between the rows of the servers and those of the links, and above the curves.
+const GAP: f64 = 30.0;
+const CURVES: f64 = 240.0;
 /// Of the servers' curves.
 const COLOURS: [&str; 5] = ["#1b6ca8", "#2a9d4a", "#8a4fbf", "#d1495b", "#8d6e00"];
 /// Of the faults, with their names for the legend.
 const FAULTS: [(&str, &str); 6] = [
     ("#222222", "cut: packets vanish"),
     ("#777777", "cut: refused"),
-    ("#e9a23b", "loss"),
+    ("#e9a23b", "packets get lost"),
     ("#9cc3e6", "slow line"),
-    ("#5fae8b", "restart"),
-    ("#c8252c", "kill -9"),
+    ("#5fae8b", "stopped, restarted"),
+    ("#c8252c", "kill -9, restarted"),
 ];
+/// Behind what happened after all was mended.
+const QUIET: &str = "#eef6ee";
 
 /// An SVG of a run.
 pub fn draw(report: &Report) -> String {
     let servers = report.labels.len();
     let links: Vec<(usize, usize)> =
         (0..servers).flat_map(|a| (a + 1..servers).map(move |b| (a, b))).collect();
-    let rows = float(servers + links.len());
-    let curves_top = TOP + rows * ROW + 30.0;
-    let height = curves_top + CURVES + 70.0;
-    let end = report.quiet_from + report.converged().unwrap_or(Duration::from_mins(1));
-    let end = end.max(report.quiet_from + Duration::from_secs(10)).as_secs_f64();
+    let links_top = TOP + float(servers) * ROW + GAP;
+    let curves_top = links_top + float(links.len()) * ROW + 2.0 * GAP;
+    let bottom = curves_top + CURVES;
+    let height = bottom + 75.0;
+    let limit = report.quiet_from + CONVERGED_WITHIN;
+    let end = report.verdict.converged().map_or(limit, |after| report.quiet_from + after);
+    let end = end.max(limit).as_secs_f64() * 1.01;
     let at = |time: Duration| LEFT + (WIDTH - LEFT - RIGHT) * time.as_secs_f64().min(end) / end;
 
     let mut svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}' \
          font-family='sans-serif' font-size='12'><rect width='100%' height='100%' fill='white'/>\n"
     );
-    legend(&mut svg);
+    let quiet = at(report.quiet_from);
+    let _ = writeln!(
+        svg,
+        "<rect x='{quiet:.1}' y='{top}' width='{:.1}' height='{:.1}' fill='{QUIET}'/>",
+        WIDTH - RIGHT - quiet,
+        bottom - TOP + 4.0,
+        top = TOP - 4.0
+    );
+    heading(&mut svg, report);
+    text(&mut svg, 10.0, TOP - 8.0, "start", "<tspan font-weight='bold'>Servers</tspan>");
     for (row, label) in report.labels.iter().enumerate() {
-        row_of(&mut svg, row, label, report, &at, |fault| on_server(fault) == Some(row));
+        let y = TOP + float(row) * ROW;
+        row_of(&mut svg, y, label, report, &at, |fault| on_server(fault) == Some(row));
     }
+    text(&mut svg, 10.0, links_top - 8.0, "start", "<tspan font-weight='bold'>Links between them</tspan>");
     for (number, (a, b)) in links.iter().enumerate() {
         let label = format!("{} \u{2013} {}", report.labels[*a], report.labels[*b]).replace("server ", "");
-        row_of(&mut svg, servers + number, &label, report, &at, |fault| on_link(fault) == Some((*a, *b)));
+        let y = links_top + float(number) * ROW;
+        row_of(&mut svg, y, &label, report, &at, |fault| on_link(fault) == Some((*a, *b)));
     }
+    let caption = "<tspan font-weight='bold'>Messages behind</tspan>: acknowledged by some server, and not shown \
+                   yet to the client that reads at this one";
+    text(&mut svg, 10.0, curves_top - 12.0, "start", caption);
     curves(&mut svg, report, curves_top, end, &at);
-    marks(&mut svg, report, curves_top, &at);
+    marks(&mut svg, report, bottom, &at);
     svg + "</svg>\n"
 }
 
@@ -67,19 +89,37 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &s
     let _ = writeln!(svg, "<line x1='{x1:.1}' y1='{y1:.1}' x2='{x2:.1}' y2='{y2:.1}' stroke='{stroke}'/>");
 }
 
-fn legend(svg: &mut String) {
-    text(
-        svg,
-        LEFT,
-        22.0,
-        "start",
-        "What was broken when, and how many acknowledged messages each server's reader had not been shown",
+/// What is seen, in words, and what the colours mean.
+fn heading(svg: &mut String, report: &Report) {
+    let servers = report.labels.len();
+    let outcome = report.failure().map_or_else(
+        || {
+            let after = report.verdict.converged().unwrap_or_default();
+            format!("all {servers} agreed {:.1} s after the last fault", after.as_secs_f64())
+        },
+        |failure| format!("FAILED: {}", escaped(&failure)),
     );
+    let [messages, items] = [&report.promised.messages, &report.promised.items]
+        .map(|written| written.iter().map(Vec::len).sum::<usize>());
+    let title = format!(
+        "<tspan font-size='15' font-weight='bold'>{servers} servers, {} s of faults (seed {}): {outcome}</tspan>",
+        report.settings.seconds, report.settings.seed
+    );
+    text(svg, 10.0, 24.0, "start", &title);
+    let what = format!(
+        "A client at each server wrote to one room all the time: {messages} messages and {items} item changes were \
+         acknowledged, and each has to be on every server that keeps such. Bars: what was broken, and when."
+    );
+    text(svg, 10.0, 46.0, "start", &what);
     for (number, (colour, name)) in FAULTS.iter().enumerate() {
         let x = LEFT + float(number) * 165.0;
-        let _ = writeln!(svg, "<rect x='{x}' y='36' width='14' height='12' fill='{colour}'/>");
-        text(svg, x + 20.0, 47.0, "start", name);
+        let _ = writeln!(svg, "<rect x='{x}' y='60' width='14' height='12' fill='{colour}'/>");
+        text(svg, x + 20.0, 71.0, "start", name);
     }
+}
+
+fn escaped(text: &str) -> String {
+    text.chars().take(90).collect::<String>().replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn colour(fault: Fault) -> &'static str {
@@ -110,13 +150,12 @@ fn on_link(fault: Fault) -> Option<(usize, usize)> {
 
 fn row_of(
     svg: &mut String,
-    row: usize,
+    y: f64,
     label: &str,
     report: &Report,
     at: &impl Fn(Duration) -> f64,
     is_here: impl Fn(Fault) -> bool,
 ) {
-    let y = TOP + float(row) * ROW;
     text(svg, LEFT - 10.0, y + 14.0, "end", label);
     line(svg, (LEFT, y + ROW), (WIDTH - RIGHT, y + ROW), "#dddddd");
     for Planned { fault, from, until } in report.happened.iter().filter(|one| is_here(one.fault)) {
@@ -155,21 +194,29 @@ fn curves(svg: &mut String, report: &Report, top: f64, end: f64, at: &impl Fn(Du
         let points = points.join(" ");
         let _ =
             writeln!(svg, "<polyline points='{points}' fill='none' stroke='{stroke}' stroke-width='1.5'/>");
-        let x = LEFT + float(index) * 120.0;
+        let x = LEFT + float(index) * 140.0;
         line(svg, (x, bottom + 40.0), (x + 20.0, bottom + 40.0), stroke);
         text(svg, x + 26.0, bottom + 44.0, "start", label);
     }
 }
 
-/// When the faults ended, and when all was as it should be.
-fn marks(svg: &mut String, report: &Report, curves_top: f64, at: &impl Fn(Duration) -> f64) {
-    let bottom = curves_top + CURVES;
-    let quiet = at(report.quiet_from);
-    line(svg, (quiet, TOP - 4.0), (quiet, bottom), "#1b6ca8");
-    text(svg, quiet - 4.0, TOP - 8.0, "end", "all mended, nobody writes");
-    if let Some(after) = report.converged() {
+/// When the faults ended, when all had to be as it should be, and when it was.
+fn marks(svg: &mut String, report: &Report, bottom: f64, at: &impl Fn(Duration) -> f64) {
+    let mut mark = |after: Duration, stroke: &str, (y, anchor): (f64, &str), said: &str| {
         let x = at(report.quiet_from + after);
-        line(svg, (x, TOP - 4.0), (x, bottom), "#2a9d4a");
-        text(svg, x, bottom + 58.0, "end", &format!("all agree after {:.1} s", after.as_secs_f64()));
+        line(svg, (x, y + 4.0), (x, bottom), stroke);
+        let x = if anchor == "start" { x + 5.0 } else { x - 5.0 };
+        text(svg, x, y + 8.0, anchor, said);
+    };
+    mark(Duration::ZERO, "#222222", (TOP - 40.0, "end"), "all is mended, nobody writes any more");
+    mark(CONVERGED_WITHIN, "#c8252c", (TOP - 40.0, "end"), "allowed: 60 s");
+    if let Some(after) = report.verdict.ours_converged() {
+        let said = format!("the Causeways agree: {:.1} s", after.as_secs_f64());
+        mark(after, "#1b6ca8", (TOP - 26.0, "start"), &said);
+    }
+    if let Some(after) = report.verdict.converged() {
+        let anchor = if after > CONVERGED_WITHIN { "end" } else { "start" };
+        let said = format!("all agree: {:.1} s", after.as_secs_f64());
+        mark(after, "#2a9d4a", (TOP - 13.0, anchor), &said);
     }
 }

@@ -29,6 +29,16 @@ pub enum Fault {
     Kill(usize),
 }
 
+impl Fault {
+    /// The server that it happens to; or the link, by both ends.
+    pub fn place(self) -> (usize, Option<usize>) {
+        match self {
+            Self::Cut(a, b, _) | Self::Loss(a, b, _) => (a, Some(b)),
+            Self::Slow(a) | Self::Restart(a) | Self::Kill(a) => (a, None),
+        }
+    }
+}
+
 /// A fault and its time, from the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Planned {

@@ -64,17 +64,6 @@ impl Report {
         })
     }
 
-    /// How long it took until all was as it should be.
-    pub(super) fn converged(&self) -> Option<Duration> {
-        self.verdict
-            .found
-            .iter()
-            .map(|(_, found)| found.as_ref().ok().copied())
-            .collect::<Option<Vec<_>>>()?
-            .into_iter()
-            .max()
-    }
-
     /// The table.
     pub fn table(&self) -> String {
         let Self { settings, promised, .. } = self;
