@@ -316,6 +316,25 @@ impl FederationClient {
         self.unsigned(&host, self.0.by_host.get(url)).await
     }
 
+    /// Asks an identity server in a user's name, in the same way; an answer other than 2xx is an error.
+    ///
+    /// # Errors
+    /// As [`Self::notify_gateway`], or it refused.
+    pub async fn ask_identity_server(
+        &self,
+        server: &ServerName,
+        token: &str,
+        endpoint: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Bytes, ClientError> {
+        let (host, url) = self.elsewhere(&format!("https://{server}/_matrix/identity/v2/{endpoint}"))?;
+        let client = &self.0.by_host;
+        let request =
+            body.map_or_else(|| client.get(url.clone()), |body| client.post(url.clone()).json(body));
+        let response = self.unsigned(&host, request.bearer_auth(token)).await?;
+        if response.status.is_success() { Ok(response.body) } else { Err(refusal(server, &response)) }
+    }
+
     /// A place by its address, if this server may connect to it.
     fn elsewhere(&self, url: &str) -> Result<(OwnedServerName, Url), ClientError> {
         let url = Url::parse(url).map_err(|error| ClientError::Request(error.into()))?;

@@ -27,7 +27,7 @@ pub fn answer(error: &ClientError) -> MatrixError {
 
 /// Codes that are passed on to a client as they are.
 fn known_errcode(errcode: &str) -> &'static str {
-    const PASSED_ON: [&str; 10] = [
+    const PASSED_ON: [&str; 11] = [
         "M_FORBIDDEN",
         "M_NOT_FOUND",
         "M_INCOMPATIBLE_ROOM_VERSION",
@@ -38,6 +38,7 @@ fn known_errcode(errcode: &str) -> &'static str {
         "M_BAD_JSON",
         "M_TOO_LARGE",
         "M_UNRECOGNIZED",
+        "M_TERMS_NOT_SIGNED",
     ];
     PASSED_ON.into_iter().find(|known| *known == errcode).unwrap_or("M_UNKNOWN")
 }

@@ -3,6 +3,7 @@
 //! kind ([`lanes`]); so many more wait, and beyond that they are answered
 //! "unavailable".
 
+mod addressee;
 mod alias;
 mod backfill;
 mod candidates;
@@ -29,6 +30,7 @@ use crate::{
     passed_on::answer,
     peers::PeerEvent,
     state::{FederationState, ReplicationMessage},
+    third_party::Proof,
 };
 
 /// Serves until `stop`, or until nobody can ask any more.
@@ -88,6 +90,15 @@ async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
             let Some(_turn) = place.turn().await else { return };
             let invite = invite::Invite { room_id, event_id, event, room_state, user_id };
             let _gone = reply.send(invite::invite(&state, invite).await);
+        }
+        RemoteRequest::Addressee { invite, reply, sender: _ } => {
+            let Some(_turn) = place.turn().await else { return };
+            let _gone = reply.send(addressee::addressee(&state, &invite).await);
+        }
+        RemoteRequest::AddressProof { room_id, sender, target, signed, reply } => {
+            let Some(_turn) = place.turn().await else { return };
+            let proof = Proof { room_id, sender, target, signed };
+            let _gone = reply.send(proof.exchange(&state).await);
         }
         RemoteRequest::PublicRooms { server, query, reply } => {
             place.tell(reply, public_rooms::public_rooms(&state, &server, query)).await;

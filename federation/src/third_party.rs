@@ -2,7 +2,8 @@
 //! server says who that is (server-server API, "Third-party invites").
 //!
 //! Not here: whether the room allows the invite, which its rules decide by the identity
-//! server's signature; asking an identity server to keep an invite, which is not done.
+//! server's signature; asking an identity server to keep an invite
+//! (`remote_driver/addressee.rs`).
 //!
 //! Invariant: an invite is made in the name of a user of this server only, and only of the
 //! user that the identity server has signed for.

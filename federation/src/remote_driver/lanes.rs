@@ -1,8 +1,9 @@
 //! How many requests of each kind are served at once, and how many may wait.
 //!
 //! Kinds have lanes of their own: servers that are slow to tell of keys or rooms
-//! keep nobody from joining a room or from a picture. Of keys, which any user may
-//! ask any server for, one user has a part of the lane only, and so has one policy server.
+//! keep nobody from joining a room or from a picture. Of keys and of addresses, which any
+//! user may ask any server for, one user has a part of the lane only, and so has one policy
+//! server.
 //!
 //! Invariants: whoever has a place is served or is answered "unavailable"; a turn
 //! ends with the work, or when nobody waits for its answer any more.
@@ -17,7 +18,7 @@ use causeway_service::{
 use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Requests to other servers' users' keys: at once, and waiting.
+/// Requests to other servers' users' keys, and to identity servers: at once, and waiting.
 const KEYS: (usize, usize) = (24, 128);
 /// Of these, one user's.
 const KEYS_OF_USER: usize = 16;
@@ -71,7 +72,10 @@ impl Lanes {
     pub(super) fn place(&self, request: &RemoteRequest) -> Option<Place> {
         let mut of_one = None;
         let lane = match request {
-            RemoteRequest::UserKeys { asker, .. } | RemoteRequest::ClaimKeys { asker, .. } => {
+            RemoteRequest::UserKeys { asker, .. }
+            | RemoteRequest::ClaimKeys { asker, .. }
+            | RemoteRequest::Addressee { sender: asker, .. }
+            | RemoteRequest::AddressProof { target: asker, .. } => {
                 of_one = Some(self.keys_of.try_take(asker)?);
                 &self.keys
             }

@@ -10,6 +10,7 @@ mod gap_abuse;
 mod gaps;
 mod hearsay;
 mod hostile;
+mod identity_server;
 mod knocks;
 mod liar;
 mod memberships;

@@ -53,6 +53,7 @@ mod state;
 mod state_event;
 mod sync;
 mod tag;
+mod third_party_invite;
 mod threads;
 mod uiaa;
 mod user_directory;

@@ -23,7 +23,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ClientState, Endpoints, Ruma, blocking, endpoint::in_turn};
+use crate::{ClientState, Endpoints, Ruma, blocking, endpoint::in_turn, third_party_invite};
 
 /// Servers that are tried for one join.
 const VIA_MAX: usize = 10;
@@ -47,6 +47,7 @@ async fn join_by_id(
     request: Ruma<join_room_by_id::v3::Request>,
 ) -> Result<join_room_by_id::v3::Response, MatrixError> {
     let (room_id, reason) = (request.body.room_id, request.body.reason);
+    third_party_invite::prove(&state, &room_id, &request.auth.user_id, &request.raw).await?;
     join(&state, &room_id, &request.auth.user_id, Vec::new(), reason).await?;
     Ok(join_room_by_id::v3::Response::new(room_id))
 }
@@ -57,6 +58,7 @@ async fn join_by_id_or_alias(
 ) -> Result<join_room_by_id_or_alias::v3::Response, MatrixError> {
     let (room_id, mut via) = resolve(&state, &request.body.room_id_or_alias).await?;
     via.splice(0..0, request.body.via);
+    third_party_invite::prove(&state, &room_id, &request.auth.user_id, &request.raw).await?;
     join(&state, &room_id, &request.auth.user_id, via, request.body.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
@@ -166,11 +168,18 @@ async fn invite(
     request: Ruma<invite_endpoint::v3::Request>,
 ) -> Result<invite_endpoint::v3::Response, MatrixError> {
     use invite_endpoint::v3::InvitationRecipient;
-    let InvitationRecipient::UserId(recipient) = request.body.recipient else {
-        return Err(MatrixError::new(400, "M_THREEPID_DENIED", "Third-party invites are not supported"));
-    };
-    let content = with_reason(Map::new(), recipient.reason);
-    invite_user(&state, &request.body.room_id, &request.auth.user_id, &recipient.user_id, content).await?;
+    let (room_id, sender) = (request.body.room_id, request.auth.user_id);
+    match request.body.recipient {
+        InvitationRecipient::UserId(recipient) => {
+            let content = with_reason(Map::new(), recipient.reason);
+            invite_user(&state, &room_id, &sender, &recipient.user_id, content).await?;
+        }
+        InvitationRecipient::ThirdPartyId(invite) => {
+            let invite = third_party_invite::checked(invite)?;
+            third_party_invite::invite_address(&state, &room_id, &sender, invite, Map::new()).await?;
+        }
+        _ => return Err(MatrixError::bad_json("Who is invited?")),
+    }
     Ok(invite_endpoint::v3::Response::new())
 }
 

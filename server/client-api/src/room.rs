@@ -20,10 +20,13 @@ use serde_json::{Map, Value};
 
 use crate::{
     ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration,
+    third_party_invite,
 };
 
 /// Aliases of one room that are listed.
 const ALIASES_MAX: usize = 500;
+/// Who is invited by an address when a room is created.
+const ADDRESSES_MAX: usize = 20;
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new().endpoint_async(create).endpoint(aliases_of).endpoint(upgrade)
@@ -35,6 +38,13 @@ async fn create(
 ) -> Result<create_room::v3::Response, MatrixError> {
     let creator = request.auth.user_id.clone();
     let (is_direct, creating, by) = (request.body.is_direct, state.clone(), creator.clone());
+    let mut by_address = Vec::new();
+    if request.body.invite_3pid.len() > ADDRESSES_MAX {
+        return Err(MatrixError::invalid_param("Too many are invited by an address"));
+    }
+    for invite in &request.body.invite_3pid {
+        by_address.push(third_party_invite::checked(invite.clone())?);
+    }
     let created = blocking(move || {
         creating.accounts.check_not_suspended(&by)?;
         let wanted = wanted(&creating, &request)?;
@@ -48,26 +58,28 @@ async fn create(
         Ok(created)
     })
     .await?;
+    let mut content = Map::new();
+    if is_direct {
+        content.insert("is_direct".to_owned(), true.into());
+    }
+    // The room exists; a server that can't be reached must not undo that.
+    let note = |error: MatrixError| tracing::warn!(%error, "an invite at the creation of a room failed");
     for target in created.remote_invites {
-        let mut content = Map::new();
-        if is_direct {
-            content.insert("is_direct".to_owned(), true.into());
-        }
-        // The room exists; a server that can't be reached must not undo that.
-        if let Err(error) =
-            membership::invite_user(&state, &created.room_id, &creator, &target, content).await
-        {
-            tracing::warn!(%error, "an invite at the creation of a room failed");
-        }
+        let invited =
+            membership::invite_user(&state, &created.room_id, &creator, &target, content.clone()).await;
+        invited.unwrap_or_else(note);
+    }
+    for invite in by_address {
+        let room_id = &created.room_id;
+        let invited =
+            third_party_invite::invite_address(&state, room_id, &creator, invite, content.clone()).await;
+        invited.unwrap_or_else(note);
     }
     Ok(create_room::v3::Response::new(created.room_id))
 }
 
 fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Result<CreateRoom, MatrixError> {
     let body = &request.body;
-    if !body.invite_3pid.is_empty() {
-        return Err(MatrixError::new(400, "M_THREEPID_DENIED", "Third-party invites are not supported"));
-    }
     let alias = body.room_alias_name.as_deref().map(|name| {
         let alias = format!("#{name}:{}", state.settings.server_name);
         alias.try_into().map_err(|_| MatrixError::invalid_param("The alias is not valid"))

@@ -7,9 +7,12 @@
 
 use std::time::Duration;
 
-use ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName,
+    OwnedUserId,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
@@ -66,6 +69,17 @@ pub enum RemoteRequest {
         user_id: OwnedUserId,
         reply: Reply<Box<RawValue>>,
     },
+    /// An identity server's `lookup`, and `store-invite` if it knows nobody by that address.
+    Addressee { sender: OwnedUserId, invite: Box<AddressInvite>, reply: Reply<Addressee> },
+    /// `exchange_third_party_invite`: has the server of who invited `target` by an address
+    /// invite him by name; `signed` is the identity server's word that he is the one.
+    AddressProof {
+        room_id: OwnedRoomId,
+        sender: OwnedUserId,
+        target: OwnedUserId,
+        signed: CanonicalJsonObject,
+        reply: Reply<()>,
+    },
     /// A media file from its origin, which is right about it, or, when that does
     /// not give it, from any of `holders`, if it is one of what is `expected`.
     Media {
@@ -110,6 +124,35 @@ pub enum RemoteRequest {
     PolicySignature { server: OwnedServerName, event: Box<RawValue>, reply: Reply<Value> },
     /// A server that could not be reached is tried again now, not after its pause.
     Retry { server: OwnedServerName, reply: Reply<()> },
+}
+
+/// An invite of somebody who is known by an address only.
+#[derive(Clone, Debug)]
+pub struct AddressInvite {
+    /// The identity server that the inviting user chose.
+    pub server: OwnedServerName,
+    /// The inviting user's access token there.
+    pub token: String,
+    /// `email`, for instance.
+    pub medium: String,
+    /// As the user wrote it.
+    pub address: String,
+    /// What is to be told to who is invited: the room and who invites, as `store-invite` names it.
+    pub told: Map<String, Value>,
+}
+
+/// Whom an address belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// This user.
+    User(OwnedUserId),
+    /// Nobody yet; the identity server keeps the invite.
+    Unknown {
+        /// The state key of the room's `m.room.third_party_invite`.
+        token: String,
+        /// Its content.
+        content: Map<String, Value>,
+    },
 }
 
 /// Which page of another server's public list.

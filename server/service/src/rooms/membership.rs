@@ -175,6 +175,18 @@ impl Rooms {
         })
     }
 
+    /// Whether a user may invite somebody by an address.
+    ///
+    /// # Errors
+    /// [`RoomError::Forbidden`] by the room's rules.
+    pub fn check_may_invite_address(&self, room_id: &RoomId, sender: &UserId) -> Result<(), RoomError> {
+        self.check_not_blocked(room_id)?;
+        let key = Some("token".to_owned());
+        let event =
+            NewEvent::new("m.room.third_party_invite", sender.to_owned(), key, Value::Object(Map::new()))?;
+        self.write(room_id, |writer| writer.prepare(&event).map(drop))
+    }
+
     /// Removes a user from the room.
     ///
     /// # Errors
