@@ -21,10 +21,8 @@ use crate::{
     migration,
     open::{self, Rocks},
     outbox,
+    restored::{self, CEILING},
 };
-
-/// Row of `Meta`: no position above this was handed out in the past.
-const CEILING: &[u8] = b"positions";
 
 /// By how much the ceiling rises at once; so many positions a restart may skip.
 const CEILING_STEP: u64 = 1 << 16;
@@ -55,27 +53,40 @@ impl Database {
     pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let opened = open::open(path, options)?;
         let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
-        let meta =
-            opened.rocks.cf_handle(Cf::Meta.name()).ok_or_else(|| unreadable("no meta rows".into()))?;
-        let ceiling = opened.rocks.get_cf(meta, CEILING).map_err(|error| unreadable(error.to_string()))?;
-        let ceiling = match ceiling {
-            None => 0,
-            Some(bytes) => {
-                crate::codec::decode_u64(Cf::Meta, &bytes).map_err(|error| unreadable(error.to_string()))?
-            }
-        };
-        let flow = Flow::new(ceiling, opened.rocks.latest_sequence_number());
-        let database = Self(Arc::new(Inner {
+        let is_restored = restored::is_restored(path);
+        let mut ceiling = restored::ceiling(&opened.rocks).map_err(unreadable)?;
+        if is_restored {
+            ceiling = restored::skip_positions(&opened.rocks, ceiling).map_err(unreadable)?;
+        }
+        let database = Self::new(opened, ceiling, path);
+        migration::run(&database).map_err(|failure| failure.at(path))?;
+        if is_restored {
+            restored::settle(&database).map_err(|error| unreadable(error.to_string()))?;
+        }
+        Ok(database)
+    }
+
+    /// Opens a data folder of this program's schema to be looked at: nothing is written.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and for a folder that would have to be migrated.
+    pub fn open_read_only(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let opened = open::open_read_only(path, options)?;
+        let ceiling = restored::ceiling(&opened.rocks)
+            .map_err(|reason| OpenError::Unreadable { path: path.to_owned(), reason })?;
+        Ok(Self::new(opened, ceiling, path))
+    }
+
+    fn new(opened: open::Opened, ceiling: u64, path: &Path) -> Self {
+        Self(Arc::new(Inner {
+            flow: Flow::new(ceiling, opened.rocks.latest_sequence_number()),
             rocks: opened.rocks,
-            flow,
             ceiling: AtomicU64::new(ceiling),
             raising: Mutex::new(()),
             waiting: outbox::Waiting::default(),
             folder: path.to_owned(),
             _lock: opened.lock,
-        }));
-        migration::run(&database).map_err(|failure| failure.at(path))?;
-        Ok(database)
+        }))
     }
 
     /// The data folder. What lies in it beside the database (media, keys) is

@@ -21,6 +21,9 @@ pub enum StorageError {
     /// so this process accepts no further write.
     #[error("the write-ahead log can't be synced: {0}; no write is accepted until a restart")]
     Sync(String),
+    /// The database could not be frozen for a backup, or be told that it was restored from one.
+    #[error("the backup failed: {0}")]
+    Checkpoint(String),
     /// A stored value is not what the catalogue says.
     #[error("a value in column family {cf} can't be decoded")]
     BrokenValue {

@@ -19,8 +19,10 @@ use crate::{Cf, OpenError, SCHEMA_VERSION};
 pub(crate) type Rocks = DBWithThreadMode<SingleThreaded>;
 
 const LOCK_FILE: &str = "lock";
+/// In a data folder that is being written by a restore: it is not whole.
+pub const RESTORING_FILE: &str = "restoring";
 const SCHEMA_FILE: &str = "schema";
-const ROCKS_FOLDER: &str = "db";
+pub(crate) const ROCKS_FOLDER: &str = "db";
 
 /// A schema file is a few digits.
 const SCHEMA_FILE_BYTES_MAX: u64 = 32;
@@ -63,20 +65,9 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
     fs::create_dir_all(path).map_err(|error| unreadable(error.to_string()))?;
     let lock = lock(path)?;
+    let found = refuse(path)?;
     let database = path.join(ROCKS_FOLDER);
     let exists = database.join("CURRENT").exists();
-    let found = read_schema(path).map_err(|error| unreadable(format!("schema file: {error}")))?;
-    match found {
-        Some(found) if found > SCHEMA_VERSION => {
-            return Err(OpenError::NewerSchema {
-                path: path.to_owned(),
-                found: found.to_string(),
-                supported: SCHEMA_VERSION,
-            });
-        }
-        None if exists => return Err(unreadable("there is a database, but no schema file".to_owned())),
-        _ => {}
-    }
     let rocks_options = database_options(options);
     if exists {
         refuse_unknown_families(path, &database, &rocks_options)?;
@@ -92,6 +83,68 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     let rocks = Rocks::open_cf_descriptors(&rocks_options, &database, Cf::ALL.iter().map(family))
         .map_err(|error| unreadable(error.into_string()))?;
     Ok(Opened { rocks, lock })
+}
+
+/// Opens a folder of the present schema to be read only; its lock is taken all the same.
+pub(crate) fn open_read_only(path: &Path, options: &Options) -> Result<Opened, OpenError> {
+    let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+    let Held { _lock: lock } = hold(path)?;
+    let database = path.join(ROCKS_FOLDER);
+    let rocks_options = database_options(options);
+    let found = read_schema(path).map_err(|error| unreadable(format!("schema file: {error}")))?;
+    refuse_unknown_families(path, &database, &rocks_options)?;
+    let names = Rocks::list_cf(&rocks_options, &database).map_err(|error| unreadable(error.into_string()))?;
+    if found != Some(SCHEMA_VERSION) || Cf::ALL.iter().any(|cf| names.iter().all(|name| name != cf.name())) {
+        let reason = "an earlier program wrote it: start the server on it once, or use that program";
+        return Err(unreadable(reason.to_owned()));
+    }
+    let cache = Cache::new_lru_cache(options.cache_bytes);
+    let family =
+        |cf: &Cf| ColumnFamilyDescriptor::new(cf.name(), Cf::options(&cache, options.write_buffer_bytes));
+    let families = Cf::ALL.iter().map(family);
+    let rocks = Rocks::open_cf_descriptors_read_only(&rocks_options, &database, families, false)
+        .map_err(|error| unreadable(error.into_string()))?;
+    Ok(Opened { rocks, lock })
+}
+
+/// A data folder that nobody uses while this lives, and that is not opened either.
+#[derive(Debug)]
+pub struct Held {
+    _lock: File,
+}
+
+/// Keeps everybody else out of a data folder, to read its files as they are.
+///
+/// # Errors
+/// It is in use, is none, or of a later program.
+pub fn hold(path: &Path) -> Result<Held, OpenError> {
+    let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+    if !path.join(ROCKS_FOLDER).join("CURRENT").exists() {
+        return Err(unreadable("there is no database in it".to_owned()));
+    }
+    let lock = lock(path)?;
+    refuse(path)?;
+    Ok(Held { _lock: lock })
+}
+
+/// Refuses a folder that is not whole, or that a later program wrote; its schema.
+fn refuse(path: &Path) -> Result<Option<u32>, OpenError> {
+    let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+    if path.join(RESTORING_FILE).exists() {
+        return Err(unreadable("a restore into it was not finished: empty it and restore again".to_owned()));
+    }
+    let found = read_schema(path).map_err(|error| unreadable(format!("schema file: {error}")))?;
+    match found {
+        Some(found) if found > SCHEMA_VERSION => Err(OpenError::NewerSchema {
+            path: path.to_owned(),
+            found: found.to_string(),
+            supported: SCHEMA_VERSION,
+        }),
+        None if path.join(ROCKS_FOLDER).join("CURRENT").exists() => {
+            Err(unreadable("there is a database, but no schema file".to_owned()))
+        }
+        found => Ok(found),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -124,7 +177,7 @@ fn read_schema(path: &Path) -> io::Result<Option<u32>> {
     text.trim().parse().map(Some).map_err(|_| io::Error::other("not a number"))
 }
 
-fn write_schema(path: &Path) -> io::Result<()> {
+pub(crate) fn write_schema(path: &Path) -> io::Result<()> {
     let temporary = path.join("schema.new");
     let mut file = File::create(&temporary)?;
     writeln!(file, "{SCHEMA_VERSION}")?;
