@@ -74,6 +74,7 @@ pub mod uiaa;
 pub mod upgrade;
 pub mod upload;
 pub mod user_directory;
+pub mod verify;
 pub mod visible;
 mod words;
 

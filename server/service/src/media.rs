@@ -8,12 +8,13 @@
 //! Media ids and names come from peers and clients and never become paths.
 
 mod admin;
+mod frozen;
 mod thumbnails;
 
 use std::{
     collections::HashMap,
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
@@ -44,7 +45,8 @@ const MEDIA_ID_BYTES_MAX: usize = 255;
 /// A content type or file name, in bytes.
 const LABEL_BYTES_MAX: usize = 255;
 
-const FOLDER: &str = "media";
+/// In the data folder.
+pub(crate) const FOLDER: &str = "media";
 
 /// See the module.
 pub struct MediaStore {
@@ -83,6 +85,7 @@ impl MediaStore {
         let folder = database.folder().join(FOLDER);
         fs::create_dir_all(&folder)?;
         new_file::clean(&folder)?;
+        frozen::clean(database.folder())?;
         Ok(Self {
             database,
             clock,
@@ -145,8 +148,7 @@ impl MediaStore {
 
     /// Where a content lies.
     pub fn path(&self, media: &Media) -> PathBuf {
-        let (first, rest) = media.sha256.split_at_checked(2).unwrap_or(("", ""));
-        self.database.folder().join(FOLDER).join(first).join(rest)
+        content_path(&self.database.folder().join(FOLDER), &media.sha256)
     }
 
     /// Keeps a copy of another server's file.
@@ -252,6 +254,12 @@ async fn run<R: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(MatrixError::internal(&error)),
     }
+}
+
+/// Where a content lies in the folder of media.
+pub(crate) fn content_path(folder: &Path, sha256: &str) -> PathBuf {
+    let (first, rest) = sha256.split_at_checked(2).unwrap_or(("", ""));
+    folder.join(first).join(rest)
 }
 
 /// The file name in a `Content-Disposition`; only the plain form.

@@ -2,6 +2,7 @@
 //! reads, synced, and moved to their place.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -55,11 +56,16 @@ impl Drop for Temporary {
     }
 }
 
+/// Whether a file of this name is not complete.
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(PREFIX)
+}
+
 /// Removes what a crash left behind.
 pub(crate) fn clean(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if is_temporary(&entry.file_name()) {
             fs::remove_file(entry.path())?;
         }
     }

@@ -125,6 +125,16 @@ impl ServerKeys {
         &self.key_pair
     }
 
+    /// The public halves of the keys that are stored, also the old ones, without making any.
+    pub fn public(database: &Database) -> Result<BTreeMap<String, Base64<Standard>>, ServerKeysError> {
+        let mut keys = BTreeMap::new();
+        for key in rows::own(database)? {
+            let pair = parse(&key)?;
+            keys.insert(key_id(&pair), Base64::new(pair.public_key().to_vec()));
+        }
+        Ok(keys)
+    }
+
     /// Its id, `ed25519:…`.
     pub fn key_id(&self) -> &str {
         &self.key_id

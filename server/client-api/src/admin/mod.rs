@@ -18,6 +18,7 @@ use crate::{
     frame, json_response,
 };
 
+mod backup;
 mod federation;
 mod media;
 mod moderation;
@@ -34,6 +35,7 @@ const LIMIT_MAX: usize = 1_000;
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .admin(Method::GET, &["/_synapse/admin/v1/server_version"], version)
+        .merge(backup::routes())
         .merge(federation::routes())
         .merge(media::routes())
         .merge(moderation::routes())

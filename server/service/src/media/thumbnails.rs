@@ -18,9 +18,11 @@ use image::{
     DynamicImage, ImageDecoder, ImageReader, Limits, codecs::jpeg::JpegEncoder, codecs::png::PngEncoder,
 };
 
-use super::{FOLDER, Media, MediaStore, run};
+use super::{Media, MediaStore, run};
 use crate::{error::MatrixError, new_file};
 
+/// Beside the contents' own folders.
+pub(super) const FOLDER: &str = "thumbnails";
 /// The largest file that is looked into, in bytes.
 const SOURCE_BYTES_MAX: u64 = 32 << 20;
 /// Pixels of an image that is made smaller.
@@ -141,7 +143,7 @@ impl MediaStore {
     /// Where the small versions of a content lie.
     pub(super) fn thumbnails_of(&self, sha256: &str) -> PathBuf {
         let (first, rest) = sha256.split_at_checked(2).unwrap_or(("", ""));
-        self.database.folder().join(FOLDER).join("thumbnails").join(first).join(rest)
+        self.database.folder().join(super::FOLDER).join(FOLDER).join(first).join(rest)
     }
 
     fn place(&self, media: &Media, (width, height, method): (u32, u32, Method), ending: &str) -> PathBuf {
@@ -173,7 +175,7 @@ impl MediaStore {
             Some(Ok(made)) => made,
             Some(Err(_)) | None => ("none", Vec::new()),
         };
-        let mut file = new_file::Temporary::create(&self.database.folder().join(FOLDER))?;
+        let mut file = new_file::Temporary::create(&self.database.folder().join(super::FOLDER))?;
         file.write_all(&bytes)?;
         file.persist(&self.place(media, size, ending))?;
         Ok(self.made(media, size).flatten())
