@@ -7,10 +7,10 @@ use ruma::OwnedServerName;
 
 use crate::{
     admin::{self, AdminCommand},
-    app,
+    app, backup,
     config::{self, Config, Template},
     exit::{Failure, Reason},
-    secret, tls,
+    secret, tls, verify,
 };
 
 /// Length of generated tokens and secrets, in characters of base 62.
@@ -35,15 +35,22 @@ enum Command {
     /// Give the server, which must not run, a new signing key. The old one stays published.
     RotateKey(ConfigFile),
     /// Administer the running server: users, rooms, files, tokens, other servers, reports.
-    Admin(Admin),
+    Admin(Configured<AdminCommand>),
+    /// Back up a server, running or stopped: its database and files, what is new since the last time.
+    Backup(Configured<backup::Backup>),
+    /// Put a backup into an empty folder.
+    Restore(backup::Restore),
+    /// Look at everything in a stopped server's data folder, or in a backup, and say what is damaged.
+    Verify(Configured<verify::Verify>),
 }
 
+/// What needs a configuration, and what it is told besides.
 #[derive(Debug, Args)]
-struct Admin {
+struct Configured<T: Args> {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
-    command: AdminCommand,
+    wanted: T,
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +93,13 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             println!("from now on signs {}", app::rotate_key(&load(&file)?)?);
             Ok(())
         }
-        Command::Admin(admin) => admin::run(&load(&admin.file)?, &admin.command),
+        Command::Admin(admin) => admin::run(&load(&admin.file)?, &admin.wanted),
+        Command::Backup(backup) => backup::backup(&load(&backup.file)?, &backup.wanted),
+        Command::Verify(verify) => verify::run(&verify.wanted, || {
+            let config = load(&verify.file)?;
+            Ok((config.server_name, config.data_folder))
+        }),
+        Command::Restore(wanted) => backup::restore(&wanted),
         Command::GenerateConfig(wanted) => {
             print!("{}", generate(&wanted));
             Ok(())
@@ -107,4 +120,16 @@ fn generate(wanted: &GenerateConfig) -> String {
         registration_token: token.as_deref(),
         shared_secret: &secret::of_length(SECRET_LENGTH),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
 }

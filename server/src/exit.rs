@@ -19,6 +19,8 @@ pub enum Reason {
     DataFolder = 4,
     /// A driver ended or panicked while the server was running.
     Driver = 5,
+    /// Data, or a backup of them, are damaged.
+    Damage = 6,
 }
 
 /// Why the process ends.

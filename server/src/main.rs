@@ -8,6 +8,7 @@
 mod admin;
 mod admin_socket;
 mod app;
+mod backup;
 mod commands;
 mod config;
 mod exit;
@@ -18,6 +19,7 @@ mod settings;
 mod supervisor;
 mod telemetry;
 mod tls;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
 };
+pub use call::{Call, CallError, ask};
 pub use words::Words;
 
 /// What is asked of the server, and how the answer is shown.

@@ -2,6 +2,7 @@
 //!
 //! One binary for all, because each test binary is linked with everything.
 
+mod backup;
 mod client_api;
 mod crash;
 mod cut;
