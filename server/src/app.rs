@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
-    observe, settings,
+    observe, readiness, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -120,9 +120,11 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     for one in open {
         start_listener(&mut supervisor, one, &router, registry.as_ref(), &handle);
     }
+    readiness::ready();
     let stop = supervisor.stop_signal();
     supervisor.start("closing of listeners", async move {
         stop.cancelled().await;
+        readiness::stopping();
         handle.graceful_shutdown(Some(listeners::GRACE));
     });
     let result = supervisor.run(shutdown).await;

@@ -10,7 +10,7 @@ use crate::{
     app, backup,
     config::{self, Config, Template},
     exit::{Failure, Reason},
-    secret, tls, verify,
+    health, secret, tls, verify,
 };
 
 /// Length of generated tokens and secrets, in characters of base 62.
@@ -34,6 +34,8 @@ enum Command {
     CheckConfig(ConfigFile),
     /// Give the server, which must not run, a new signing key. The old one stays published.
     RotateKey(ConfigFile),
+    /// Say whether the running server answers.
+    Health(ConfigFile),
     /// Administer the running server: users, rooms, files, tokens, other servers, reports.
     Admin(Configured<AdminCommand>),
     /// Back up a server, running or stopped: its database and files, what is new since the last time.
@@ -100,6 +102,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok((config.server_name, config.data_folder))
         }),
         Command::Restore(wanted) => backup::restore(&wanted),
+        Command::Health(file) => health::check(&load(&file)?),
         Command::GenerateConfig(wanted) => {
             print!("{}", generate(&wanted));
             Ok(())

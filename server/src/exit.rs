@@ -21,6 +21,8 @@ pub enum Reason {
     Driver = 5,
     /// Data, or a backup of them, are damaged.
     Damage = 6,
+    /// The running server does not answer.
+    Unwell = 7,
 }
 
 /// Why the process ends.

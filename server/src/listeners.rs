@@ -19,7 +19,7 @@ use axum_server::{
     accept::NoDelayAcceptor,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpSocket;
 
@@ -159,6 +159,12 @@ pub fn write_addresses(data_folder: &Path, open: &[Open]) -> io::Result<()> {
     let unfinished = data_folder.join(format!("{ADDRESSES_FILE}.new"));
     std::fs::write(&unfinished, text)?;
     std::fs::rename(unfinished, addresses_file(data_folder))
+}
+
+/// What [`write_addresses`] told last.
+pub fn read_addresses(data_folder: &Path) -> io::Result<Value> {
+    let text = std::fs::read_to_string(addresses_file(data_folder))?;
+    serde_json::from_str(&text).map_err(io::Error::other)
 }
 
 /// Takes back what [`write_addresses`] told; that there is nothing is no error.
