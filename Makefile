@@ -52,6 +52,7 @@ test: test-packages ## Pass every test
 .test:
 	scripts/interop-venv.sh $(TARGET)/interop-venv
 	scripts/interop-js.sh $(TARGET)/interop-js $(TARGET)/interop-venv
+	scripts/deploy-tools.sh $(TARGET)/deploy-tools
 	$(CARGO) build --locked --manifest-path tests/rust-sdk/Cargo.toml --target-dir $(TARGET)/rust-sdk
 	$(CARGO) build --locked --workspace --bins
 	@rm -f $(TARGET)/skipped-tests

@@ -19,6 +19,10 @@ has_libclang() {
         || { [ -n "${LIBCLANG_PATH:-}" ] && compgen -G "$LIBCLANG_PATH/libclang*.so*"; }
 }
 
+has_library() {
+    compgen -G "/usr/lib/*/$1" || compgen -G "/lib/*/$1"
+}
+
 has_venv() {
     python3 -c 'import ensurepip, venv'
 }
@@ -31,6 +35,9 @@ need ccache command -v ccache              # RocksDB is compiled once and reused
 if [ "${1:-build}" = test ]; then
     need python3 command -v python3
     need python3-venv has_venv             # the Python client of the interop tests
+    need systemd command -v systemd-analyze # judges the unit; nothing is run by it
+    need libpcre2-8-0 has_library libpcre2-8.so.0 # nginx, which is unpacked and not installed
+    need libssl3 has_library libssl.so.3
     need iproute2 command -v ip            # networks of their own for the tests of a lossy link
 fi
 

@@ -2,12 +2,14 @@
 
 use std::{
     fmt::Display,
+    net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::Method;
+use reqwest::{ClientBuilder, Method};
 use serde_json::Value;
 
 use crate::result::{Doing, Failure, Result};
@@ -41,18 +43,31 @@ pub struct Answer {
 impl Client {
     /// A client that has nothing to connect to yet.
     pub fn new() -> Result<Self> {
+        Self::of(Self::builder().tls_certs_only([]))
+    }
+
+    /// The same for `hosts` on this machine, over TLS with a certificate by `authority`.
+    pub fn through_tls(authority: &Path, hosts: &[&str]) -> Result<Self> {
+        let certificate = reqwest::Certificate::from_pem(&std::fs::read(authority)?)?;
+        let mut builder = Self::builder().tls_certs_only([certificate]);
+        for host in hosts {
+            // The port is the URL's.
+            builder = builder.resolve(host, SocketAddr::from(([127, 0, 0, 1], 0)));
+        }
+        Self::of(builder)
+    }
+
+    fn of(builder: ClientBuilder) -> Result<Self> {
+        Ok(Self { http: builder.build()?, base: Arc::default() })
+    }
+
+    fn builder() -> ClientBuilder {
         static PROVIDER: OnceLock<()> = OnceLock::new();
         PROVIDER.get_or_init(|| {
             // An error says that it is installed already.
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let http = reqwest::Client::builder()
-            .timeout(REQUEST_TIMEOUT)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .tls_certs_only([])
-            .build()?;
-        Ok(Self { http, base: Arc::default() })
+        reqwest::Client::builder().timeout(REQUEST_TIMEOUT).tcp_nodelay(true).no_proxy()
     }
 
     /// Where requests go from now on, for all clones.

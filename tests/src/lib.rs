@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod result;
 pub mod server;
 pub mod simulation;

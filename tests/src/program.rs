@@ -46,6 +46,15 @@ pub fn python() -> Result<PathBuf> {
     Ok(folder.join("bin/python"))
 }
 
+/// The folder with what the tests of `deploy/` need (nginx, Caddy, Prometheus below
+/// `usr`, Python in `venv`), made on first use.
+pub fn deploy_tools() -> Result<PathBuf> {
+    let folder = target()?.join("deploy-tools");
+    let made = Command::new(checkout().join("scripts/deploy-tools.sh")).arg(&folder).status()?;
+    ensure(made.success(), || "the tools for deploy/ can't be had".to_owned())?;
+    Ok(folder)
+}
+
 /// The folder of the checkout.
 pub fn checkout() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -16,6 +16,7 @@ use crate::{
     client::Client,
     network::{Network, Place},
     process, program,
+    proxy::{self, Proxy},
     result::{Doing, Failure, Result, ensure},
     wait,
 };
@@ -42,6 +43,8 @@ pub struct Tuning {
     pub variables: Vec<(String, String)>,
     /// Names of the servers; none: each is called by its address.
     pub names: Vec<String>,
+    /// The reverse proxy in front of each server, if any: all go through it.
+    pub proxy: Option<proxy::Kind>,
     /// Whether the log goes to the caller's standard error stream, not to a file.
     pub show_log: bool,
 }
@@ -56,6 +59,7 @@ impl Default for Tuning {
             backoff_ms: (100, 1_000),
             variables: Vec::new(),
             names: Vec::new(),
+            proxy: None,
             show_log: false,
         }
     }
@@ -69,6 +73,9 @@ pub struct Server {
     /// Everything of its own: configuration, `data`, `log`.
     pub folder: PathBuf,
     client: Client,
+    /// Past the proxy.
+    direct: Client,
+    proxy: Option<Proxy>,
     place: Place,
     index: usize,
     network: Network,
@@ -95,14 +102,30 @@ impl Server {
         let (plain, secure) = place.listeners();
         let files = [&authority.certificate(), &chain, &key];
         fs::write(folder.join("causeway.toml"), configuration(&name, [plain, secure], files, known, tuning))?;
-        let client = Client::new()?;
+        let direct = Client::new()?;
+        let (client, proxy) = match tuning.proxy {
+            None => (direct.clone(), None),
+            Some(kind) => {
+                let base = proxy::base_of(host);
+                let hosts = [host, &base];
+                let (chain, key) = authority.issue(&format!("proxy-{index}"), &hosts)?;
+                let proxy = Proxy::prepare(kind, folder.join("proxy"), host, chain, key)?;
+                (Client::through_tls(&authority.certificate(), &hosts)?, Some(proxy))
+            }
+        };
         let (variables, show_log) = (tuning.variables.clone(), tuning.show_log);
-        Ok(Self { name, folder, client, place, index, network, child: None, variables, show_log })
+        let child = None;
+        Ok(Self { name, folder, client, direct, proxy, place, index, network, child, variables, show_log })
     }
 
     /// Its client API, wherever the process listens at the moment.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Its API past the proxy, if there is one.
+    pub fn direct(&self) -> &Client {
+        &self.direct
     }
 
     /// The process, while it runs.
@@ -122,7 +145,7 @@ impl Server {
 
     /// What waits in a queue of its shared spaces, by its own word in `/metrics`.
     pub async fn waiting(&self, queue: &str) -> Result<u64> {
-        let (status, text) = self.client.download("/metrics", None).await?;
+        let (status, text) = self.direct.download("/metrics", None).await?;
         ensure(status == 200, || format!("/metrics answered {status}"))?;
         let (text, label) = (String::from_utf8_lossy(&text), format!("queue=\"{queue}\""));
         let line = text
@@ -165,25 +188,40 @@ impl Server {
         let listeners = listeners
             .ok_or_else(|| Failure::new(format!("the server ended at once:\n{}", self.log_tail())))?;
         self.child = Some(child);
-        self.client.set_base(&url_of(&listeners, false)?);
-        let secure = url_of(&listeners, true)?;
-        let address: SocketAddr = secure.trim_start_matches("https://").parse()?;
-        self.place.lead_to(Some(address));
+        let plain = url_of(&listeners, false)?;
+        self.direct.set_base(&plain);
+        let Some(proxy) = &mut self.proxy else {
+            let secure = url_of(&listeners, true)?;
+            self.place.lead_to(Some(secure.trim_start_matches("https://").parse()?));
+            return Ok(());
+        };
+        let ports = proxy.start(plain.trim_start_matches("http://").parse()?).await?;
+        self.client.set_base(&format!("https://{}:{}", proxy.host(), ports.clients));
+        self.place.lead_to(Some(SocketAddr::from(([127, 0, 0, 1], ports.servers))));
         Ok(())
     }
 
     /// SIGKILL: what was not durable is gone.
     pub async fn kill(&mut self) -> Result<()> {
         self.place.lead_to(None);
-        process::kill(&mut self.child).await
+        process::kill(&mut self.child).await?;
+        self.stop_proxy().await
     }
 
     /// SIGTERM, and a clean end is demanded.
     pub async fn stop(&mut self) -> Result<()> {
         self.place.lead_to(None);
+        self.stop_proxy().await?;
         let ended = process::stop(&mut self.child, STOP_PATIENCE).await.doing("stopping the server")?;
         let Some(status) = ended else { return Ok(()) };
         ensure(status.success(), || format!("the server ended with {status}:\n{}", self.log_tail()))
+    }
+
+    async fn stop_proxy(&mut self) -> Result<()> {
+        match &mut self.proxy {
+            Some(proxy) => proxy.stop().await,
+            None => Ok(()),
+        }
     }
 
     /// Copies the data folder to `copy`; the server must be down.

@@ -16,6 +16,7 @@ mod many;
 mod oauth;
 mod origin_gone;
 mod pair;
+mod proxied;
 mod restore;
 mod rust_sdk;
 mod scripts;
