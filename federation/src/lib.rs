@@ -48,7 +48,6 @@ mod replies;
 pub mod settings;
 pub mod signing;
 pub mod state;
-mod third_party;
 pub mod trace_context;
 pub mod verification;
 

@@ -3,6 +3,7 @@
 //! kind ([`lanes`]); so many more wait, and beyond that they are answered
 //! "unavailable".
 
+pub(crate) mod address_proof;
 mod addressee;
 mod alias;
 mod backfill;
@@ -25,12 +26,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::lanes::{Lanes, Place};
+use self::{
+    address_proof::Proof,
+    lanes::{Lanes, Place},
+};
 use crate::{
     passed_on::answer,
     peers::PeerEvent,
     state::{FederationState, ReplicationMessage},
-    third_party::Proof,
 };
 
 /// Serves until `stop`, or until nobody can ask any more.

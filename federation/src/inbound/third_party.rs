@@ -18,8 +18,8 @@ use crate::{
     bounded::BoundedList,
     error::{Refusal, blocking},
     params::Path,
+    remote_driver::address_proof::Proof,
     state::FederationState,
-    third_party::Proof,
 };
 
 /// Largest body of what an identity server tells, in bytes.

@@ -6,7 +6,7 @@
 use axum::Router;
 use causeway_service::{
     error::MatrixError,
-    remote::RemoteRequest,
+    remote::{AddressInvite, RemoteRequest},
     rooms::{Invite, Outcome, RoomError},
     succession::carry_settings,
 };
@@ -176,7 +176,7 @@ async fn invite(
         }
         InvitationRecipient::ThirdPartyId(invite) => {
             let invite = third_party_invite::checked(invite)?;
-            third_party_invite::invite_address(&state, &room_id, &sender, invite, Map::new()).await?;
+            invite_address(&state, &room_id, &sender, invite, Map::new()).await?;
         }
         _ => return Err(MatrixError::bad_json("Who is invited?")),
     }
@@ -226,6 +226,20 @@ pub(crate) async fn invite_user(
         Ok(())
     })
     .await
+}
+
+/// Invites whom an address belongs to, or keeps him a place.
+pub(crate) async fn invite_address(
+    state: &ClientState,
+    room_id: &RoomId,
+    sender: &UserId,
+    invite: AddressInvite,
+    content: Map<String, Value>,
+) -> Result<(), MatrixError> {
+    match third_party_invite::addressee(state, room_id, sender, invite).await? {
+        Some(user_id) => invite_user(state, room_id, sender, &user_id, content).await,
+        None => Ok(()),
+    }
 }
 
 fn kick(

@@ -71,8 +71,7 @@ async fn create(
     }
     for invite in by_address {
         let room_id = &created.room_id;
-        let invited =
-            third_party_invite::invite_address(&state, room_id, &creator, invite, content.clone()).await;
+        let invited = membership::invite_address(&state, room_id, &creator, invite, content.clone()).await;
         invited.unwrap_or_else(note);
     }
     Ok(create_room::v3::Response::new(created.room_id))

@@ -12,10 +12,12 @@ use causeway_service::{
     remote::{AddressInvite, Addressee, RemoteRequest},
     rooms::{NewEvent, RoomError},
 };
-use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, UserId, api::client::membership::Invite3pid};
+use ruma::{
+    CanonicalJsonObject, OwnedServerName, OwnedUserId, RoomId, UserId, api::client::membership::Invite3pid,
+};
 use serde_json::{Map, Value};
 
-use crate::{ClientState, endpoint::in_turn, membership};
+use crate::{ClientState, endpoint::in_turn};
 
 /// Longest address, in bytes; an e-mail's has 254 at most.
 const ADDRESS_BYTES_MAX: usize = 320;
@@ -48,14 +50,13 @@ pub(crate) fn checked(invite: Invite3pid) -> Result<AddressInvite, MatrixError> 
     Ok(AddressInvite { server, token, medium, address, told: Map::new() })
 }
 
-/// Invites whom the address belongs to, or keeps him a place.
-pub(crate) async fn invite_address(
+/// Asks whom the address belongs to; `None`: nobody yet, and the room keeps him a place.
+pub(crate) async fn addressee(
     state: &ClientState,
     room_id: &RoomId,
     sender: &UserId,
     mut invite: AddressInvite,
-    content: Map<String, Value>,
-) -> Result<(), MatrixError> {
+) -> Result<Option<OwnedUserId>, MatrixError> {
     let (inviting, room, from) = (state.clone(), room_id.to_owned(), sender.to_owned());
     invite.told = in_turn(state.clone(), Some(room.clone()), move || {
         inviting.accounts.check_not_suspended(&from)?;
@@ -65,19 +66,17 @@ pub(crate) async fn invite_address(
     .await?;
     let (asker, invite) = (sender.to_owned(), Box::new(invite));
     let asked = |reply| RemoteRequest::Addressee { sender: asker, invite, reply };
-    match state.remote.request(asked).await? {
-        Addressee::User(user_id) => membership::invite_user(state, room_id, sender, &user_id, content).await,
-        Addressee::Unknown { token, content } => {
-            let (state, room, from) = (state.clone(), room_id.to_owned(), sender.to_owned());
-            in_turn(state.clone(), Some(room.clone()), move || {
-                let kind = "m.room.third_party_invite";
-                let event = NewEvent::new(kind, from, Some(token), Value::Object(content));
-                state.rooms.send(&room, event.map_err(RoomError::from)?, None)?;
-                Ok(())
-            })
-            .await
-        }
-    }
+    let (token, content) = match state.remote.request(asked).await? {
+        Addressee::User(user_id) => return Ok(Some(user_id)),
+        Addressee::Unknown { token, content } => (token, content),
+    };
+    let (state, room, from) = (state.clone(), room_id.to_owned(), sender.to_owned());
+    in_turn(state.clone(), Some(room.clone()), move || {
+        let event = NewEvent::new("m.room.third_party_invite", from, Some(token), Value::Object(content));
+        state.rooms.send(&room, event.map_err(RoomError::from)?, None)?;
+        Ok(None)
+    })
+    .await
 }
 
 fn told(state: &ClientState, room_id: &RoomId, sender: &UserId) -> Result<Map<String, Value>, MatrixError> {

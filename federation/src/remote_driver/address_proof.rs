@@ -3,7 +3,7 @@
 //!
 //! Not here: whether the room allows the invite, which its rules decide by the identity
 //! server's signature; asking an identity server to keep an invite
-//! (`remote_driver/addressee.rs`).
+//! (`addressee`).
 //!
 //! Invariant: an invite is made in the name of a user of this server only, and only of the
 //! user that the identity server has signed for.
@@ -22,11 +22,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::invite::{self, invite};
 use crate::{
     client::{Request, escape},
     error::blocking,
     passed_on::answer,
-    remote_driver::invite::{self, invite},
     state::FederationState,
 };
 
