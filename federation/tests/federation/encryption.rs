@@ -45,7 +45,7 @@ async fn device(server: &Server, user_id: &UserId, device_id: &'static str) -> S
         .run(move |services| {
             let request = SessionRequest { device_id: Some(device_id.into()), ..SessionRequest::default() };
             services.devices.create_session(&user_id, request).expect("a session");
-            let session = Session { user_id: user_id.clone(), device_id: device_id.into(), is_guest: false };
+            let session = Session::of(user_id.clone(), device_id.into());
             let (key, public) = pair(Some(device_id));
             let keys = json!({ "user_id": user_id, "device_id": device_id, "algorithms": [],
                 "keys": { format!("ed25519:{device_id}"): public } });

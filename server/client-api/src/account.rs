@@ -38,8 +38,9 @@ fn whoami(
 ) -> Result<whoami::v3::Response, MatrixError> {
     let address = request.address.map(|address| address.to_string());
     state.devices.seen(&request.auth, address.as_deref())?;
+    let device_id = request.auth.device().map(ToOwned::to_owned);
     let mut response = whoami::v3::Response::new(request.auth.user_id, request.auth.is_guest);
-    response.device_id = Some(request.auth.device_id);
+    response.device_id = device_id;
     Ok(response)
 }
 

@@ -3,10 +3,12 @@
 //! The scheme is part of the endpoint's type, so a handler of an endpoint that
 //! needs a token can't be reached without a [`Session`].
 
-use causeway_service::{devices::Session, error::MatrixError, rate_limit::Class};
-use http::{HeaderValue, header::AUTHORIZATION, request::Parts};
+use std::sync::Arc;
+
+use causeway_service::{appservices::Registration, devices::Session, error::MatrixError, rate_limit::Class};
+use http::{HeaderValue, Uri, header::AUTHORIZATION, request::Parts};
 use ruma::{
-    UserId,
+    OwnedDeviceId, OwnedUserId, UInt, UserId,
     api::auth_scheme::{
         AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
         NoAccessToken, NoAuthentication,
@@ -24,7 +26,12 @@ pub trait ClientAuth: AuthScheme {
     const OPEN: bool = false;
 
     /// Resolves what the request carries. Reads from storage: blocking.
-    fn identify(state: &ClientState, extracted: Self::Output) -> Result<Self::Identity, MatrixError>;
+    /// `uri` says in whose name an application service asks.
+    fn identify(
+        state: &ClientState,
+        extracted: Self::Output,
+        uri: &Uri,
+    ) -> Result<Self::Identity, MatrixError>;
 
     /// Whether the request comes from a guest, to an endpoint that needs a token.
     fn is_guest(_identity: &Self::Identity) -> bool {
@@ -35,6 +42,11 @@ pub trait ClientAuth: AuthScheme {
     fn user_id(_identity: &Self::Identity) -> Option<&UserId> {
         None
     }
+
+    /// Whether it counts against the limits of that user, or of its address.
+    fn is_limited(_identity: &Self::Identity) -> bool {
+        true
+    }
 }
 
 /// Resolves the token of `request`, if its endpoint wants one.
@@ -44,7 +56,7 @@ pub(crate) fn identify<A: ClientAuth>(
 ) -> Result<A::Identity, MatrixError> {
     let extracted = A::extract_authentication(request)
         .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))?;
-    A::identify(state, extracted)
+    A::identify(state, extracted, request.uri())
 }
 
 /// Whose token a header carries, for an endpoint whose type wants none.
@@ -118,16 +130,60 @@ fn access_token(head: &Parts) -> Result<String, MatrixError> {
         .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))
 }
 
+/// Counts a request against its user's limits.
+pub(crate) fn admit(state: &ClientState, class: Class, session: &Session) -> Result<(), MatrixError> {
+    if session.is_limited() { state.rate_limits.admit(class, session.user_id.as_str()) } else { Ok(()) }
+}
+
 /// Counts what a user writes into rooms, and refuses it of suspended ones.
-pub(crate) fn admit_writer(state: &ClientState, user_id: &UserId) -> Result<(), MatrixError> {
-    state.rate_limits.admit(Class::Message, user_id.as_str())?;
-    state.accounts.check_not_suspended(user_id)
+pub(crate) fn admit_writer(state: &ClientState, session: &Session) -> Result<(), MatrixError> {
+    admit(state, Class::Message, session)?;
+    state.accounts.check_not_suspended(&session.user_id)
+}
+
+/// Whose token this is: a device's, or an application service's, which names in the
+/// query whom it acts for (application service API, "Identity assertion").
+fn session(state: &ClientState, token: &str, uri: &Uri) -> Result<Session, MatrixError> {
+    let Some(service) = state.appservices.by_token(token) else {
+        return state.devices.authenticate(token);
+    };
+    let user_id = parameter(uri, "user_id").map(OwnedUserId::try_from).transpose();
+    let user_id = user_id.map_err(|_| MatrixError::invalid_param("Invalid user id in the query"))?;
+    let device_id = parameter(uri, "device_id").or_else(|| parameter(uri, "org.matrix.msc3202.device_id"));
+    let device_id = device_id.map(OwnedDeviceId::from);
+    state.devices.masquerade(&service, user_id, device_id)
+}
+
+/// When an application service says that an event was (application service API,
+/// "Timestamp massaging"); nobody else has a say in it.
+///
+/// # Errors
+/// 400 for what is no time.
+pub(crate) fn massaged_time(session: &Session, uri: &Uri) -> Result<Option<u64>, MatrixError> {
+    let time = session.appservice.as_ref().and_then(|_| parameter(uri, "ts"));
+    let time = time.map(|text| text.parse().ok().and_then(|ts: u64| UInt::new(ts)).ok_or(()));
+    let time = time.transpose().map_err(|()| MatrixError::invalid_param("`ts` is no time"))?;
+    Ok(time.map(u64::from))
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// The application service whose token a request carries.
+///
+/// # Errors
+/// 401 for no token, and for anybody else's.
+pub(crate) fn appservice(state: &ClientState, head: &Parts) -> Result<Arc<Registration>, MatrixError> {
+    let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown application service token");
+    state.appservices.by_token(&access_token(head)?).ok_or_else(unknown)
 }
 
 impl ClientAuth for NoAuthentication {
     type Identity = ();
     const OPEN: bool = true;
-    fn identify(_state: &ClientState, (): ()) -> Result<(), MatrixError> {
+    fn identify(_state: &ClientState, (): (), _uri: &Uri) -> Result<(), MatrixError> {
         Ok(())
     }
 }
@@ -135,15 +191,15 @@ impl ClientAuth for NoAuthentication {
 impl ClientAuth for NoAccessToken {
     type Identity = ();
     const OPEN: bool = true;
-    fn identify(_state: &ClientState, (): ()) -> Result<(), MatrixError> {
+    fn identify(_state: &ClientState, (): (), _uri: &Uri) -> Result<(), MatrixError> {
         Ok(())
     }
 }
 
 impl ClientAuth for AccessToken {
     type Identity = Session;
-    fn identify(state: &ClientState, token: String) -> Result<Session, MatrixError> {
-        state.devices.authenticate(&token)
+    fn identify(state: &ClientState, token: String, uri: &Uri) -> Result<Session, MatrixError> {
+        session(state, &token, uri)
     }
     fn is_guest(session: &Session) -> bool {
         session.is_guest
@@ -151,32 +207,52 @@ impl ClientAuth for AccessToken {
     fn user_id(session: &Session) -> Option<&UserId> {
         Some(&session.user_id)
     }
+    fn is_limited(session: &Session) -> bool {
+        session.is_limited()
+    }
 }
 
 impl ClientAuth for AccessTokenOptional {
     type Identity = Option<Session>;
     const OPEN: bool = true;
-    fn identify(state: &ClientState, token: Option<String>) -> Result<Option<Session>, MatrixError> {
-        token.map(|token| state.devices.authenticate(&token)).transpose()
+    fn identify(
+        state: &ClientState,
+        token: Option<String>,
+        uri: &Uri,
+    ) -> Result<Option<Session>, MatrixError> {
+        token.map(|token| session(state, &token, uri)).transpose()
     }
     fn user_id(session: &Option<Session>) -> Option<&UserId> {
         session.as_ref().map(|session| &*session.user_id)
     }
-}
-
-/// No application services yet: their tokens are unknown.
-impl ClientAuth for AppserviceToken {
-    type Identity = ();
-    fn identify(_state: &ClientState, _token: String) -> Result<(), MatrixError> {
-        Err(MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown application service token"))
+    fn is_limited(session: &Option<Session>) -> bool {
+        session.as_ref().is_none_or(Session::is_limited)
     }
 }
 
-/// No application services yet: a token is ignored.
+impl ClientAuth for AppserviceToken {
+    type Identity = Arc<Registration>;
+    fn identify(state: &ClientState, token: String, _uri: &Uri) -> Result<Self::Identity, MatrixError> {
+        let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown application service token");
+        state.appservices.by_token(&token).ok_or_else(unknown)
+    }
+    fn is_limited(_service: &Arc<Registration>) -> bool {
+        false
+    }
+}
+
+/// Who shows no service's token is anybody.
 impl ClientAuth for AppserviceTokenOptional {
-    type Identity = ();
+    type Identity = Option<Arc<Registration>>;
     const OPEN: bool = true;
-    fn identify(_state: &ClientState, _token: Option<String>) -> Result<(), MatrixError> {
-        Ok(())
+    fn identify(
+        state: &ClientState,
+        token: Option<String>,
+        _uri: &Uri,
+    ) -> Result<Self::Identity, MatrixError> {
+        Ok(token.and_then(|token| state.appservices.by_token(&token)))
+    }
+    fn is_limited(service: &Option<Arc<Registration>>) -> bool {
+        service.is_none()
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .endpoint(list)
         .endpoint(get)
-        .endpoint(update)
+        .endpoint_raw(update)
         .custom_unlimited(Method::DELETE, DEVICE, delete)
         .custom_unlimited(Method::POST, DELETE_SEVERAL, delete_several)
 }
@@ -51,20 +51,35 @@ fn get(
     Ok(get_device::v3::Response::new(described(request.body.device_id, row)))
 }
 
-fn update(
-    state: &ClientState,
-    request: Ruma<update_device::v3::Request>,
-) -> Result<update_device::v3::Response, MatrixError> {
+fn update(state: &ClientState, request: Ruma<update_device::v3::Request>) -> Result<Response, MatrixError> {
     let (user_id, device_id) = (&request.auth.user_id, &request.body.device_id);
+    if request.auth.appservice.is_some() {
+        // Which makes the device if there is none.
+        let name = request.body.display_name.as_deref();
+        let is_new = state.devices.put_for_service(user_id, device_id, name)?;
+        return Ok(json_response(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &json!({})));
+    }
     match &request.body.display_name {
         Some(name) => state.devices.rename(user_id, device_id, name)?,
         None => drop(state.devices.device(user_id, device_id)?),
     }
-    Ok(update_device::v3::Response::new())
+    Ok(json_response(StatusCode::OK, &json!({})))
+}
+
+/// Application services manage their users' devices, and know no passwords of theirs.
+fn confirm_unless_service(
+    state: &ClientState,
+    request: &Custom,
+    operation: &'static str,
+) -> Result<(), MatrixError> {
+    match request.auth.appservice {
+        Some(_) => Ok(()),
+        None => confirm_password(state, &request.auth, operation, &request.raw).map(drop),
+    }
 }
 
 fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    confirm_password(state, &request.auth, "delete device", &request.raw)?;
+    confirm_unless_service(state, &request, "delete device")?;
     state.devices.delete(&request.auth.user_id, &[request.path[0].as_str().into()])?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
@@ -78,7 +93,7 @@ fn delete_several(state: &ClientState, request: Custom) -> Result<Response, Matr
     if doomed.devices.len() > DELETED_AT_ONCE_MAX {
         return Err(MatrixError::too_large("Too many devices in one request"));
     }
-    confirm_password(state, &request.auth, "delete devices", &request.raw)?;
+    confirm_unless_service(state, &request, "delete devices")?;
     state.devices.delete(&request.auth.user_id, &doomed.devices)?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }

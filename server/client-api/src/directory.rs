@@ -10,7 +10,7 @@ use causeway_service::{
 };
 use http::StatusCode;
 use ruma::{
-    OwnedServerName, RoomOrAliasId, UInt,
+    OwnedServerName, RoomAliasId, RoomOrAliasId, UInt,
     api::client::{
         alias::{create_alias, delete_alias, get_alias},
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
@@ -21,7 +21,11 @@ use ruma::{
 use serde_json::json;
 
 use crate::{
-    ClientState, Endpoints, Ruma, auth::identify_by_header, blocking, frame::serialized_response, membership,
+    ClientState, Endpoints, Ruma,
+    auth::{admit, identify_by_header},
+    blocking,
+    frame::serialized_response,
+    membership,
     message::limit,
 };
 
@@ -54,8 +58,19 @@ fn put_alias(
 ) -> Result<create_alias::v3::Response, MatrixError> {
     let body = request.body;
     state.accounts.check_not_suspended(&request.auth.user_id)?;
+    check_alias(state, &request.auth, &body.room_alias)?;
     state.directory.create_alias(&body.room_alias, &body.room_id, &request.auth.user_id)?;
     Ok(create_alias::v3::Response::new())
+}
+
+/// That no application service has the alias for itself.
+pub(crate) fn check_alias(
+    state: &ClientState,
+    session: &Session,
+    alias: &RoomAliasId,
+) -> Result<(), MatrixError> {
+    let by = session.appservice.as_ref().map(|service| &*service.id);
+    state.appservices.check_alias(alias, by)
 }
 
 fn remove_alias(
@@ -63,6 +78,7 @@ fn remove_alias(
     request: Ruma<delete_alias::v3::Request>,
 ) -> Result<delete_alias::v3::Response, MatrixError> {
     state.accounts.check_not_suspended(&request.auth.user_id)?;
+    check_alias(state, &request.auth, &request.body.room_alias)?;
     state.directory.delete_alias(&request.body.room_alias, &request.auth.user_id)?;
     Ok(delete_alias::v3::Response::new())
 }
@@ -132,7 +148,7 @@ async fn elsewhere(
     server: OwnedServerName,
     query: PublicRoomsQuery,
 ) -> Result<Response, MatrixError> {
-    state.rate_limits.admit(Class::Request, session.user_id.as_str())?;
+    admit(state, Class::Request, session)?;
     let listed = state.remote.request(|reply| RemoteRequest::PublicRooms { server, query, reply }).await?;
     serialized_response(StatusCode::OK, &listed)
 }

@@ -5,9 +5,7 @@ use axum::{Router, response::Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use causeway_service::{error::MatrixError, rooms};
 use http::{Method, StatusCode};
-use ruma::api::client::{
-    discovery::get_supported_versions, thirdparty::get_protocols, voip::get_turn_server_info,
-};
+use ruma::api::client::{discovery::get_supported_versions, voip::get_turn_server_info};
 use serde_json::json;
 
 use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
@@ -26,7 +24,6 @@ pub(crate) fn routes() -> Router<ClientState> {
         .custom(Method::GET, CAPABILITIES, capabilities)
         .open(Method::GET, &["/.well-known/matrix/client"], well_known_client)
         .open(Method::GET, &["/.well-known/matrix/server"], well_known_server)
-        .endpoint(third_party_protocols)
         .endpoint_raw(turn_server)
 }
 
@@ -39,6 +36,7 @@ fn versions(
         "unstable_features": {
             "org.causeway.shared_space": true,
             "org.matrix.msc3814": true,
+            "org.matrix.msc4190": true,
             "org.matrix.msc4222": true,
             "org.matrix.simplified_msc3575": true,
         },
@@ -81,13 +79,6 @@ fn well_known_server(state: &ClientState, _request: Custom<()>) -> Result<Respon
     let server = state.settings.well_known.server.as_ref();
     let server = server.ok_or_else(|| MatrixError::not_found("No well-known document"))?;
     Ok(json_response(StatusCode::OK, &json!({ "m.server": server })))
-}
-
-fn third_party_protocols(
-    _state: &ClientState,
-    _request: Ruma<get_protocols::v3::Request>,
-) -> Result<get_protocols::v3::Response, MatrixError> {
-    Ok(get_protocols::v3::Response::new(std::collections::BTreeMap::new()))
 }
 
 /// Credentials by the TURN REST API scheme; `{}` when there is no TURN server.

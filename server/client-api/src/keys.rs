@@ -80,6 +80,13 @@ fn upload(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
     let body: Body = request.json()?;
     let uploaded =
         Uploaded { device_keys: body.device, one_time_keys: body.one_time, fallback_keys: body.fallback };
+    if request.auth.device().is_none() {
+        return Err(MatrixError::new(
+            400,
+            "M_MISSING_PARAM",
+            "Keys are of a device: name one by `device_id`",
+        ));
+    }
     let mut counts = state.keys.upload(&request.auth, uploaded)?;
     // Clients look for this one, also when it is zero.
     counts.entry("signed_curve25519".to_owned()).or_insert(0);
@@ -267,6 +274,7 @@ fn set_cross_signing(state: &ClientState, request: Custom) -> Result<Response, M
             Some(oauth) if state.devices.is_by_oauth(user_id, &request.auth.device_id)? => {
                 confirm_reset(state, oauth, &request.auth)?;
             }
+            _ if request.auth.appservice.is_some() => {}
             _ => drop(confirm_password(state, &request.auth, "replace cross-signing keys", &request.raw)?),
         }
         state.keys.set_cross_signing(user_id, keys, true)?;

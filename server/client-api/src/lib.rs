@@ -17,6 +17,7 @@ use axum::Router;
 
 mod account;
 pub mod admin;
+mod appservice;
 pub mod auth;
 mod backup;
 mod by_time;
@@ -69,6 +70,7 @@ pub fn routes() -> Router<ClientState> {
     Router::new()
         .merge(account::routes())
         .merge(admin::routes())
+        .merge(appservice::routes())
         .merge(backup::routes())
         .merge(by_time::routes())
         .merge(config::routes())

@@ -102,7 +102,7 @@ async fn session(
     blocking(move || {
         let request = Request::from_parts(head, &b""[..]);
         let session = auth::identify::<AccessToken>(&state, &request)?;
-        state.rate_limits.admit(Class::Request, session.user_id.as_str())?;
+        auth::admit(&state, Class::Request, &session)?;
         Ok((session, Request::from_parts(request.into_parts().0, body)))
     })
     .await

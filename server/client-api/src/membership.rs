@@ -23,7 +23,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use crate::{ClientState, Endpoints, Ruma, blocking, endpoint::in_turn, third_party_invite};
+use crate::{ClientState, Endpoints, Ruma, appservice, blocking, endpoint::in_turn, third_party_invite};
 
 /// Servers that are tried for one join.
 const VIA_MAX: usize = 10;
@@ -75,6 +75,7 @@ pub(crate) async fn resolve(
             if alias.server_name() != state.settings.server_name {
                 return state.remote.request(|reply| RemoteRequest::Alias { alias, reply }).await;
             }
+            appservice::alias_is_wanted(state, &alias).await?;
             let state = state.clone();
             blocking(move || {
                 let room_id = state.directory.room_of(&alias)?;
@@ -191,6 +192,7 @@ pub(crate) async fn invite_user(
     target: &UserId,
     content: Map<String, Value>,
 ) -> Result<(), MatrixError> {
+    appservice::user_is_wanted(state, target).await?;
     let (inviting, room, from, to) =
         (state.clone(), room_id.to_owned(), sender.to_owned(), target.to_owned());
     let prepared = in_turn(state.clone(), Some(room.clone()), move || {

@@ -30,7 +30,7 @@ use serde_json::json;
 
 use crate::{
     ClientState, Endpoints, Ruma,
-    auth::admit_writer,
+    auth::{admit, admit_writer, massaged_time},
     blocking,
     frame::serialized_response,
     request::{json_error, query},
@@ -57,15 +57,16 @@ fn send(
     request: Ruma<send_message_event::v3::Request>,
 ) -> Result<send_message_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
-    admit_writer(state, &session.user_id)?;
+    admit_writer(state, session)?;
     let content = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
     state.threads.check_root(&body.room_id, &session.user_id, &content)?;
     let kind = body.event_type.to_string();
     if kind == "m.room.redaction" {
         return Err(MatrixError::forbidden("Redactions are sent to /redact"));
     }
-    let event =
+    let mut event =
         NewEvent::new(kind.as_str(), session.user_id.clone(), None, content).map_err(RoomError::from)?;
+    event.origin_server_ts = massaged_time(session, &request.uri)?;
     let scope = format!("send {} {kind}", body.room_id);
     let key = TransactionKey::new(&session.user_id, &session.device_id, &body.txn_id, scope);
     let event_id = state.rooms.send(&body.room_id, event, Some(&key))?;
@@ -77,7 +78,7 @@ fn redact(
     request: Ruma<redact_event::v3::Request>,
 ) -> Result<redact_event::v3::Response, MatrixError> {
     let (body, session) = (&request.body, &request.auth);
-    state.rate_limits.admit(Class::Message, session.user_id.as_str())?;
+    admit(state, Class::Message, session)?;
     if state.rooms.event(&body.event_id)?.is_none_or(|event| event.sender() != session.user_id) {
         state.accounts.check_not_suspended(&session.user_id)?;
     }

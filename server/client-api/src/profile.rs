@@ -6,7 +6,9 @@ use http::{Method, StatusCode};
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Value, json};
 
-use crate::{ClientState, Custom, Endpoints, blocking, config::own, json_response, request::json_object};
+use crate::{
+    ClientState, Custom, Endpoints, appservice, blocking, config::own, json_response, request::json_object,
+};
 
 const WHOLE: &[&str] = &["/_matrix/client/r0/profile/{user}", "/_matrix/client/v3/profile/{user}"];
 const FIELD: &[&str] =
@@ -49,6 +51,7 @@ async fn profile(state: &ClientState, user: &str) -> Result<Profile, MatrixError
             _ => Err(MatrixError::new(502, "M_UNKNOWN", "The other server's answer makes no sense")),
         };
     }
+    appservice::user_is_wanted(state, &user_id).await?;
     let state = state.clone();
     blocking(move || {
         if state.accounts.account(&user_id)?.is_none() {

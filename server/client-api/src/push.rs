@@ -162,7 +162,7 @@ async fn notifications(
 ) -> Result<get_notifications::v3::Response, MatrixError> {
     let (body, auth) = (request.body, request.auth);
     // Each reads many events, whatever the specification says of limits.
-    state.rate_limits.admit(Class::Request, auth.user_id.as_str())?;
+    crate::auth::admit(&state, Class::Request, &auth)?;
     let from = body.from.map(|from| from.parse());
     let wanted = Wanted {
         from: from

@@ -3,6 +3,7 @@
 
 use axum::{Router, response::Response};
 use causeway_service::{
+    appservices,
     devices::SessionRequest,
     error::MatrixError,
     rate_limit::Class,
@@ -36,7 +37,7 @@ fn register(state: &ClientState, request: Ruma<register::v3::Request>) -> Result
         return register_guest(state, request.address, body.initial_device_display_name);
     }
     if body.login_type.is_some() {
-        return Err(MatrixError::new(400, "M_UNKNOWN", "No application service may register users"));
+        return register_for_service(state, request.auth.as_deref(), &body);
     }
     let stage = match &state.settings.registration {
         Registration::Closed => return Err(MatrixError::forbidden("Registration is closed")),
@@ -102,6 +103,28 @@ pub(crate) fn for_token<T>(
         state.registration_tokens.give_back(token)?;
         Err(refused)
     })
+}
+
+/// A user of an application service, whose token the request carries.
+fn register_for_service(
+    state: &ClientState,
+    service: Option<&appservices::Registration>,
+    body: &register::v3::Request,
+) -> Result<Response, MatrixError> {
+    let unknown = || MatrixError::new(401, "M_UNKNOWN_TOKEN", "Unknown application service token");
+    let service = service.ok_or_else(unknown)?;
+    let name = body.username.as_deref();
+    let name = name.ok_or_else(|| MatrixError::new(400, "M_MISSING_PARAM", "Missing username"))?;
+    let wish = SessionRequest {
+        device_id: body.device_id.clone(),
+        display_name: body.initial_device_display_name.clone(),
+        refresh: body.refresh_token,
+        ..SessionRequest::default()
+    };
+    let wish = (!body.inhibit_login).then_some(wish);
+    wish.as_ref().map_or(Ok(()), SessionRequest::check)?;
+    let user_id = state.accounts.register_for_service(service, name)?;
+    registered(state, user_id, wish)
 }
 
 /// All but the device's name is ignored.

@@ -148,7 +148,7 @@ impl Arrived {
         let request = http::Request::from_parts(self.head, bytes);
         let auth = auth::identify::<T::Authentication>(state, &request)?;
         self.guests.check(<T::Authentication as ClientAuth>::is_guest(&auth))?;
-        if T::RATE_LIMITED {
+        if T::RATE_LIMITED && <T::Authentication as ClientAuth>::is_limited(&auth) {
             match <T::Authentication as ClientAuth>::user_id(&auth) {
                 Some(user_id) => state.rate_limits.admit(Class::Request, user_id.as_str())?,
                 None => state.rate_limits.admit_address(Class::Anonymous, self.address)?,
@@ -165,7 +165,7 @@ impl Arrived {
     /// Authenticated and counted against the user's rate limit.
     pub(crate) fn counted(self, state: &ClientState) -> Result<Custom, MatrixError> {
         let request = self.custom(state)?;
-        state.rate_limits.admit(Class::Request, request.auth.user_id.as_str())?;
+        auth::admit(state, Class::Request, &request.auth)?;
         Ok(request)
     }
 

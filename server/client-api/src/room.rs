@@ -9,6 +9,7 @@ use causeway_service::{
     succession::carry_settings,
 };
 use ruma::{
+    OwnedRoomAliasId,
     api::client::room::{
         Visibility, aliases,
         create_room::{self, v3::RoomPreset},
@@ -19,14 +20,17 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use crate::{
-    ClientState, Endpoints, Ruma, blocking, membership, request::json_error, state_event::declaration,
-    third_party_invite,
+    ClientState, Endpoints, Ruma, appservice, blocking, directory::check_alias, membership,
+    request::json_error, state_event::declaration, third_party_invite,
 };
 
 /// Aliases of one room that are listed.
 const ALIASES_MAX: usize = 500;
 /// Who is invited by an address when a room is created.
 const ADDRESSES_MAX: usize = 20;
+
+/// Invited users whom application services are asked to make before a room is made.
+const ASKED_FOR_MAX: usize = 100;
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new().endpoint_async(create).endpoint(aliases_of).endpoint(upgrade)
@@ -37,6 +41,9 @@ async fn create(
     request: Ruma<create_room::v3::Request>,
 ) -> Result<create_room::v3::Response, MatrixError> {
     let creator = request.auth.user_id.clone();
+    for user_id in request.body.invite.iter().take(ASKED_FOR_MAX) {
+        appservice::user_is_wanted(&state, user_id).await?;
+    }
     let (is_direct, creating, by) = (request.body.is_direct, state.clone(), creator.clone());
     let mut by_address = Vec::new();
     if request.body.invite_3pid.len() > ADDRESSES_MAX {
@@ -83,6 +90,8 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         let alias = format!("#{name}:{}", state.settings.server_name);
         alias.try_into().map_err(|_| MatrixError::invalid_param("The alias is not valid"))
     });
+    let alias: Option<OwnedRoomAliasId> = alias.transpose()?;
+    alias.as_ref().map_or(Ok(()), |alias| check_alias(state, &request.auth, alias))?;
     for user_id in body.invite.iter().filter(|user_id| user_id.server_name() == state.settings.server_name) {
         if !state.accounts.is_active(user_id)? {
             return Err(MatrixError::not_found(format!("No such user: {user_id}")));
@@ -120,7 +129,7 @@ fn wanted(state: &ClientState, request: &Ruma<create_room::v3::Request>) -> Resu
         power_level_content_override: object("power_level_content_override")?,
         invite: body.invite.clone(),
         is_direct: body.is_direct,
-        alias: alias.transpose()?,
+        alias,
         published,
         name: body.name.clone(),
         topic: body.topic.clone(),
@@ -169,7 +178,7 @@ fn upgrade(
     let (body, user_id) = (request.body, &request.auth.user_id);
     state.accounts.check_not_suspended(user_id)?;
     // It copies a whole space.
-    state.rate_limits.admit(Class::Request, user_id.as_str())?;
+    crate::auth::admit(state, Class::Request, &request.auth)?;
     let profile = state.profiles.profile(user_id)?;
     state.shared_space.expect_copy();
     let replacement = state.upgrades.upgrade(

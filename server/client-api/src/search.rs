@@ -36,7 +36,7 @@ fn search(state: &ClientState, request: Ruma<Request>) -> Result<Response, Matri
         return serialized_response(StatusCode::OK, &json!({ "search_categories": {} }));
     };
     // A search costs more than other requests: it counts twice.
-    state.rate_limits.admit(Class::Request, request.auth.user_id.as_str())?;
+    crate::auth::admit(state, Class::Request, &request.auth)?;
     let next_batch = request.body.next_batch.as_deref().filter(|token| !token.is_empty());
     let beside = beside(&request.raw)?;
     let wanted = Wanted {

@@ -4,7 +4,7 @@ use axum::{Router, response::Response};
 use causeway_service::{
     credential::Credential, devices::SessionRequest, error::MatrixError, login_tokens, rate_limit::Class,
 };
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, request::Parts};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::client::session::{get_login_types, refresh_token},
@@ -21,6 +21,7 @@ use crate::{
 
 const GET_TOKEN: &[&str] =
     &["/_matrix/client/v1/login/get_token", "/_matrix/client/unstable/org.matrix.msc3882/login/get_token"];
+const APPSERVICE: &str = "m.login.application_service";
 const LOGOUT: &[&str] = &["/_matrix/client/r0/logout", "/_matrix/client/v3/logout"];
 const LOGOUT_ALL: &[&str] = &["/_matrix/client/r0/logout/all", "/_matrix/client/v3/logout/all"];
 
@@ -43,6 +44,7 @@ fn login_types(
     let flows = json!([
         { "type": "m.login.password" },
         { "type": "m.login.token", "get_login_token": true },
+        { "type": "m.login.application_service" },
     ]);
     Ok(json_response(StatusCode::OK, &json!({ "flows": flows })))
 }
@@ -73,14 +75,20 @@ struct Login {
 fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixError> {
     let body: Value = request.json()?;
     let login = Login::deserialize(&body).map_err(|error| json_error(&error))?;
-    state.rate_limits.admit_address(Class::Login, request.address)?;
+    if login.kind != APPSERVICE {
+        state.rate_limits.admit_address(Class::Login, request.address)?;
+    }
     let (user_id, credential) = match login.kind.as_str() {
-        "m.login.password" => by_password(state, &body, login.password)?,
+        APPSERVICE => (by_service(state, &request.head, &body)?, None),
+        "m.login.password" => {
+            let (user_id, credential) = by_password(state, &body, login.password)?;
+            (user_id, Some(credential))
+        }
         "m.login.token" => {
             let token = login.token.ok_or_else(|| MatrixError::bad_json("Missing token"))?;
             let (user_id, credential) = state.login_tokens.spend(&token)?;
             state.accounts.check_open(&user_id)?;
-            (user_id, credential)
+            (user_id, Some(credential))
         }
         _ => return Err(MatrixError::new(400, "M_UNKNOWN", "This type of login is not offered")),
     };
@@ -88,7 +96,7 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
         device_id: login.device_id,
         display_name: login.initial_device_display_name,
         refresh: login.refresh_token,
-        credential: Some(credential),
+        credential,
         oauth: None,
     };
     let session = state.devices.create_session(&user_id, wish)?;
@@ -106,6 +114,19 @@ fn login(state: &ClientState, request: Custom<()>) -> Result<Response, MatrixErr
         answer["well_known"] = json!({ "m.homeserver": { "base_url": client } });
     }
     Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// A user of the application service whose token the request carries.
+fn by_service(state: &ClientState, head: &Parts, body: &Value) -> Result<OwnedUserId, MatrixError> {
+    let service = auth::appservice(state, head)?;
+    let user =
+        named_user(body).ok_or_else(|| MatrixError::bad_json("Missing identifier of type m.id.user"))?;
+    let user_id = state.accounts.local_user_id(user);
+    let user_id = user_id.filter(|user_id| service.owns_user(user_id)).ok_or_else(|| {
+        MatrixError::new(400, "M_EXCLUSIVE", "This user is not in the application service's namespaces")
+    })?;
+    state.accounts.check_open(&user_id)?;
+    Ok(user_id)
 }
 
 fn by_password(

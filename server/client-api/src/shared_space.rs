@@ -103,7 +103,7 @@ struct PutBody {
 }
 
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    admit_writer(state, &request.auth.user_id)?;
+    admit_writer(state, &request.auth)?;
     let body: PutBody = request.json()?;
     let value = Value::parse(body.value.get().as_bytes()).map_err(SpaceError::from)?;
     let write = Write {
@@ -124,7 +124,7 @@ struct DeleteParts {
 
 /// Token and mode come in the body, or in the query where bodies of DELETE get lost.
 fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    admit_writer(state, &request.auth.user_id)?;
+    admit_writer(state, &request.auth)?;
     let parts: DeleteParts = if request.raw.is_empty() { request.query()? } else { request.json()? };
     let write = Write {
         key: key(&request)?,
@@ -190,7 +190,7 @@ struct BatchWrite {
 }
 
 fn put_batch(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
-    admit_writer(state, &request.auth.user_id)?;
+    admit_writer(state, &request.auth)?;
     let Writes::All(writes) = request.json::<BatchBody>()?.writes else {
         return Err(SpaceError::TooMany("more than 500 writes in one request").into());
     };

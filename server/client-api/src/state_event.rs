@@ -18,8 +18,11 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    Answer, ClientState, Custom, Endpoints, Ruma, auth::admit_writer, frame::serialized_response,
-    json_response, request::json_error,
+    Answer, ClientState, Custom, Endpoints, Ruma,
+    auth::{admit_writer, massaged_time},
+    frame::serialized_response,
+    json_response,
+    request::json_error,
 };
 
 /// The state events that carry items.
@@ -91,7 +94,7 @@ fn get(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
 fn put(state: &ClientState, request: Custom) -> Result<Answer, MatrixError> {
     let (room_id, kind, key) = path(&request)?;
     let (user_id, device_id) = (&request.auth.user_id, &request.auth.device_id);
-    admit_writer(state, user_id)?;
+    admit_writer(state, &request.auth)?;
     if kind == ITEM {
         let content: Box<RawValue> =
             serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
@@ -105,7 +108,9 @@ fn put(state: &ClientState, request: Custom) -> Result<Answer, MatrixError> {
     let content: Value = serde_json::from_slice(&request.raw).map_err(|error| json_error(&error))?;
     check(state, &room_id, kind, &content)?;
     let event = NewEvent::new(kind, user_id.clone(), Some(key.to_owned()), content);
-    let event_id = state.rooms.send(&room_id, event.map_err(RoomError::from)?, None)?;
+    let mut event = event.map_err(RoomError::from)?;
+    event.origin_server_ts = massaged_time(&request.auth, &request.head.uri)?;
+    let event_id = state.rooms.send(&room_id, event, None)?;
     if kind == DECLARATION_TYPE {
         // Members may write when this is answered.
         state.shared_space.follow()?;

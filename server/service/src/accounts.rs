@@ -10,6 +10,7 @@ use causeway_storage::{Database, accounts as rows};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
 use crate::{
+    appservices::{Appservices, Registration},
     clock::Clock,
     credential::{self, Credential},
     error::MatrixError,
@@ -51,6 +52,7 @@ pub struct Accounts {
     settings: Arc<Settings>,
     rate_limits: Arc<RateLimits>,
     notifier: Arc<Notifier>,
+    appservices: Arc<Appservices>,
     passwords: Passwords,
     /// Held from finding out that a name is free until it is taken, and from
     /// reading an account until what follows from it is committed. In it the
@@ -66,17 +68,28 @@ impl Accounts {
         settings: Arc<Settings>,
         rate_limits: Arc<RateLimits>,
         notifier: Arc<Notifier>,
+        appservices: Arc<Appservices>,
     ) -> Result<Self, PasswordError> {
         let passwords = Passwords::new(settings.passwords)?;
-        Ok(Self { database, clock, settings, rate_limits, notifier, passwords, writing: Mutex::default() })
+        let writing = Mutex::default();
+        Ok(Self { database, clock, settings, rate_limits, notifier, appservices, passwords, writing })
     }
 
     /// The user id that somebody who wants to be called `name` would get.
     ///
     /// # Errors
-    /// 400 `M_INVALID_USERNAME` or `M_USER_IN_USE`.
+    /// 400 `M_INVALID_USERNAME`, `M_USER_IN_USE`, or `M_EXCLUSIVE` of application services' names.
     pub fn check_available(&self, name: &str) -> Result<OwnedUserId, MatrixError> {
+        self.check_free(name, None)
+    }
+
+    fn check_free(&self, name: &str, by: Option<&Registration>) -> Result<OwnedUserId, MatrixError> {
         let user_id = self.new_user_id(name)?;
+        self.appservices.check_new_user(&user_id, by)?;
+        if by.is_none() && user_id.localpart().starts_with('_') {
+            let why = "A user name may not begin with an underscore";
+            return Err(MatrixError::new(400, "M_INVALID_USERNAME", why));
+        }
         if user_id.localpart() == SERVICE_LOCALPART {
             return Err(MatrixError::new(400, "M_EXCLUSIVE", "The server itself speaks under this name"));
         }
@@ -98,7 +111,7 @@ impl Accounts {
         admin: bool,
     ) -> Result<OwnedUserId, MatrixError> {
         let password_hash = password.map(|password| self.hash(password)).transpose()?;
-        self.create(name, Account { password_hash, admin, ..Account::default() })
+        self.create(name, None, Account { password_hash, admin, ..Account::default() })
     }
 
     /// The same, for who goes on with the password that he has just chosen.
@@ -112,7 +125,7 @@ impl Accounts {
     ) -> Result<(OwnedUserId, Credential), MatrixError> {
         let hash = self.hash(password)?;
         let account = Account { password_hash: Some(hash.clone()), ..Account::default() };
-        Ok((self.create(Some(name), account)?, Credential::of(hash)))
+        Ok((self.create(Some(name), None, account)?, Credential::of(hash)))
     }
 
     /// Creates a guest's account, with a name of the server's choice.
@@ -123,7 +136,29 @@ impl Accounts {
         if !self.settings.guests {
             return Err(credential::no_guests("Guests are not allowed"));
         }
-        self.create(None, Account { guest: true, ..Account::default() })
+        self.create(None, None, Account { guest: true, ..Account::default() })
+    }
+
+    /// Creates the account of an application service's user, which has no password.
+    ///
+    /// # Errors
+    /// As [`Self::check_available`]; `M_EXCLUSIVE` outside of the service's namespaces.
+    pub fn register_for_service(
+        &self,
+        service: &Registration,
+        name: &str,
+    ) -> Result<OwnedUserId, MatrixError> {
+        self.create(Some(name), Some(service), Account::default())
+    }
+
+    /// Creates the account of a service's sender, whom its registration names.
+    pub(crate) fn register_sender(&self, service: &Registration) -> Result<(), MatrixError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = Account { created_ts: self.clock.now_ms(), ..Account::default() };
+        let mut batch = self.database.batch();
+        rows::put_account(&mut batch, &service.sender, &account);
+        self.database.commit_durable(batch)?;
+        Ok(())
     }
 
     /// Makes a guest a user like others, under the name that he has.
@@ -142,14 +177,19 @@ impl Accounts {
         })
     }
 
-    fn create(&self, name: Option<&str>, account: Account) -> Result<OwnedUserId, MatrixError> {
+    fn create(
+        &self,
+        name: Option<&str>,
+        by: Option<&Registration>,
+        account: Account,
+    ) -> Result<OwnedUserId, MatrixError> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => secrets::alphanumeric(CHOSEN_NAME_CHARS).to_ascii_lowercase(),
         };
         let account = Account { created_ts: self.clock.now_ms(), ..account };
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let user_id = self.check_available(&name)?;
+        let user_id = self.check_free(&name, by)?;
         if account.guest {
             let guests = self.counted_guests(&mut writing)?;
             if *guests >= self.settings.guests_max {
@@ -389,9 +429,6 @@ impl Accounts {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._=-/+".contains(c);
         if name.is_empty() || !name.chars().all(allowed) {
             return Err(invalid("A user name has only the characters a-z, 0-9 and ._=-/+"));
-        }
-        if name.starts_with('_') {
-            return Err(invalid("A user name may not begin with an underscore"));
         }
         if name.len() + self.settings.server_name.as_str().len() + 2 > USER_ID_BYTES_MAX {
             return Err(invalid("The user name is too long"));

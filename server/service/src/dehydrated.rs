@@ -81,7 +81,7 @@ impl DehydratedDevices {
         }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let device_id = device.device_id.clone();
-        let session = Session { user_id: user_id.to_owned(), device_id: device_id.clone(), is_guest: false };
+        let session = Session::of(user_id.to_owned(), device_id.clone());
         Keys::check(&session, &keys)?;
         let before = rows::dehydrated(&self.database, user_id)?.map(|before| before.device_id);
         if before.as_ref() != Some(&device_id) && self.devices.device(user_id, &device_id).is_ok() {
@@ -107,8 +107,7 @@ impl DehydratedDevices {
     /// 404 when there is none.
     pub fn asked(&self, user_id: &UserId) -> Result<Dehydrated, MatrixError> {
         let held = self.held(user_id)?;
-        let session =
-            Session { user_id: user_id.to_owned(), device_id: held.device_id.clone(), is_guest: false };
+        let session = Session::of(user_id.to_owned(), held.device_id.clone());
         self.devices.seen(&session, None)?;
         Ok(held)
     }

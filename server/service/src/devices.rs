@@ -6,6 +6,7 @@
 //! Invariants: a token is stored as its hash only; a device's row names all its
 //! tokens, so that nothing opens a deleted device.
 
+mod masquerade;
 mod refreshing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use causeway_storage::{
 };
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
-pub use crate::session::{Session, Standing};
+pub use crate::session::{ActingService, Session, Standing};
 use crate::{
     clock::Clock,
     credential::{Credential, deactivated, locked, wrong_password},
@@ -126,7 +127,7 @@ impl Devices {
         if !row.replaces.is_empty() {
             self.end_replaced(&hash)?;
         }
-        Ok(Session { user_id: row.user_id, device_id: row.device_id, is_guest: false })
+        Ok(Session::of(row.user_id, row.device_id))
     }
 
     fn check_usable(&self, user_id: &UserId) -> Result<Option<Account>, MatrixError> {
@@ -144,9 +145,15 @@ impl Devices {
     /// # Errors
     /// 401 `M_UNKNOWN_TOKEN` when the session has just ended.
     pub fn standing(&self, session: &Session) -> Result<Standing, MatrixError> {
-        let device = rows::device(&self.database, &session.user_id, &session.device_id)?;
-        let device = device.ok_or_else(ended)?;
-        Ok(Standing { session: session.clone(), login: device.login })
+        let login = match session.device() {
+            None if session.appservice.is_some() => None,
+            None => return Err(ended()),
+            Some(device_id) => {
+                let device = rows::device(&self.database, &session.user_id, device_id)?;
+                device.ok_or_else(ended)?.login
+            }
+        };
+        Ok(Standing { session: session.clone(), login })
     }
 
     /// That a session goes on, whatever its tokens are by now. Who waits is woken

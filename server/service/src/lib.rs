@@ -11,6 +11,7 @@ use causeway_storage::{Database, StorageError};
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservices;
 pub mod backups;
 mod bundled;
 pub mod by_time;
@@ -80,18 +81,20 @@ mod words;
 
 use account_data::AccountData;
 use accounts::Accounts;
+use appservices::{Appservices, Registration};
 use backups::Backups;
 use clock::Clock;
 use dehydrated::DehydratedDevices;
 use devices::Devices;
 use directory::Directory;
+use error::MatrixError;
 use guests::Guests;
 use history::History;
 use keys::Keys;
 use login_tokens::LoginTokens;
 use media::MediaStore;
 use notifications::Notifications;
-use notify::Notifier;
+use notify::{Notifier, Topic};
 use oauth::OAuth;
 use openid::OpenId;
 use outbox::Outbox;
@@ -138,6 +141,8 @@ pub struct Services {
     pub outbox: Arc<Outbox>,
     /// How many requests are let through.
     pub rate_limits: Arc<RateLimits>,
+    /// Application services.
+    pub appservices: Arc<Appservices>,
     /// Who has an account here.
     pub accounts: Arc<Accounts>,
     /// Tokens that let one register.
@@ -210,6 +215,18 @@ pub struct Services {
     pub account_data: Arc<AccountData>,
 }
 
+/// What the services are built on.
+struct Base {
+    database: Database,
+    settings: Arc<Settings>,
+    clock: Clock,
+    remote: RemoteHandle,
+    notifier: Arc<Notifier>,
+    server_keys: Arc<ServerKeys>,
+    rooms: Arc<Rooms>,
+    appservices: Arc<Appservices>,
+}
+
 /// Why the services can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
@@ -234,7 +251,6 @@ impl Services {
     /// Builds the services over an open data folder, each with its own handles of what
     /// they all share. `remote` is served by the
     /// federation door; see [`RemoteHandle::channel`].
-    #[expect(clippy::needless_pass_by_value, reason = "whoever builds the services hands these over")]
     pub fn open(
         database: Database,
         settings: Settings,
@@ -242,18 +258,26 @@ impl Services {
         remote: RemoteHandle,
     ) -> Result<Self, ServicesError> {
         let (settings, notifier) = (Arc::new(settings), Arc::new(Notifier::default()));
+        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
+        let rooms =
+            Rooms::new(database.clone(), Arc::clone(&server_keys), clock.clone(), Arc::clone(&notifier));
+        let rooms = Arc::new(rooms.with_signer(Box::new(remote.signer())).indexed()?);
+        let appservices = Arc::new(Appservices::default());
+        Self::over(Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices })
+    }
+
+    fn over(base: Base) -> Result<Self, ServicesError> {
+        let Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices } = base;
         let (db, time) = (|| database.clone(), || clock.clone());
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
-        let server_keys = Arc::new(ServerKeys::open(db(), settings.server_name.clone(), &clock)?);
-        let rooms = Rooms::new(db(), Arc::clone(&server_keys), time(), wake());
-        let rooms = Arc::new(rooms.with_signer(Box::new(remote.signer())).indexed()?);
         let (at, outbox) = (|| Arc::clone(&rooms), Arc::new(Outbox::new(db(), wake())));
         let shared_space =
             SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time()));
-        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), Arc::clone(&rate_limits), wake())?);
+        let (limits, reserved) = (Arc::clone(&rate_limits), Arc::clone(&appservices));
+        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), limits, wake(), reserved)?);
         let (profiles, typing) = (Arc::new(Profiles::new(db(), at())), Arc::new(Typing::new(time(), wake())));
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
         let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
@@ -292,6 +316,7 @@ impl Services {
             server_keys,
             outbox,
             rate_limits,
+            appservices,
             accounts,
             devices,
             receipts,
@@ -304,5 +329,21 @@ impl Services {
             database: db(),
             remote,
         })
+    }
+
+    /// Replaces the application services by these, of which no two are alike, and sees to
+    /// it that their senders exist.
+    ///
+    /// # Errors
+    /// Storage; nothing has changed then but that some senders exist.
+    pub fn register_appservices(&self, registrations: Vec<Registration>) -> Result<(), MatrixError> {
+        for service in &registrations {
+            if self.accounts.account(&service.sender)?.is_none() {
+                self.accounts.register_sender(service)?;
+            }
+        }
+        self.appservices.set(registrations);
+        self.notifier.notify([&Topic::Appservices]);
+        Ok(())
     }
 }

@@ -34,6 +34,8 @@ pub enum Topic {
     DeviceLists,
     /// Rows for other servers are waiting.
     Outbox,
+    /// Application services changed, or something beside events waits for one.
+    Appservices,
 }
 
 /// Hands out subscriptions and wakes them.

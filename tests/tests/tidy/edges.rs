@@ -6,8 +6,18 @@ use causeway_tests::program::checkout;
 use serde_json::Value;
 
 /// A crate of the workspace and those that it may see.
-const MAY_SEE: [(&str, &[&str]); 9] = [
-    ("causeway", &["causeway-client-api", "causeway-federation", "causeway-service", "causeway-storage"]),
+const MAY_SEE: [(&str, &[&str]); 10] = [
+    (
+        "causeway",
+        &[
+            "causeway-appservice",
+            "causeway-client-api",
+            "causeway-federation",
+            "causeway-service",
+            "causeway-storage",
+        ],
+    ),
+    ("causeway-appservice", &["causeway-service"]),
     ("causeway-client-api", &["causeway-service", "causeway-shared-space"]),
     (
         "causeway-federation",

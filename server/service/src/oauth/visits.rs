@@ -120,7 +120,7 @@ mod tests {
         let visits = Visits::new(clock.clone());
         let standing = |device: &str, login: u8| {
             let user_id = user_id!("@a:x").to_owned();
-            let session = Session { user_id, device_id: device.into(), is_guest: false };
+            let session = Session::of(user_id, device.into());
             Standing { session, login: Some([login; 32]) }
         };
         let approve = || {

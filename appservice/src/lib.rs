@@ -1,0 +1,7 @@
+//! The application service door: this server tells application services what is theirs
+//! ([`host`]).
+//!
+//! What clients and services ask of this server comes in through the client-server API;
+//! whose is what is decided in `causeway_service::appservices`.
+
+pub mod host;

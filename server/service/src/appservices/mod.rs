@@ -1,0 +1,95 @@
+//! Application services: which there are, what is theirs, and who acts for whom.
+//!
+//! Not telling them anything: that is the host door's work, in the crate
+//! `causeway-appservice`. What it is asked while a client waits (does this user
+//! exist?) goes through [`questions`].
+//!
+//! Invariant: what a service has alone, nobody else makes, whichever way he asks; the
+//! registrations change as a whole, under everybody's feet at once.
+
+pub mod questions;
+pub mod registration;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ruma::{RoomAliasId, UserId};
+
+use self::questions::Questions;
+pub use self::registration::{Namespace, Registration, ServerToken, ServiceToken};
+use crate::error::MatrixError;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Appservices {
+    registered: RwLock<Arc<[Arc<Registration>]>>,
+    /// What only a service knows.
+    pub questions: Questions,
+}
+
+impl Appservices {
+    /// All of them.
+    pub fn all(&self) -> Arc<[Arc<Registration>]> {
+        Arc::clone(&self.registered.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces all of them. The caller has made sure that no two are alike.
+    pub(crate) fn set(&self, registrations: Vec<Registration>) {
+        let registrations = registrations.into_iter().map(Arc::new).collect();
+        *self.registered.write().unwrap_or_else(PoisonError::into_inner) = registrations;
+    }
+
+    /// One of them.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Registration>> {
+        self.all().iter().find(|service| *service.id == *id).cloned()
+    }
+
+    /// Whose token this is. All are compared, each in constant time.
+    pub fn by_token(&self, token: &str) -> Option<Arc<Registration>> {
+        let all = self.all();
+        if all.is_empty() {
+            return None;
+        }
+        let shown = ServiceToken::of(token);
+        all.iter().fold(None, |found, service| {
+            let is_shown = service.is_shown(&shown);
+            found.or_else(|| is_shown.then(|| Arc::clone(service)))
+        })
+    }
+
+    /// That a user may be made, by a service or by somebody else.
+    ///
+    /// # Errors
+    /// 400 `M_EXCLUSIVE`.
+    pub fn check_new_user(&self, user_id: &UserId, by: Option<&Registration>) -> Result<(), MatrixError> {
+        if by.is_some_and(|service| !service.owns_user(user_id)) {
+            return Err(exclusive("This user is not in the application service's namespaces"));
+        }
+        let is_others = |service: &Arc<Registration>| {
+            by.is_none_or(|by| by.id != service.id) && service.has_user_alone(user_id)
+        };
+        if self.all().iter().any(is_others) {
+            return Err(exclusive("This name is reserved by an application service"));
+        }
+        Ok(())
+    }
+
+    /// That an alias may be made or deleted: by a service, if `by` names one, or by somebody else.
+    ///
+    /// # Errors
+    /// 400 `M_EXCLUSIVE`.
+    pub fn check_alias(&self, alias: &RoomAliasId, by: Option<&str>) -> Result<(), MatrixError> {
+        let all = self.all();
+        if all.iter().any(|service| by != Some(&*service.id) && service.has_alias_alone(alias)) {
+            return Err(exclusive("This alias is reserved by an application service"));
+        }
+        let own = by.and_then(|by| all.iter().find(|service| *service.id == *by));
+        if by.is_some() && own.is_none_or(|service| !service.owns_alias(alias)) {
+            return Err(exclusive("This alias is not in the application service's namespaces"));
+        }
+        Ok(())
+    }
+}
+
+fn exclusive(why: &str) -> MatrixError {
+    MatrixError::new(400, "M_EXCLUSIVE", why)
+}
