@@ -8,6 +8,7 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use axum_server::Handle;
+use causeway_appservice::host;
 use causeway_client_api::ClientState;
 use causeway_federation::FederationState;
 use causeway_service::{
@@ -28,7 +29,7 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
-    observe, readiness, settings,
+    observe, readiness, reload, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -100,6 +101,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
         supervisor.start("files of items", causeway_service::prefetch::run(fetching, stop.cancelled_owned()));
     }
     let routes = doors(&services, federation, requests, &mut supervisor)?;
+    start_appservices(config, &services, &mut supervisor).await?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 
     let router = if telemetry.collects() {
@@ -172,6 +174,26 @@ fn doors(
         supervisor.start(name, driver);
     }
     Ok(routes.merge(causeway_federation::router(state).with_state(())))
+}
+
+/// Application services, and what reads their registrations again.
+async fn start_appservices(
+    config: &Config,
+    services: &Arc<Services>,
+    supervisor: &mut Supervisor,
+) -> Result<(), Failure> {
+    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(Reason::Internal, error))?;
+    let settings =
+        settings::of_appservices(config).map_err(|error| Failure::new(Reason::Configuration, error))?;
+    let (hosting, stop) = (Arc::clone(services), supervisor.stop_signal());
+    let drivers = tokio::task::spawn_blocking(move || host::drivers(&hosting, &settings, &stop)).await;
+    let drivers = drivers.map_err(|error| Failure::new(Reason::Internal, error))?;
+    for (name, driver) in drivers.map_err(|error| Failure::new(Reason::Configuration, error))? {
+        supervisor.start(name, driver);
+    }
+    let reloading = reload::run(Arc::clone(services), hangups, supervisor.stop_signal());
+    supervisor.start("reloading", reloading);
+    Ok(())
 }
 
 /// A server whose data folder can't hold a socket (its path may be too long)

@@ -16,6 +16,7 @@ mod health;
 mod listeners;
 mod observe;
 mod readiness;
+mod reload;
 mod secret;
 mod settings;
 mod supervisor;

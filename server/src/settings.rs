@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use causeway_appservice::host;
 use causeway_federation::{Settings as FederationSettings, backoff::BackoffPolicy, settings::Overrides};
 use causeway_service::settings::{
     MediaSettings, OAuthSettings, PasswordSettings, RateLimit, RateLimitSettings,
@@ -74,6 +75,14 @@ pub fn of_federation(config: &Config) -> Result<FederationSettings, TlsError> {
     settings.notaries.clone_from(&section.notaries);
     settings.is_measured = config.is_measured();
     Ok(settings)
+}
+
+/// What hosting application services is told; reads the authorities' files.
+pub fn of_appservices(config: &Config) -> Result<host::Settings, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(tls::authorities(&config.federation.extra_ca_files)?);
+    let files = config.appservices.registrations.clone();
+    Ok(host::Settings { files, tls_roots: Arc::new(roots) })
 }
 
 /// Where browsers and clients reach this server.

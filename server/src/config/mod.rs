@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
-    Bucket, Federation, Listener, LogFormat, Media, OAuth, Passwords, Presence, RateLimits, Registration,
-    RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
+    Appservices, Bucket, Federation, Listener, LogFormat, Media, OAuth, Passwords, Presence, RateLimits,
+    Registration, RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.
@@ -54,6 +54,9 @@ pub struct Config {
     /// Other servers.
     #[serde(default)]
     pub federation: Federation,
+    /// Application services.
+    #[serde(default)]
+    pub appservices: Appservices,
     /// Replication and conflicts.
     #[serde(default)]
     pub shared_space: SharedSpace,
@@ -142,7 +145,8 @@ impl Config {
                 *path = folder.join(&*path);
             }
         }
-        for path in &mut self.federation.extra_ca_files {
+        let registrations = self.appservices.registrations.iter_mut();
+        for path in self.federation.extra_ca_files.iter_mut().chain(registrations) {
             *path = folder.join(&*path);
         }
     }

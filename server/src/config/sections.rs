@@ -1,6 +1,7 @@
 //! The sections of the configuration: plain values with their defaults and the
 //! checks that a type can't express. What each key means is in `example.toml`.
 
+mod appservices;
 mod federation;
 mod listener;
 mod rate_limits;
@@ -11,6 +12,7 @@ use ruma::RoomVersionId;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use appservices::Appservices;
 pub use federation::Federation;
 pub use listener::Listener;
 pub use rate_limits::{Bucket, RateLimits};
