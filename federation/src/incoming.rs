@@ -5,11 +5,13 @@
 //! asked of a server in the room, the one that sent it if that is: first the
 //! events in between, then, where the gap is too wide, the state before the event.
 //!
-//! Of rooms that this server is not in only [`rescinded`] invites are taken.
+//! What nobody answers for is tried [`again`]. Of rooms that this server is not in only
+//! [`rescinded`] invites and refused knocks are taken.
 //!
 //! Invariants: nothing is handed on whose signatures were not checked; what is
 //! fetched, and for how long, is bounded (see [`gaps`]).
 
+pub(crate) mod again;
 pub mod fetch;
 mod gaps;
 mod rescinded;

@@ -33,6 +33,7 @@ pub mod handshake;
 pub mod inbound;
 pub mod incoming;
 pub mod keys;
+mod later;
 pub mod metrics;
 pub mod multipart;
 pub mod outbound;
@@ -89,6 +90,7 @@ pub fn drivers(
         ("device lists", Box::pin(lists)),
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),
+        ("events that are tried again", Box::pin(incoming::again::run(state.clone(), stop.clone()))),
         ("replication", Box::pin(replication)),
         ("push notifications", Box::pin(push_driver::run(state.clone(), stop.clone()))),
     ]

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::{
-    client::FederationClient, keys::KeyRing, metrics::Metrics, outbound::Sender, peers::PeerEvents,
-    policy_servers::PolicyServers, replies::Replies, settings::Settings,
+    client::FederationClient, keys::KeyRing, later::Later, metrics::Metrics, outbound::Sender,
+    peers::PeerEvents, policy_servers::PolicyServers, replies::Replies, settings::Settings,
 };
 
 /// Replication messages that wait for the replication driver; more are dropped,
@@ -64,6 +64,7 @@ struct Inner {
     turns: Turns<OwnedServerName>,
     gaps: Turns<OwnedRoomId>,
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
+    later: Later,
     replies: Replies,
     peers: PeerEvents,
     policy_servers: PolicyServers,
@@ -101,6 +102,7 @@ impl FederationState {
             turns,
             gaps,
             gaps_with,
+            later: Later::default(),
             replies,
             peers,
             policy_servers: PolicyServers::default(),
@@ -149,6 +151,11 @@ impl FederationState {
     /// Policy servers that are left alone.
     pub(crate) fn policy_servers(&self) -> &PolicyServers {
         &self.0.policy_servers
+    }
+
+    /// Events that are tried again.
+    pub(crate) fn later(&self) -> &Later {
+        &self.0.later
     }
 
     /// A turn for what an identity server tells, if there is one.

@@ -41,6 +41,12 @@ const BETWEEN_MAX: usize = 100;
 /// How often one server is asked for such events: a Synapse gives 20 at once. What is bridged by
 /// the state behind it instead has its place after what follows it.
 const BETWEEN_ROUNDS_MAX: usize = 8;
+/// How often they are asked for when no answer comes, and the pause before another time: a
+/// connection that was cut is made anew. Who still does not answer is not asked for the state
+/// instead, which would put what is between behind what follows it: its events wait for a
+/// better time.
+const BETWEEN_ATTEMPTS_MAX: usize = 3;
+const BETWEEN_PAUSE: Duration = Duration::from_millis(300);
 /// Single events asked for one by one; for more, the whole state is.
 const SINGLE_EVENTS_MAX: usize = 100;
 
@@ -89,6 +95,9 @@ pub(super) async fn fill(
     };
     if let Ok(_turns) = tokio::time::timeout(limits.time, turns).await {
         gap.ask_all(&servers).await?;
+    }
+    if let Some(pdu) = gap.unanswered() {
+        state.later().put(room_id, origin, version, pdu, state.clock().instant());
     }
     Ok(gap.outcomes())
 }
@@ -164,12 +173,21 @@ struct Gap<'a> {
     taken: Vec<(OwnedEventId, Outcome)>,
     between_left: usize,
     asked_auth: HashSet<OwnedEventId>,
+    /// Whether somebody did not answer who should have.
+    is_unanswered: bool,
 }
 
 /// What an event lacks.
 struct Lack {
     prev: Vec<OwnedEventId>,
     auth: Vec<OwnedEventId>,
+}
+
+/// What came of asking for the events in between.
+enum Between {
+    Some,
+    None,
+    Unanswered,
 }
 
 impl<'a> Gap<'a> {
@@ -187,6 +205,7 @@ impl<'a> Gap<'a> {
             taken: Vec::new(),
             between_left: BETWEEN_ROUNDS_MAX,
             asked_auth: HashSet::new(),
+            is_unanswered: false,
         }
     }
 
@@ -210,6 +229,14 @@ impl<'a> Gap<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The deepest of the events asked for that stay out because nobody answered.
+    fn unanswered(&self) -> Option<Pdu> {
+        let left =
+            self.waiting.iter().chain(self.given_up.iter().map(|(event_id, (raw, _))| (event_id, raw)));
+        let left = left.filter(|(event_id, _)| self.is_unanswered && self.wanted.contains(*event_id));
+        self.parse(left.map(|(_, raw)| raw)).into_iter().max_by_key(Pdu::depth)
     }
 
     /// What became of the events that are asked for.
@@ -280,10 +307,14 @@ impl<'a> Gap<'a> {
             // Not what waits for others of them: that would be given once more.
             let lacks_more = |lack: &Lack| lack.prev.iter().any(|id| !self.waiting.contains_key(id));
             let edge = lacks.iter().filter(|(_, lack)| lacks_more(lack)).map(|(id, _)| id.clone());
-            if self.fetch_between(edge.collect()).await? {
-                return Ok(true);
+            match self.fetch_between(edge.collect()).await? {
+                Between::Some => return Ok(true),
+                Between::None => self.between_left = 0,
+                Between::Unanswered => {
+                    self.is_unanswered = true;
+                    return Ok(false);
+                }
             }
-            self.between_left = 0;
         }
         // An event whose missing past waits here too is not the gap's edge.
         let at_edge = |lack: &Lack| lack.prev.iter().all(|id| !self.waiting.contains_key(id));
@@ -311,17 +342,27 @@ impl<'a> Gap<'a> {
     }
 
     /// The events between the room's heads here and some that wait.
-    async fn fetch_between(&mut self, latest: Vec<OwnedEventId>) -> Result<bool, MatrixError> {
+    async fn fetch_between(&mut self, latest: Vec<OwnedEventId>) -> Result<Between, MatrixError> {
         let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
         let heads = blocking(move || Ok(services.rooms.heads(&room_id)?)).await?;
-        let ask = self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX);
-        let pdus = match self.in_time(ask).await {
-            Ok(Ok(pdus)) => pdus,
-            Ok(Err(error)) => {
-                tracing::info!(error = %Chain(&error), "the events in between can't be had");
-                return Ok(false);
+        let mut attempts = 0;
+        let pdus = loop {
+            attempts += 1;
+            let ask = self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX);
+            let error = match self.in_time(ask).await {
+                Ok(Ok(pdus)) => break pdus,
+                Ok(Err(error)) => error,
+                Err(_) => return Ok(Between::Unanswered),
+            };
+            tracing::info!(attempts, error = %Chain(&error), "the events in between can't be had");
+            if !error.is_outage() {
+                return Ok(Between::None);
             }
-            Err(_) => return Ok(false),
+            if attempts == BETWEEN_ATTEMPTS_MAX || self.left() < BETWEEN_PAUSE {
+                let is_answer = matches!(error, ClientError::Status { .. });
+                return Ok(if is_answer { Between::None } else { Between::Unanswered });
+            }
+            tokio::time::sleep(BETWEEN_PAUSE).await;
         };
         let before = self.waiting.len();
         for pdu in &pdus {
@@ -329,7 +370,7 @@ impl<'a> Gap<'a> {
                 self.waiting.insert(pdu.event_id().to_owned(), pdu.raw().to_owned());
             }
         }
-        Ok(self.waiting.len() > before)
+        Ok(if self.waiting.len() > before { Between::Some } else { Between::None })
     }
 
     async fn fetch_auth(&mut self, event_id: &OwnedEventId) -> Result<(), MatrixError> {
@@ -355,6 +396,11 @@ impl<'a> Gap<'a> {
             Err(FillError::Storage(error)) => return Err(error),
             Err(error) => {
                 tracing::info!(%event_id, error = %Chain(&error), "the state before an event can't be had");
+                self.is_unanswered |= match &error {
+                    FillError::Client(error) => error.is_outage(),
+                    FillError::Late => true,
+                    FillError::Full | FillError::Storage(_) => false,
+                };
                 let why = format!("the state before it can't be had: {error}");
                 self.given_up.insert(event_id, (raw, why));
                 return Ok(());

@@ -1,11 +1,26 @@
 //! Events whose past was never sent: the events in between are fetched, and
 //! where they are too many, the state.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    response::IntoResponse,
+};
 use causeway_storage::outbox as rows;
+use http::StatusCode;
 use ruma::{RoomVersionId, server_name};
 use serde_json::json;
 
-use crate::support::{Network, Server};
+use crate::{
+    gap_abuse::hand_over,
+    support::{Network, Server, Shape},
+};
 
 /// Takes everything for `b.test` out of the outbox, as if it had been lost.
 async fn lose_what_waits(server: &Server) {
@@ -57,4 +72,50 @@ async fn a_small_gap_is_filled_with_the_events_in_between() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wide_gap_is_bridged_by_the_state_behind_it() {
     gap_of(300).await;
+}
+
+/// A door that can't serve what is asked about the past of events, while `cut`.
+fn tells_nothing(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+    let cut = Arc::clone(cut);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let about_past = ["get_missing_events", "state_ids"].map(|name| request.uri().path().contains(name));
+            let fails = cut.load(Ordering::SeqCst) && about_past.contains(&true);
+            async move {
+                if fails { StatusCode::BAD_GATEWAY.into_response() } else { next.run(request).await }
+            }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let cut = Arc::new(AtomicBool::new(false));
+    let shape = Shape { door: tells_nothing(&cut), sends: false, ..Shape::default() };
+    let a = network.start_as("a.test", folders[0].path(), shape);
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let lost = a.send(&room, &alice, "m.room.message", None, json!({"body": "lost"})).await;
+    let late = a.send(&room, &alice, "m.room.message", None, json!({"body": "late"})).await;
+    let named = late.clone();
+    let late_pdu =
+        a.run(move |services| services.rooms.event(&named).expect("reads").expect("is there")).await;
+    cut.store(true, Ordering::SeqCst);
+    assert!(hand_over(&a, &b, &late_pdu).await["error"].is_string(), "its past can't be had");
+    cut.store(false, Ordering::SeqCst);
+    for event_id in [&lost, &late] {
+        b.has(event_id).await;
+    }
+    let timeline = b.run(move |services| {
+        let positions = [lost, late].map(|id| services.rooms.held(&id).expect("reads").expect("is there"));
+        positions.map(|held| held.meta.position)
+    });
+    let [lost, late] = timeline.await;
+    assert!(lost < late, "in order");
+    a.stop().await;
+    b.stop().await;
 }
