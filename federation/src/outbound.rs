@@ -4,7 +4,8 @@
 //! does. A transaction is repeated under its id and with its body until it is
 //! acknowledged. Pauses between attempts grow, are remembered over a restart,
 //! and end at once when the destination is heard from; so does an attempt whose
-//! answer seems to be lost.
+//! answer seems to be lost. Of the events that are answered for with an error in a
+//! transaction that was taken, the last of each room is sent again, with pauses.
 //!
 //! Invariants: one transaction in flight for each destination, in the order of
 //! the outbox; rows go away after a 200, or when what they hold was refused by
@@ -94,6 +95,7 @@ impl Sender {
     /// Sends until `stop`. To be run once.
     pub async fn run(self, stop: CancellationToken) {
         let subscription = self.0.notifier.subscribe([Topic::Outbox]);
+        self.resume().await;
         let mut tasks = JoinSet::new();
         loop {
             self.start_tasks(&mut tasks, &stop).await;
@@ -105,6 +107,16 @@ impl Sender {
         }
         while let Some(ended) = tasks.join_next().await {
             self.reap(ended);
+        }
+    }
+
+    /// What destinations could not take before a restart is queued again.
+    async fn resume(&self) {
+        let (outbox, now_ms) = (Arc::clone(&self.0.outbox), self.0.clock.now_ms());
+        match tokio::task::spawn_blocking(move || outbox.send_all_again(now_ms)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the outbox can't be read"),
+            Err(error) => tracing::error!(%error, "the outbox can't be read"),
         }
     }
 

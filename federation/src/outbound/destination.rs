@@ -1,13 +1,17 @@
 //! The task of one destination: one transaction after the other, with pauses.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use causeway_service::{
     error::Chain,
     outbox::{Outbox, StorageError, TRANSACTION_ROWS_MAX, Transaction},
 };
 use http::Method;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +85,7 @@ impl Task {
             }
             let Some(transaction) = pending.take() else {
                 self.sender.0.metrics.waiting(&self.server, 0);
-                if self.end() {
+                if !self.rests(&stop).await && self.end() {
                     break;
                 }
                 continue;
@@ -92,9 +96,9 @@ impl Task {
                 () = self.stalled(patience) => None,
             };
             match sent {
-                Some(Ok(())) => {
+                Some(Ok(refused)) => {
                     patience = STALLED_AFTER;
-                    self.delivered(transaction).await;
+                    self.delivered(transaction, refused).await;
                 }
                 Some(Err(error)) if error.is_about_content() => {
                     pending = self.refused(transaction, &error).await;
@@ -121,6 +125,20 @@ impl Task {
         while !self.slot.take_heard() {
             self.slot.woken().await;
         }
+    }
+
+    /// Waits until something that the destination could not take is queued again, or there
+    /// is something else to do; false when there is nothing of the kind.
+    async fn rests(&self, stop: &CancellationToken) -> bool {
+        let now_ms = self.sender.0.clock.now_ms();
+        let next = self.write(move |outbox, server| outbox.send_again(server, now_ms)).await;
+        let Some(next_ms) = next.flatten() else { return false };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_millis(next_ms.saturating_sub(now_ms))) => {}
+            () = self.slot.woken() => {}
+        }
+        true
     }
 
     /// Ends the task unless something new came: decided under the lock that
@@ -176,7 +194,7 @@ impl Task {
 
     #[tracing::instrument(name = "federation.transaction.send", level = "debug", skip_all,
         fields(server.address = %self.server, pdus = transaction.pdus.len(), edus = transaction.edus.len()))]
-    async fn send(&self, transaction: &Transaction) -> Result<(), ClientError> {
+    async fn send(&self, transaction: &Transaction) -> Result<BTreeSet<OwnedEventId>, ClientError> {
         let body = Body {
             origin: self.sender.0.client.server_name().as_str(),
             origin_server_ts: transaction.origin_server_ts,
@@ -189,28 +207,31 @@ impl Task {
         let sent = request.body.as_ref().map_or(0, Vec::len);
         let answer = self.sender.0.client.send_ok(request).await?;
         self.sender.0.metrics.exchanged(sent + answer.body.len());
-        self.log_refused(&answer.body);
-        Ok(())
+        Ok(self.refused_of(transaction, &answer.body))
     }
 
-    /// What the peer would not take is worth a line: it tells of a disagreement.
-    fn log_refused(&self, answer: &[u8]) {
+    /// The events that the peer took with an error, each worth a line: it tells of a
+    /// disagreement, or of what the peer could not get.
+    fn refused_of(&self, transaction: &Transaction, answer: &[u8]) -> BTreeSet<OwnedEventId> {
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
         struct Answer {
-            pdus: std::collections::BTreeMap<String, Refused>,
+            pdus: BTreeMap<OwnedEventId, Refused>,
         }
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
         struct Refused {
             error: Option<String>,
         }
-        let Ok(answer) = serde_json::from_slice::<Answer>(answer) else { return };
-        for (event_id, result) in answer.pdus {
-            if let Some(error) = result.error {
-                tracing::warn!(server = %self.server, event_id, error, "an event was refused");
+        let Ok(mut answer) = serde_json::from_slice::<Answer>(answer) else { return BTreeSet::new() };
+        let mut refused = BTreeSet::new();
+        for event_id in transaction.events() {
+            if let Some(error) = answer.pdus.remove(event_id).and_then(|result| result.error) {
+                tracing::warn!(server = %self.server, %event_id, error, "an event was refused");
+                refused.insert(event_id.clone());
             }
         }
+        refused
     }
 
     /// The destination will not have this transaction, which may be for the sake
@@ -254,11 +275,12 @@ impl Task {
         None
     }
 
-    async fn delivered(&mut self, transaction: Transaction) {
+    async fn delivered(&mut self, transaction: Transaction, refused: BTreeSet<OwnedEventId>) {
         self.sender.0.metrics.delivered(transaction.pdus.len());
         self.rows_max = self.rows_max.saturating_mul(2).min(TRANSACTION_ROWS_MAX);
         let now_ms = self.sender.0.clock.now_ms();
         let acknowledged = self.write(move |outbox, server| {
+            outbox.answered(server, &transaction, &refused, now_ms)?;
             outbox.acknowledged(server, &transaction)?;
             if !transaction.pdus.is_empty() {
                 outbox.catch_up(server, now_ms)?;

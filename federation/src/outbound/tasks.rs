@@ -27,6 +27,7 @@ impl Slot {
     /// Something new waits.
     pub(super) fn wake(&self) {
         self.again.store(true, Ordering::SeqCst);
+        self.woken.notify_one();
     }
 
     /// Whether somebody called [`Slot::wake`] since the last time.

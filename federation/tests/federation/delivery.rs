@@ -13,13 +13,17 @@ use axum::{
     middleware::{self, Next},
     response::IntoResponse,
 };
-use causeway_service::outbox::{
-    CATCH_UP_AFTER_MS,
-    owed::{DEAD_AFTER_MS, ROWS_OF_DEAD_MAX},
+use causeway_room::{Pdu, version};
+use causeway_service::{
+    Services,
+    outbox::{
+        CATCH_UP_AFTER_MS,
+        owed::{DEAD_AFTER_MS, ROWS_OF_DEAD_MAX},
+    },
 };
 use http::{Method, StatusCode};
 use ruma::RoomVersionId;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::support::{Network, Shape};
 
@@ -265,4 +269,66 @@ async fn a_server_that_was_given_up_hears_of_everything_when_it_comes_back() {
 
 fn a_moment_later(services: &causeway_service::Services) -> u64 {
     services.clock.now_ms() + 1_000
+}
+
+/// A door that answers transactions without handing them on, as if no event in them could
+/// be taken, while `cut`.
+fn takes_no_event(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+    let cut = Arc::clone(cut);
+    let rules = version::rules(&RoomVersionId::V12).expect("supported");
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let (is_cut, rules) = (cut.load(Ordering::SeqCst), rules.clone());
+            async move {
+                if !is_cut || !request.uri().path().contains("/send/") {
+                    return next.run(request).await;
+                }
+                let body = to_bytes(request.into_body(), usize::MAX).await.expect("is read");
+                let body: Value = serde_json::from_slice(&body).expect("JSON");
+                let refused = body["pdus"].as_array().expect("a list").iter().map(|pdu| {
+                    let pdu = Pdu::parse(&rules, &pdu.to_string()).expect("an event");
+                    (pdu.event_id().to_string(), json!({"error": "its past can't be had"}))
+                });
+                axum::Json(json!({"pdus": refused.collect::<Map<_, _>>()})).into_response()
+            }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_taken_is_sent_again_without_new_traffic_also_after_a_restart() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let cut = Arc::new(AtomicBool::new(false));
+    let a = network.start("a.test", folders[0].path());
+    let shape = Shape { door: takes_no_event(&cut), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let owes = |services: &Services| {
+        let met = services.outbox.met("b.test".try_into().expect("a name")).expect("reads");
+        met.again.first().map(|again| again.event_id.clone())
+    };
+    let mut a = Some(a);
+    for restarts in [false, true] {
+        cut.store(true, Ordering::SeqCst);
+        let mut server = a.take().expect("runs");
+        server.send(&room, &alice, "m.room.message", None, json!({"body": "one"})).await;
+        let last = server.send(&room, &alice, "m.room.message", None, json!({"body": "two"})).await;
+        let expected = last.clone();
+        let is_noted = move |services: &Services| owes(services).as_ref() == Some(&expected);
+        server.until("the refusal is noted", is_noted).await;
+        if restarts {
+            server.stop().await;
+            cut.store(false, Ordering::SeqCst);
+            server = network.start("a.test", folders[0].path());
+        }
+        cut.store(false, Ordering::SeqCst);
+        b.has(&last).await;
+        server.until("nothing is owed", move |services| owes(services).is_none()).await;
+        a = Some(server);
+    }
+    a.expect("runs").stop().await;
+    b.stop().await;
 }

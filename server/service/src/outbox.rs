@@ -10,6 +10,7 @@
 //! keeps its id, time and rows until then, also over a restart; nothing leaves
 //! that is not durable; memory per destination is bounded.
 
+pub mod again;
 pub mod owed;
 #[cfg(test)]
 mod tests;

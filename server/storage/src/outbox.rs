@@ -66,6 +66,22 @@ pub struct Destination {
     /// When the first of these events was set aside, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub owed_since_ms: u64,
+    /// Events that it could not take, the last of each room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub again: Vec<Again>,
+}
+
+/// An event that is to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Its room.
+    pub room_id: OwnedRoomId,
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// How often the room's last events were not taken, one after the other.
+    pub tries: u32,
+    /// Not before this time, milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -306,7 +306,7 @@ fn what_waits_for_other_servers() {
     });
     let row = concat!(
         r#"{"failures":2,"retry_at_ms":7,"down_since_ms":6,"owed_rooms":["!r:x"],"owed_events":["$e"],"#,
-        r#""owed_since_ms":5}"#
+        r#""owed_since_ms":5,"again":[{"room_id":"!r:x","event_id":"$a","tries":3,"at_ms":8}]}"#
     );
     stays(Cf::Destinations, b"b:8448\xff", row, |batch, row: &Destination| {
         outbox::put_destination(batch, to, row);

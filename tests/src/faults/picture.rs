@@ -92,12 +92,12 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &s
 /// What is seen, in words, and what the colours mean.
 fn heading(svg: &mut String, report: &Report) {
     let servers = report.labels.len();
-    let outcome = report.failure().map_or_else(
+    let outcome = report.failure_in_short().map_or_else(
         || {
             let after = report.verdict.converged().unwrap_or_default();
             format!("all {servers} agreed {:.1} s after the last fault", after.as_secs_f64())
         },
-        |failure| format!("FAILED: {}", escaped(&failure)),
+        |failure| format!("FAILED: {failure}"),
     );
     let [messages, items] = [&report.promised.messages, &report.promised.items]
         .map(|written| written.iter().map(Vec::len).sum::<usize>());
@@ -116,10 +116,6 @@ fn heading(svg: &mut String, report: &Report) {
         let _ = writeln!(svg, "<rect x='{x}' y='60' width='14' height='12' fill='{colour}'/>");
         text(svg, x + 20.0, 71.0, "start", name);
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.chars().take(90).collect::<String>().replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn colour(fault: Fault) -> &'static str {

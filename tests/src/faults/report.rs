@@ -57,11 +57,23 @@ impl Report {
 
     /// What the servers did wrong.
     pub(super) fn failure(&self) -> Option<String> {
-        self.verdict.found.iter().find_map(|(what, found)| match found {
-            Ok(after) if *after <= CONVERGED_WITHIN => None,
-            Ok(after) => Some(format!("{what}: only after {} s", after.as_secs())),
-            Err(error) => Some(format!("{what}: {error}")),
+        self.wrong().map(|(what, found)| match found {
+            Ok(after) => format!("{what}: only after {} s", after.as_secs()),
+            Err(error) => format!("{what}: {error}"),
         })
+    }
+
+    /// The same in a few words.
+    pub(super) fn failure_in_short(&self) -> Option<String> {
+        self.wrong().map(|(what, found)| match found {
+            Ok(after) => format!("{what}: after {} s", after.as_secs()),
+            Err(_) => format!("{what}: never"),
+        })
+    }
+
+    fn wrong(&self) -> Option<&(String, Result<Duration>)> {
+        let in_time = |found: &Result<Duration>| found.as_ref().is_ok_and(|after| *after <= CONVERGED_WITHIN);
+        self.verdict.found.iter().find(|(_, found)| !in_time(found))
     }
 
     /// The table.
