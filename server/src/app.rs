@@ -29,7 +29,7 @@ use crate::{
     config::Config,
     exit::{Failure, Reason},
     listeners::{self, ListenError, Open},
-    observe, readiness, reload, settings,
+    observe, readiness, reload, resources, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -106,6 +106,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
 
     let router = if telemetry.collects() {
         causeway_service::shared_space::gauges::observe(&services.shared_space);
+        resources::observe(folder);
         observe::requests(router, &services.clock)
     } else {
         router

@@ -17,6 +17,7 @@ mod listeners;
 mod observe;
 mod readiness;
 mod reload;
+mod resources;
 mod secret;
 mod settings;
 mod supervisor;
