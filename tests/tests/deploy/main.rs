@@ -3,6 +3,8 @@
 //! behind the proxies are tried in `tests/tests/cluster/proxied.rs`.
 
 mod compose;
+mod debian;
 mod files;
 mod kubernetes;
+mod monitoring;
 mod systemd;
