@@ -82,7 +82,7 @@ pub fn of_appservices(config: &Config) -> Result<host::Settings, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(tls::authorities(&config.federation.extra_ca_files)?);
     let files = config.appservices.registrations.clone();
-    Ok(host::Settings { files, tls_roots: Arc::new(roots) })
+    Ok(host::Settings { files, tls_roots: Arc::new(roots), pauses: host::Pauses::default() })
 }
 
 /// Where browsers and clients reach this server.

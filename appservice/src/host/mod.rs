@@ -1,4 +1,4 @@
-//! The host: asks registered services, and reads their registrations again.
+//! The host: tells registered services what is theirs, asks them, and reads their registrations again.
 //!
 //! Not here: what services ask of this server (the client-server API), and what is
 //! theirs (`causeway_service::appservices`).
@@ -6,6 +6,7 @@
 mod client;
 mod questions;
 pub mod registrations;
+mod sender;
 
 use std::{path::PathBuf, pin::Pin, sync::Arc};
 
@@ -13,7 +14,8 @@ use causeway_service::{Services, error::MatrixError};
 use rustls::RootCertStore;
 use tokio_util::sync::CancellationToken;
 
-use self::{client::ServiceClient, registrations::Faults};
+pub use self::sender::Pauses;
+use self::{client::ServiceClient, registrations::Faults, sender::Heard};
 
 /// A part that runs until it is told to stop, with its name.
 pub type Driver = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -25,6 +27,8 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// Authorities of services that listen with TLS.
     pub tls_roots: Arc<RootCertStore>,
+    /// How long services are left alone that can't be told.
+    pub pauses: Pauses,
 }
 
 /// Why the host can't begin.
@@ -47,6 +51,8 @@ struct Host {
     services: Arc<Services>,
     client: ServiceClient,
     files: Arc<[PathBuf]>,
+    pauses: Pauses,
+    heard: Heard,
 }
 
 /// Registers the services of the files, and gives the drivers that serve them. Reads
@@ -60,12 +66,14 @@ pub fn drivers(
     stop: &CancellationToken,
 ) -> Result<Vec<Driver>, HostError> {
     let client = ServiceClient::new(&settings.tls_roots).map_err(HostError::Client)?;
-    let host = Host { services: Arc::clone(services), client, files: settings.files.clone().into() };
+    let (files, pauses) = (settings.files.clone().into(), settings.pauses);
+    let host = Host { services: Arc::clone(services), client, files, pauses, heard: Heard::default() };
     host.register()?;
     let Some(asked) = services.appservices.questions.serve() else { return Ok(Vec::new()) };
     let answering: Driver =
-        ("questions to application services", Box::pin(questions::run(host, asked, stop.clone())));
-    Ok(vec![answering])
+        ("questions to application services", Box::pin(questions::run(host.clone(), asked, stop.clone())));
+    let sending: Driver = ("application services", Box::pin(sender::run(host, stop.clone())));
+    Ok(vec![answering, sending])
 }
 
 impl Host {

@@ -131,6 +131,8 @@ impl Host {
             let why = MatrixError::new(502, "M_BAD_STATUS", "The application service refused the ping");
             return Err(why.with("status", answer.status.as_u16()).with("body", shown));
         }
+        // It is there again.
+        self.heard.from(&service.id);
         let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(json!({ "duration_ms": took_ms }))
     }

@@ -161,7 +161,12 @@ impl Fields<'_> {
             rooms,
             rate_limited,
             protocols,
-            receive_ephemeral: ephemeral || old || older,
+            // Some name both flags, and read either.
+            ephemeral: if ephemeral {
+                Some("ephemeral")
+            } else {
+                (old || older).then_some("de.sorunome.msc2409.ephemeral")
+            },
             follows_devices,
         })
     }
@@ -340,7 +345,7 @@ mod tests {
         let read = read.expect("is good");
         assert_eq!((&*read[0].id, read[0].sender.as_str()), ("irc", "@_irc_bot:a.example"));
         assert!(read[0].has_user_alone(user_id!("@_irc_x:a.example")));
-        assert!(read[0].receive_ephemeral && read[0].follows_devices && !read[0].rate_limited);
+        assert!(read[0].ephemeral == Some("ephemeral") && read[0].follows_devices && !read[0].rate_limited);
         assert_eq!(read[0].protocols, ["irc"]);
     }
 

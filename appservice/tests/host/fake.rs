@@ -4,6 +4,7 @@
 use std::{
     fs,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -13,14 +14,14 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
     response::Response,
 };
-use causeway_appservice::host::{self, Settings};
+use causeway_appservice::host::{self, Pauses, Settings};
 use causeway_service::{Services, clock::Clock, remote::RemoteHandle, settings::Settings as ServiceSettings};
 use causeway_storage::{Database, Options};
 use ruma::server_name;
 use rustls::RootCertStore;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// What it was asked.
@@ -40,6 +41,7 @@ pub struct Fake {
     pub url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     answering: Arc<Mutex<Box<Answering>>>,
+    changed: Arc<Notify>,
 }
 
 impl Fake {
@@ -48,7 +50,12 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let answering: Box<Answering> = Box::new(|_: &Asked| (StatusCode::OK, "{}".to_owned()));
-        let fake = Self { url, asked: Arc::default(), answering: Arc::new(Mutex::new(answering)) };
+        let fake = Self {
+            url,
+            asked: Arc::default(),
+            answering: Arc::new(Mutex::new(answering)),
+            changed: Arc::default(),
+        };
         let router = Router::new().fallback(answer).with_state(fake.clone());
         tasks.spawn(async move { axum::serve(listener, router).await.expect("serves") });
         fake
@@ -62,6 +69,21 @@ impl Fake {
     /// What it was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until what it was asked is enough.
+    pub async fn until(&self, is_enough: impl Fn(&[Asked]) -> bool) -> Vec<Asked> {
+        let waiting = async {
+            loop {
+                let asked = self.asked();
+                if is_enough(&asked) {
+                    return asked;
+                }
+                self.changed.notified().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_mins(1), waiting).await;
+        waited.unwrap_or_else(|_| panic!("not enough in a minute: {:#?}", self.asked()))
     }
 }
 
@@ -77,6 +99,7 @@ async fn answer(
     let asked = Asked { method, target: uri.to_string(), token: token.to_owned(), body };
     let (status, text) = fake.answering.lock().expect("not poisoned")(&asked);
     fake.asked.lock().expect("not poisoned").push(asked);
+    fake.changed.notify_one();
     Response::builder().status(status).body(Body::from(text)).expect("an answer")
 }
 
@@ -85,7 +108,12 @@ pub struct Server {
     pub services: Arc<Services>,
     pub folder: Arc<TempDir>,
     stop: CancellationToken,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
+}
+
+/// Where a server lives.
+pub fn folder() -> Arc<TempDir> {
+    Arc::new(tempfile::tempdir().expect("a folder"))
 }
 
 /// A registration file's text for a service of this id.
@@ -110,13 +138,21 @@ impl Server {
             fs::write(file, text).expect("writes");
         }
         let stop = CancellationToken::new();
-        let settings = Settings { files, tls_roots: Arc::new(RootCertStore::empty()) };
+        let ms = Duration::from_millis;
+        let pauses = Pauses { first: ms(10), longest: ms(100) };
+        let settings = Settings { files, tls_roots: Arc::new(RootCertStore::empty()), pauses };
         let drivers = host::drivers(&services, &settings, &stop).expect("registers");
         let mut tasks = JoinSet::new();
         for (_, driver) in drivers {
             tasks.spawn(driver);
         }
-        Self { services, folder, stop, _tasks: tasks }
+        Self { services, folder, stop, tasks }
+    }
+
+    /// Stops it, so that another may be started in the folder.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 

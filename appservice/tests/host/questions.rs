@@ -1,19 +1,14 @@
 //! Pings, queries, third-party networks, and registrations that are read again.
 
-use std::{fs, sync::Arc};
+use std::fs;
 
 use axum::http::StatusCode;
 use causeway_service::{appservices::questions::Question, error::MatrixError};
 use ruma::{room_alias_id, user_id};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::fake::{Fake, Server, registration};
-
-fn folder() -> Arc<TempDir> {
-    Arc::new(tempfile::tempdir().expect("a folder"))
-}
+use crate::fake::{Fake, Server, folder, registration};
 
 async fn ping(server: &Server, id: &str) -> Result<Value, MatrixError> {
     let transaction_id = Some("t".to_owned());

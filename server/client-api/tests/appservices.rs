@@ -26,7 +26,7 @@ fn irc() -> Registration {
         rooms: Vec::new(),
         rate_limited: true,
         protocols: Vec::new(),
-        receive_ephemeral: false,
+        ephemeral: None,
         follows_devices: false,
     }
 }

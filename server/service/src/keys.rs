@@ -30,6 +30,7 @@ use self::checks::{
     unsigned_part, verify,
 };
 use crate::{
+    appservices::{Appservices, news::Queued},
     clock::Clock,
     device_keys::is_cross_signing_key,
     device_lists::{Change, announce, shares_room},
@@ -61,6 +62,7 @@ pub struct Keys {
     devices: Arc<Devices>,
     notifier: Arc<Notifier>,
     clock: Clock,
+    appservices: Arc<Appservices>,
     /// Held from reading keys until what follows from them is committed. Lock
     /// order: after that of [`Devices`], which keeps keys and devices together.
     writing: Mutex<()>,
@@ -85,8 +87,9 @@ impl Keys {
         devices: Arc<Devices>,
         notifier: Arc<Notifier>,
         clock: Clock,
+        appservices: Arc<Appservices>,
     ) -> Self {
-        Self { database, rooms, devices, notifier, clock, writing: Mutex::default() }
+        Self { database, rooms, devices, notifier, clock, appservices, writing: Mutex::default() }
     }
 
     /// Whether [`Self::upload`] would take the device's identity.
@@ -275,6 +278,11 @@ impl Keys {
                     let by_device = claimed.entry(user_id.clone()).or_default();
                     by_device.insert(device_id.to_string(), serde_json::json!({ (id): key }));
                     topics.push(Topic::Device(user_id.clone(), device_id.clone()));
+                    let queued = Queued::Keys { user_id: user_id.clone(), device_id: device_id.clone() };
+                    let told = self.appservices.queue(&self.database, &mut batch, &queued, |service| {
+                        service.follows_devices && service.owns_user(user_id)
+                    });
+                    topics.extend(told?);
                 }
             }
         }

@@ -11,6 +11,7 @@ use causeway_storage::{Database, StorageError};
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservice_feed;
 pub mod appservices;
 pub mod backups;
 mod bundled;
@@ -81,6 +82,7 @@ mod words;
 
 use account_data::AccountData;
 use accounts::Accounts;
+use appservice_feed::Feed;
 use appservices::{Appservices, Registration};
 use backups::Backups;
 use clock::Clock;
@@ -143,6 +145,8 @@ pub struct Services {
     pub rate_limits: Arc<RateLimits>,
     /// Application services.
     pub appservices: Arc<Appservices>,
+    /// What they are told.
+    pub appservice_feed: Feed,
     /// Who has an account here.
     pub accounts: Arc<Accounts>,
     /// Tokens that let one register.
@@ -261,8 +265,9 @@ impl Services {
         let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
         let rooms =
             Rooms::new(database.clone(), Arc::clone(&server_keys), clock.clone(), Arc::clone(&notifier));
-        let rooms = Arc::new(rooms.with_signer(Box::new(remote.signer())).indexed()?);
-        let appservices = Arc::new(Appservices::default());
+        let appservices = Arc::new(Appservices::new(Arc::clone(&notifier)));
+        let rooms = rooms.with_signer(Box::new(remote.signer())).with_appservices(Arc::clone(&appservices));
+        let rooms = Arc::new(rooms.indexed()?);
         Self::over(Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices })
     }
 
@@ -270,25 +275,29 @@ impl Services {
         let Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices } = base;
         let (db, time) = (|| database.clone(), || clock.clone());
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
+        let served = || Arc::clone(&appservices);
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
         let (at, outbox) = (|| Arc::clone(&rooms), Arc::new(Outbox::new(db(), wake())));
         let shared_space =
             SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
-        let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time()));
-        let (limits, reserved) = (Arc::clone(&rate_limits), Arc::clone(&appservices));
-        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), limits, wake(), reserved)?);
-        let (profiles, typing) = (Arc::new(Profiles::new(db(), at())), Arc::new(Typing::new(time(), wake())));
-        let receipts = Arc::new(Receipts::new(db(), at(), wake(), time()));
+        let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time(), served()));
+        let limits = Arc::clone(&rate_limits);
+        let accounts = Arc::new(Accounts::new(db(), time(), chosen(), limits, wake(), served())?);
+        let (profiles, typing) =
+            (Arc::new(Profiles::new(db(), at())), Arc::new(Typing::new(time(), wake(), served())));
+        let receipts = Arc::new(Receipts::new(db(), at(), wake(), time(), served()));
         let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
         let sync = Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time()));
+        let presence = Presence::new(settings.presence, at(), &outbox, &typing, wake(), time(), served());
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
             directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
             spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),
             summaries,
             ephemeral: ephemeral::Ephemeral::new(&rooms, &outbox, &typing, &receipts, time()),
-            presence: Presence::new(settings.presence, at(), &outbox, &typing, wake(), time()),
+            appservice_feed: Feed::new(at(), served(), Arc::clone(&typing), Arc::clone(&presence), time()),
+            presence,
             upgrades: Arc::new(Upgrades::new(db(), at(), time())),
             search: Arc::new(Search::new(at(), Arc::clone(&history), time())),
             history,
@@ -302,7 +311,7 @@ impl Services {
             dehydrated: DehydratedDevices::new(db(), time(), Arc::clone(&devices), Arc::clone(&keys)),
             keys,
             backups: Arc::new(Backups::new(db())),
-            to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time())),
+            to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time(), served())),
             account_data: Arc::new(AccountData::new(db(), wake())),
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
             notifications: Notifications::new(at(), Arc::clone(&receipts), time()),
@@ -316,7 +325,7 @@ impl Services {
             server_keys,
             outbox,
             rate_limits,
-            appservices,
+            appservices: served(),
             accounts,
             devices,
             receipts,
@@ -342,6 +351,7 @@ impl Services {
                 self.accounts.register_sender(service)?;
             }
         }
+        self.appservice_feed.begin(&registrations)?;
         self.appservices.set(registrations);
         self.notifier.notify([&Topic::Appservices]);
         Ok(())

@@ -23,6 +23,7 @@ use serde_json::{
 };
 
 use crate::{
+    appservices::{Appservices, news::Passing},
     clock::Clock,
     error::MatrixError,
     ignored::ignored_users,
@@ -115,6 +116,7 @@ pub struct Presence {
     typing: Arc<Typing>,
     notifier: Arc<Notifier>,
     clock: Clock,
+    appservices: Arc<Appservices>,
     all: Mutex<All>,
 }
 
@@ -127,9 +129,10 @@ impl Presence {
         typing: &Arc<Typing>,
         notifier: Arc<Notifier>,
         clock: Clock,
+        appservices: Arc<Appservices>,
     ) -> Arc<Self> {
         let (outbox, typing) = (Arc::clone(outbox), Arc::clone(typing));
-        Arc::new(Self { enabled, rooms, outbox, typing, notifier, clock, all: Mutex::default() })
+        Arc::new(Self { enabled, rooms, outbox, typing, notifier, clock, appservices, all: Mutex::default() })
     }
 
     /// A local user says what he does, and with what message.
@@ -265,6 +268,12 @@ impl Presence {
         Ok(events)
     }
 
+    /// The event that tells of a user's presence.
+    pub(crate) fn event_of(&self, user_id: &UserId) -> Value {
+        let known = self.lock().by_user.get(user_id).cloned().unwrap_or_default();
+        json!({ "type": "m.presence", "sender": user_id, "content": self.shown(&known) })
+    }
+
     fn event(&self, user_id: &UserId, known: &Known) -> Result<Box<RawValue>, MatrixError> {
         let event = json!({ "type": "m.presence", "sender": user_id, "content": self.shown(known) });
         to_raw_value(&event).map_err(|error| MatrixError::internal(&error))
@@ -305,6 +314,10 @@ impl Presence {
             all.order.insert(known.changed, user_id.to_owned());
         }
         all.by_user.insert(user_id.to_owned(), known);
+        drop(all);
+        if changed {
+            self.appservices.pass(&Passing::Presence(user_id.to_owned()));
+        }
         changed
     }
 

@@ -18,6 +18,7 @@ use serde_json::{
 };
 
 use crate::{
+    appservices::{Appservices, news::Passing},
     clock::Clock,
     error::MatrixError,
     notify::{Notifier, Topic},
@@ -71,14 +72,21 @@ pub struct Receipts {
     rooms: Arc<Rooms>,
     notifier: Arc<Notifier>,
     clock: Clock,
+    appservices: Arc<Appservices>,
     /// Held from reading the old receipt to committing the new one.
     writing: Mutex<()>,
 }
 
 impl Receipts {
     /// Over these rooms.
-    pub fn new(database: Database, rooms: Arc<Rooms>, notifier: Arc<Notifier>, clock: Clock) -> Self {
-        Self { database, rooms, notifier, clock, writing: Mutex::new(()) }
+    pub fn new(
+        database: Database,
+        rooms: Arc<Rooms>,
+        notifier: Arc<Notifier>,
+        clock: Clock,
+        appservices: Arc<Appservices>,
+    ) -> Self {
+        Self { database, rooms, notifier, clock, appservices, writing: Mutex::new(()) }
     }
 
     fn view(&self) -> RoomView<'_> {
@@ -124,6 +132,12 @@ impl Receipts {
             READ_PRIVATE => self.notifier.notify([&Topic::User(user_id.to_owned())]),
             _ => self.notifier.notify([&Topic::Room(room_id.to_owned())]),
         }
+        self.appservices.pass(&Passing::Receipt {
+            room_id: room_id.to_owned(),
+            user_id: user_id.to_owned(),
+            kind: kind.to_owned(),
+            thread: thread.to_owned(),
+        });
         Ok(())
     }
 
@@ -192,6 +206,22 @@ impl Receipts {
         set.extend(own.into_iter().filter(|filed| filed.receipt.position <= until));
         Ok(event(&set))
     }
+}
+
+/// The `m.receipt` event of one receipt, if there is one.
+pub(crate) fn receipt_event(
+    database: &Database,
+    room_id: &RoomId,
+    user_id: &UserId,
+    kind: &str,
+    thread: &str,
+) -> Result<Option<Value>, StorageError> {
+    let receipt = receipts::receipt(database, room_id, user_id, kind, thread)?;
+    Ok(receipt.map(|receipt| {
+        let (kind, thread) = (kind.to_owned(), thread.to_owned());
+        let set = [FiledReceipt { user_id: user_id.to_owned(), kind, thread, receipt }];
+        json!({ "type": "m.receipt", "content": content(&set) })
+    }))
 }
 
 fn event(set: &[FiledReceipt]) -> Option<Box<RawValue>> {

@@ -21,6 +21,7 @@ use serde_json::{
 };
 
 use crate::{
+    appservices::{Appservices, Registration, news::Queued},
     clock::Clock,
     error::MatrixError,
     notify::{Notifier, Topic},
@@ -65,6 +66,7 @@ pub struct ToDevice {
     notifier: Arc<Notifier>,
     server_name: OwnedServerName,
     clock: Clock,
+    appservices: Arc<Appservices>,
 }
 
 /// The content of `m.direct_to_device`.
@@ -104,8 +106,9 @@ impl ToDevice {
         notifier: Arc<Notifier>,
         server_name: OwnedServerName,
         clock: Clock,
+        appservices: Arc<Appservices>,
     ) -> Self {
-        Self { database, notifier, server_name, clock }
+        Self { database, notifier, server_name, clock, appservices }
     }
 
     /// Queues messages: user → device (or `*`) → content. Once for each transaction id.
@@ -143,7 +146,7 @@ impl ToDevice {
             outbox::push_edu(&mut batch, &server, position, unit);
             topics.push(Topic::Outbox);
         }
-        put(&mut batch, local, &mut topics);
+        self.put(&mut batch, local, &mut topics)?;
         self.database.commit_durable(batch)?;
         self.notifier.notify(&topics);
         Ok(())
@@ -179,7 +182,7 @@ impl ToDevice {
         {
             rows::forget_received(&mut batch, origin, first);
         }
-        put(&mut batch, local, &mut topics);
+        self.put(&mut batch, local, &mut topics)?;
         self.database.commit_durable(batch)?;
         self.notifier.notify(&topics);
         Ok(())
@@ -227,6 +230,21 @@ impl ToDevice {
         Ok((local, remote))
     }
 
+    fn put(&self, batch: &mut Batch, local: Vec<Local>, topics: &mut Vec<Topic>) -> Result<(), MatrixError> {
+        for Local { user_id, device_id, sender, event, displaced } in local {
+            for position in displaced.messages {
+                rows::delete(batch, (&user_id, &device_id), &displaced.source, position);
+            }
+            let position = batch.position();
+            rows::put(batch, (&user_id, &device_id), &sender, position, &event);
+            topics.push(Topic::Device(user_id.clone(), device_id.clone()));
+            let queued = Queued::ToDevice { user_id: user_id.clone(), device_id, event };
+            let wants = |service: &Registration| service.ephemeral.is_some() && service.owns_user(&user_id);
+            topics.extend(self.appservices.queue(&self.database, batch, &queued, wants)?);
+        }
+        Ok(())
+    }
+
     fn add_local(
         &self,
         local: &mut Vec<Local>,
@@ -256,17 +274,6 @@ impl ToDevice {
             local.push(Local { user_id, device_id, sender, event: event.to_owned(), displaced });
         }
         Ok(())
-    }
-}
-
-fn put(batch: &mut Batch, local: Vec<Local>, topics: &mut Vec<Topic>) {
-    for Local { user_id, device_id, sender, event, displaced } in local {
-        for position in displaced.messages {
-            rows::delete(batch, (&user_id, &device_id), &displaced.source, position);
-        }
-        let position = batch.position();
-        rows::put(batch, (&user_id, &device_id), &sender, position, &event);
-        topics.push(Topic::Device(user_id, device_id));
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use crate::{
+    appservices::{Appservices, news::Passing},
     clock::Clock,
     notify::{Notifier, Topic},
 };
@@ -38,6 +39,7 @@ pub struct Typing {
     rooms: Mutex<Rooms>,
     clock: Clock,
     notifier: Arc<Notifier>,
+    appservices: Arc<Appservices>,
 }
 
 #[derive(Debug)]
@@ -56,9 +58,9 @@ struct RoomTyping {
 
 impl Typing {
     /// Nobody types yet.
-    pub fn new(clock: Clock, notifier: Arc<Notifier>) -> Self {
+    pub fn new(clock: Clock, notifier: Arc<Notifier>, appservices: Arc<Appservices>) -> Self {
         let rooms = Rooms { changes: clock.now_ms(), by_room: HashMap::new() };
-        Self { rooms: Mutex::new(rooms), clock, notifier }
+        Self { rooms: Mutex::new(rooms), clock, notifier, appservices }
     }
 
     /// `user_id` types for `timeout_ms` from now on, or, with `None`, no longer.
@@ -84,7 +86,16 @@ impl Typing {
         drop(rooms);
         if changed {
             self.notifier.notify([&Topic::Room(room_id.to_owned())]);
+            self.appservices.pass(&Passing::Typing(room_id.to_owned()));
         }
+    }
+
+    /// Who types in a room.
+    pub(crate) fn now(&self, room_id: &RoomId) -> Vec<OwnedUserId> {
+        let now_ms = self.clock.now_ms();
+        let mut rooms = self.lock();
+        rooms.expire(room_id, now_ms);
+        rooms.by_room.get(room_id).map(|room| room.until_ms.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Who types in those of these rooms where that changed after `since`, and
@@ -173,7 +184,7 @@ mod tests {
     #[test]
     fn somebody_who_falls_silent_is_no_longer_typing() {
         let clock = Clock::manual(1_000);
-        let typing = Typing::new(clock.clone(), Arc::default());
+        let typing = Typing::new(clock.clone(), Arc::default(), Arc::new(Appservices::new(Arc::default())));
         let (room, alice) = (room_id!("!a:b.c"), user_id!("@alice:b.c"));
         let (start, nobody) = users(&typing, 0);
         assert_eq!(nobody, None);
@@ -195,7 +206,7 @@ mod tests {
     #[test]
     fn who_waits_is_not_kept_awake_by_somebody_who_fell_silent() {
         let clock = Clock::manual(1_000);
-        let typing = Typing::new(clock.clone(), Arc::default());
+        let typing = Typing::new(clock.clone(), Arc::default(), Arc::new(Appservices::new(Arc::default())));
         let (room, alice) = (room_id!("!a:b.c"), user_id!("@alice:b.c"));
         typing.set(room, alice, Some(30_000));
         let (told, _) = users(&typing, 0);
@@ -207,7 +218,8 @@ mod tests {
 
     #[test]
     fn a_token_of_another_run_sees_everything() {
-        let typing = Typing::new(Clock::manual(1_000), Arc::default());
+        let typing =
+            Typing::new(Clock::manual(1_000), Arc::default(), Arc::new(Appservices::new(Arc::default())));
         let (room, alice) = (room_id!("!a:b.c"), user_id!("@alice:b.c"));
         typing.set(room, alice, Some(u64::MAX));
         assert_eq!(users(&typing, u64::MAX).1, Some(1));

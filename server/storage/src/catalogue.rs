@@ -78,6 +78,13 @@ catalogue! {
     /// empty -> u64 position: up to there the stream was looked at for pushers.
     PushCursor = "push_cursor";
 
+    /// application service -> JSON `appservices::Progress`.
+    AppserviceProgress = "appservice_progress";
+    /// application service -> JSON `appservices::Transaction`, which it has not acknowledged.
+    AppserviceTransactions = "appservice_transactions";
+    /// application service | position u64 -> JSON `appservices::Queued`.
+    AppserviceQueue = "appservice_queue";
+
     // --- account data
     /// user id | room id, empty for global | type -> u64 position, then raw JSON content.
     AccountData = "account_data";

@@ -19,6 +19,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservices;
 pub mod backup;
 mod batch;
 mod catalogue;

@@ -2,11 +2,12 @@
 //!
 //! Not telling them anything: that is the host door's work, in the crate
 //! `causeway-appservice`. What it is asked while a client waits (does this user
-//! exist?) goes through [`questions`].
+//! exist?) goes through [`questions`], what it is to be told beside events through [`news`].
 //!
 //! Invariant: what a service has alone, nobody else makes, whichever way he asks; the
 //! registrations change as a whole, under everybody's feet at once.
 
+pub mod news;
 pub mod questions;
 pub mod registration;
 
@@ -14,19 +15,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ruma::{RoomAliasId, UserId};
 
-use self::questions::Questions;
 pub use self::registration::{Namespace, Registration, ServerToken, ServiceToken};
-use crate::error::MatrixError;
+use self::{news::News, questions::Questions};
+use crate::{error::MatrixError, notify::Notifier};
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Appservices {
     registered: RwLock<Arc<[Arc<Registration>]>>,
     /// What only a service knows.
     pub questions: Questions,
+    news: News,
 }
 
 impl Appservices {
+    /// None yet. `notifier` is told when there is news for one.
+    pub fn new(notifier: Arc<Notifier>) -> Self {
+        Self { registered: RwLock::default(), questions: Questions::default(), news: News::new(notifier) }
+    }
+
     /// All of them.
     pub fn all(&self) -> Arc<[Arc<Registration>]> {
         Arc::clone(&self.registered.read().unwrap_or_else(PoisonError::into_inner))

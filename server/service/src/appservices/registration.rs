@@ -109,8 +109,9 @@ pub struct Registration {
     pub rate_limited: bool,
     /// Networks that it bridges to.
     pub protocols: Vec<String>,
-    /// Whether it wants typing, receipts and presence.
-    pub receive_ephemeral: bool,
+    /// Under which name it wants typing, receipts and presence, if it does; then it gets
+    /// messages to its users' devices as well (MSC4203).
+    pub ephemeral: Option<&'static str>,
     /// Whether it wants device lists and counts of keys (MSC3202).
     pub follows_devices: bool,
 }
@@ -183,7 +184,7 @@ mod tests {
             rooms: Vec::new(),
             rate_limited: true,
             protocols: Vec::new(),
-            receive_ephemeral: false,
+            ephemeral: None,
             follows_devices: false,
         }
     }

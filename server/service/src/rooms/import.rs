@@ -10,11 +10,14 @@ use std::{
 };
 
 use causeway_room::{Pdu, Root, state_tree};
-use causeway_storage::rooms::{self as rows, EventMeta, Member, Room, TimelineRow};
+use causeway_storage::{
+    Batch,
+    rooms::{self as rows, EventMeta, Member, Room, TimelineRow},
+};
 use ruma::{OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::{
-    Value,
+    Map, Value, json,
     value::{RawValue, to_raw_value},
 };
 
@@ -27,7 +30,11 @@ use super::{
     store::{Held, VersionRules},
     writer::{Admission, RoomWriter},
 };
-use crate::notify::Topic;
+use crate::{
+    appservices::news::Queued,
+    client_event::{Shape, client_event},
+    notify::Topic,
+};
 
 impl Rooms {
     /// Takes over a room as `send_join` answered it: the join, the state before
@@ -288,11 +295,31 @@ impl Rooms {
         rows::put_invite_state(&mut batch, user_id, room_id, &shown);
         let position = batch.position();
         rows::put_membership(&mut batch, user_id, room_id, &member_row(event, position));
+        let mut topics = vec![Topic::User(user_id.to_owned())];
+        topics.extend(self.tell_services(&mut batch, user_id, event, &shown)?);
         let commit = self.store.database.commit(batch)?;
         drop(writing);
         self.store.database.wait_durable(commit)?;
-        self.notifier.notify(&[Topic::User(user_id.to_owned())]);
+        self.notifier.notify(&topics);
         Ok(())
+    }
+
+    /// Queues a membership of a user for the application services whose user he is.
+    fn tell_services(
+        &self,
+        batch: &mut Batch,
+        user_id: &UserId,
+        event: &Pdu,
+        told: &[Box<RawValue>],
+    ) -> Result<Option<Topic>, RoomError> {
+        let Some(appservices) = &self.appservices else { return Ok(None) };
+        let unsigned = Map::from_iter([("invite_room_state".to_owned(), json!(told))]);
+        let (event_id, room_id) = (event.event_id().as_str(), event.room_id().as_str());
+        let Ok(event) = client_event(event.raw(), event_id, room_id, Shape::Full, unsigned) else {
+            return Ok(None);
+        };
+        let queued = Queued::Event { event };
+        Ok(appservices.queue(&self.store.database, batch, &queued, |service| service.owns_user(user_id))?)
     }
 }
 

@@ -87,6 +87,7 @@ use self::{
     vetting::{Asking, Desk, Signer, Vetting},
 };
 use crate::{
+    appservices::Appservices,
     clock::Clock,
     notify::{Notifier, Topic},
     server_keys::ServerKeys,
@@ -108,6 +109,8 @@ pub struct Rooms {
     /// How policy servers are asked.
     signer: Option<Signer>,
     desk: Desk,
+    /// Who is told of memberships in rooms that this server is not in.
+    appservices: Option<Arc<Appservices>>,
 }
 
 impl fmt::Debug for Rooms {
@@ -175,6 +178,7 @@ impl Rooms {
             sharing: Mutex::default(),
             signer: None,
             desk: Desk::default(),
+            appservices: None,
         }
     }
 
@@ -189,6 +193,12 @@ impl Rooms {
     /// threads to other rooms.
     pub async fn turn(&self, room_id: &RoomId) -> OwnedSemaphorePermit {
         self.turns.take(room_id).await
+    }
+
+    /// The same, telling application services.
+    #[must_use]
+    pub fn with_appservices(self, appservices: Arc<Appservices>) -> Self {
+        Self { appservices: Some(appservices), ..self }
     }
 
     /// This server.

@@ -8,7 +8,7 @@ use super::{Report, each, shown};
 use crate::error::Chain;
 
 /// Column families whose values are a version byte and JSON.
-const JSON: [Cf; 46] = [
+const JSON: [Cf; 49] = [
     Cf::Accounts,
     Cf::AccessTokens,
     Cf::RefreshTokens,
@@ -18,6 +18,9 @@ const JSON: [Cf; 46] = [
     Cf::Reports,
     Cf::Profiles,
     Cf::PushQueue,
+    Cf::AppserviceProgress,
+    Cf::AppserviceTransactions,
+    Cf::AppserviceQueue,
     Cf::DehydratedDevices,
     Cf::FallbackKeys,
     Cf::KeyBackups,

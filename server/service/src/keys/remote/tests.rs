@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Asked, CrossSigningUpdate, DeviceUpdate, Stale, Turns};
 use crate::{
+    appservices::Appservices,
     devices::{Devices, SessionRequest},
     keys::{CrossSigningKind, Keys, Object},
     notify::Notifier,
@@ -42,7 +43,9 @@ impl World {
         let notifier = Arc::new(Notifier::default());
         let settings = Arc::new(Settings::new(rooms.server_name().to_owned()));
         let devices = Devices::new(database.clone(), server.clock.clone(), settings, Arc::clone(&notifier));
-        let keys = Keys::new(database, rooms, Arc::new(devices), notifier, server.clock.clone());
+        let appservices = Arc::new(Appservices::new(Arc::clone(&notifier)));
+        let devices = Arc::new(devices);
+        let keys = Keys::new(database, rooms, devices, notifier, server.clock.clone(), appservices);
         Self { server, keys, alice, bob, room_id }
     }
 
