@@ -5,6 +5,7 @@
 //! denied by its access control list) is the door's first question.
 
 use std::{
+    cmp::Reverse,
     collections::{BinaryHeap, HashSet},
     sync::Arc,
 };
@@ -28,6 +29,15 @@ pub struct StateForServer {
     pub state: Vec<OwnedEventId>,
     /// All that authorises it.
     pub auth_chain: Vec<OwnedEventId>,
+}
+
+/// Which events a walk takes first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// The newest, by what they say.
+    Deepest,
+    /// The fewest steps away, then the deepest.
+    Nearest,
 }
 
 impl Rooms {
@@ -81,6 +91,8 @@ impl Rooms {
 
     /// Events between two edges of another server's knowledge: back from
     /// `latest` (without them) until `earliest`, at most `limit`, oldest first.
+    /// Those nearest to `latest` are chosen, breadth first, as the specification has it:
+    /// a Synapse asks for ten, and drops for good what it can't have all direct past of.
     ///
     /// # Errors
     /// Storage.
@@ -100,8 +112,8 @@ impl Rooms {
             }
         }
         let stop: HashSet<OwnedEventId> = earliest.iter().chain(latest).cloned().collect();
-        let mut found = self.walk_back(room_id, start, stop, limit, min_depth)?;
-        found.reverse();
+        let mut found = self.walk_back(room_id, start, stop, limit, (Choice::Nearest, min_depth))?;
+        found.sort_by(|a, b| (a.pdu.depth(), a.pdu.event_id()).cmp(&(b.pdu.depth(), b.pdu.event_id())));
         let mut sight = Sight::new(self, server, found.len());
         found.iter().map(|held| self.for_server(&mut sight, held)).collect()
     }
@@ -117,33 +129,34 @@ impl Rooms {
         from: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Arc<Pdu>>, RoomError> {
-        let found = self.walk_back(room_id, from.to_vec(), HashSet::new(), limit, 0)?;
+        let found = self.walk_back(room_id, from.to_vec(), HashSet::new(), limit, (Choice::Deepest, 0))?;
         let mut sight = Sight::new(self, server, found.len());
         found.iter().map(|held| self.for_server(&mut sight, held)).collect()
     }
 
-    /// Follows `prev_events`, deepest first.
+    /// Follows `prev_events`.
     fn walk_back(
         &self,
         room_id: &RoomId,
         start: Vec<OwnedEventId>,
         mut seen: HashSet<OwnedEventId>,
         limit: usize,
-        min_depth: u64,
+        (choice, min_depth): (Choice, u64),
     ) -> Result<Vec<Held>, RoomError> {
         let mut pending = BinaryHeap::new();
         let mut found = Vec::new();
-        let mut names = start;
+        let (mut names, mut steps) = (start, 0_usize);
         loop {
             for event_id in names.drain(..) {
                 if seen.insert(event_id.clone())
                     && let Some(held) = self.in_room(room_id, &event_id)?.filter(|held| !held.meta.outlier)
                     && held.pdu.depth() >= min_depth
                 {
-                    pending.push((held.pdu.depth(), event_id));
+                    pending.push((Reverse(steps), held.pdu.depth(), event_id));
                 }
             }
-            let Some((_, event_id)) = pending.pop() else { break };
+            let Some((Reverse(at), _, event_id)) = pending.pop() else { break };
+            steps = if choice == Choice::Nearest { at + 1 } else { 0 };
             if found.len() >= limit.min(WALK_MAX) {
                 break;
             }

@@ -145,6 +145,21 @@ fn both_sides_of_a_cut_end_with_the_same_state() {
 }
 
 #[test]
+fn few_missing_events_hold_all_that_is_named_however_far_back_it_is() {
+    let (a, b, room_id) = pair();
+    let (alice, b_name) = (a.user("alice"), b.rooms.server_name());
+    let shallow = b.send(&room_id, message(&b.user("bob"), "while cut off"));
+    let earliest = shallow.prev_events().to_vec();
+    let deep: Vec<_> = (0..15).map(|n| a.send(&room_id, message(&alice, &n.to_string()))).collect();
+    deliver(&b, &a, &room_id, std::slice::from_ref(&shallow));
+    let latest = [a.send(&room_id, message(&alice, "names both ends")).event_id().to_owned()];
+    let gap = a.rooms.missing_events_for_server(b_name, &room_id, &earliest, &latest, 10, 0).unwrap();
+    let ids: Vec<_> = gap.iter().map(|pdu| pdu.event_id()).collect();
+    assert_eq!(ids.len(), 10);
+    assert_eq!((ids[0], ids[9]), (shallow.event_id(), deep[14].event_id()), "both, oldest first");
+}
+
+#[test]
 fn what_is_missing_is_named_and_nothing_is_stored() {
     let (a, b, room_id) = pair();
     let alice = a.user("alice");
