@@ -30,10 +30,11 @@ use ruma::{
 use crate::{
     ClientState,
     auth::{Admin, ClientAuth},
+    bodies::{self, JSON_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX},
     frame::{error_response, typed_response},
     guests::Guests,
     long_poll::looking,
-    request::{Arrived, Custom, JSON_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX, Ruma},
+    request::{Arrived, Custom, Ruma},
 };
 
 /// What a handler gives that need not wait for what it began.
@@ -408,6 +409,7 @@ where
         });
         let serve = serve.clone();
         let guests = Guests::of(method, &positional(path));
+        let bytes_max = bodies::bytes_max(method, &positional(path), bytes_max);
         let handler = move |state: axum::extract::State<ClientState>, request: Request<Body>| async move {
             let axum::extract::State(state) = state;
             let trust = state.settings.rate_limits.trust_forwarded_for;

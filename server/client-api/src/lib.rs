@@ -20,6 +20,7 @@ pub mod admin;
 mod appservice;
 pub mod auth;
 mod backup;
+pub mod bodies;
 mod by_time;
 mod config;
 mod dehydrated_device;

@@ -32,14 +32,6 @@ use crate::{
     guests::Guests,
 };
 
-/// Bodies of endpoints that take JSON. Events are at most 64 KiB; batches of
-/// items and key uploads are larger.
-pub const JSON_BODY_BYTES_MAX: usize = 8 << 20;
-
-/// Bodies of endpoints that need no access token: as parsed JSON they take many times
-/// their size, and nobody answers for that.
-pub const OPEN_BODY_BYTES_MAX: usize = 64 << 10;
-
 /// How long such a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 

@@ -16,7 +16,7 @@ use causeway_service::{
     notify::Topic,
     shared_space::{
         error::SpaceError,
-        read::{MAX_PULL_BODY_BYTES, Pull},
+        read::Pull,
         write::{BATCH_MAX, OnConflict, Write, Writer},
     },
 };
@@ -218,9 +218,6 @@ struct Timeout {
 
 async fn changes(state: ClientState, request: Custom) -> Result<Response, MatrixError> {
     let room = room(&request)?;
-    if request.raw.len() > MAX_PULL_BODY_BYTES {
-        return Err(MatrixError::too_large(format!("A pull has at most {MAX_PULL_BODY_BYTES} bytes")));
-    }
     let Timeout { timeout } = request.json()?;
     let body: &[u8] = if request.raw.is_empty() { b"{}" } else { &request.raw };
     let pull = Pull::from_body(body).map_err(|error| MatrixError::bad_json(error.to_string()))?;

@@ -3,7 +3,9 @@
 mod common;
 
 use axum::body::Body;
-use causeway_client_api::request::{JSON_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX};
+use causeway_client_api::bodies::{
+    EVENT_BODY_BYTES_MAX, ITEM_BODY_BYTES_MAX, JSON_BODY_BYTES_MAX, LONG_BODY_BYTES_MAX, OPEN_BODY_BYTES_MAX,
+};
 use causeway_service::{
     settings::Registration,
     shared_secret::{Claim, prove},
@@ -51,14 +53,20 @@ async fn broken_bodies_and_tokens_get_the_error_that_the_specification_names() {
     server.send(post(r#"{"type":"m.login.none"}"#)).await.is_error(400, "M_UNKNOWN");
     server.send(post(r#"{"type":"m.login.password","password":"x"}"#)).await.is_error(400, "M_BAD_JSON");
     let filter = "/_matrix/client/v3/user/@alice:example.org/filter";
-    for (path, token, bytes_max) in [
-        ("/_matrix/client/v3/login", None, OPEN_BODY_BYTES_MAX),
-        ("/_matrix/client/v3/register", None, OPEN_BODY_BYTES_MAX),
-        ("/_matrix/oauth/register", None, OPEN_BODY_BYTES_MAX),
-        (filter, Some(&token), JSON_BODY_BYTES_MAX),
+    let space = "/_matrix/client/unstable/org.causeway/rooms/!a:example.org";
+    for (method, path, token, bytes_max) in [
+        ("POST", "/_matrix/client/v3/login", None, OPEN_BODY_BYTES_MAX),
+        ("POST", "/_matrix/client/v3/register", None, OPEN_BODY_BYTES_MAX),
+        ("POST", "/_matrix/oauth/register", None, OPEN_BODY_BYTES_MAX),
+        ("POST", filter, Some(&token), JSON_BODY_BYTES_MAX),
+        ("PUT", "/_matrix/client/v3/rooms/!a:example.org/state/t/", Some(&token), EVENT_BODY_BYTES_MAX),
+        ("PUT", &format!("{space}/items/k"), Some(&token), ITEM_BODY_BYTES_MAX),
+        ("POST", &format!("{space}/items"), Some(&token), LONG_BODY_BYTES_MAX),
+        ("POST", &format!("{space}/changes"), Some(&token), 512 << 10),
+        ("GET", &format!("{space}/items"), Some(&token), OPEN_BODY_BYTES_MAX),
     ] {
         for (bytes, too_large) in [(bytes_max, false), (bytes_max + 1, true)] {
-            let mut large = Request::builder().method("POST").uri(path);
+            let mut large = Request::builder().method(method).uri(path);
             if let Some(token) = token {
                 large = large.header("authorization", format!("Bearer {token}"));
             }
