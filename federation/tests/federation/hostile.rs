@@ -6,6 +6,7 @@ use causeway_service::{
     settings::RateLimit,
 };
 use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
 use ruma::{
     OwnedEventId, RoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
@@ -95,6 +96,12 @@ async fn forge(server: &Server, room_id: &RoomId, sender: &UserId, body: &str) -
         .await
 }
 
+async fn error(answer: axum::response::Response) -> (StatusCode, Value) {
+    let status = answer.status();
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    (status, serde_json::from_slice::<Value>(&body).expect("JSON")["errcode"].clone())
+}
+
 fn errcode(body: &Value) -> &str {
     body["errcode"].as_str().unwrap_or_default()
 }
@@ -108,7 +115,8 @@ async fn malformed_transactions() {
     }
     let too_many = [json!({"pdus": vec![json!({}); 51]}), json!({"edus": vec![json!({}); 101]})];
     for body in too_many {
-        assert_eq!(pair.transaction("4", body).await.0, StatusCode::BAD_REQUEST);
+        let (status, answer) = pair.transaction("4", body).await;
+        assert_eq!((status, errcode(&answer)), (StatusCode::BAD_REQUEST, "M_BAD_JSON"));
     }
     // Nothing in it makes sense, and nothing of that makes it fail.
     let nonsense = json!({
@@ -121,8 +129,8 @@ async fn malformed_transactions() {
     let (status, answer) = pair.transaction("5", nonsense).await;
     assert_eq!((status, answer), (StatusCode::OK, json!({"pdus": {}})));
     assert_eq!(pair.transaction("6", json!({})).await.0, StatusCode::OK);
-    let (status, _) = pair.transaction(&"x".repeat(300), json!({})).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, answer) = pair.transaction(&"x".repeat(300), json!({})).await;
+    assert_eq!((status, errcode(&answer)), (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"));
     let (status, answer) = pair.ask(Method::POST, "/_matrix/federation/v1/send/7", Some(json!({}))).await;
     assert_eq!((status, errcode(&answer)), (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"));
     pair.stop().await;
@@ -151,7 +159,11 @@ async fn requests_that_nobody_signed_or_for_somebody_else() {
         }
         let request = request.body(axum::body::Body::from("{}")).expect("a request");
         let answer = router.clone().oneshot(request).await.expect("an answer");
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{authorization:?}");
+        assert_eq!(
+            error(answer).await,
+            (StatusCode::UNAUTHORIZED, json!("M_UNAUTHORIZED")),
+            "{authorization:?}"
+        );
     }
     drop(router);
     pair.stop().await;
@@ -216,7 +228,7 @@ async fn a_pull_above_its_bound_is_not_read_whoever_sends_it() {
         let body = format!("{{\"filling\":\"{}\"}}", "x".repeat(bytes));
         let request = request.body(axum::body::Body::from(body)).expect("a request");
         let answer = router.clone().oneshot(request).await.expect("an answer");
-        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE, "{endpoint}");
+        assert_eq!(error(answer).await, (StatusCode::PAYLOAD_TOO_LARGE, json!("M_TOO_LARGE")), "{endpoint}");
     }
     drop(router);
     pair.stop().await;

@@ -1,11 +1,13 @@
 //! Servers that talk to each other over real TLS on loopback.
 
 mod addresses;
+mod advertisements;
 mod closest_event;
 mod delivery;
 mod encryption;
 mod ephemeral;
 mod forgeries;
+mod fuzz;
 mod gap_abuse;
 mod gaps;
 mod hearsay;
