@@ -47,6 +47,8 @@ impl World {
             return;
         }
         let disk = &self.servers[server].life.disk;
+        // Each server refuses its own users more, and others' come on top.
+        let most = self.servers.len() * MAX_SIBLINGS;
         let mut found = None;
         for (key, item) in disk.items() {
             let before = self.watch.gone[server].entry(key.clone()).or_default();
@@ -54,7 +56,7 @@ impl World {
                 .or_else(|| lost_write(disk, key, item, &self.truth))
                 .or_else(|| false_conflict(item, &self.truth))
                 .or_else(|| resurrection(disk, key, item, before))
-                .or_else(|| too_many(item));
+                .or_else(|| too_many(item, most));
         }
         if let Some((checker, detail)) = found {
             self.fail(checker, |_| format!("s{server}: {detail}"));
@@ -239,10 +241,7 @@ fn resurrection(disk: &Store, key: &ItemKey, item: &Item, gone: &mut HashSet<Cha
     Some(("no_resurrection", format!("{} of {key} is shown although it was superseded", back.id)))
 }
 
-fn too_many(item: &Item) -> Finding {
-    // Remote siblings come on top of the bound for local ones; each server can
-    // add as many as it may write.
-    let most = 8 * MAX_SIBLINGS;
+fn too_many(item: &Item, most: usize) -> Finding {
     (item.siblings().len() > most)
         .then(|| ("bounds", format!("an item with {} siblings", item.siblings().len())))
 }

@@ -53,14 +53,15 @@ impl Device {
     }
 
     /// What it was really shown of an item.
-    pub fn shown(&self, key: &ItemKey) -> Set {
-        self.shown.get(key).copied().unwrap_or(0)
+    pub fn shown(&self, key: &ItemKey, broken: Option<Broken>) -> Set {
+        let shown = self.shown.get(key).filter(|_| broken != Some(Broken::Crowd));
+        shown.copied().unwrap_or(0)
     }
 
     /// What a write by it supersedes.
     pub fn supersedes(&self, key: &ItemKey, server: &SimServer, names: &[String]) -> Vec<ChangeId> {
         match server.broken {
-            Some(Broken::NameNothing) => return Vec::new(),
+            Some(Broken::NameNothing | Broken::Crowd) => return Vec::new(),
             Some(Broken::NameAll) => {
                 let item = server.life.memory.item(key);
                 return item.into_iter().flat_map(Item::siblings).map(|sibling| sibling.id).collect();

@@ -51,6 +51,12 @@ pub enum Broken {
     KeepRedacted,
     /// Values are lost that nobody redacted.
     LoseValues,
+    /// Peers are sent values that were redacted, though they are not kept.
+    SendRedacted,
+    /// Changes are shown with the time of their arrival, not with their author's.
+    OwnTimes,
+    /// Each write is by somebody who saw nothing, and an item takes any number.
+    Crowd,
     /// More entries ride along with advertisements than may.
     OverfillAdvertisements,
     /// Advertisements are padded beyond their bound.

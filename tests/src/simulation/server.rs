@@ -144,6 +144,11 @@ impl SimServer {
         Some(change)
     }
 
+    /// Whether a write that adds a sibling is to be refused.
+    pub fn is_full(&self, key: &ItemKey) -> bool {
+        self.broken != Some(Broken::Crowd) && self.life.memory.item(key).is_some_and(Item::is_full)
+    }
+
     /// Commits what came from elsewhere.
     pub fn commit(&mut self, job: Job) {
         match &job {

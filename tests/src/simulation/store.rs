@@ -27,8 +27,9 @@ pub struct Store {
     facts: Facts,
     /// What redactions named, come or not: its values are not kept.
     erased: BTreeSet<ChangeId>,
-    keeps_redacted: bool,
-    loses_values: bool,
+    /// What was held of each change, for those who send it all the same.
+    originals: HashMap<ChangeId, Change>,
+    broken: Option<Broken>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -75,9 +76,11 @@ impl Store {
     /// An empty disk, perhaps of a server that is broken on purpose.
     pub fn new(broken: Option<Broken>) -> Self {
         let facts = Facts { forgetful: broken == Some(Broken::ForgetNamed), ..Facts::default() };
-        let keeps_redacted = broken == Some(Broken::KeepRedacted);
-        let loses_values = broken == Some(Broken::LoseValues);
-        Self { facts, keeps_redacted, loses_values, ..Self::default() }
+        Self { facts, broken, ..Self::default() }
+    }
+
+    fn is(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
     }
 
     /// Joins a verified entry.
@@ -90,8 +93,11 @@ impl Store {
             Err(PlaceError::Entries(never)) => match never {},
         };
         self.entries.apply(id, &placed);
-        let erased = self.is_erased(&change.header().item_id()) && !self.keeps_redacted;
-        let bare = erased || self.loses_values;
+        let erased = self.is_erased(&change.header().item_id()) && !self.is(Broken::KeepRedacted);
+        let bare = erased || self.is(Broken::LoseValues);
+        if self.is(Broken::SendRedacted) {
+            self.originals.insert(id, change.clone());
+        }
         self.changes.insert(id, if bare { change.without_value() } else { change.clone() });
         self.derive(change);
         Joining::New(self.proofs(change, &placed))
@@ -108,15 +114,19 @@ impl Store {
         if !effective {
             return;
         }
-        let Some(sibling) = Sibling::of(header) else {
+        let keeps_redacted = self.is(Broken::KeepRedacted);
+        let Some(mut sibling) = Sibling::of(header) else {
             for id in header.redacts() {
                 self.erased.insert(*id);
-                if let Some(redacted) = self.changes.get_mut(id).filter(|_| !self.keeps_redacted) {
+                if let Some(redacted) = self.changes.get_mut(id).filter(|_| !keeps_redacted) {
                     *redacted = redacted.without_value();
                 }
             }
             return;
         };
+        if self.is(Broken::OwnTimes) {
+            sibling.origin_server_ts = self.changes.len() as u64;
+        }
         let item = self.items.entry(header.key().clone()).or_default();
         let joined = sure(item.join(&sibling, &self.facts));
         for (named, by) in joined.successors {
@@ -182,6 +192,7 @@ impl Snapshot for Store {
             let key = change.header().key();
             let live = self.items.get(key).is_some_and(|item| item.sibling(&id).is_some());
             let change = if live { change.clone() } else { change.without_value() };
+            let change = self.originals.get(&id).cloned().unwrap_or(change);
             size += change.to_json().len();
             read.push(change);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use causeway_replication::{Input, Snapshot as _};
-use causeway_shared_space::{Body, Item, ItemKey, Value};
+use causeway_shared_space::{Body, ItemKey, Value};
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, signatures::Ed25519KeyPair};
 
 use super::{
@@ -220,7 +220,7 @@ impl World {
     fn write(&mut self, device: usize, key: &ItemKey) {
         let home = self.devices[device].home;
         let server = &self.servers[home];
-        let full = server.life.memory.item(key).is_some_and(Item::is_full);
+        let full = server.is_full(key);
         if !server.up || self.truth.full() || full {
             return;
         }
@@ -231,8 +231,8 @@ impl World {
         let author = self.devices[device].user.clone();
         let write = Write { room_id: &self.room_id, key, body, supersedes, author, now_ms: self.now_ms };
         let Some(change) = self.servers[home].write(write, device, &mut self.dice) else { return };
-        let honest = self.servers[home].honest;
-        let number = self.truth.note(&change, self.devices[device].shown(key), honest);
+        let (honest, broken) = (self.servers[home].honest, self.servers[home].broken);
+        let number = self.truth.note(&change, self.devices[device].shown(key, broken), honest);
         self.note(|world| {
             let named = change.header().supersedes().iter().map(|id| world.truth.number(id));
             format!(

@@ -67,6 +67,18 @@ fn redacted_sees_a_value_that_is_lost() {
 }
 
 #[test]
+fn redacted_sees_a_value_that_is_sent() {
+    let plan = |plan| Plan { redactions: true, keys: 1, ..plan };
+    trips_saying(Broken::SendRedacted, "redacted", "sends the value", plan);
+}
+
+#[test]
+fn bounds_sees_an_item_that_takes_any_number() {
+    let plan = |_| Plan { keys: 1, steps: 400, ..Plan::calm(2) };
+    trips_saying(Broken::Crowd, "bounds", "siblings", plan);
+}
+
+#[test]
 fn bounds_sees_two_pulls_in_flight() {
     trips_saying(Broken::PullTwice, "bounds", "two pulls", |plan| plan);
 }
@@ -87,4 +99,9 @@ fn converged_sees_a_shell_that_never_tells_the_time() {
         plan.weather.drop = 25;
         plan
     });
+}
+
+#[test]
+fn converged_sees_items_that_differ_over_the_same_changes() {
+    trips_saying(Broken::OwnTimes, "converged", "show different items", |plan| plan);
 }
