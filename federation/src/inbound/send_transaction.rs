@@ -2,7 +2,8 @@
 //!
 //! A transaction never fails because of what is in it: each event has its own
 //! result, and an ephemeral unit that makes no sense is skipped. Only a body
-//! that is no transaction, or one above the limits, is refused.
+//! that is no transaction, or one above the limits, is refused, and any while the
+//! disk is full.
 //!
 //! Invariant: a transaction is worked on once; a repetition gets the same answer.
 
@@ -49,8 +50,20 @@ async fn send(
     }
     let body: Body = signed.json()?;
     let reply = state.replies().of(&signed.origin, &transaction_id);
-    let answer = reply.get_or_init(|| work(&state, &signed, body)).await;
-    Ok(Json(answer.clone()))
+    let answer = reply.get_or_try_init(|| async {
+        // What gets a result of its own is done with for its sender: while nothing can be
+        // kept the whole transaction fails, and comes again.
+        has_room(&state)?;
+        let answer = work(&state, &signed, body).await;
+        has_room(&state)?;
+        Ok::<_, MatrixError>(answer)
+    });
+    Ok(Json(answer.await?.clone()))
+}
+
+/// Whether the disk takes more.
+fn has_room(state: &FederationState) -> Result<(), MatrixError> {
+    Ok(state.services().database.check_room()?)
 }
 
 async fn work(state: &FederationState, signed: &Signed, body: Body) -> Value {

@@ -5,9 +5,9 @@
 //! turned into a [`MatrixError`]. Causes (a storage failure, say) stay in the
 //! log: the answer then is `M_UNKNOWN` with a plain sentence.
 
-use std::fmt;
+use std::{fmt, io};
 
-use causeway_storage::StorageError;
+use causeway_storage::{DiskFull, StorageError};
 use serde_json::{Map, Value};
 
 /// A standard error response, without any web framework in it.
@@ -62,8 +62,13 @@ impl MatrixError {
         Self::new(413, "M_TOO_LARGE", message)
     }
 
-    /// 500 `M_UNKNOWN`; the cause is logged here, once, and not told.
+    /// 500 `M_UNKNOWN`; the cause is logged here, once, and not told. 507 for a full disk, of
+    /// which users may know: nothing is wrong with what they do, and it will work later.
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
+        if is_full(cause) {
+            let told = "The server's disk is full: it accepts nothing new until there is room";
+            return Self::new(507, "M_UNKNOWN", told);
+        }
         tracing::error!(error = %Chain(cause), "internal error");
         Self::new(500, "M_UNKNOWN", "Internal server error")
     }
@@ -86,6 +91,17 @@ impl fmt::Display for MatrixError {
 }
 
 impl std::error::Error for MatrixError {}
+
+/// Whether a full disk is at the root of it. The log tells it once, not for each request.
+fn is_full(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let is_full = |error: &(dyn std::error::Error + 'static)| {
+        error.is::<DiskFull>()
+            || error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    };
+    std::iter::successors(Some(cause), |error| error.source()).any(is_full)
+}
 
 /// Storage failures are never the client's fault, and nothing it should know of.
 impl From<StorageError> for MatrixError {

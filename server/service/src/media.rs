@@ -110,6 +110,7 @@ impl MediaStore {
 
     /// Begins writing a content of at most so many bytes.
     pub fn begin_up_to(&self, bytes_max: u64) -> Result<Upload, MatrixError> {
+        self.database.check_room()?;
         let upload = Upload::begin(&self.database.folder().join(FOLDER), bytes_max);
         upload.map_err(|error| MatrixError::internal(&error))
     }

@@ -6,7 +6,7 @@ use rocksdb::WriteBatch;
 use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Cf, Database, codec};
+use crate::{Cf, Database, codec, disk::Growth};
 
 /// A place in the server's one stream of everything that happens: events,
 /// account data, to-device messages, receipts, changes of shared spaces.
@@ -32,11 +32,18 @@ pub struct Batch {
     pub(crate) positions: Vec<u64>,
     /// Servers for which a row of the outbox is in it.
     pub(crate) destinations: Vec<OwnedServerName>,
+    pub(crate) growth: Growth,
 }
 
 impl Batch {
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, writes: WriteBatch::default(), positions: Vec::new(), destinations: Vec::new() }
+        Self {
+            database,
+            writes: WriteBatch::default(),
+            positions: Vec::new(),
+            destinations: Vec::new(),
+            growth: Growth::default(),
+        }
     }
 
     /// Notes that a row of the outbox for `server` was put.
@@ -48,6 +55,7 @@ impl Batch {
 
     /// Sets a value.
     pub fn put(&mut self, cf: Cf, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.growth = self.growth.max(Growth::of(cf));
         self.writes.put_cf(self.database.handle(cf), key, value);
     }
 

@@ -17,6 +17,7 @@ use rocksdb::{ColumnFamily, WriteOptions};
 
 use crate::{
     Batch, Cf, Commit, OpenError, Options, Snapshot, StorageError, StreamPosition,
+    disk::{Disk, Growth},
     flow::Flow,
     migration,
     open::{self, Rocks},
@@ -40,6 +41,7 @@ struct Inner {
     ceiling: AtomicU64,
     raising: Mutex<()>,
     waiting: outbox::Waiting,
+    disk: Disk,
     folder: PathBuf,
     _lock: File,
 }
@@ -84,6 +86,7 @@ impl Database {
             ceiling: AtomicU64::new(ceiling),
             raising: Mutex::new(()),
             waiting: outbox::Waiting::default(),
+            disk: Disk::default(),
             folder: path.to_owned(),
             _lock: opened.lock,
         }))
@@ -93,6 +96,20 @@ impl Database {
     /// named by relative paths only.
     pub fn folder(&self) -> &Path {
         &self.0.folder
+    }
+
+    /// From now on so many bytes of the disk are kept free: what would need them is refused.
+    /// Not from opening on, so that a server on a full disk starts.
+    pub fn keep_free(&self, bytes: u64) {
+        self.0.disk.keep_free(bytes);
+    }
+
+    /// Whether there is room for what grows; to be asked before files are written.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`].
+    pub fn check_room(&self) -> Result<(), StorageError> {
+        Ok(self.0.disk.check(Growth::Grows, &self.0.folder)?)
     }
 
     /// An empty batch.
@@ -112,6 +129,7 @@ impl Database {
     /// Nothing was written.
     pub fn commit(&self, mut batch: Batch) -> Result<Commit, StorageError> {
         self.0.flow.check()?;
+        self.0.disk.check(batch.growth, &self.0.folder)?;
         let position = batch.positions.iter().copied().max().unwrap_or(0);
         if position > self.0.ceiling.load(Ordering::Acquire) {
             self.write_raising_ceiling(&mut batch, position)?;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::disk::DiskFull;
+
 /// A failed read or write.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -21,6 +23,9 @@ pub enum StorageError {
     /// so this process accepts no further write.
     #[error("the write-ahead log can't be synced: {0}; no write is accepted until a restart")]
     Sync(String),
+    /// The disk has too little room: nothing of the batch was written.
+    #[error("the disk is full")]
+    Full(#[from] DiskFull),
     /// The database could not be frozen for a backup, or be told that it was restored from one.
     #[error("the backup failed: {0}")]
     Checkpoint(String),
