@@ -28,8 +28,11 @@ use crate::{
     admin_socket,
     config::Config,
     exit::{Failure, Reason},
+    handles::{Handles, Places},
     listeners::{self, ListenError, Open},
-    observe, readiness, reload, resources, settings,
+    observe, readiness,
+    reload::Reload,
+    resources, settings,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -37,8 +40,9 @@ use crate::{
 /// How long use-cases that are still running may take to end.
 const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the server until it is told to stop.
-pub fn serve(config: &Config) -> Result<(), Failure> {
+/// Runs the server until it is told to stop; `path` is where the configuration came from.
+pub fn serve(config: &Config, path: &Path) -> Result<(), Failure> {
+    let handles = Handles::take();
     let bound = listeners::bind(&config.listeners).map_err(listen_failure)?;
     let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), config.is_scraped())
         .map_err(|error| Failure::new(Reason::Configuration, error))?;
@@ -48,7 +52,7 @@ pub fn serve(config: &Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let result = runtime.block_on(run(config, bound, &telemetry));
+    let result = runtime.block_on(run(config, path, handles, bound, &telemetry));
     runtime.shutdown_timeout(BLOCKING_GRACE);
     telemetry.stop();
     result
@@ -69,9 +73,16 @@ fn blocking_threads() -> usize {
     cores.saturating_mul(64)
 }
 
-async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetry) -> Result<(), Failure> {
+async fn run(
+    config: &Config,
+    path: &Path,
+    handles: Handles,
+    bound: Vec<listeners::Bound>,
+    telemetry: &Telemetry,
+) -> Result<(), Failure> {
     // First of all: a server that is told to stop while it starts stops cleanly.
     let mut shutdown = std::pin::pin!(shutdown_signal()?);
+    let reloads = signal(SignalKind::hangup()).map_err(|error| Failure::new(Reason::Internal, error))?;
     let folder = &config.data_folder;
     let in_folder = |error| Failure::new(Reason::DataFolder, error);
     let federation = config.federation.enabled.then(|| settings::of_federation(config)).transpose();
@@ -79,7 +90,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     let (remote, requests) = RemoteHandle::channel();
     let opening = config.clone();
     // A first start, or one after a long time, may take a while.
-    let opening = tokio::task::spawn_blocking(move || open(&opening, remote));
+    let opening = tokio::task::spawn_blocking(move || open(&opening, handles, remote));
     let services = tokio::select! {
         biased;
         () = &mut shutdown => {
@@ -89,17 +100,7 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
         opened = opening => opened.map_err(|error| Failure::new(Reason::Internal, error))??,
     };
     let mut supervisor = Supervisor::default();
-    let (space, stop) = (Arc::clone(&services.shared_space), supervisor.stop_signal());
-    supervisor
-        .start("shared spaces", causeway_service::shared_space::worker::run(space, stop.cancelled_owned()));
-    let (keeping, stop) = (Arc::clone(&services), supervisor.stop_signal());
-    supervisor.start("housekeeping", causeway_service::housekeeping::run(keeping, stop.cancelled_owned()));
-    let (guests, stop) = (Arc::clone(&services), supervisor.stop_signal());
-    supervisor.start("guests", causeway_service::guests::run(guests, stop.cancelled_owned()));
-    if services.settings.media.prefetch {
-        let (fetching, stop) = (Arc::clone(&services), supervisor.stop_signal());
-        supervisor.start("files of items", causeway_service::prefetch::run(fetching, stop.cancelled_owned()));
-    }
+    start_workers(&mut supervisor, &services);
     let routes = doors(&services, federation, requests, &mut supervisor)?;
     start_appservices(config, &services, &mut supervisor).await?;
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
@@ -113,15 +114,19 @@ async fn run(config: &Config, bound: Vec<listeners::Bound>, telemetry: &Telemetr
     };
     let registry = telemetry.registry();
 
+    let certificates = bound.iter().map(listeners::Bound::certificate).collect();
     let open = listeners::open(bound).map_err(listen_failure)?;
     listeners::write_addresses(folder, &open).map_err(in_folder)?;
     for one in &open {
         tracing::info!(url = one.url(), server_name = %config.server_name, "listening");
     }
     start_admin_socket(&mut supervisor, folder, &services);
-    let handle = Handle::new();
+    let (path, log, config) = (path.to_owned(), telemetry.log(), config.clone());
+    let reload = Reload { path, config, certificates, log, services };
+    supervisor.start("configuration", reload.run(reloads, supervisor.stop_signal()));
+    let (places, handle) = (Places::new(handles.connections), Handle::new());
     for one in open {
-        start_listener(&mut supervisor, one, &router, registry.as_ref(), &handle);
+        start_listener(&mut supervisor, one, &router, registry.as_ref(), (&places, &handle));
     }
     readiness::ready();
     let stop = supervisor.stop_signal();
@@ -148,14 +153,30 @@ pub fn rotate_key(config: &Config) -> Result<String, Failure> {
     ServerKeys::rotate(&database, &Clock::System).map_err(|error| in_folder(error.into()))
 }
 
+/// What runs beside the doors.
+fn start_workers(supervisor: &mut Supervisor, services: &Arc<Services>) {
+    let (space, stop) = (Arc::clone(&services.shared_space), supervisor.stop_signal());
+    supervisor
+        .start("shared spaces", causeway_service::shared_space::worker::run(space, stop.cancelled_owned()));
+    let (keeping, stop) = (Arc::clone(services), supervisor.stop_signal());
+    supervisor.start("housekeeping", causeway_service::housekeeping::run(keeping, stop.cancelled_owned()));
+    let (guests, stop) = (Arc::clone(services), supervisor.stop_signal());
+    supervisor.start("guests", causeway_service::guests::run(guests, stop.cancelled_owned()));
+    if services.settings.media.prefetch {
+        let (fetching, stop) = (Arc::clone(services), supervisor.stop_signal());
+        supervisor.start("files of items", causeway_service::prefetch::run(fetching, stop.cancelled_owned()));
+    }
+}
+
 /// The data folder, and the use-cases over it.
-fn open(config: &Config, remote: RemoteHandle) -> Result<Arc<Services>, Failure> {
-    let database = Database::open(&config.data_folder, &causeway_storage::Options::default())
+fn open(config: &Config, handles: Handles, remote: RemoteHandle) -> Result<Arc<Services>, Failure> {
+    let database = Database::open(&config.data_folder, &settings::of_storage(config, handles.database))
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
     listeners::remove_addresses(&config.data_folder)
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
-    let services = Services::open(database, settings::of_services(config), Clock::System, remote)
+    let services = Services::open(database.clone(), settings::of_services(config), Clock::System, remote)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
+    database.keep_free(config.storage.keep_free_bytes);
     Ok(Arc::new(services))
 }
 
@@ -177,13 +198,12 @@ fn doors(
     Ok(routes.merge(causeway_federation::router(state).with_state(())))
 }
 
-/// Application services, and what reads their registrations again.
+/// Application services.
 async fn start_appservices(
     config: &Config,
     services: &Arc<Services>,
     supervisor: &mut Supervisor,
 ) -> Result<(), Failure> {
-    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(Reason::Internal, error))?;
     let settings =
         settings::of_appservices(config).map_err(|error| Failure::new(Reason::Configuration, error))?;
     let (hosting, stop) = (Arc::clone(services), supervisor.stop_signal());
@@ -192,8 +212,6 @@ async fn start_appservices(
     for (name, driver) in drivers.map_err(|error| Failure::new(Reason::Configuration, error))? {
         supervisor.start(name, driver);
     }
-    let reloading = reload::run(Arc::clone(services), hangups, supervisor.stop_signal());
-    supervisor.start("reloading", reloading);
     Ok(())
 }
 
@@ -215,13 +233,13 @@ fn start_listener(
     open: Open,
     router: &Router,
     registry: Option<&Registry>,
-    handle: &Handle<SocketAddr>,
+    (places, handle): (&Places, &Handle<SocketAddr>),
 ) {
     let router = match registry.filter(|_| open.metrics) {
         Some(registry) => router.clone().merge(metrics_route(registry.clone())),
         None => router.clone(),
     };
-    let serving = open.serve(router, handle.clone());
+    let serving = open.serve(router, places.clone(), handle.clone());
     supervisor.start("listener", async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "a listener failed");

@@ -84,7 +84,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(file) => {
             let config = load(&file)?;
             tls::install_provider();
-            app::serve(&config)
+            app::serve(&config, &file.config)
         }
         Command::CheckConfig(file) => {
             let config = load(&file)?;

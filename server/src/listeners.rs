@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpSocket;
 
-use crate::{config::Listener, tls};
+use crate::{config::Listener, handles::Places, tls};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -122,19 +122,26 @@ fn open_one(bound: Bound) -> Result<Open, ListenError> {
     Ok(Open { listener, tls, address, metrics })
 }
 
+impl Bound {
+    /// What it shows, if it speaks TLS; it can be exchanged.
+    pub fn certificate(&self) -> Option<RustlsConfig> {
+        self.tls.clone()
+    }
+}
+
 impl Open {
-    /// Serves `router` until `handle` is told to stop.
-    pub async fn serve(self, router: Router, handle: Handle<SocketAddr>) -> io::Result<()> {
+    /// Serves `router` until `handle` is told to stop, each connection in a place of its own.
+    pub async fn serve(self, router: Router, places: Places, handle: Handle<SocketAddr>) -> io::Result<()> {
+        let accepting = places.limit(NoDelayAcceptor);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         match self.tls {
             None => {
-                let mut server =
-                    axum_server::from_tcp(self.listener)?.acceptor(NoDelayAcceptor).handle(handle);
+                let mut server = axum_server::from_tcp(self.listener)?.acceptor(accepting).handle(handle);
                 server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
                 server.serve(service).await
             }
             Some(tls) => {
-                let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor);
+                let acceptor = RustlsAcceptor::new(tls).acceptor(accepting);
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
                 server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
                 server.serve(service).await

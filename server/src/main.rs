@@ -12,6 +12,7 @@ mod backup;
 mod commands;
 mod config;
 mod exit;
+mod handles;
 mod health;
 mod listeners;
 mod observe;

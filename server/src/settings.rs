@@ -13,7 +13,7 @@ use rustls::RootCertStore;
 use url::Url;
 
 use crate::{
-    config::{Bucket, Config, RateLimits, Registration, RegistrationMode},
+    config::{Bucket, Config, RateLimits, Registration, RegistrationMode, Storage},
     tls::{self, TlsError},
 };
 
@@ -85,6 +85,13 @@ pub fn of_appservices(config: &Config) -> Result<host::Settings, TlsError> {
     Ok(host::Settings { files, tls_roots: Arc::new(roots), pauses: host::Pauses::default() })
 }
 
+/// How much the database may take.
+pub fn of_storage(config: &Config, open_files_max: i32) -> causeway_storage::Options {
+    let Storage { cache_bytes, write_buffer_bytes, .. } = config.storage;
+    let default = causeway_storage::Options::default();
+    causeway_storage::Options { cache_bytes, write_buffer_bytes, open_files_max, ..default }
+}
+
 /// Where browsers and clients reach this server.
 fn base_url(config: &Config) -> Option<Url> {
     let named = [&config.oauth.base_url, &config.well_known.client];
@@ -100,7 +107,8 @@ fn registering(section: &Registration) -> Registering {
     }
 }
 
-fn rate_limits(section: &RateLimits) -> RateLimitSettings {
+/// How many requests are let through.
+pub fn rate_limits(section: &RateLimits) -> RateLimitSettings {
     let limit = |bucket: Bucket| RateLimit { per_second: bucket.per_second, burst: bucket.burst };
     RateLimitSettings {
         enabled: section.enabled,

@@ -22,6 +22,8 @@ use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterFn, LevelFilter, filter_fn},
     layer::SubscriberExt,
+    registry::Registry as Spans,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -48,6 +50,20 @@ pub enum TelemetryError {
     /// Started twice in one process.
     #[error("logging is set up already")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
+    /// The filter can't be exchanged.
+    #[error("telemetry.log can't be changed")]
+    Reload(#[source] reload::Error),
+}
+
+/// What is logged; it can be changed.
+#[derive(Clone, Debug)]
+pub struct LogFilter(reload::Handle<EnvFilter, Spans>);
+
+impl LogFilter {
+    /// Other directives from now on.
+    pub fn set(&self, directives: &str) -> Result<(), TelemetryError> {
+        self.0.reload(filter(directives)?).map_err(TelemetryError::Reload)
+    }
 }
 
 /// What has to be flushed at the end, and what `/metrics` reads.
@@ -56,6 +72,7 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
     registry: Option<Registry>,
+    log: LogFilter,
 }
 
 impl Telemetry {
@@ -69,7 +86,7 @@ impl Telemetry {
             ])
             .build();
         let traces = traces(settings, &resource)?;
-        start_logging(settings, traces.as_ref())?;
+        let log = start_logging(settings, traces.as_ref())?;
         if let Some(provider) = &traces {
             global::set_tracer_provider(provider.clone());
             global::set_text_map_propagator(TraceContextPropagator::new());
@@ -78,7 +95,7 @@ impl Telemetry {
         if let Some(provider) = &metrics {
             global::set_meter_provider(provider.clone());
         }
-        Ok(Self { traces, metrics, registry })
+        Ok(Self { traces, metrics, registry, log })
     }
 
     /// Whether anybody reads what is collected.
@@ -89,6 +106,11 @@ impl Telemetry {
     /// What `/metrics` answers from; nothing when nobody scrapes.
     pub fn registry(&self) -> Option<Registry> {
         self.registry.clone()
+    }
+
+    /// What is logged.
+    pub fn log(&self) -> LogFilter {
+        self.log.clone()
     }
 
     /// Sends what is still waiting. A collector that does not answer is only logged.
@@ -108,10 +130,17 @@ pub fn prometheus_text(registry: &Registry) -> Result<String, prometheus::Error>
     TextEncoder::new().encode_to_string(&registry.gather())
 }
 
-fn start_logging(settings: &Settings, traces: Option<&SdkTracerProvider>) -> Result<(), TelemetryError> {
-    // Those who write a line for every event only when something is wrong, unless asked for.
-    let filter = EnvFilter::try_new(format!("opentelemetry=warn,ruma_state_res=warn,{}", settings.log))
-        .map_err(TelemetryError::Filter)?;
+/// Those who write a line for every event do so only when something is wrong, unless asked to.
+fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(format!("opentelemetry=warn,ruma_state_res=warn,{directives}"))
+        .map_err(TelemetryError::Filter)
+}
+
+fn start_logging(
+    settings: &Settings,
+    traces: Option<&SdkTracerProvider>,
+) -> Result<LogFilter, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(filter(&settings.log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.log_format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
@@ -125,7 +154,8 @@ fn start_logging(settings: &Settings, traces: Option<&SdkTracerProvider>) -> Res
         .with(lines.with_filter(filter))
         .with(spans)
         .try_init()
-        .map_err(TelemetryError::Twice)
+        .map_err(TelemetryError::Twice)?;
+    Ok(LogFilter(handle))
 }
 
 /// Traces hold our own spans and none of the exporter's, which would trace itself.

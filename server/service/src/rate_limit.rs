@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use crate::{
@@ -51,7 +51,7 @@ pub enum Class {
 
 /// Counts requests.
 pub struct RateLimits {
-    settings: RateLimitSettings,
+    settings: RwLock<RateLimitSettings>,
     clock: Clock,
     buckets: Mutex<HashMap<(Class, Arc<str>), Bucket>>,
 }
@@ -65,7 +65,12 @@ struct Bucket {
 impl RateLimits {
     /// Buckets that are all full.
     pub fn new(settings: RateLimitSettings, clock: Clock) -> Self {
-        Self { settings, clock, buckets: Mutex::default() }
+        Self { settings: RwLock::new(settings), clock, buckets: Mutex::default() }
+    }
+
+    /// Other limits from now on; buckets keep what they have.
+    pub fn set(&self, settings: RateLimitSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Takes a token of `who`'s bucket.
@@ -73,15 +78,17 @@ impl RateLimits {
     /// # Errors
     /// 429 `M_LIMIT_EXCEEDED` with `retry_after_ms`.
     pub fn admit(&self, class: Class, who: &str) -> Result<(), MatrixError> {
-        if !self.settings.enabled {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        if !settings.enabled {
             return Ok(());
         }
-        let limit = self.limit(class);
+        let limit = limit_of(&settings, class);
         let now_ms = self.clock.now_ms();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX {
             buckets.retain(|(class, _), bucket| {
-                refilled(*bucket, self.limit(*class), now_ms).tokens < f64::from(self.limit(*class).burst)
+                let limit = limit_of(&settings, *class);
+                refilled(*bucket, limit, now_ms).tokens < f64::from(limit.burst)
             });
         }
         let full = Bucket { tokens: f64::from(limit.burst), at_ms: now_ms };
@@ -106,18 +113,18 @@ impl RateLimits {
     pub fn admit_address(&self, class: Class, address: Option<IpAddr>) -> Result<(), MatrixError> {
         self.admit(class, &address.map_or_else(|| "unknown".to_owned(), counted_as))
     }
+}
 
-    fn limit(&self, class: Class) -> RateLimit {
-        match class {
-            Class::Login => self.settings.login,
-            Class::Registration => self.settings.registration,
-            Class::Anonymous => self.settings.anonymous,
-            Class::Request => self.settings.request,
-            Class::Message => self.settings.message,
-            Class::Report => REPORTS,
-            Class::UserCode => USER_CODES,
-            Class::Federation => self.settings.federation,
-        }
+fn limit_of(settings: &RateLimitSettings, class: Class) -> RateLimit {
+    match class {
+        Class::Login => settings.login,
+        Class::Registration => settings.registration,
+        Class::Anonymous => settings.anonymous,
+        Class::Request => settings.request,
+        Class::Message => settings.message,
+        Class::Report => REPORTS,
+        Class::UserCode => USER_CODES,
+        Class::Federation => settings.federation,
     }
 }
 

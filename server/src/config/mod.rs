@@ -9,6 +9,7 @@ mod catalogue;
 mod environment;
 mod error;
 mod generate;
+mod secrets;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
     Appservices, Bucket, Federation, Listener, LogFormat, Media, OAuth, Passwords, Presence, RateLimits,
-    Registration, RegistrationMode, Rooms, SharedSpace, Telemetry, Turn, WellKnown,
+    Registration, RegistrationMode, Rooms, SharedSpace, Storage, Telemetry, Turn, WellKnown,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.
@@ -60,6 +61,9 @@ pub struct Config {
     /// Replication and conflicts.
     #[serde(default)]
     pub shared_space: SharedSpace,
+    /// Memory and disk.
+    #[serde(default)]
+    pub storage: Storage,
     /// OAuth 2.0 for clients.
     #[serde(default)]
     pub oauth: OAuth,
@@ -92,6 +96,7 @@ impl Config {
         });
         let mut config = Self::parse(&text, path, variables)?;
         config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        config.read_secrets()?;
         Ok(config)
     }
 
@@ -132,6 +137,7 @@ impl Config {
         self.passwords.check()?;
         self.rooms.check()?;
         self.federation.check()?;
+        self.storage.check()?;
         self.oauth.check()?;
         self.rate_limits.check()?;
         self.telemetry.check()?;
@@ -144,6 +150,12 @@ impl Config {
             for path in [&mut listener.certificate, &mut listener.private_key].into_iter().flatten() {
                 *path = folder.join(&*path);
             }
+        }
+        let (registration, turn) = (&mut self.registration, &mut self.turn);
+        for path in
+            [&mut registration.shared_secret_file, &mut registration.tokens_file, &mut turn.secret_file]
+        {
+            *path = path.take().map(|path| folder.join(path));
         }
         let registrations = self.appservices.registrations.iter_mut();
         for path in self.federation.extra_ca_files.iter_mut().chain(registrations) {

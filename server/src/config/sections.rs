@@ -5,7 +5,10 @@ mod appservices;
 mod federation;
 mod listener;
 mod rate_limits;
+mod storage;
 mod telemetry;
+
+use std::path::PathBuf;
 
 use causeway_service::rooms::VERSIONS;
 use ruma::RoomVersionId;
@@ -16,6 +19,7 @@ pub use appservices::Appservices;
 pub use federation::Federation;
 pub use listener::Listener;
 pub use rate_limits::{Bucket, RateLimits};
+pub use storage::Storage;
 pub use telemetry::{LogFormat, Telemetry};
 
 use super::ConfigError;
@@ -28,10 +32,16 @@ pub struct Registration {
     pub mode: RegistrationMode,
     /// Tokens for [`RegistrationMode::Token`].
     pub tokens: Vec<String>,
+    /// They stand here, a line each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
     /// Whether anybody may have a guest's account.
     pub guests: bool,
     /// Key of the administrators' registration endpoint; empty = off.
     pub shared_secret: String,
+    /// It stands here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_secret_file: Option<PathBuf>,
     /// How long an access token is valid that can be refreshed.
     pub access_token_lifetime_ms: u64,
 }
@@ -41,8 +51,10 @@ impl Default for Registration {
         Self {
             mode: RegistrationMode::Closed,
             tokens: Vec::new(),
+            tokens_file: None,
             guests: false,
             shared_secret: String::new(),
+            shared_secret_file: None,
             access_token_lifetime_ms: 3_600_000,
         }
     }
@@ -231,12 +243,15 @@ pub struct Turn {
     pub uris: Vec<String>,
     /// Shared with the TURN servers.
     pub secret: String,
+    /// It stands here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
     /// How long credentials are valid.
     pub lifetime_s: u64,
 }
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { uris: Vec::new(), secret: String::new(), lifetime_s: 86_400 }
+        Self { uris: Vec::new(), secret: String::new(), secret_file: None, lifetime_s: 86_400 }
     }
 }
