@@ -9,6 +9,7 @@
 //! followed with a signature; no more of an answer is read than was asked for.
 
 mod error;
+mod place;
 
 use std::{sync::Arc, time::Duration};
 

@@ -9,6 +9,7 @@ use crate::{
     admin::{self, AdminCommand},
     app, backup,
     config::{self, Config, Template},
+    doctor::{self, Doctor},
     exit::{Failure, Reason},
     health, secret, tls, verify,
 };
@@ -44,6 +45,8 @@ enum Command {
     Restore(backup::Restore),
     /// Look at everything in a stopped server's data folder, or in a backup, and say what is damaged.
     Verify(Configured<verify::Verify>),
+    /// Look at everything around the server that has to be right, and say what to do.
+    Doctor(Configured<Doctor>),
 }
 
 /// What needs a configuration, and what it is told besides.
@@ -101,6 +104,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             let config = load(&verify.file)?;
             Ok((config.server_name, config.data_folder))
         }),
+        Command::Doctor(doctor) => doctor::run(&load(&doctor.file)?, &doctor.wanted),
         Command::Restore(wanted) => backup::restore(&wanted),
         Command::Health(file) => health::check(&load(&file)?),
         Command::GenerateConfig(wanted) => {

@@ -21,7 +21,7 @@ pub enum Reason {
     Driver = 5,
     /// Data, or a backup of them, are damaged.
     Damage = 6,
-    /// The running server does not answer.
+    /// The running server does not answer, or something around it is not as it has to be.
     Unwell = 7,
 }
 

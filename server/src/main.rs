@@ -11,6 +11,7 @@ mod app;
 mod backup;
 mod commands;
 mod config;
+mod doctor;
 mod exit;
 mod handles;
 mod health;

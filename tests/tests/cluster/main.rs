@@ -6,6 +6,7 @@ mod backup;
 mod client_api;
 mod crash;
 mod cut;
+mod doctor;
 mod encrypted;
 mod faults;
 mod federation;
