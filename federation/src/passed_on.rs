@@ -3,7 +3,10 @@
 //! Invariant: a code that is not known is not passed on, nor anything but the
 //! sentence that came with a refusal.
 
-use causeway_service::error::{Chain, MatrixError};
+use causeway_service::{
+    error::{Chain, MatrixError},
+    media::NOT_YET,
+};
 
 use crate::client::ClientError;
 
@@ -15,6 +18,10 @@ pub fn answer(error: &ClientError) -> MatrixError {
         ClientError::Status { status, errcode, message, .. } if status.is_client_error() => {
             let errcode = known_errcode(errcode);
             MatrixError::new(status.as_u16(), errcode, message.clone())
+        }
+        // A file whose address was made first.
+        ClientError::Status { errcode, message, .. } if errcode == NOT_YET => {
+            MatrixError::new(504, NOT_YET, message.clone())
         }
         ClientError::TooLarge(_) => MatrixError::too_large("The other server's answer is too large"),
         _ => MatrixError::new(

@@ -21,7 +21,7 @@ use axum::{
 use bytes::Bytes;
 use causeway_service::{
     error::MatrixError,
-    media::{Media, Thumbnail, Wish},
+    media::{Media, NOT_YET, Thumbnail, Wish, patience_ms},
 };
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, header};
@@ -47,12 +47,11 @@ pub(super) fn routes() -> Router<FederationState> {
 async fn own(
     State(state): State<FederationState>,
     Path(media_id): Path<String>,
+    RawQuery(query): RawQuery,
     signed: Signed,
 ) -> Result<Response, Refusal> {
-    let server = state.server_name().to_owned();
-    let response = file(&state, server, media_id, None).await;
-    drop(signed);
-    response
+    let (media, _signed) = awaited(&state, &media_id, query.as_deref(), signed).await?;
+    file(&state, media, None).await
 }
 
 async fn small(
@@ -62,10 +61,8 @@ async fn small(
     signed: Signed,
 ) -> Result<Response, Refusal> {
     let wish = Wish::parse(query.as_deref().unwrap_or_default())?;
-    let server = state.server_name().to_owned();
-    let response = file(&state, server, media_id, Some(wish)).await;
-    drop(signed);
-    response
+    let (media, _signed) = awaited(&state, &media_id, query.as_deref(), signed).await?;
+    file(&state, media, Some(wish)).await
 }
 
 async fn copy(
@@ -75,25 +72,37 @@ async fn copy(
 ) -> Result<Response, Refusal> {
     let server = OwnedServerName::try_from(origin)
         .map_err(|_| MatrixError::invalid_param("That is not a server name"))?;
-    let response = file(&state, server, media_id, None).await;
+    let services = state.services().clone();
+    let found = blocking(move || {
+        let media = services.media.find(&server, &media_id)?;
+        media.ok_or_else(|| MatrixError::not_found("There is no such file"))
+    });
+    let response = file(&state, found.await?, None).await;
     drop(signed);
     response
 }
 
-async fn file(
+/// A file of this server, perhaps one that is still to come: who waits for that does not keep
+/// the origin's turn meanwhile.
+async fn awaited(
     state: &FederationState,
-    server: OwnedServerName,
-    media_id: String,
-    wish: Option<Wish>,
-) -> Result<Response, Refusal> {
-    let services = state.services().clone();
-    let found = blocking(move || {
-        let media = services.media.find(&server, &media_id)?;
-        let media = media.ok_or_else(|| MatrixError::not_found("There is no such file"))?;
-        let path = services.media.path(&media);
-        Ok((media, path))
-    });
-    let (mut media, mut path) = found.await?;
+    media_id: &str,
+    query: Option<&str>,
+    signed: Signed,
+) -> Result<(Media, Option<Signed>), MatrixError> {
+    let patience_ms = patience_ms(query.unwrap_or_default())?;
+    let media = &state.services().media;
+    match media.await_own(media_id, Some(0)).await {
+        Err(error) if error.errcode == NOT_YET => {
+            drop(signed);
+            Ok((media.await_own(media_id, patience_ms).await?, None))
+        }
+        found => Ok((found?, Some(signed))),
+    }
+}
+
+async fn file(state: &FederationState, mut media: Media, wish: Option<Wish>) -> Result<Response, Refusal> {
+    let mut path = state.services().media.path(&media);
     if let Some(wish) = wish
         && let Some(small) = state.services().media.thumbnail(&media, wish).await?
     {

@@ -213,6 +213,27 @@ async fn a_copy_is_served_when_the_origin_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_to_come_is_waited_for_at_its_origin() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let b = network.start("b.test", folders[1].path());
+    let alice = a.user("alice");
+    let (mxc, _) = a.services.media.create(&alice).expect("an address");
+    let asked = b.services.media.obtain(&mxc, Vec::new(), Vec::new());
+    let media_id = mxc.media_id().expect("an id").to_owned();
+    let filled = a.run(move |services| {
+        let mut upload = services.media.begin().expect("begins");
+        upload.write(b"late").expect("writes");
+        services.media.fill(&media_id, upload, alice, Label::default()).expect("is kept");
+    });
+    let (got, ()) = tokio::join!(asked, filled);
+    assert_eq!(std::fs::read(b.services.media.path(&got.expect("the file"))).expect("reads"), b"late");
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_gives_another_file_is_not_believed() {
     let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
     let mut network = Network::of(&["a.test", "b.test", "c.test"]);

@@ -1,5 +1,5 @@
-//! Media: upload, authenticated download, thumbnails, configuration, and the
-//! older paths.
+//! Media: upload, also to an address that was made first, authenticated download,
+//! thumbnails, configuration, and the older paths.
 //!
 //! Uploads and downloads are streamed: no file is held in memory. Where no
 //! thumbnail can be made, the original is sent.
@@ -11,29 +11,36 @@ use axum::{
     body::Body,
     extract::{RawPathParams, RawQuery, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use bytes::{Bytes, BytesMut};
 use causeway_service::{
     credential::no_guests,
     devices::Session,
     error::MatrixError,
-    media::{Label, Media, Thumbnail, Upload, Wish},
+    media::{Label, Media, Thumbnail, Upload, Wish, patience_ms},
     rate_limit::Class,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
-use ruma::{MxcUri, ServerName, api::auth_scheme::AccessToken};
-use serde_json::json;
+use ruma::{
+    MilliSecondsSinceUnixEpoch, MxcUri, ServerName, UInt,
+    api::{auth_scheme::AccessToken, client::media::create_mxc_uri},
+};
+use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
-use crate::{ClientState, auth, blocking, error_response, json_response, request::client_address};
+use crate::{
+    ClientState, Endpoints, Ruma, auth, blocking, error_response, json_response, request::client_address,
+};
 
 /// How much of an upload is gathered before it is written.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// How long a piece of an upload may take.
 const PIECE_TIMEOUT: Duration = Duration::from_mins(1);
+
+const NO_GUESTS: &str = "Guests may not upload files";
 
 /// Types that a browser may show; everything else is offered for saving, so
 /// that no upload runs as a script in this origin.
@@ -70,8 +77,11 @@ const INLINE_TYPES: &[&str] = &[
 const CONTENT_SECURITY_POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types \
     application/pdf; style-src 'unsafe-inline'; object-src 'self';";
 
+/// Where the content goes whose address was made first.
+const FILL: &str = "/_matrix/media/v3/upload/{server}/{media}";
+
 pub(crate) fn routes() -> Router<ClientState> {
-    let mut router = Router::new();
+    let mut router = Router::new().endpoint(create).route(FILL, put(fill));
     for path in ["/_matrix/media/r0/upload", "/_matrix/media/v3/upload"] {
         router = router.route(path, post(upload));
     }
@@ -115,26 +125,80 @@ async fn config(State(state): State<ClientState>, request: Request<Body>) -> Res
     }
 }
 
+fn create(
+    state: &ClientState,
+    request: Ruma<create_mxc_uri::v1::Request>,
+) -> Result<create_mxc_uri::v1::Response, MatrixError> {
+    if request.auth.is_guest {
+        return Err(no_guests(NO_GUESTS));
+    }
+    let (mxc, expires_ts) = state.media.create(&request.auth.user_id)?;
+    let mut response = create_mxc_uri::v1::Response::new(mxc);
+    response.unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(expires_ts)));
+    Ok(response)
+}
+
 async fn upload(
     State(state): State<ClientState>,
     RawQuery(query): RawQuery,
     request: Request<Body>,
 ) -> Response {
-    match store(state, query, request).await {
-        Ok(response) => response,
+    let stored = async {
+        let (session, request) = uploader(&state, request).await?;
+        let (upload, label) = receive(&state, query, request).await?;
+        let mxc = blocking(move || state.media.finish(upload, session.user_id, label)).await?;
+        Ok(json!({ "content_uri": mxc }))
+    };
+    answer(stored.await)
+}
+
+async fn fill(
+    State(state): State<ClientState>,
+    params: RawPathParams,
+    RawQuery(query): RawQuery,
+    request: Request<Body>,
+) -> Response {
+    let stored = async {
+        let (session, request) = uploader(&state, request).await?;
+        let user_id = session.user_id;
+        let mut parts = params.iter().map(|(_, value)| value);
+        let (server, media_id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        if server != state.settings.server_name.as_str() {
+            return Err(MatrixError::not_found("The address is of another server"));
+        }
+        let (media_id, early) = (media_id.to_owned(), state.clone());
+        // Before the content comes; and again when it is there.
+        let (user_id, media_id) =
+            blocking(move || early.media.may_fill(&media_id, &user_id).map(|()| (user_id, media_id))).await?;
+        let (upload, label) = receive(&state, query, request).await?;
+        blocking(move || state.media.fill(&media_id, upload, user_id, label)).await?;
+        Ok(json!({}))
+    };
+    answer(stored.await)
+}
+
+fn answer(stored: Result<Value, MatrixError>) -> Response {
+    match stored {
+        Ok(body) => json_response(StatusCode::OK, &body),
         Err(error) => error_response(&error),
     }
 }
 
-async fn store(
-    state: ClientState,
+/// Who uploads: no guest.
+async fn uploader(
+    state: &ClientState,
+    request: Request<Body>,
+) -> Result<(Session, Request<Body>), MatrixError> {
+    let (session, request) = session(state, request).await?;
+    if session.is_guest { Err(no_guests(NO_GUESTS)) } else { Ok((session, request)) }
+}
+
+/// Takes a content, and what is said of it.
+async fn receive(
+    state: &ClientState,
     query: Option<String>,
     request: Request<Body>,
-) -> Result<Response, MatrixError> {
-    let (session, request) = session(&state, request).await?;
-    if session.is_guest {
-        return Err(no_guests("Guests may not upload files"));
-    }
+) -> Result<(Upload, Label), MatrixError> {
     let (head, mut body) = request.into_parts();
     let too_large = || MatrixError::too_large(format!("A file may have {} bytes", state.media.bytes_max()));
     let text = |name: header::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -162,9 +226,7 @@ async fn store(
             upload = write(upload, gathered.split().freeze()).await?;
         }
     }
-    upload = write(upload, gathered.freeze()).await?;
-    let mxc = blocking(move || state.media.finish(upload, session.user_id, label)).await?;
-    Ok(json_response(StatusCode::OK, &json!({ "content_uri": mxc })))
+    Ok((write(upload, gathered.freeze()).await?, label))
 }
 
 async fn write(mut upload: Upload, piece: Bytes) -> Result<Upload, MatrixError> {
@@ -177,7 +239,7 @@ async fn download(
     request: Request<Body>,
 ) -> Response {
     let answer = match session(&state, request).await {
-        Ok(_) => serve(&state, &params, true, None).await,
+        Ok((_, request)) => serve(&state, &params, request.uri(), Asked { others: true, small: false }).await,
         Err(error) => Err(error),
     };
     answer.unwrap_or_else(|error| error_response(&error))
@@ -189,7 +251,7 @@ async fn thumbnail(
     request: Request<Body>,
 ) -> Response {
     let answer = match session(&state, request).await {
-        Ok((_, request)) => serve(&state, &params, true, Some(request.uri())).await,
+        Ok((_, request)) => serve(&state, &params, request.uri(), Asked { others: true, small: true }).await,
         Err(error) => Err(error),
     };
     answer.unwrap_or_else(|error| error_response(&error))
@@ -225,19 +287,29 @@ async fn without_token(
     let answer = match state.rate_limits.admit_address(Class::Anonymous, address) {
         Err(error) => Err(error),
         Ok(()) if !allowed => Err(MatrixError::not_found("Media must be asked for with an access token")),
-        Ok(()) => serve(state, params, false, small.then_some(&head.uri)).await,
+        Ok(()) => serve(state, params, &head.uri, Asked { others: false, small }).await,
     };
     answer.unwrap_or_else(|error| error_response(&error))
 }
 
-/// Sends a file, or the thumbnail that an address asks for in its query.
+/// What is done for whoever asks.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Other servers are asked, and a content that is to come is waited for.
+    others: bool,
+    /// Sends the thumbnail that the query asks for.
+    small: bool,
+}
+
+/// Sends a file or its thumbnail.
 async fn serve(
     state: &ClientState,
     params: &RawPathParams,
-    ask_others: bool,
-    thumbnail: Option<&Uri>,
+    uri: &Uri,
+    asked: Asked,
 ) -> Result<Response, MatrixError> {
-    let wish = thumbnail.map(|uri| Wish::parse(uri.query().unwrap_or_default())).transpose()?;
+    let query = uri.query().unwrap_or_default();
+    let wish = asked.small.then(|| Wish::parse(query)).transpose()?;
     let mut parts = params.iter().map(|(_, value)| value);
     let (server, media_id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let asked_name = parts.next().map(ToOwned::to_owned);
@@ -245,7 +317,10 @@ async fn serve(
     let mxc = format!("mxc://{server}/{media_id}");
     let mxc = <&MxcUri>::from(mxc.as_str());
     mxc.validate().map_err(|_| MatrixError::not_found("Media not found"))?;
-    let media = if ask_others {
+    let media = if server == state.settings.server_name {
+        let patience_ms = if asked.others { patience_ms(query)? } else { Some(0) };
+        state.media.await_own(media_id, patience_ms).await?
+    } else if asked.others {
         state.media.obtain(mxc, Vec::new(), Vec::new()).await?
     } else {
         let (state, media_id) = (state.clone(), media_id.to_owned());

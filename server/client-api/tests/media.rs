@@ -6,7 +6,7 @@ use axum::body::Body;
 use causeway_service::remote::{RemoteHandle, RemoteMedia, RemoteRequest};
 use common::{Server, server, server_on, server_with};
 use http::{Request, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn upload(server: &Server, token: &str, query: &str, kind: &str, content: Vec<u8>) -> common::Answer {
     let request = Request::builder()
@@ -118,4 +118,18 @@ async fn a_file_of_another_server_is_fetched_once_and_kept() {
     assert_eq!(again.head.headers["content-disposition"], "inline; filename*=utf-8''notes.txt");
     let gone = server.get("/_matrix/client/v1/media/download/other.example/xyz", &alice).await;
     gone.is_error(503, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn an_address_that_waits_for_its_content_outlives_a_restart() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let address = address(&server.post("/_matrix/media/v1/create", &alice, json!({})).await.ok());
+    let server = server.restarted();
+    let request = Request::put(format!("/_matrix/media/v3/upload/{address}"))
+        .header(header::AUTHORIZATION, format!("Bearer {alice}"))
+        .body(Body::from("at last"));
+    server.send(request.expect("request")).await.ok();
+    let got = server.get(&format!("/_matrix/client/v1/media/download/{address}"), &alice).await;
+    assert_eq!(got.bytes, b"at last");
 }

@@ -1,6 +1,7 @@
 //! What is given up in time, in the background: what waits for servers that
-//! don't answer any more, what is remembered of requests for their retry, and
-//! dehydrated devices that their owners have forgotten.
+//! don't answer any more, what is remembered of requests for their retry,
+//! dehydrated devices that their owners have forgotten, and media addresses that
+//! nobody filled.
 //!
 //! Not here: how each is done ([`crate::outbox`], [`crate::transactions`]).
 //! Invariant: a round goes over everything once, in bounded steps.
@@ -43,6 +44,7 @@ pub fn round(services: &Services) -> Result<(), MatrixError> {
     let queued = services.outbox.catch_up_with_all(now_ms)?;
     let forgotten = transactions::forget(&services.database, now_ms)?;
     let ended = services.dehydrated.forget_old()?;
-    tracing::debug!(dropped, queued, forgotten, ended, "a round of housekeeping");
+    let unfilled = services.media.forget_expired()?;
+    tracing::debug!(dropped, queued, forgotten, ended, unfilled, "a round of housekeeping");
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 mod admin;
 mod frozen;
+mod pending;
 mod thumbnails;
 
 use std::{
@@ -20,10 +21,11 @@ use std::{
 
 pub use self::{
     admin::Held,
+    pending::{LIFETIME_MS, NOT_YET, PENDING_MAX, patience_ms},
     thumbnails::{Method, Thumbnail, Wish},
 };
 pub use causeway_storage::media::Media;
-use causeway_storage::{Database, media as rows, moderation};
+use causeway_storage::{Batch, Database, media as rows, moderation};
 use ruma::{MxcUri, OwnedMxcUri, OwnedServerName, OwnedUserId, ServerName};
 
 pub use crate::upload::Upload;
@@ -58,6 +60,7 @@ pub struct MediaStore {
     fetching: Mutex<HashMap<OwnedMxcUri, Weak<tokio::sync::Mutex<()>>>>,
     /// See [`admin`].
     contents: RwLock<()>,
+    filling: pending::Filling,
     thumbnails_made: tokio::sync::Semaphore,
     thumbnails_waiting: tokio::sync::Semaphore,
 }
@@ -93,6 +96,7 @@ impl MediaStore {
             remote,
             fetching: Mutex::default(),
             contents: RwLock::default(),
+            filling: pending::Filling::default(),
             thumbnails_made: tokio::sync::Semaphore::new(thumbnails::AT_ONCE_MAX),
             thumbnails_waiting: tokio::sync::Semaphore::new(thumbnails::WAITING_MAX),
         })
@@ -124,7 +128,7 @@ impl MediaStore {
     ) -> Result<OwnedMxcUri, MatrixError> {
         let media_id = secrets::alphanumeric(MEDIA_ID_CHARS);
         let server = self.settings.server_name.clone();
-        self.keep(upload, &server, &media_id, Some(uploader), label)?;
+        self.keep(upload, (&server, &media_id), Some(uploader), label, |_| ())?;
         Ok(OwnedMxcUri::from(format!("mxc://{server}/{media_id}")))
     }
 
@@ -161,7 +165,7 @@ impl MediaStore {
     ) -> Result<Media, MatrixError> {
         let filename = media.content_disposition.as_deref().and_then(file_name);
         let label = Label { content_type: media.content_type, filename };
-        self.keep(media.content, server, media_id, None, label)
+        self.keep(media.content, (server, media_id), None, label, |_| ())
     }
 
     /// A file of any server: the copy here, or else from its origin or one of
@@ -222,13 +226,14 @@ impl MediaStore {
         turn
     }
 
+    /// Keeps a content under an address, with whatever else is to be written with its row.
     fn keep(
         &self,
         upload: Upload,
-        server: &ServerName,
-        media_id: &str,
+        (server, media_id): (&ServerName, &str),
         uploader: Option<OwnedUserId>,
         label: Label,
+        and: impl FnOnce(&mut Batch),
     ) -> Result<Media, MatrixError> {
         let bounded = |text: Option<String>| text.filter(|text| text.len() <= LABEL_BYTES_MAX);
         let media = Media {
@@ -243,6 +248,7 @@ impl MediaStore {
         upload.persist(&self.path(&media)).map_err(|error| MatrixError::internal(&error))?;
         let mut batch = self.database.batch();
         rows::put_media(&mut batch, server, media_id, &media);
+        and(&mut batch);
         self.database.commit_durable(batch)?;
         Ok(media)
     }

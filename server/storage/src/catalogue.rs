@@ -133,6 +133,10 @@ catalogue! {
     // --- media
     /// server name | media id -> JSON `media::Media`.
     Media = "media";
+    /// media id of this server -> JSON `pending_media::Pending`: an address without a content yet.
+    PendingMedia = "pending_media";
+    /// user id | when it expires, u64 | media id -> (): the same by who asked for it.
+    PendingMediaByUser = "pending_media_by_user";
     /// SHA-256 in hex -> JSON `moderation::Decision`: a content that nobody is given.
     QuarantinedContents = "quarantined_contents";
 

@@ -41,6 +41,7 @@ pub mod moderation;
 pub mod oauth;
 mod open;
 pub mod outbox;
+pub mod pending_media;
 pub mod profiles;
 pub mod push_queue;
 mod read;

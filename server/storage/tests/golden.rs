@@ -10,6 +10,7 @@ use causeway_storage::{
     media::{self, Media},
     oauth::{self, OAuthClient},
     outbox::{self, Destination, InFlight},
+    pending_media::{self, Pending},
     rooms::{self, EventMeta, Room},
     shared_space::{
         items,
@@ -160,6 +161,15 @@ fn media_rows_and_positions() {
         r#"{"sha256":"ab","bytes":3,"content_type":"text/plain","filename":null,"uploader":"@a:x","created_ts":5}"#,
         |database| media::media(database, server, "id"),
         |batch| media::put_media(batch, server, "id", &row),
+        &row,
+    );
+    let row = Pending { user_id: user_id!("@a:x").to_owned(), expires_ts: 6 };
+    check(
+        Cf::PendingMedia,
+        b"id\xff",
+        r#"{"user_id":"@a:x","expires_ts":6}"#,
+        |database| pending_media::pending(database, "id"),
+        |batch| pending_media::put(batch, "id", &row),
         &row,
     );
     let folder = tempfile::tempdir().expect("temporary folder");

@@ -13,6 +13,7 @@ mod messages;
 mod powers;
 mod rules;
 mod syncing;
+mod uploads;
 
 use common::{Answer, Server};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use super::{Report, each, shown};
 use crate::error::Chain;
 
 /// Column families whose values are a version byte and JSON.
-const JSON: [Cf; 49] = [
+const JSON: [Cf; 50] = [
     Cf::Accounts,
     Cf::AccessTokens,
     Cf::RefreshTokens,
@@ -29,6 +29,7 @@ const JSON: [Cf; 49] = [
     Cf::RemoteDeviceLists,
     Cf::StaleDeviceLists,
     Cf::Media,
+    Cf::PendingMedia,
     Cf::QuarantinedContents,
     Cf::Rooms,
     Cf::BlockedRooms,
