@@ -42,6 +42,7 @@ const POST: &[&str] = &[
     "keys/claim",
     "keys/query",
     "keys/upload",
+    "org.matrix.simplified_msc3575/sync",
     "publicRooms",
     "rooms/{p1}/join",
     "rooms/{p1}/leave",
@@ -70,7 +71,9 @@ impl Guests {
         };
         let named = path.strip_prefix("/_matrix/client/").and_then(|path| path.split_once('/'));
         match named {
-            Some(("r0" | "v1" | "v3", rest)) if open.contains(&rest.trim_end_matches('/')) => Self::May,
+            Some(("r0" | "v1" | "v3" | "unstable", rest)) if open.contains(&rest.trim_end_matches('/')) => {
+                Self::May
+            }
             _ => Self::MayNot,
         }
     }

@@ -61,6 +61,12 @@ async fn a_guest_does_what_guests_may_and_nothing_else() {
     let forbidden = "M_GUEST_ACCESS_FORBIDDEN";
     server.put(&format!("{name}/avatar_url"), &guest.token, avatar).await.is_error(403, forbidden);
     server.get(&format!("{V3}/sync"), &guest.token).await.ok();
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let lists =
+        json!({ "lists": { "all": { "ranges": [[0, 9]], "required_state": [], "timeline_limit": 2 } } });
+    let shown = server.post(sliding, &guest.token, lists).await.ok();
+    assert_eq!(shown["rooms"].as_object().map(serde_json::Map::len), Some(1));
+    assert!(shown["rooms"][&room]["timeline"].to_string().contains("\"hi\""), "{shown}");
 
     for (method, path) in [
         ("POST", "createRoom".to_owned()),
@@ -77,8 +83,10 @@ async fn a_guest_does_what_guests_may_and_nothing_else() {
         let answer = server.ask(method, &format!("{V3}/{path}"), Some(&guest.token), body).await;
         answer.is_error(403, forbidden);
     }
-    let upload = server.post("/_matrix/media/v3/upload", &guest.token, json!({})).await;
-    upload.is_error(403, forbidden);
+    for path in ["v3/upload", "v1/create"] {
+        let upload = server.post(&format!("/_matrix/media/{path}"), &guest.token, json!({})).await;
+        upload.is_error(403, forbidden);
+    }
     server.get("/_synapse/admin/v2/users", &guest.token).await.is_error(403, "M_FORBIDDEN");
     server.post(&format!("{V3}/logout"), &guest.token, json!({})).await.ok();
 }
