@@ -17,7 +17,8 @@ pub(crate) fn routes() -> Router<ClientState> {
         .custom(Method::PUT, DEVICE, put)
         .custom(Method::GET, DEVICE, get)
         .custom(Method::DELETE, DEVICE, delete)
-        .custom(Method::POST, EVENTS, events)
+        .custom(Method::GET, EVENTS, events)
+        .custom(Method::POST, EVENTS, events_of_old)
 }
 
 fn put(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
@@ -54,7 +55,24 @@ fn delete(state: &ClientState, request: Custom) -> Result<Response, MatrixError>
     Ok(json_response(StatusCode::OK, &json!({ "device_id": device_id })))
 }
 
+/// Pages as the specification has them elsewhere: the last one has no `next_batch`.
 fn events(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
+    #[derive(Deserialize)]
+    struct Query {
+        from: Option<String>,
+    }
+    let Query { from } = request.query()?;
+    let device_id = request.path[0].as_str().into();
+    let waiting = state.dehydrated.events(&request.auth.user_id, device_id, from.as_deref())?;
+    let mut answer = json!({ "events": waiting.events });
+    if !waiting.is_end {
+        answer["next_batch"] = waiting.next_batch.into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// As earlier drafts have it: clients ask until there are no more.
+fn events_of_old(state: &ClientState, request: Custom) -> Result<Response, MatrixError> {
     #[derive(Deserialize)]
     struct Body {
         next_batch: Option<String>,

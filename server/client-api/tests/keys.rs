@@ -414,6 +414,17 @@ async fn a_dehydrated_device_is_kept_in_place_of_the_one_before() {
     assert_eq!(ns, [1, 2]);
     let rest = server.post(&events, &alice, json!({ "next_batch": got["next_batch"] })).await.ok();
     assert_eq!(rest["events"], json!([]));
+    // As later drafts have it: the end is where there is no place to go on.
+    for n in 3..=101 {
+        let message = json!({ "messages": { user: { "SLEEP": { "n": n } } } });
+        server.put(&format!("{V3}/sendToDevice/m.test/{n}"), &bob, message).await.ok();
+    }
+    let page = server.get(&events, &alice).await.ok();
+    assert_eq!(page["events"].as_array().map(Vec::len), Some(100));
+    let next = page["next_batch"].as_str().expect("a place to go on");
+    let page = server.get(&format!("{events}?from={next}"), &alice).await.ok();
+    assert_eq!((&page["events"][0]["content"]["n"], page.get("next_batch")), (&json!(101), None));
+    server.get(&format!("{events}?from=x"), &alice).await.is_error(400, "M_INVALID_PARAM");
     server.post(&events, &bob, json!({})).await.is_error(404, "M_NOT_FOUND");
     server.post(&format!("{path}/DEV/events"), &alice, json!({})).await.is_error(403, "M_FORBIDDEN");
 

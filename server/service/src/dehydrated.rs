@@ -54,6 +54,8 @@ pub struct Waiting {
     pub events: Vec<Box<RawValue>>,
     /// Where to go on.
     pub next_batch: String,
+    /// Whether there is nothing after these.
+    pub is_end: bool,
 }
 
 impl DehydratedDevices {
@@ -189,8 +191,11 @@ impl DehydratedDevices {
         let since = since.map_or(Ok(0), str::parse);
         let since = since.map_err(|_| MatrixError::invalid_param("Invalid `next_batch`"))?;
         let (from, until) = (StreamPosition(since), self.database.visible());
-        let events = to_device::events(&self.database, user_id, device_id, from, until, EVENTS_MAX)?;
+        let mut events = to_device::events(&self.database, user_id, device_id, from, until, EVENTS_MAX + 1)?;
+        let is_end = events.len() <= EVENTS_MAX;
+        events.truncate(EVENTS_MAX);
         let next_batch = events.last().map_or(since, |(position, _)| position.0).to_string();
-        Ok(Waiting { events: events.into_iter().map(|(_, event)| event).collect(), next_batch })
+        let events = events.into_iter().map(|(_, event)| event).collect();
+        Ok(Waiting { events, next_batch, is_end })
     }
 }
