@@ -18,10 +18,15 @@ const VERSIONS: &[&str] = &[
 
 const CAPABILITIES: &[&str] = &["/_matrix/client/r0/capabilities", "/_matrix/client/v3/capabilities"];
 
+/// MSC2000.
+const PASSWORD_POLICY: &[&str] =
+    &["/_matrix/client/r0/password_policy", "/_matrix/client/v3/password_policy"];
+
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
         .endpoint_raw(versions)
         .custom(Method::GET, CAPABILITIES, capabilities)
+        .open(Method::GET, PASSWORD_POLICY, password_policy)
         .open(Method::GET, &["/.well-known/matrix/client"], well_known_client)
         .open(Method::GET, &["/.well-known/matrix/server"], well_known_server)
         .endpoint_raw(turn_server)
@@ -63,6 +68,12 @@ fn capabilities(state: &ClientState, request: Custom) -> Result<Response, Matrix
         body["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
     }
     Ok(json_response(StatusCode::OK, &body))
+}
+
+/// What a new password has to have.
+fn password_policy(state: &ClientState, _request: Custom<()>) -> Result<Response, MatrixError> {
+    let policy = json!({ "m.minimum_length": state.settings.password_chars_min });
+    Ok(json_response(StatusCode::OK, &policy))
 }
 
 fn well_known_client(state: &ClientState, _request: Custom<()>) -> Result<Response, MatrixError> {

@@ -7,7 +7,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use super::{V3, encoded, id, list};
-use crate::common::{Server, server};
+use crate::common::{Server, server, server_with};
 
 async fn register(server: &Server, body: Value) -> crate::common::Answer {
     server.ask("POST", &format!("{V3}/register"), None, Some(body)).await
@@ -273,6 +273,15 @@ async fn an_old_name_for_a_new_token_keeps_its_transactions() {
     assert_eq!(server.say(fresh, &room, "once").await, said);
     let event = server.get(&format!("{V3}/rooms/{room}/event/{said}"), fresh).await.ok();
     assert_eq!(event["unsigned"]["transaction_id"], "once");
+}
+
+#[tokio::test]
+async fn what_a_password_has_to_have_is_told_and_asked_for() {
+    let server = server_with(|settings| settings.password_chars_min = 9);
+    let policy = server.ask("GET", &format!("{V3}/password_policy"), None, None).await.ok();
+    assert_eq!(policy, json!({ "m.minimum_length": 9 }));
+    register(&server, dummy("alice", "12345678")).await.is_error(400, "M_WEAK_PASSWORD");
+    register(&server, dummy("alice", "123456789")).await.ok();
 }
 
 #[tokio::test]
