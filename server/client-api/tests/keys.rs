@@ -379,26 +379,31 @@ async fn who_comes_and_goes_is_told_of_as_changed_and_left() {
     assert_eq!(server.get(&path, &alice).await.ok()["left"], json!(["@bob:example.org"]));
 }
 
+const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+
+/// A dehydrated device of Alice's.
+fn dehydrated(device_id: &str) -> Value {
+    let user = "@alice:example.org";
+    let (key, public) = pair(device_id);
+    let keys = json!({ "user_id": user, "device_id": device_id, "algorithms": [], "dehydrated": true,
+        "keys": { format!("ed25519:{device_id}"): public } });
+    json!({ "device_id": device_id, "device_data": { "algorithm": "x", "pickle": device_id },
+        "initial_device_display_name": "Asleep", "device_keys": signed(&key, user, keys),
+        "fallback_keys": { "signed_curve25519:F": { "key": "f" } } })
+}
+
 #[tokio::test]
 async fn a_dehydrated_device_is_kept_in_place_of_the_one_before() {
     let server = server();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let path = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+    let path = DEHYDRATED;
     server.get(path, &alice).await.is_error(404, "M_NOT_FOUND");
     let user = "@alice:example.org";
-    let body = |device_id: &str| {
-        let (key, public) = pair(device_id);
-        let keys = json!({ "user_id": user, "device_id": device_id, "algorithms": [], "dehydrated": true,
-            "keys": { format!("ed25519:{device_id}"): public } });
-        json!({ "device_id": device_id, "device_data": { "algorithm": "x", "pickle": device_id },
-            "initial_device_display_name": "Asleep", "device_keys": signed(&key, user, keys),
-            "fallback_keys": { "signed_curve25519:F": { "key": "f" } } })
-    };
-    let mut forged = body("SLEEP");
+    let mut forged = dehydrated("SLEEP");
     forged["device_keys"]["algorithms"] = json!(["other"]);
     server.put(path, &alice, forged).await.is_error(400, "M_INVALID_SIGNATURE");
-    server.put(path, &alice, body("DEV")).await.is_error(400, "M_INVALID_PARAM");
-    assert_eq!(server.put(path, &alice, body("SLEEP")).await.ok(), json!({ "device_id": "SLEEP" }));
+    server.put(path, &alice, dehydrated("DEV")).await.is_error(400, "M_INVALID_PARAM");
+    assert_eq!(server.put(path, &alice, dehydrated("SLEEP")).await.ok(), json!({ "device_id": "SLEEP" }));
     let held = server.get(path, &alice).await.ok();
     assert_eq!(held, json!({ "device_id": "SLEEP", "device_data": { "algorithm": "x", "pickle": "SLEEP" } }));
     server.get(path, &bob).await.is_error(404, "M_NOT_FOUND");
@@ -428,11 +433,37 @@ async fn a_dehydrated_device_is_kept_in_place_of_the_one_before() {
     server.post(&events, &bob, json!({})).await.is_error(404, "M_NOT_FOUND");
     server.post(&format!("{path}/DEV/events"), &alice, json!({})).await.is_error(403, "M_FORBIDDEN");
 
-    server.put(path, &alice, body("OTHER")).await.ok();
+    server.put(path, &alice, dehydrated("OTHER")).await.ok();
     let query = json!({ "device_keys": { user: [] } });
     let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
     let devices = found["device_keys"][user].as_object().expect("devices");
     assert_eq!(devices.keys().collect::<Vec<_>>(), ["OTHER"]);
     assert_eq!(server.ask("DELETE", path, Some(&alice), None).await.ok(), json!({ "device_id": "OTHER" }));
     server.get(path, &alice).await.is_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_dehydrated_device_is_signed_by_its_user() {
+    let server = server();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let user = "@alice:example.org";
+    // Clients give keys only to devices that their user has signed.
+    let (master, master_public) = cross_signing_pair();
+    let (own, own_public) = cross_signing_pair();
+    let own_key = signed(&master, user, cross_signing_key(user, "self_signing", &own_public));
+    let keys = json!({ "master_key": cross_signing_key(user, "master", &master_public), "self_signing_key": own_key });
+    server.post(&format!("{V3}/keys/device_signing/upload"), &alice, keys).await.ok();
+    let mut body = dehydrated("SIGNED");
+    body["device_keys"] = signed(&own, user, body["device_keys"].clone());
+    let name = format!("ed25519:{own_public}");
+    let mut forged = body.clone();
+    forged["device_keys"]["signatures"][user][&name] =
+        forged["device_keys"]["signatures"][user]["ed25519:SIGNED"].clone();
+    server.put(DEHYDRATED, &alice, forged).await.is_error(400, "M_INVALID_SIGNATURE");
+    server.get(DEHYDRATED, &alice).await.is_error(404, "M_NOT_FOUND");
+    server.put(DEHYDRATED, &alice, body.clone()).await.ok();
+    let query = json!({ "device_keys": { user: ["SIGNED"] } });
+    let found = server.post(&format!("{V3}/keys/query"), &bob, query).await.ok();
+    let signatures = &found["device_keys"][user]["SIGNED"]["signatures"][user];
+    assert_eq!(*signatures, body["device_keys"]["signatures"][user]);
 }

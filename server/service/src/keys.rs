@@ -107,7 +107,8 @@ impl Keys {
     /// id; 401 if the device is gone meanwhile; 413 for too much.
     pub fn upload(&self, session: &Session, keys: Uploaded) -> Result<BTreeMap<String, u64>, MatrixError> {
         let (user_id, device_id) = (&*session.user_id, &*session.device_id);
-        let signed = keys.device_keys.map(|keys| check_device_keys(session, keys)).transpose()?;
+        let came = keys.device_keys;
+        let signed = came.clone().map(|keys| check_device_keys(session, keys)).transpose()?;
         let (devices, writing) = (self.devices.lock(), self.lock());
         if devices::device(&self.database, user_id, device_id)?.is_none() {
             // Logged out since the request came: nobody would delete these keys.
@@ -120,7 +121,8 @@ impl Keys {
         let mut topics = vec![Topic::Device(session.user_id.clone(), session.device_id.clone())];
         self.add_one_time_keys(&mut batch, session, &keys.one_time_keys)?;
         self.put_fallback_keys(&mut batch, session, &keys.fallback_keys)?;
-        if let Some(signed) = signed {
+        if let (Some(came), Some(mut signed)) = (came, signed) {
+            self.take_self_signature(user_id, &came, &mut signed)?;
             let before = rows::device_keys(&self.database, user_id, device_id)?;
             let before = before.map(|stored| object(&stored)).transpose()?;
             if before.as_ref().map(unsigned_part) != Some(unsigned_part(&signed)) {

@@ -77,6 +77,29 @@ impl Keys {
         Ok(())
     }
 
+    /// Adds to the keys of a device the signature of its user's self-signing key, if it came with
+    /// them: of a dehydrated device nobody is there to add it later.
+    ///
+    /// # Errors
+    /// 400 for a signature that doesn't verify.
+    pub(super) fn take_self_signature(
+        &self,
+        user_id: &UserId,
+        came: &Object,
+        kept: &mut Object,
+    ) -> Result<(), MatrixError> {
+        let Some(key) = self.cross_signing(user_id, CrossSigningKind::SelfSigning)? else { return Ok(()) };
+        let (key_id, public) = only_key(&key)?;
+        let of_user = |keys: &Object| keys.get("signatures")?.get(user_id.as_str())?.get(&key_id).cloned();
+        let Some(signature) = of_user(came) else { return Ok(()) };
+        verify(user_id, &key_id, &public, came)?;
+        let own = kept.get_mut("signatures").and_then(|all| all.get_mut(user_id.as_str()));
+        if let Some(own) = own.and_then(Value::as_object_mut) {
+            own.insert(key_id, signature);
+        }
+        Ok(())
+    }
+
     /// Keeps a user's signature of another user's master key. `signed` is that
     /// key with the signature.
     ///
