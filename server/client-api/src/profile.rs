@@ -80,8 +80,6 @@ fn store(state: &ClientState, request: &Custom, value: Option<Value>) -> Result<
     }
     let user_id = &request.auth.user_id;
     state.accounts.check_not_suspended(user_id)?;
-    if state.profiles.set(user_id, &request.path[1], value)? {
-        state.upgrades.carry_profile(user_id, &state.profiles.profile(user_id)?)?;
-    }
+    state.profiles.set(user_id, &request.path[1], value)?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }

@@ -3,12 +3,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use causeway_room::NewEvent;
 pub use causeway_storage::profiles::Profile;
 use causeway_storage::{Database, profiles as rows};
 use ruma::{MxcUri, UserId, events::room::member::MembershipState};
 use serde_json::Value;
 
-use crate::{error::MatrixError, rooms::Rooms};
+use crate::{
+    error::MatrixError,
+    rooms::{RoomError, RoomWriter, Rooms},
+};
 
 /// A field's value, in bytes; member events must hold all of them.
 const VALUE_BYTES_MAX: usize = 1_000;
@@ -80,16 +84,43 @@ impl Profiles {
     /// Puts the profile into the user's member event of each joined room. A
     /// room that refuses keeps the old one: that must not undo the profile.
     fn carry_into_rooms(&self, user_id: &UserId) -> Result<(), MatrixError> {
-        let profile = self.profile(user_id)?;
         for (room_id, member) in self.rooms.memberships_of(user_id)? {
-            if member.membership == MembershipState::Join
-                && let Err(error) = self.rooms.join(&room_id, user_id, profile.clone())
-            {
+            if member.membership != MembershipState::Join {
+                continue;
+            }
+            let carried = self.rooms.write(&room_id, |writer| -> Result<(), RoomError> {
+                // Read in the room's turn: of two changes the later one is what stays.
+                let profile = rows::profile(&self.database, user_id)?.unwrap_or_default();
+                carry(writer, user_id, &profile)
+            });
+            if let Err(error) = carried {
                 tracing::warn!(%room_id, %error, "a room refused a change of profile");
             }
         }
         Ok(())
     }
+}
+
+fn carry(writer: &mut RoomWriter<'_>, user_id: &UserId, profile: &Profile) -> Result<(), RoomError> {
+    let Some(event) = writer.state("m.room.member", user_id.as_str())? else { return Ok(()) };
+    let before = event.content_object();
+    let mut content = before.clone();
+    for field in ["displayname", "avatar_url"] {
+        match profile.get(field) {
+            Some(value) => content.insert(field.to_owned(), value.clone()),
+            None => content.remove(field),
+        };
+    }
+    // Perhaps he has left meanwhile.
+    if content == before || content.get("membership").is_none_or(|membership| membership != "join") {
+        return Ok(());
+    }
+    // It said why this user joined, or who let him in: not so for a change of name.
+    content.remove("reason");
+    content.remove("join_authorised_via_users_server");
+    let (key, content) = (Some(user_id.to_string()), Value::Object(content));
+    writer.append(NewEvent::new("m.room.member", user_id.to_owned(), key, content)?)?;
+    Ok(())
 }
 
 fn check(field: &str, value: &Value) -> Result<(), MatrixError> {

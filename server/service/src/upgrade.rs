@@ -1,5 +1,4 @@
-//! Moving on to a new room, and carrying a changed profile into rooms: what a
-//! server does in several rooms for one request.
+//! Moving on to a new room: what a server does in several rooms for one request.
 //!
 //! Each room is changed on its own: there is no batch over rooms. What fails
 //! half-way is safe to ask for again.
@@ -8,7 +7,7 @@ use std::sync::Arc;
 
 use causeway_room::NewEvent;
 use causeway_storage::{Database, directory};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -124,40 +123,6 @@ impl Upgrades {
             return Ok(());
         }
         self.send(room_id, user_id, LEVELS, Value::Object(levels))
-    }
-
-    /// Carries a user's profile into the rooms he is in. A room that refuses is left as it is.
-    pub fn carry_profile(&self, user_id: &UserId, profile: &Profile) -> Result<(), MatrixError> {
-        for (room_id, member) in self.rooms.memberships_of(user_id)? {
-            if member.membership != MembershipState::Join {
-                continue;
-            }
-            let sent = self.rooms.write(&room_id, |writer| -> Result<(), RoomError> {
-                let Some(event) = writer.state("m.room.member", user_id.as_str())? else { return Ok(()) };
-                let mut content = event.content_object();
-                for field in ["displayname", "avatar_url"] {
-                    match profile.get(field) {
-                        Some(value) => content.insert(field.to_owned(), value.clone()),
-                        None => content.remove(field),
-                    };
-                }
-                // It said why this user joined, or who let him in: not so for a change of name.
-                content.remove("reason");
-                content.remove("join_authorised_via_users_server");
-                let key = Some(user_id.to_string());
-                writer.append(NewEvent::new(
-                    "m.room.member",
-                    user_id.to_owned(),
-                    key,
-                    Value::Object(content),
-                )?)?;
-                Ok(())
-            });
-            if let Err(error) = sent {
-                tracing::warn!(%room_id, %error, "a profile could not be carried into a room");
-            }
-        }
-        Ok(())
     }
 
     fn creation_content(&self, room_id: &RoomId) -> Result<Map<String, Value>, MatrixError> {
