@@ -14,6 +14,7 @@ mod powers;
 mod rules;
 mod syncing;
 mod uploads;
+mod waking;
 
 use common::{Answer, Server};
 use serde_json::{Value, json};
