@@ -13,7 +13,7 @@ stamp=$folder/requirements.txt
 mkdir -p "$(dirname "$folder")"
 exec 9>"$folder.lock"
 flock 9
-if [ -f "$stamp" ] && cmp -s "$stamp" "$wanted" && "$folder/bin/python" -c 'import nio, synapse' 2>/dev/null; then
+if [ -f "$stamp" ] && cmp -s "$stamp" "$wanted" && "$folder/bin/python" -c 'import mautrix, nio, synapse' 2>/dev/null; then
     exit 0
 fi
 versions=$(tr '\n' ' ' <"$wanted")

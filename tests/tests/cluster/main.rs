@@ -3,6 +3,7 @@
 //! One binary for all, because each test binary is linked with everything.
 
 mod backup;
+mod bridge;
 mod client_api;
 mod crash;
 mod cut;
