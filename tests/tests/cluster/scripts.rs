@@ -1,8 +1,9 @@
-//! What a person starts by hand: the demonstration and `make run`'s script,
-//! as processes of their own, up to their clean end.
+//! What a person starts by hand: the demonstration, `make run`'s script and the one
+//! for the system's packages, as processes of their own, up to their end.
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Output, Stdio},
 };
@@ -232,4 +233,66 @@ async fn the_script_refuses_another_name_for_a_server_that_has_one() -> Result<(
     ensure(!refused.status.success(), || "another name was accepted".to_owned())?;
     ensure(told.contains("first.example") && told.contains("second.example"), || told.clone())?;
     ensure(!folder.path().join("data/store").exists(), || "something was stored".to_owned())
+}
+
+/// A folder of programs that stand for the system's.
+struct System(TempDir);
+
+impl System {
+    fn new(programs: &[(&str, &str)]) -> Result<Self> {
+        let system = Self(TempDir::with_prefix("causeway-test-")?);
+        std::os::unix::fs::symlink("/usr/bin/sort", system.0.path().join("sort"))?;
+        for (name, script) in programs {
+            let path = system.0.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(system)
+    }
+
+    /// Has the script look for what `purpose` needs: exit code and what it says.
+    async fn install_for(&self, purpose: &str) -> Result<(Option<i32>, String)> {
+        let mut script = Command::new(program::checkout().join("scripts/system-packages.sh"));
+        let output = script.arg(purpose).env_clear().env("PATH", self.0.path()).stdin(Stdio::null()).output();
+        let output = output.await?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    fn has_been_asked(&self) -> bool {
+        self.0.path().join("asked").exists()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_for_packages_says_what_to_install_when_it_may_not() -> Result<()> {
+    let apt = ("apt-get", ": > \"${0%/*}/asked\"; [ \"$1\" = update ] || exit 100");
+    let (user, root) = (("id", "echo 1000"), ("id", "echo 0"));
+    let (refuses, allows) = (("sudo", "exit 1"), ("sudo", "shift; [ \"$1\" = true ] || exec \"$@\""));
+    for (programs, why, is_asked) in [
+        (vec![user, allows], "this system has no apt-get", false),
+        (vec![apt, user], "this user may not install packages", false),
+        (vec![apt, user, refuses], "this user may not install packages", false),
+        (vec![apt, user, allows], "apt-get could not install them", true),
+        (vec![apt, root, refuses], "apt-get could not install them", true),
+    ] {
+        let system = System::new(&programs)?;
+        let (code, said) = system.install_for("test").await?;
+        let mut missing =
+            ["build-essential", "ccache", "clang", "iproute2", "python3", "python3-venv"].iter();
+        ensure(code == Some(1) && said.contains(why), || format!("{code:?}: {said}"))?;
+        let advice = said.rsplit("apt-get install -y ").next().unwrap_or_default();
+        ensure(missing.all(|package| advice.split_whitespace().any(|one| one == *package)), || said.clone())?;
+        ensure(system.has_been_asked() == is_asked, || said.clone())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_for_packages_asks_for_nothing_when_all_is_there() -> Result<()> {
+    let system = System::new(&["c++", "make", "clang", "ccache"].map(|name| (name, "exit 0")))?;
+    let (code, said) = system.install_for("build").await?;
+    // The library is looked for where the system has it.
+    let needs_library = said.contains("libclang-dev") && !said.contains("ccache");
+    ensure((code == Some(0) && said.is_empty()) || needs_library, || format!("{code:?}: {said}"))
 }
