@@ -38,6 +38,7 @@ if [ "${1:-build}" = test ]; then
     need systemd command -v systemd-analyze # judges the unit; nothing is run by it
     need libpcre2-8-0 has_library libpcre2-8.so.0 # nginx, which is unpacked and not installed
     need libssl3 has_library libssl.so.3
+    need libmagic1 has_library libmagic.so.1 # matrix-commander names the types of files by it
     need iproute2 command -v ip            # networks of their own for the tests of a lossy link
 fi
 

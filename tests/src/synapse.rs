@@ -177,6 +177,7 @@ fn configuration(
         "caches": {"sync_response_cache_duration": "0s"},
         "allow_public_rooms_over_federation": true,
         "room_list_publication_rules": [{"action": "allow"}],
+        "experimental_features": {"msc3814_enabled": true},
         "macaroon_secret_key": "macaroon",
         "form_secret": "form",
         "enable_registration": true,

@@ -92,6 +92,7 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
         },
     });
     gates.set(client, gate);
+    client.openSecrets = secrets;
     if (encrypted) await client.initRustCrypto({ useIndexedDB: false });
     await client.startClient({ initialSyncLimit: 20, threadSupport: true });
     await until(`${user} has synced`, () => client.isInitialSyncComplete());

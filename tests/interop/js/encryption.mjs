@@ -1,7 +1,8 @@
 // End-to-end encryption between two homeservers: cross-signing, an encrypted room,
-// a device that comes later, and a key backup that a new device restores.
+// a device that comes later, a key backup that a new device restores, and a dehydrated
+// device that is given keys while nobody is there.
 
-import { login, north, run, south, until } from "./client.mjs";
+import { login, must, north, run, south, until } from "./client.mjs";
 
 /** Answers user-interactive authentication with the password. */
 const authenticated = (client, password) => async (request) => {
@@ -12,6 +13,29 @@ const authenticated = (client, password) => async (request) => {
         return request({ type: "m.login.password", identifier: user, password, session: error.data?.session });
     }
 };
+
+/** Alice's dehydrated device is told what bob says, and a new device of hers opens it. */
+async function dehydrated(alice, bob, room, reads) {
+    must("the server has dehydrated devices", await alice.getCrypto().isDehydrationSupported());
+    await alice.getCrypto().startDehydration();
+    await until("bob learns of alice's dehydrated device", async () => {
+        const devices = await bob.getCrypto().getUserDeviceInfo([alice.getUserId()]);
+        return [...devices.get(alice.getUserId()).values()].some((device) => device.dehydrated);
+    });
+    const { event_id: said } = await bob.sendMessage(room, { msgtype: "m.text", body: "to whoever comes" });
+    const desk = await login(north, { encrypted: true });
+    for (const [id, key] of alice.openSecrets) desk.openSecrets.set(id, key);
+    await until("the new device knows whose keys sign alice's devices", () =>
+        desk.getCrypto().userHasCrossSigningKeys(alice.getUserId(), true));
+    await desk.getCrypto().bootstrapCrossSigning({});
+    let keys = 0;
+    desk.on("dehydration.RehydrationProgress", (count) => (keys = count));
+    for (const name of ["Started", "Progress", "Completed", "Error"])
+        desk.on(`dehydration.Rehydration${name}`, (...told) => console.log(`told: ${name} ${told}`));
+    await desk.getCrypto().startDehydration();
+    await until("a new device was given keys by the dehydrated one", () => keys > 0);
+    await until("it reads what was said meanwhile", () => reads(desk, said, "to whoever comes"));
+}
 
 await run(async () => {
     const alice = await login(north, { encrypted: true });
@@ -66,4 +90,5 @@ await run(async () => {
         return total >= 2 && imported === total;
     });
     await until("a new device reads what was said before it", () => reads(laptop, first.event_id, "from the north"));
+    await dehydrated(alice, bob, room, reads);
 });

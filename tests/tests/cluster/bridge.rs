@@ -22,7 +22,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::interop::python;
+use crate::two::python;
 
 const MESSAGES: usize = 30;
 

@@ -1,5 +1,6 @@
-//! matrix-nio, unmodified, on both servers: writes items as room state, is told
-//! of a conflict in the room, and settles it by a reaction.
+//! matrix-nio and matrix-commander, unmodified, on two servers, of which one may be a
+//! Synapse: items written as room state, a conflict that is told in the room and settled by
+//! a reaction, and end-to-end encryption.
 
 use std::process::Stdio;
 
@@ -8,7 +9,8 @@ use causeway_tests::{
     link::Cut,
     program,
     result::{Doing, Failure, Result, ensure},
-    user::{User, password},
+    server::Tuning,
+    user::User,
     wait,
 };
 use tokio::{
@@ -16,21 +18,15 @@ use tokio::{
     process::Command,
 };
 
-/// [`program::python`], on a thread that may wait.
-pub async fn python() -> Result<std::path::PathBuf> {
-    tokio::task::spawn_blocking(program::python).await?
-}
+use crate::two::{Sides, Two, ended_well, python};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nio_writes_items_sees_the_conflict_and_settles_it_by_a_reaction() -> Result<()> {
+/// Lets nio write items at both servers, and cuts the link when it asks for that.
+async fn share_items(sides: Sides) -> Result<()> {
     let python = python().await?;
-    let cluster = Cluster::start(2).await?;
-    let alice = User::register(&cluster[0], "alice").await?;
-    User::register(&cluster[1], "bob").await?;
+    let two = Two::start(sides).await?;
     let mut script = Command::new(python)
         .arg(program::checkout().join("tests/interop/nio_shared_space.py"))
-        .args([cluster[0].client().base(), "alice".to_owned(), password("alice")])
-        .args([cluster[1].client().base(), "bob".to_owned(), password("bob")])
+        .args(two.arguments())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -43,8 +39,8 @@ async fn nio_writes_items_sees_the_conflict_and_settles_it_by_a_reaction() -> Re
     let mut room = None;
     while let Some(line) = lines.next_line().await? {
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("ask", "cut") => cluster.cut(0, 1, Cut::Silent)?,
-            ("ask", "heal") => cluster.heal(0, 1)?,
+            ("ask", "cut") => two.cluster.cut(0, 1, Cut::Silent)?,
+            ("ask", "heal") => two.cluster.heal(0, 1)?,
             ("room", id) => room = Some(id.to_owned()),
             _ => steps.push(line.clone()),
         }
@@ -56,10 +52,59 @@ async fn nio_writes_items_sees_the_conflict_and_settles_it_by_a_reaction() -> Re
     ensure(status.success(), || format!("the script failed:\n{}", steps.join("\n")))?;
 
     let room = room.ok_or_else(|| Failure::new("the script named no room"))?;
+    let here: &User = &two.people[usize::from(sides == Sides::AliceElsewhere)];
     wait::until("no conflict to be left", async || {
-        let item = alice.item(&room, "plans/party.md").await?;
+        let item = here.item(&room, "plans/party.md").await?;
         Ok(item.filter(|item| !item.conflict))
     })
     .await?;
-    cluster.finish().await
+    two.finish().await
+}
+
+/// Runs a script of `tests/interop` to its end.
+async fn run(script: &str, first: &[&str], two: Two) -> Result<()> {
+    let python = python().await?;
+    let output = Command::new(&python)
+        .arg(program::checkout().join("tests/interop").join(script))
+        .args(first.iter().map(|name| python.with_file_name(name)))
+        .args(two.arguments())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .doing("running Python")?;
+    ended_well(script, &output)?;
+    two.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_writes_items_sees_the_conflict_and_settles_it_by_a_reaction() -> Result<()> {
+    share_items(Sides::Ours).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_here_and_at_synapse_writes_items_and_settles_a_conflict() -> Result<()> {
+    share_items(Sides::BobElsewhere).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_encrypts_verifies_and_shares_keys_between_servers() -> Result<()> {
+    run("nio_encrypted.py", &[], Two::start(Sides::Ours).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_encrypts_verifies_and_shares_keys_with_synapse() -> Result<()> {
+    for sides in [Sides::BobElsewhere, Sides::AliceElsewhere] {
+        run("nio_encrypted.py", &[], Two::start(sides).await?).await?;
+    }
+    Ok(())
+}
+
+/// Not with a Synapse: the program takes no room alias with a port in it, and a Synapse of the
+/// tests has no other name.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_commander_does_at_two_servers_what_people_do_at_a_terminal() -> Result<()> {
+    let names = ["north.test", "south.test"].map(ToOwned::to_owned).to_vec();
+    let cluster = Cluster::start_tuned(2, &Tuning { names, ..Tuning::default() }).await?;
+    run("commander.py", &["matrix-commander"], Two::of(cluster).await?).await
 }

@@ -1,20 +1,18 @@
-//! matrix-js-sdk, unmodified, on both servers: what people do all day, and
-//! end-to-end encryption from one server to the other.
+//! matrix-js-sdk, unmodified, on two servers, of which one may be a Synapse: what people do
+//! all day, and end-to-end encryption from one server to the other.
 
 use std::process::Stdio;
 
 use causeway_tests::{
-    cluster::Cluster,
     program,
     result::{Doing, Result, ensure},
-    user::{User, password},
 };
 use tokio::process::Command;
 
-use crate::interop::python;
+use crate::two::{Sides, Two, ended_well, python};
 
 /// Runs a script of `tests/interop/js` with Alice on one server and Bob on another.
-async fn run(script: &str) -> Result<()> {
+async fn run(script: &str, sides: Sides) -> Result<()> {
     let python = python().await?;
     let venv = python.parent().and_then(|bin| bin.parent()).expect("an environment has a folder bin");
     let folder = program::target()?.join("interop-js");
@@ -26,31 +24,49 @@ async fn run(script: &str) -> Result<()> {
     let node = Command::new(&python).args(["-c", find]).output().await.doing("looking for Node")?;
     let node = String::from_utf8_lossy(&node.stdout).trim().to_owned();
 
-    let cluster = Cluster::start(2).await?;
-    User::register(&cluster[0], "alice").await?;
-    User::register(&cluster[1], "bob").await?;
+    let two = Two::start(sides).await?;
     let output = Command::new(node)
         .arg(program::checkout().join("tests/interop/js").join(script))
         .arg(folder)
-        .args([cluster[0].client().base(), "alice".to_owned(), password("alice")])
-        .args([cluster[1].client().base(), "bob".to_owned(), password("bob")])
+        .args(two.arguments())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
         .await
         .doing("running Node")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let problems = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.success(), || format!("{script} failed:\n{said}\n{problems}"))?;
-    cluster.finish().await
+    ended_well(script, &output)?;
+    two.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_do_what_they_do_all_day() -> Result<()> {
-    run("daily.mjs").await
+    run("daily.mjs", Sides::Ours).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_here_and_at_synapse_do_what_they_do_all_day() -> Result<()> {
+    run("daily.mjs", Sides::BobElsewhere).await?;
+    run("daily.mjs", Sides::AliceElsewhere).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_find_rooms_and_keep_what_is_theirs() -> Result<()> {
+    run("rooms.mjs", Sides::Ours).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_here_and_at_synapse_find_rooms_and_keep_what_is_theirs() -> Result<()> {
+    run("rooms.mjs", Sides::BobElsewhere).await?;
+    run("rooms.mjs", Sides::AliceElsewhere).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn encryption_works_between_servers() -> Result<()> {
-    run("encryption.mjs").await
+    run("encryption.mjs", Sides::Ours).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encryption_works_with_synapse() -> Result<()> {
+    run("encryption.mjs", Sides::BobElsewhere).await?;
+    run("encryption.mjs", Sides::AliceElsewhere).await
 }

@@ -26,3 +26,4 @@ mod rust_sdk;
 mod scripts;
 mod synapse;
 mod telemetry;
+mod two;

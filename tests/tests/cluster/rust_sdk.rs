@@ -18,7 +18,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::interop::python;
+use crate::two::python;
 
 /// How long the program may take, whatever it waits for.
 const PATIENCE: Duration = Duration::from_mins(10);

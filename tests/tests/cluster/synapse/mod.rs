@@ -13,7 +13,7 @@ use causeway_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::interop::python;
+use crate::two::python;
 
 mod items;
 mod membership;
