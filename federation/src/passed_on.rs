@@ -17,7 +17,9 @@ pub fn answer(error: &ClientError) -> MatrixError {
     match error {
         ClientError::Status { status, errcode, message, .. } if status.is_client_error() => {
             let errcode = known_errcode(errcode);
-            MatrixError::new(status.as_u16(), errcode, message.clone())
+            // 401 would tell a client that its session here is over.
+            let status = if status.as_u16() == 401 { 403 } else { status.as_u16() };
+            MatrixError::new(status, errcode, message.clone())
         }
         // A file whose address was made first.
         ClientError::Status { errcode, message, .. } if errcode == NOT_YET => {

@@ -66,7 +66,12 @@ async fn invite(
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());
     let stripped = body.invite_room_state.0;
-    let event = blocking(move || accept(&services, &origin, &version, &pdu, &stripped)).await?;
+    let turn = services.rooms.turn(&room_id).await;
+    let event = blocking(move || {
+        let _turn = turn;
+        accept(&services, &origin, &version, &pdu, &stripped)
+    });
+    let event = event.await?;
     Ok(Json(json!({"event": event})))
 }
 

@@ -143,7 +143,9 @@ async fn accept(
     let signed_by_all = crate::policy::complete(state, &room_id, vec![pdu]).await?.pop();
     let pdu = signed_by_all.ok_or_else(|| MatrixError::bad_json("There is no event"))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());
+    let turn = services.rooms.turn(&room_id).await;
     let accepted = blocking(move || {
+        let _turn = turn;
         let accepted = services.rooms.accept_member(&origin, &room_id, pdu, &membership)?;
         services.rooms.barrier()?;
         Ok(accepted)

@@ -3,10 +3,18 @@
 //! a user of this server has by an address; nobody signs that, and only what it holds of
 //! the identity server's signatures is believed, by the server that makes the invite.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use axum::{Json, Router, body::Body, extract::State, routing::put};
-use causeway_service::error::{Chain, MatrixError};
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{ConnectInfo, State},
+    routing::put,
+};
+use causeway_service::{
+    error::{Chain, MatrixError},
+    rate_limit::Class,
+};
 use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +35,7 @@ const BINDING_BYTES_MAX: usize = 128 * 1024;
 /// How long is spent on it.
 const BINDING_TIMEOUT: Duration = Duration::from_mins(1);
 /// Invites in it.
-const INVITES_MAX: usize = 50;
+const INVITES_MAX: usize = 20;
 
 pub(super) fn routes() -> Router<FederationState> {
     Router::new()
@@ -97,7 +105,13 @@ struct Pending {
     signed: CanonicalJsonObject,
 }
 
-async fn bound(State(state): State<FederationState>, body: Body) -> Result<Json<Value>, Refusal> {
+async fn bound(
+    State(state): State<FederationState>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip());
+    state.services().rate_limits.admit_address(Class::Anonymous, address)?;
     let body = read_request(body, BINDING_BYTES_MAX, REQUEST_BODY_TIMEOUT).await?;
     let binding: Binding = serde_json::from_slice(&body)
         .map_err(|_| MatrixError::bad_json("The body is not what is asked for"))?;

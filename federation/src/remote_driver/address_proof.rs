@@ -61,17 +61,18 @@ struct Key {
 #[serde(default)]
 struct Kept {
     display_name: Value,
-    public_key: Option<IdentityServerBase64PublicKey>,
-    key_validity_url: Option<String>,
-    public_keys: Vec<Key>,
+    public_key: Value,
+    key_validity_url: Value,
+    public_keys: Value,
 }
 
 impl Kept {
     /// The keys in it that the proof is signed with.
     fn signing(self, signed: &CanonicalJsonObject) -> Vec<Key> {
-        let first =
-            self.public_key.map(|public_key| Key { public_key, key_validity_url: self.key_validity_url });
-        let keys = self.public_keys.into_iter().chain(first).take(KEYS_MAX);
+        let first = json!({"public_key": self.public_key, "key_validity_url": self.key_validity_url});
+        let Value::Array(mut keys) = self.public_keys else { return Vec::new() };
+        keys.push(first);
+        let keys = keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value::<Key>(key).ok());
         keys.filter(|key| is_signed_with(signed, &key.public_key)).collect()
     }
 }
@@ -80,9 +81,11 @@ fn is_signed_with(signed: &CanonicalJsonObject, key: &IdentityServerBase64Public
     let Ok(key) = key.decode() else { return false };
     let signatures = signed.get("signatures").and_then(CanonicalJsonValue::as_object);
     signatures.into_iter().flatten().take(SIGNERS_MAX).any(|(signer, by)| {
-        let Some((key_id, _)) = by.as_object().and_then(|by| by.first_key_value()) else { return false };
-        let keys = PublicKeySet::from([(key_id.clone(), Base64::new(key.clone()))]);
-        verify_json(&[(signer.clone(), keys)].into(), signed).is_ok()
+        let key_ids = by.as_object().into_iter().flat_map(|by| by.keys()).take(SIGNERS_MAX);
+        key_ids.cloned().any(|key_id| {
+            let keys = PublicKeySet::from([(key_id, Base64::new(key.clone()))]);
+            verify_json(&[(signer.clone(), keys)].into(), signed).is_ok()
+        })
     })
 }
 
@@ -133,7 +136,9 @@ impl Proof {
         let Self { room_id, sender, target, .. } = self;
         let services = state.services().clone();
         let (room, invited) = (room_id.clone(), target.clone());
+        let turn = services.rooms.turn(&room).await;
         let prepared = blocking(move || {
+            let _turn = turn;
             if !services.accounts.is_active(&sender)? {
                 return Err(MatrixError::forbidden("Who invited is gone"));
             }
@@ -148,7 +153,13 @@ impl Proof {
             user_id: target,
         };
         let (services, signed) = (state.services().clone(), invite(state, asked).await?);
-        blocking(move || Ok(services.rooms.commit_invite(&room_id, &signed).map(drop)?)).await
+        let turn = services.rooms.turn(&room_id).await;
+        blocking(move || {
+            let _turn = turn;
+            services.rooms.commit_invite(&room_id, &signed)?;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -18,10 +18,14 @@ use causeway_service::{
 use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Requests to other servers' users' keys, and to identity servers: at once, and waiting.
+/// Requests to other servers' users' keys: at once, and waiting.
 const KEYS: (usize, usize) = (24, 128);
 /// Of these, one user's.
 const KEYS_OF_USER: usize = 16;
+/// Invites by an address, for which identity servers are asked.
+const ADDRESSES: (usize, usize) = (8, 32);
+/// Of these, one user's.
+const ADDRESSES_OF_USER: usize = 4;
 /// Looks at rooms and their history.
 const LOOKS: (usize, usize) = (16, 64);
 /// Files.
@@ -51,6 +55,8 @@ impl Lane {
 pub(super) struct Lanes {
     keys: Lane,
     keys_of: Turns<OwnedUserId>,
+    addresses: Lane,
+    addresses_of: Turns<OwnedUserId>,
     looks: Lane,
     files: Lane,
     policies: Lane,
@@ -62,8 +68,17 @@ impl Default for Lanes {
     fn default() -> Self {
         let (keys, looks) = (Lane::new(KEYS), Lane::new(LOOKS));
         let (files, others) = (Lane::new(FILES), Lane::new(OTHERS));
-        let (keys_of, policies_of) = (Turns::new(KEYS_OF_USER), Turns::new(POLICIES_OF_SERVER));
-        Self { keys, keys_of, looks, files, policies: Lane::new(POLICIES), policies_of, others }
+        Self {
+            keys,
+            keys_of: Turns::new(KEYS_OF_USER),
+            addresses: Lane::new(ADDRESSES),
+            addresses_of: Turns::new(ADDRESSES_OF_USER),
+            looks,
+            files,
+            policies: Lane::new(POLICIES),
+            policies_of: Turns::new(POLICIES_OF_SERVER),
+            others,
+        }
     }
 }
 
@@ -72,12 +87,14 @@ impl Lanes {
     pub(super) fn place(&self, request: &RemoteRequest) -> Option<Place> {
         let mut of_one = None;
         let lane = match request {
-            RemoteRequest::UserKeys { asker, .. }
-            | RemoteRequest::ClaimKeys { asker, .. }
-            | RemoteRequest::Addressee { sender: asker, .. }
-            | RemoteRequest::AddressProof { target: asker, .. } => {
+            RemoteRequest::UserKeys { asker, .. } | RemoteRequest::ClaimKeys { asker, .. } => {
                 of_one = Some(self.keys_of.try_take(asker)?);
                 &self.keys
+            }
+            RemoteRequest::Addressee { sender: asker, .. }
+            | RemoteRequest::AddressProof { target: asker, .. } => {
+                of_one = Some(self.addresses_of.try_take(asker)?);
+                &self.addresses
             }
             RemoteRequest::Space { .. }
             | RemoteRequest::ClosestEvent { .. }

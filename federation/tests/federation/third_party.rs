@@ -83,6 +83,15 @@ impl Scene {
         json!({"display_name": "b...@e...", "public_keys": [key], "public_key": key["public_key"], "key_validity_url": self.validity})
     }
 
+    /// An identity server's news of another user, for `a`.
+    async fn bind_at_a(&self, user: &UserId) -> StatusCode {
+        let signed = self.identity.signed(user);
+        let invite = json!({"mxid": user, "room_id": self.room, "sender": self.alice, "signed": signed});
+        let body = json!({"medium": "email", "address": "c@example.org", "mxid": user, "invites": [invite]});
+        let path = "/_matrix/federation/v1/3pid/onbind";
+        self.b.state.client().request(&self.a.name, Method::PUT, path, Some(&body)).await.expect("answers").0
+    }
+
     /// What `b` asks of `a`; the answer's status.
     async fn exchange(&self, target: &UserId, signed: &CanonicalJsonObject) -> StatusCode {
         let event = json!({
@@ -173,5 +182,36 @@ async fn nobody_else_is_let_in_by_it() {
     assert_eq!(scene.bind(&signed).await, StatusCode::OK);
     assert_eq!(scene.membership_at(&scene.a).await, None);
     assert_eq!(scene.membership_at(&scene.b).await, None);
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_again_takes_no_member_back_to_being_invited() {
+    let folders = folders();
+    let scene = Scene::new(&folders).await;
+    scene.keep(scene.kept_with(&scene.identity.key())).await;
+    let carol = scene.a.register("carol").await;
+    let membership = async || {
+        let (room, user) = (scene.room.clone(), carol.clone());
+        let member = scene.a.run(move |services| services.rooms.member(&room, &user).expect("reads"));
+        member.await.map(|member| member.membership)
+    };
+    assert_eq!(scene.bind_at_a(&carol).await, StatusCode::OK);
+    assert_eq!(membership().await, Some(MembershipState::Invite));
+    let (room, user) = (scene.room.clone(), carol.clone());
+    let join = move |services: &causeway_service::Services| {
+        services.rooms.join(&room, &user, serde_json::Map::new()).expect("joins")
+    };
+    scene.a.run(join).await;
+    assert_eq!(scene.bind_at_a(&carol).await, StatusCode::OK);
+    assert_eq!(membership().await, Some(MembershipState::Join));
+    // The same of a user of another server.
+    let signed = scene.identity.signed(&scene.bob);
+    assert_eq!(scene.bind(&signed).await, StatusCode::OK);
+    scene.b.join(&scene.room, &scene.bob, &scene.a.name).await.expect("joins");
+    assert_eq!(scene.exchange(&scene.bob, &signed).await, StatusCode::OK, "he is in already");
+    for server in [&scene.a, &scene.b] {
+        assert_eq!(scene.membership_at(server).await, Some(MembershipState::Join), "{}", server.name);
+    }
     scene.stop().await;
 }

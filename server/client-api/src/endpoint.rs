@@ -175,10 +175,9 @@ impl Endpoints for Router<ClientState> {
         let bytes_max = if T::Authentication::OPEN { OPEN_BODY_BYTES_MAX } else { JSON_BODY_BYTES_MAX };
         add(self, bytes_max, &T::METHOD, T::PATH_BUILDER.all_paths(), move |state: ClientState, arrived| {
             let handler = handler.clone();
-            in_turn(state.clone(), arrived.written_room(), move || {
-                let request = arrived.typed::<T>(&state)?;
-                handler(&state, request)
-            })
+            let (room, admitting) = (arrived.written_room(), state.clone());
+            let admit = move || arrived.typed::<T>(&admitting);
+            admitted_in_turn(state.clone(), room, admit, move |request| handler(&state, request))
         })
     }
 
@@ -232,10 +231,10 @@ impl Endpoints for Router<ClientState> {
         add(self, JSON_BODY_BYTES_MAX, &method, paths.iter().copied(), move |state: ClientState, arrived| {
             let handler = handler.clone();
             async move {
-                let answer = in_turn(state.clone(), arrived.written_room(), move || {
-                    let request = arrived.custom(&state)?;
-                    handler(&state, request)
-                });
+                let (room, admitting) = (arrived.written_room(), state.clone());
+                let admit = move || arrived.custom(&admitting);
+                let answer =
+                    admitted_in_turn(state.clone(), room, admit, move |request| handler(&state, request));
                 match answer.await? {
                     Answer::Now(response) => Ok(response),
                     Answer::Later(response) => response.await,
@@ -343,10 +342,9 @@ where
 {
     add(router, JSON_BODY_BYTES_MAX, method, paths.iter().copied(), move |state: ClientState, arrived| {
         let handler = handler.clone();
-        in_turn(state.clone(), arrived.written_room(), move || {
-            let request = admit(arrived, &state)?;
-            handler(&state, request)
-        })
+        let (room, admitting) = (arrived.written_room(), state.clone());
+        let admit = move || admit(arrived, &admitting);
+        admitted_in_turn(state.clone(), room, admit, move |request| handler(&state, request))
     })
 }
 
@@ -361,18 +359,42 @@ pub async fn blocking<R: Send + 'static>(
     }
 }
 
+/// When who finds too many waiting for a room may ask again.
+const RETRY_AFTER_MS: u64 = 2_000;
+
 /// The same for work that writes to a room, if it does: when it is the room's turn.
 pub(crate) async fn in_turn<R: Send + 'static>(
     state: ClientState,
     room: Option<OwnedRoomId>,
     work: impl FnOnce() -> Result<R, MatrixError> + Send + 'static,
 ) -> Result<R, MatrixError> {
-    let Some(room) = room else { return blocking(work).await };
-    let turn = state.rooms.turn(&room).await;
+    admitted_in_turn(state, room, || Ok(()), move |()| work()).await
+}
+
+/// The same, of what is to be admitted first: nobody waits for a room who is not known, or asks too often.
+async fn admitted_in_turn<A: Send + 'static, R: Send + 'static>(
+    state: ClientState,
+    room: Option<OwnedRoomId>,
+    admit: impl FnOnce() -> Result<A, MatrixError> + Send + 'static,
+    work: impl FnOnce(A) -> Result<R, MatrixError> + Send + 'static,
+) -> Result<R, MatrixError> {
+    let Some(room) = room else { return blocking(move || work(admit()?)).await };
     // Who asked may be gone before the work is done.
+    if let Some(turn) = state.rooms.turn_now(&room) {
+        return blocking(move || {
+            let _turn = turn;
+            work(admit()?)
+        })
+        .await;
+    }
+    let admitted = blocking(admit).await?;
+    let Some(turn) = state.rooms.client_turn(&room).await else {
+        let refused = MatrixError::new(429, "M_LIMIT_EXCEEDED", "Too many wait to write to this room");
+        return Err(refused.with("retry_after_ms", RETRY_AFTER_MS));
+    };
     blocking(move || {
         let _turn = turn;
-        work()
+        work(admitted)
     })
     .await
 }

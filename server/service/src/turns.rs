@@ -40,6 +40,20 @@ impl<K: Eq + Hash> Turns<K> {
         self.semaphore(key).acquire_owned().await.expect("these semaphores are never closed")
     }
 
+    /// Waits for a turn of `key`, unless `waiting_max` wait already.
+    pub async fn take_among<Q>(&self, key: &Q, waiting_max: usize) -> Option<OwnedSemaphorePermit>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        let semaphore = self.semaphore(key);
+        // Who holds or awaits a turn holds the semaphore, and so do the map and this.
+        if Arc::strong_count(&semaphore) > self.each + waiting_max + 1 {
+            return None;
+        }
+        semaphore.acquire_owned().await.ok()
+    }
+
     /// A turn of `key`, if there is one now.
     pub fn try_take<Q>(&self, key: &Q) -> Option<OwnedSemaphorePermit>
     where
@@ -70,6 +84,7 @@ impl<K: Eq + Hash> Turns<K> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use ruma::{OwnedServerName, server_name};
 
     use super::*;
@@ -82,5 +97,20 @@ mod tests {
         let _other = turns.take(server_name!("b.example")).await;
         drop(held);
         let _again = turns.take(server_name!("a.example")).await;
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_long_is_not_joined() {
+        let turns = Turns::<OwnedServerName>::new(1);
+        let name = server_name!("a.example");
+        let held = turns.take_among(name, 2).await.expect("nobody waits");
+        let (mut first, mut second) =
+            (Box::pin(turns.take_among(name, 2)), Box::pin(turns.take_among(name, 2)));
+        assert!(first.as_mut().now_or_never().is_none(), "waits");
+        assert!(second.as_mut().now_or_never().is_none(), "waits");
+        assert!(turns.take_among(name, 2).await.is_none(), "is one too many");
+        drop(held);
+        assert!(first.await.is_some(), "has its turn");
+        assert!(turns.try_take(name).is_none() || second.await.is_some(), "who waits is next");
     }
 }

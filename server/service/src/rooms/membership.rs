@@ -25,6 +25,9 @@ const VIA_MAX: usize = 10;
 /// Rooms of a restricted join rule that are looked at.
 const ALLOWED_ROOMS_MAX: usize = 64;
 
+/// In an invite: what an identity server says of who is invited.
+pub(super) const BY_PROOF: &str = "third_party_invite";
+
 /// What came of a change of one's own membership.
 #[derive(Clone, Debug)]
 pub enum Outcome {
@@ -163,6 +166,11 @@ impl Rooms {
     ) -> Result<Invite, RoomError> {
         self.check_not_blocked(room_id)?;
         self.write(room_id, |writer| {
+            if content.contains_key(BY_PROOF)
+                && let Some(held) = writer.taken_proof(target)?
+            {
+                return Ok(Invite::Done(held));
+            }
             if target.server_name() == self.server_name {
                 let pdu = writer.invite(sender, target, content.clone())?;
                 return Ok(Invite::Done(pdu.event_id().to_owned()));
@@ -287,6 +295,23 @@ impl Rooms {
 }
 
 impl RoomWriter<'_> {
+    /// The membership of who need not be invited again by what an identity server has said.
+    /// That is readable for all, may come as often as anybody likes, and would take a member
+    /// back to being invited, which the room's rules allow.
+    ///
+    /// # Errors
+    /// [`RoomError::Forbidden`] if nobody of this server is in the room any more.
+    pub(super) fn taken_proof(&mut self, target: &UserId) -> Result<Option<OwnedEventId>, RoomError> {
+        if !self.is_joined_here() {
+            return Err(RoomError::Forbidden("this server is not in the room".to_owned()));
+        }
+        let held = self.state("m.room.member", target.as_str())?;
+        let is_in = |pdu: &Arc<Pdu>| {
+            matches!(pdu.membership(), Some(MembershipState::Join | MembershipState::Invite))
+        };
+        Ok(held.filter(is_in).map(|pdu| pdu.event_id().to_owned()))
+    }
+
     fn join(&mut self, user_id: &UserId, mut content: Map<String, Value>) -> Result<Outcome, RoomError> {
         let held = self.state("m.room.member", user_id.as_str())?;
         let membership = held.as_ref().and_then(|event| event.membership()).unwrap_or(MembershipState::Leave);

@@ -119,6 +119,9 @@ impl fmt::Debug for Rooms {
     }
 }
 
+/// Requests of clients that may wait to write to one room.
+const WAITING_MAX: usize = 512;
+
 /// How many writes to a room have a thread at a time, a quarter of what there are: it
 /// takes many to use one sync well.
 pub fn turns_of_a_room() -> usize {
@@ -188,6 +191,12 @@ impl Rooms {
         Self { signer: Some(signer), ..self }
     }
 
+    /// The same, telling application services.
+    #[must_use]
+    pub fn with_appservices(self, appservices: Arc<Appservices>) -> Self {
+        Self { appservices: Some(appservices), ..self }
+    }
+
     /// Waits until one more door may take a thread to write to a room, and keep it as long
     /// as it has this: those that wait for a room's lock, or for its policy server, leave
     /// threads to other rooms.
@@ -195,10 +204,14 @@ impl Rooms {
         self.turns.take(room_id).await
     }
 
-    /// The same, telling application services.
-    #[must_use]
-    pub fn with_appservices(self, appservices: Arc<Appservices>) -> Self {
-        Self { appservices: Some(appservices), ..self }
+    /// The same for a client's request; `None` if very many wait for the room.
+    pub async fn client_turn(&self, room_id: &RoomId) -> Option<OwnedSemaphorePermit> {
+        self.turns.take_among(room_id, WAITING_MAX).await
+    }
+
+    /// A turn, if nobody need wait for it.
+    pub fn turn_now(&self, room_id: &RoomId) -> Option<OwnedSemaphorePermit> {
+        self.turns.try_take(room_id)
     }
 
     /// This server.

@@ -12,7 +12,11 @@ use ruma::{
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    Rooms, error::RoomError, membership::membership_event, receive::Received, store::VersionRules,
+    Rooms,
+    error::RoomError,
+    membership::{BY_PROOF, membership_event},
+    receive::Received,
+    store::VersionRules,
     writer::RoomWriter,
 };
 
@@ -139,7 +143,17 @@ impl Rooms {
             return Err(RoomError::Forbidden("it is no invite of this server".to_owned()));
         }
         let event_id = pdu.event_id().to_owned();
-        let received = self.write_once(room_id, |writer| writer.receive(&Arc::new(pdu), true))?;
+        let target = pdu.state_key().and_then(|key| UserId::parse(key).ok());
+        let target = target.filter(|_| pdu.content_object().contains_key(BY_PROOF));
+        let received = self.write_once(room_id, |writer| {
+            // He may have joined while his server signed.
+            if let Some(target) = &target
+                && writer.taken_proof(target)?.is_some()
+            {
+                return Ok(Received::Duplicate);
+            }
+            writer.receive(&Arc::new(pdu), true)
+        })?;
         match received {
             Received::Accepted | Received::Duplicate => Ok(event_id),
             other => Err(RoomError::Forbidden(format!("the invite was not accepted: {other:?}"))),
