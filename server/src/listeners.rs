@@ -208,6 +208,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_gets_in_before_it_is_opened() {
+        let bound = bind_at(any()).expect("a port");
+        let address = bound[0].address;
+        let refused = std::net::TcpStream::connect(address).expect_err("refused");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let _open = open(bound).expect("listens");
+        std::net::TcpStream::connect(address).expect("connects");
+    }
+
+    #[tokio::test]
     async fn connections_that_linger_keep_nobody_out() {
         let open = open(bind_at(any()).expect("a port")).expect("listens");
         let address = open[0].address;
