@@ -49,6 +49,12 @@ async fn signal(child: &Child, name: &str) -> Result<()> {
     ensure(sent, || format!("no process {pid}"))
 }
 
+/// What the demonstration in `home` made before its servers started, which don't write it.
+fn made(home: &Path) -> Result<Vec<(String, String)>> {
+    let names = ["authority/ca.pem", "server-0/causeway.toml", "server-1/causeway.toml"];
+    names.iter().map(|name| Ok(((*name).to_owned(), fs::read_to_string(home.join(name))?))).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
     let folder = TempDir::with_prefix("causeway-test-")?;
@@ -71,6 +77,7 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
     let mut lines = BufReader::new(output).lines();
     until_line(&mut lines, "both answer").await?;
     // A second one must not take the folder away from under the first.
+    let before = made(&home)?;
     let second = Command::new(env!("CARGO_BIN_EXE_demo"))
         .env("TESTED_SERVER", program::server()?)
         .arg("--home")
@@ -81,6 +88,7 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
         .output();
     let second = tokio::time::timeout(wait::PATIENCE, second).await;
     let second = second.map_err(|_| Failure::new("the second demonstration did not end"))??;
+    ensure(made(&home)? == before, || "the second demonstration touched the first one's folder".to_owned())?;
     let told = String::from_utf8_lossy(&second.stderr).into_owned();
     ensure(!second.status.success() && told.contains("another demonstration runs in"), || told)?;
     signal(&demo, "INT").await?;
@@ -173,6 +181,54 @@ async fn the_demonstration_holds_for_an_odd_folder_as_well() -> Result<()> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || format!("{told}\n{}", String::from_utf8_lossy(&output.stderr)))?;
     ensure(told.contains("2 files") && told.contains("1 as uploaded files; 4 left out"), || told)
+}
+
+/// The processes that `parent` started.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let is_child = |pid: u32| {
+        // The program's name may hold anything but ends with the last parenthesis (proc_pid_stat(5)).
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        after.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    let entries = fs::read_dir("/proc")?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(|pid| is_child(*pid)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_fails_when_something_does_not_hold() -> Result<()> {
+    let folder = TempDir::with_prefix("causeway-test-")?;
+    let share = folder.path().join("share");
+    fs::create_dir_all(&share)?;
+    fs::write(share.join("note.md"), "a note")?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .env("TESTED_SERVER", program::server()?)
+        .arg("--home")
+        .arg(folder.path().join("servers"))
+        .arg("--folder")
+        .arg(&share)
+        .arg("--once")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = demo.stdout.take().ok_or_else(|| Failure::new("no output"))?;
+    let mut lines = BufReader::new(output).lines();
+    until_line(&mut lines, "both answer").await?;
+    let servers = children(demo.id().ok_or_else(|| Failure::new("it has ended"))?)?;
+    ensure(servers.len() == 2, || format!("{servers:?} are not two servers"))?;
+    let killed = Command::new("sh").args(["-c", "kill -KILL $0", &servers[0].to_string()]).status().await?;
+    ensure(killed.success(), || "the server could not be killed".to_owned())?;
+    // What it goes on to print must not stop it.
+    let rest = async { while let Ok(Some(_)) = lines.next_line().await {} };
+    let (ended, ()) = tokio::join!(tokio::time::timeout(wait::PATIENCE, demo.wait_with_output()), rest);
+    let ended = ended.map_err(|_| Failure::new("the demonstration did not end"))??;
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure(ended.status.code() == Some(1) && told.contains("This did not hold"), || {
+        format!("{}: {told}", ended.status)
+    })
 }
 
 /// A checkout with nothing but the script, and a server that takes any free port.
