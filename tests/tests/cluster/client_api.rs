@@ -50,17 +50,19 @@ async fn items_past_their_bounds_are_refused_and_leave_nothing() -> Result<()> {
     let alice = User::register(&cluster[0], "alice").await?;
     let room = alice.create_room("Bounds").await?;
     let long = "k".repeat(256);
-    for (key, body, statuses) in [
-        (long.as_str(), json!({ "value": { "a": 1 } }), [400, 413]),
-        ("@reserved", json!({ "value": { "a": 1 } }), [400, 413]),
-        ("control\u{1}", json!({ "value": { "a": 1 } }), [400, 413]),
-        ("float", json!({ "value": { "a": 1.5 } }), [400, 413]),
-        ("empty", json!({ "value": {} }), [400, 413]),
-        ("big", json!({ "value": { "a": "x".repeat(49 << 10) } }), [400, 413]),
-        ("stamp", json!({ "value": { "org.causeway.change": {} } }), [400, 413]),
+    for (key, body, status, errcode) in [
+        (long.as_str(), json!({ "value": { "a": 1 } }), 400, "M_INVALID_PARAM"),
+        ("@reserved", json!({ "value": { "a": 1 } }), 400, "M_INVALID_PARAM"),
+        ("control\u{1}", json!({ "value": { "a": 1 } }), 400, "M_INVALID_PARAM"),
+        ("float", json!({ "value": { "a": 1.5 } }), 400, "M_BAD_JSON"),
+        ("empty", json!({ "value": {} }), 400, "M_BAD_JSON"),
+        ("big", json!({ "value": { "a": "x".repeat(49 << 10) } }), 413, "M_TOO_LARGE"),
+        ("huge", json!({ "value": { "a": "x".repeat(400 << 10) } }), 413, "M_TOO_LARGE"),
+        ("stamp", json!({ "value": { "org.causeway.change": {} } }), 400, "M_BAD_JSON"),
+        ("token", json!({ "value": { "a": 1 }, "token": "none" }), 400, "M_INVALID_PARAM"),
     ] {
         let answer = alice.try_write(&room, key, &body).await?;
-        ensure(statuses.contains(&answer.status), || format!("{key}: {answer:?}"))?;
+        ensure((answer.status, answer.errcode()) == (status, errcode), || format!("{key}: {answer:?}"))?;
     }
     assert!(alice.items(&room).await?.is_empty());
     cluster.finish().await

@@ -9,10 +9,12 @@ use std::{
 };
 
 use causeway_tests::{
+    client::segment,
     cluster::Cluster,
     program,
     result::{Failure, Result, ensure},
     server::Tuning,
+    user::User,
     wait,
 };
 use reqwest::Method;
@@ -70,8 +72,16 @@ fn a_port_in_use_is_refused_and_nothing_is_touched() -> Result<()> {
 async fn a_folder_in_use_is_refused_and_a_stop_is_clean() -> Result<()> {
     let mut cluster = Cluster::start(1).await?;
     let config = cluster[0].folder.join("causeway.toml");
-    let line = tokio::task::spawn_blocking(move || one_line(&serve(&config, &[])?, 4)).await??;
+    // While it stands still it writes nothing either.
+    let pid = cluster[0].pid().ok_or_else(|| Failure::new("the server is down"))?;
+    send_signal(pid, "STOP")?;
+    let before = contents(&cluster[0].data())?;
+    let refused = tokio::task::spawn_blocking(move || one_line(&serve(&config, &[])?, 4)).await?;
+    let after = contents(&cluster[0].data())?;
+    send_signal(pid, "CONT")?;
+    let line = refused?;
     ensure(line.contains("in use"), || line.clone())?;
+    ensure(after == before, || "the data folder was touched".to_owned())?;
     let versions = cluster[0].client().call(Method::GET, "/_matrix/client/versions", None, None).await?;
     assert_eq!(versions.status, 200, "the server that has the folder goes on");
     let addresses = cluster[0].data().join("listeners.json");
@@ -158,6 +168,27 @@ async fn authorities_of_the_environment_are_trusted() -> Result<()> {
     cluster.finish().await
 }
 
+fn send_signal(pid: u32, signal: &str) -> Result<()> {
+    let sent = Command::new("sh").args(["-c", "kill -$1 $0", &pid.to_string(), signal]).status()?;
+    ensure(sent.success(), || format!("no process {pid}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_have_the_version_that_is_configured() -> Result<()> {
+    let variables = vec![("CAUSEWAY_ROOMS__DEFAULT_VERSION".to_owned(), "11".to_owned())];
+    let cluster = Cluster::start_tuned(1, &Tuning { variables, ..Tuning::default() }).await?;
+    let alice = User::register(&cluster[0], "alice").await?;
+    let room = alice.create_room("Old").await?;
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.create", segment(&room));
+    let (client, token) = (cluster[0].client(), Some(alice.token.as_str()));
+    let create = client.call(Method::GET, &path, token, None).await?.ok()?;
+    assert_eq!(create["room_version"], "11");
+    let capabilities =
+        client.call(Method::GET, "/_matrix/client/v3/capabilities", token, None).await?.ok()?;
+    assert_eq!(capabilities["capabilities"]["m.room_versions"]["default"], "11", "{capabilities}");
+    cluster.finish().await
+}
+
 /// Starts a server in `folder` and sends it a signal when `ready` holds.
 async fn signalled(folder: &Path, signal: &str, ready: impl Fn() -> bool) -> Result<ExitStatus> {
     let config = folder.join("causeway.toml");
@@ -166,15 +197,14 @@ async fn signalled(folder: &Path, signal: &str, ready: impl Fn() -> bool) -> Res
     let log = fs::File::create(folder.join("log"))?;
     command.args(["serve", "--config"]).arg(&config).stdout(log.try_clone()?).stderr(log);
     let mut server = command.kill_on_drop(true).spawn()?;
-    let pid = server.id().unwrap_or_default().to_string();
+    let pid = server.id().unwrap_or_default();
     let deadline = tokio::time::Instant::now() + wait::PATIENCE;
     // Without a pause: the moment is short.
     while !ready() {
         ensure(tokio::time::Instant::now() < deadline, || "it does not get that far".to_owned())?;
         tokio::task::yield_now().await;
     }
-    let sent = Command::new("sh").args(["-c", "kill -$1 $0", &pid, signal]).status()?;
-    ensure(sent.success(), || format!("no process {pid}"))?;
+    send_signal(pid, signal)?;
     let ended = tokio::time::timeout(wait::PATIENCE, server.wait()).await;
     Ok(ended.map_err(|_| Failure::new("the server does not stop"))??)
 }
