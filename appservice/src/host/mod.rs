@@ -10,7 +10,7 @@ mod sender;
 
 use std::{path::PathBuf, pin::Pin, sync::Arc};
 
-use causeway_service::{Services, error::MatrixError};
+use causeway_service::{Services, error::MatrixError, turns::Turns};
 use rustls::RootCertStore;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,8 @@ struct Host {
     files: Arc<[PathBuf]>,
     pauses: Pauses,
     heard: Heard,
+    /// Of each service, what it is asked to make.
+    making: Arc<Turns<String>>,
 }
 
 /// Registers the services of the files, and gives the drivers that serve them. Reads
@@ -67,7 +69,9 @@ pub fn drivers(
 ) -> Result<Vec<Driver>, HostError> {
     let client = ServiceClient::new(&settings.tls_roots).map_err(HostError::Client)?;
     let (files, pauses) = (settings.files.clone().into(), settings.pauses);
-    let host = Host { services: Arc::clone(services), client, files, pauses, heard: Heard::default() };
+    let making = Arc::new(Turns::new(questions::MADE_AT_ONCE_MAX));
+    let (services_of, heard) = (Arc::clone(services), Heard::default());
+    let host = Host { services: services_of, client, files, pauses, heard, making };
     host.register()?;
     let Some(asked) = services.appservices.questions.serve() else { return Ok(Vec::new()) };
     let answering: Driver =

@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Host, HostError, client::ClientError};
 
-/// Questions that are asked at once; more of them wait.
-const QUESTIONS_AT_ONCE_MAX: usize = 64;
+/// Questions that are asked at once; more of them are answered "unavailable".
+const QUESTIONS_AT_ONCE_MAX: usize = 256;
+/// Users and rooms that one service is asked for at once: anybody may look for them.
+pub(super) const MADE_AT_ONCE_MAX: usize = 8;
 /// How long a service may think about a ping or a network.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to make a user or a room.
@@ -43,10 +45,13 @@ pub(super) async fn run(host: Host, mut asked: Receiver<Question>, stop: Cancell
                     tracing::error!(%error, "a question to an application service failed");
                 }
             }
-            question = asked.recv(), if tasks.len() < QUESTIONS_AT_ONCE_MAX => {
+            question = asked.recv() => {
                 // The services hold the other end.
                 let Some(question) = question else { break };
-                tasks.spawn(answer(host.clone(), question));
+                // Services that don't answer don't keep the operator from taking them out.
+                if tasks.len() < QUESTIONS_AT_ONCE_MAX || matches!(question, Question::Reload { .. }) {
+                    tasks.spawn(answer(host.clone(), question));
+                }
             }
         }
     }
@@ -87,6 +92,10 @@ impl Host {
     /// Asks one service after the other until one has made it.
     async fn make(&self, path: &str, owns: impl Fn(&Registration) -> bool) -> Result<bool, MatrixError> {
         for service in self.chosen(owns) {
+            let Some(_turn) = self.making.try_take(&*service.id) else {
+                tracing::info!(service = &*service.id, "too much is looked for at once");
+                continue;
+            };
             match self.client.ask(&service, Method::GET, path, None, MAKING_PATIENCE).await {
                 Ok(answer) if answer.status.is_success() => return Ok(true),
                 Ok(answer) if answer.status == StatusCode::NOT_FOUND => {}

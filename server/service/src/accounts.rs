@@ -154,6 +154,9 @@ impl Accounts {
     /// Creates the account of a service's sender, whom its registration names.
     pub(crate) fn register_sender(&self, service: &Registration) -> Result<(), MatrixError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.account(&service.sender)?.is_some() {
+            return Ok(());
+        }
         let account = Account { created_ts: self.clock.now_ms(), ..Account::default() };
         let mut batch = self.database.batch();
         rows::put_account(&mut batch, &service.sender, &account);

@@ -347,9 +347,7 @@ impl Services {
     /// Storage; nothing has changed then but that some senders exist.
     pub fn register_appservices(&self, registrations: Vec<Registration>) -> Result<(), MatrixError> {
         for service in &registrations {
-            if self.accounts.account(&service.sender)?.is_none() {
-                self.accounts.register_sender(service)?;
-            }
+            self.accounts.register_sender(service)?;
         }
         self.appservice_feed.begin(&registrations)?;
         self.appservices.set(registrations);
