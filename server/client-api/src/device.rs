@@ -1,14 +1,14 @@
 //! A user's devices: listing, renaming, deleting.
 
 use axum::{Router, response::Response};
-use causeway_service::error::MatrixError;
+use causeway_service::{devices::Device, error::MatrixError};
 use http::{Method, StatusCode};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
-    api::client::device::{Device, get_device, get_devices, update_device},
+    DeviceId, OwnedDeviceId,
+    api::client::device::{get_device, get_devices, update_device},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{ClientState, Custom, Endpoints, Ruma, json_response, uiaa::confirm_password};
 
@@ -20,35 +20,30 @@ const DELETED_AT_ONCE_MAX: usize = 1_000;
 
 pub(crate) fn routes() -> Router<ClientState> {
     Router::new()
-        .endpoint(list)
-        .endpoint(get)
+        .endpoint_raw(list)
+        .endpoint_raw(get)
         .endpoint_raw(update)
         .custom_unlimited(Method::DELETE, DEVICE, delete)
         .custom_unlimited(Method::POST, DELETE_SEVERAL, delete_several)
 }
 
-fn described(device_id: OwnedDeviceId, row: causeway_service::devices::Device) -> Device {
-    let mut device = Device::new(device_id);
-    device.display_name = row.display_name;
-    device.last_seen_ip = row.last_seen_ip;
-    device.last_seen_ts = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(row.last_seen_ts)));
-    device
+/// With what is not known as `null`: matrix-nio reads no device without all four fields.
+fn described(device_id: &DeviceId, row: &Device) -> Value {
+    json!({
+        "device_id": device_id, "display_name": row.display_name,
+        "last_seen_ip": row.last_seen_ip, "last_seen_ts": row.last_seen_ts,
+    })
 }
 
-fn list(
-    state: &ClientState,
-    request: Ruma<get_devices::v3::Request>,
-) -> Result<get_devices::v3::Response, MatrixError> {
+fn list(state: &ClientState, request: Ruma<get_devices::v3::Request>) -> Result<Response, MatrixError> {
     let devices = state.devices.list(&request.auth.user_id)?;
-    Ok(get_devices::v3::Response::new(devices.into_iter().map(|(id, row)| described(id, row)).collect()))
+    let devices: Vec<Value> = devices.iter().map(|(device_id, row)| described(device_id, row)).collect();
+    Ok(json_response(StatusCode::OK, &json!({ "devices": devices })))
 }
 
-fn get(
-    state: &ClientState,
-    request: Ruma<get_device::v3::Request>,
-) -> Result<get_device::v3::Response, MatrixError> {
+fn get(state: &ClientState, request: Ruma<get_device::v3::Request>) -> Result<Response, MatrixError> {
     let row = state.devices.device(&request.auth.user_id, &request.body.device_id)?;
-    Ok(get_device::v3::Response::new(described(request.body.device_id, row)))
+    Ok(json_response(StatusCode::OK, &described(&request.body.device_id, &row)))
 }
 
 fn update(state: &ClientState, request: Ruma<update_device::v3::Request>) -> Result<Response, MatrixError> {

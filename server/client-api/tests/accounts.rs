@@ -174,7 +174,12 @@ async fn logging_in_out_and_in_again() {
         server.ask("POST", &format!("{V3}/login"), None, Some(body)).await.is_error(403, "M_FORBIDDEN");
     }
     let devices = server.get(&format!("{V3}/devices"), &second).await.ok();
-    assert_eq!(devices["devices"].as_array().expect("devices").len(), 3);
+    let devices = devices["devices"].as_array().expect("devices");
+    assert_eq!(devices.len(), 3);
+    for field in ["device_id", "display_name", "last_seen_ip", "last_seen_ts"] {
+        let told = |device: &Value| device.as_object().is_some_and(|device| device.contains_key(field));
+        assert!(devices.iter().all(told), "matrix-nio reads no device without {field}: {devices:?}");
+    }
 
     server.post(&format!("{V3}/logout"), &second, json!({})).await.ok();
     server.get(&format!("{V3}/account/whoami"), &second).await.is_error(401, "M_UNKNOWN_TOKEN");
