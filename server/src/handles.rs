@@ -2,8 +2,9 @@
 //! of the database.
 //!
 //! A database without a handle for its next file accepts no write any more, so
-//! connections, of which anybody can open any number, get half of the handles. What is
-//! left is for the database, for files, and for connections to other servers.
+//! connections, of which anybody can open any number, get half of the handles at most, and
+//! of few handles what the database and some files leave. What is left is for files and for
+//! connections to other servers.
 //!
 //! Invariant: a connection holds its place from before its handshake to its end; one
 //! for which there is no place is closed at once, and costs nobody else anything.
@@ -20,6 +21,7 @@ use std::{
 };
 
 use axum_server::accept::Accept;
+use causeway_storage::Cf;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -30,6 +32,13 @@ use tokio::{
 const HANDLES_MAX: u64 = 1 << 16;
 /// Files that the database keeps open at once.
 const DATABASE_FILES: std::ops::RangeInclusive<u64> = 48..=512;
+
+/// What the database holds besides: its folder once for each column family, and its logs.
+const DATABASE_FIXED: u64 = Cf::ALL.len() as u64 + 16;
+/// For files, connections to other servers and what the process has anyway, at least.
+const OTHERS_MIN: u64 = 24;
+/// Connections that are served however few handles there are.
+const CONNECTIONS_MIN: u64 = 16;
 
 /// How the process's file handles are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +64,10 @@ impl Handles {
 
     fn of(all: u64) -> Self {
         let database = (all / 4).clamp(*DATABASE_FILES.start(), *DATABASE_FILES.end());
+        let left = all.saturating_sub(database + DATABASE_FIXED + OTHERS_MIN);
         Self {
-            connections: usize::try_from(all / 2).unwrap_or(usize::MAX),
+            connections: usize::try_from(left.clamp(CONNECTIONS_MIN, (all / 2).max(CONNECTIONS_MIN)))
+                .unwrap_or(usize::MAX),
             database: i32::try_from(database).unwrap_or(i32::MAX),
         }
     }
@@ -171,12 +182,13 @@ mod tests {
 
     #[test]
     fn the_database_and_connections_together_leave_some() {
-        for all in [64, 256, 1_024, HANDLES_MAX] {
+        for all in [64, 240, 256, 1_024, HANDLES_MAX] {
             let handles = Handles::of(all);
             let database = u64::try_from(handles.database).expect("positive");
             let taken = database + u64::try_from(handles.connections).expect("fits");
             assert!(handles.connections > 0 && database >= 48, "{handles:?}");
-            assert!(all < 256 || taken <= all * 3 / 4, "{all}: {handles:?}");
+            let fixed = Cf::ALL.len() as u64;
+            assert!(all < 240 || taken + fixed + 32 <= all, "{all}: {handles:?}");
         }
         assert_eq!(Handles::of(HANDLES_MAX), Handles { connections: 1 << 15, database: 512 });
     }
