@@ -63,12 +63,8 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
     let share = folder.path().join("share");
     fs::create_dir_all(&share)?;
     fs::write(share.join("note.md"), "a note")?;
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .env("TESTED_SERVER", program::server()?)
+    let mut demo = demonstration(&home, Path::new("~/share"))?
         .env("HOME", folder.path())
-        .arg("--home")
-        .arg(&home)
-        .args(["--folder", "~/share"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -78,14 +74,7 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
     until_line(&mut lines, "both answer").await?;
     // A second one must not take the folder away from under the first.
     let before = made(&home)?;
-    let second = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .env("TESTED_SERVER", program::server()?)
-        .arg("--home")
-        .arg(&home)
-        .arg("--folder")
-        .arg(&share)
-        .stdin(Stdio::null())
-        .output();
+    let second = demonstration(&home, &share)?.stdin(Stdio::null()).output();
     let second = tokio::time::timeout(wait::PATIENCE, second).await;
     let second = second.map_err(|_| Failure::new("the second demonstration did not end"))??;
     ensure(made(&home)? == before, || "the second demonstration touched the first one's folder".to_owned())?;
@@ -99,6 +88,13 @@ async fn ctrl_c_in_the_demonstration_stops_its_servers_cleanly() -> Result<()> {
         ensure(log.contains("stopped"), || format!("{server} was not stopped cleanly:\n{log}"))?;
     }
     Ok(())
+}
+
+/// The demonstration, with its servers in `home`.
+fn demonstration(home: &Path, folder: &Path) -> Result<Command> {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.env("TESTED_SERVER", program::server()?).arg("--home").arg(home).arg("--folder").arg(folder);
+    Ok(demo)
 }
 
 /// What the demonstration prints at its end: homeserver, user and password.
@@ -118,12 +114,7 @@ async fn the_demonstration_stays_for_those_who_log_in_as_it_says() -> Result<()>
     let share = folder.path().join("share");
     fs::create_dir_all(&share)?;
     fs::write(share.join("note.md"), "a note")?;
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .env("TESTED_SERVER", program::server()?)
-        .arg("--home")
-        .arg(folder.path().join("servers"))
-        .arg("--folder")
-        .arg(&share)
+    let mut demo = demonstration(&folder.path().join("servers"), &share)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -202,12 +193,7 @@ async fn the_demonstration_fails_when_something_does_not_hold() -> Result<()> {
     let share = folder.path().join("share");
     fs::create_dir_all(&share)?;
     fs::write(share.join("note.md"), "a note")?;
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .env("TESTED_SERVER", program::server()?)
-        .arg("--home")
-        .arg(folder.path().join("servers"))
-        .arg("--folder")
-        .arg(&share)
+    let mut demo = demonstration(&folder.path().join("servers"), &share)?
         .arg("--once")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

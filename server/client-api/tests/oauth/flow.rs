@@ -158,14 +158,18 @@ pub async fn call(server: &Server, endpoint: &str, pairs: &[(&str, &str)]) -> An
 }
 
 pub async fn exchange(server: &Server, client_id: &str, code: &str) -> Answer {
-    let pairs = [
+    call(server, "token", &exchanging(client_id, code, VERIFIER)).await
+}
+
+/// The form that exchanges a code; the verifier is its last field.
+pub fn exchanging<'a>(client_id: &'a str, code: &'a str, verifier: &'a str) -> [(&'a str, &'a str); 5] {
+    [
         ("grant_type", "authorization_code"),
         ("code", code),
         ("redirect_uri", CALLBACK),
         ("client_id", client_id),
-        ("code_verifier", VERIFIER),
-    ];
-    call(server, "token", &pairs).await
+        ("code_verifier", verifier),
+    ]
 }
 
 pub async fn refresh(server: &Server, client_id: &str, token: &Value) -> Answer {

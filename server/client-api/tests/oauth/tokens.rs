@@ -7,8 +7,8 @@ use ruma::UserId;
 use serde_json::json;
 
 use crate::flow::{
-    CALLBACK, VERIFIER, a_client, call, code, exchange, logged_in, offering, refresh, refused, register,
-    scope, whoami,
+    CALLBACK, VERIFIER, a_client, call, code, exchange, exchanging, logged_in, offering, refresh, refused,
+    register, scope, whoami,
 };
 
 const V3: &str = "/_matrix/client/v3";
@@ -68,13 +68,8 @@ async fn who_saw_a_code_but_not_its_verifier_closes_nothing() {
     let client = a_client(&server).await;
     let code = code(&server, &client, "PHONE").await;
     let tokens = exchange(&server, &client, &code).await.ok();
-    let pairs = [
-        ("grant_type", "authorization_code"),
-        ("code", &code),
-        ("redirect_uri", CALLBACK),
-        ("client_id", &client),
-        ("code_verifier", &VERIFIER.replace('d', "e")),
-    ];
+    let another = VERIFIER.replace('d', "e");
+    let pairs = exchanging(&client, &code, &another);
     refused(&call(&server, "token", &pairs).await, 400, "invalid_grant");
     whoami(&server, &tokens).await.ok();
 }
@@ -107,13 +102,8 @@ async fn a_code_is_its_clients_and_its_verifiers() {
     refused(&exchange(&server, &other, &stolen).await, 400, "invalid_grant");
     refused(&exchange(&server, "unknown", &stolen).await, 401, "invalid_client");
     let code = code(&server, &client, "PHONE").await;
-    let pairs = [
-        ("grant_type", "authorization_code"),
-        ("code", &code),
-        ("redirect_uri", CALLBACK),
-        ("client_id", &client),
-        ("code_verifier", &VERIFIER.replace('d', "e")),
-    ];
+    let another = VERIFIER.replace('d', "e");
+    let pairs = exchanging(&client, &code, &another);
     refused(&call(&server, "token", &pairs).await, 400, "invalid_grant");
     refused(&call(&server, "token", &pairs[..4]).await, 400, "invalid_request");
     refused(&call(&server, "token", &[("grant_type", "password")]).await, 400, "unsupported_grant_type");
