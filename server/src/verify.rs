@@ -30,7 +30,7 @@ pub fn run(
     configured: impl FnOnce() -> Result<(OwnedServerName, PathBuf), Failure>,
 ) -> Result<(), Failure> {
     if let Some(path) = wanted.path.as_ref().filter(|path| backup::is_place(path)) {
-        return verify_backup(path, wanted.backup.as_deref());
+        return verify_backup(&path.to_string_lossy(), wanted.backup.as_deref());
     }
     let (server_name, data_folder) = configured()?;
     let folder = wanted.path.clone().unwrap_or(data_folder);
@@ -40,7 +40,7 @@ pub fn run(
 }
 
 /// Its files by their hashes, and then what is in them, in a copy.
-fn verify_backup(place: &std::path::Path, wanted: Option<&str>) -> Result<(), Failure> {
+fn verify_backup(place: &str, wanted: Option<&str>) -> Result<(), Failure> {
     let internal = |error: std::io::Error| Failure::new(Reason::Internal, error);
     let copy = tempfile::tempdir().map_err(internal)?;
     let folder = copy.path().join("data");

@@ -7,6 +7,7 @@
 //! Not here: what is frozen ([`causeway_service::media`]), and what a server does
 //! that finds itself restored ([`causeway_storage::restored`]).
 
+mod bucket;
 mod checked;
 mod create;
 mod folder;
@@ -23,6 +24,7 @@ use causeway_service::clock::Clock;
 use clap::Args;
 
 use self::{
+    bucket::Bucket,
     checked::Pace,
     create::{Made, Wish},
     folder::Folder,
@@ -39,7 +41,7 @@ use crate::{
 /// What `causeway backup` is told.
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// The folder that holds the backups; made if it is missing.
+    /// The folder that holds the backups, made if it is missing, or `s3://bucket/path`.
     target: String,
     /// List the backups there instead of making one.
     #[arg(long)]
@@ -58,7 +60,7 @@ pub struct Backup {
 /// What `causeway restore` is told.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// The folder that holds the backups.
+    /// The folder that holds the backups, or `s3://bucket/path`.
     target: String,
     /// Where to: a folder that is empty, or is made.
     data_folder: PathBuf,
@@ -73,8 +75,11 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure
 
 /// Opens the place that the operator names, making it if it is to be written to.
 fn open(target: &str, create: bool) -> Result<Box<dyn Store>, StoreError> {
+    if target.starts_with(bucket::SCHEME) {
+        return Ok(Box::new(Bucket::open(target)?));
+    }
     if target.contains("://") {
-        return Err(StoreError::Unsuitable(format!("{target}: backups go to folders only")));
+        return Err(StoreError::Unsuitable(format!("{target}: backups go to folders and s3://bucket/path")));
     }
     Ok(Box::new(Folder::open(target.as_ref(), create)?))
 }
@@ -132,8 +137,7 @@ fn list(store: &dyn Store) -> Result<(), Failure> {
 
 /// Puts a backup into an empty folder.
 pub fn restore(wanted: &Restore) -> Result<(), Failure> {
-    let place = Path::new(&wanted.target);
-    let (id, server_name) = restore_to(place, wanted.backup.as_deref(), &wanted.data_folder)?;
+    let (id, server_name) = restore_to(&wanted.target, wanted.backup.as_deref(), &wanted.data_folder)?;
     println!("restored {id} of {server_name} to {}; every hash was right", wanted.data_folder.display());
     println!("  at its next start the server notices that its data are old, and takes back from");
     println!("  other servers what they have of its shared spaces; the configuration is not in a backup");
@@ -141,11 +145,11 @@ pub fn restore(wanted: &Restore) -> Result<(), Failure> {
 }
 
 /// Puts the wanted backup, or the last one, into an empty folder: its id, and whose it is.
-pub fn restore_to(place: &Path, wanted: Option<&str>, to: &Path) -> Result<(String, String), Failure> {
-    let store = Folder::open(place, false).map_err(failed)?;
-    let id = store::choose(&store, wanted).map_err(failed)?;
-    let manifest = store::manifest(&store, &id).map_err(|error| Failure::new(Reason::Damage, error))?;
-    restore::restore(&store, &id, &manifest, to).map_err(|error| match error {
+pub fn restore_to(place: &str, wanted: Option<&str>, to: &Path) -> Result<(String, String), Failure> {
+    let store = open(place, false).map_err(failed)?;
+    let id = store::choose(&*store, wanted).map_err(failed)?;
+    let manifest = store::manifest(&*store, &id).map_err(|error| Failure::new(Reason::Damage, error))?;
+    restore::restore(&*store, &id, &manifest, to).map_err(|error| match error {
         RestoreError::NotEmpty(_) => failed(error),
         error => Failure::new(Reason::Damage, error),
     })?;
@@ -154,7 +158,7 @@ pub fn restore_to(place: &Path, wanted: Option<&str>, to: &Path) -> Result<(Stri
 
 /// Whether backups are kept there.
 pub fn is_place(path: &Path) -> bool {
-    path.join(store::MARK).is_file()
+    path.starts_with("s3:") || path.join(store::MARK).is_file()
 }
 
 /// For people.
