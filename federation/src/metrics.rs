@@ -50,7 +50,7 @@ impl Metrics {
                 "Attempts to deliver a transaction, by outcome",
             ),
             transaction_bytes: counter(
-                "causeway.federation.transaction.bytes",
+                "causeway.federation.transaction.size",
                 "By",
                 "Bodies of acknowledged transactions and of their answers",
             ),

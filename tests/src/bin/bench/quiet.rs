@@ -23,7 +23,7 @@ const EXCHANGES: usize = 8;
 /// advertisement.
 const ADVERTISEMENTS: &str = "causeway_federation_transactions_sent";
 /// The metric that counts the bytes of their bodies and of the answers'.
-const BODIES: &str = "causeway_federation_transaction_bytes";
+const BODIES: &str = "causeway_federation_transaction_size_bytes";
 
 /// Waits for the timer's advertisements in a room where nothing happens.
 pub async fn measure(cluster: &Cluster, scale: usize, figures: &mut Figures) -> Result<()> {
