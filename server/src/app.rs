@@ -70,7 +70,7 @@ fn async_threads() -> usize {
 /// small requests need not make a thread for each: every thread keeps some memory of its own.
 fn blocking_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    cores.saturating_mul(64)
+    cores.saturating_mul(16)
 }
 
 async fn run(

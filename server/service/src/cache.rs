@@ -1,7 +1,8 @@
 //! A cache with a bound: two generations, the older dropped when the younger is full.
 //!
 //! Whatever is used stays, whatever is not goes after at most two fillings;
-//! nothing is counted or sorted on a hit.
+//! nothing is counted or sorted on a hit. A bound is a number of entries, or where
+//! others choose how large these are, of bytes.
 
 use std::{
     collections::HashMap,
@@ -12,21 +13,30 @@ use std::{
 /// A bounded map of values that are cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
-    /// Entries of a generation; twice as many are held at most.
+    /// What the entries of a generation weigh; twice as much is held at most.
     generation_max: usize,
+    weight: fn(&V) -> usize,
     generations: Mutex<Generations<K, V>>,
 }
 
 #[derive(Debug)]
 struct Generations<K, V> {
     young: HashMap<K, V>,
+    /// What `young` weighs.
+    weighs: usize,
     old: HashMap<K, V>,
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
+    /// Of so many entries in a generation.
     pub(crate) fn new(generation_max: usize) -> Self {
-        let generations = Generations { young: HashMap::new(), old: HashMap::new() };
-        Self { generation_max, generations: Mutex::new(generations) }
+        Self::weighed(generation_max, |_| 1)
+    }
+
+    /// Of entries that weigh so much in a generation. What weighs more by itself is not kept.
+    pub(crate) fn weighed(generation_max: usize, weight: fn(&V) -> usize) -> Self {
+        let generations = Generations { young: HashMap::new(), weighs: 0, old: HashMap::new() };
+        Self { generation_max, weight, generations: Mutex::new(generations) }
     }
 
     pub(crate) fn get<Q>(&self, key: &Q) -> Option<V>
@@ -60,9 +70,18 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
     }
 
     fn put(&self, generations: &mut Generations<K, V>, key: K, value: V) {
-        if generations.young.len() >= self.generation_max {
-            generations.old = std::mem::take(&mut generations.young);
+        let weight = (self.weight)(&value);
+        if let Some(replaced) = generations.young.remove(&key) {
+            generations.weighs = generations.weighs.saturating_sub((self.weight)(&replaced));
         }
+        if weight > self.generation_max {
+            return;
+        }
+        if generations.weighs.saturating_add(weight) > self.generation_max {
+            generations.old = std::mem::take(&mut generations.young);
+            generations.weighs = 0;
+        }
+        generations.weighs = generations.weighs.saturating_add(weight);
         generations.young.insert(key, value);
     }
 
@@ -89,5 +108,21 @@ mod tests {
         assert_eq!(cache.get(&0), Some(0), "a reader does not undo a writer");
         let generations = cache.lock();
         assert!(generations.young.len() + generations.old.len() <= 20);
+    }
+
+    #[test]
+    fn large_entries_leave_room_for_few() {
+        let cache = Cache::weighed(100, String::len);
+        for n in 0..50 {
+            cache.insert(n, "x".repeat(30));
+        }
+        let held = |cache: &Cache<i32, String>| {
+            let generations = cache.lock();
+            generations.young.values().chain(generations.old.values()).map(String::len).sum::<usize>()
+        };
+        assert!((90..=200).contains(&held(&cache)), "{}", held(&cache));
+        assert_eq!(cache.get(&49), Some("x".repeat(30)));
+        cache.insert(49, "x".repeat(101));
+        assert_eq!(cache.get(&49), None, "neither what is too large nor what it replaced");
     }
 }

@@ -25,6 +25,8 @@ const ZSTD_WINDOW_BITS: i32 = -14;
 const LEVEL_0_FILES: i32 = 8;
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// What a column family takes of the write buffers at a time.
+const ARENA_BLOCK_BYTES: usize = 64 << 10;
 
 macro_rules! catalogue {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal;)+) => {
@@ -299,6 +301,9 @@ impl Cf {
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
         options.set_write_buffer_size(write_buffer_bytes);
+        // A hundred column families share the write buffers' bytes: with RocksDB's own
+        // size of 1 MiB, what is reserved and empty would fill them.
+        options.set_arena_block_size(ARENA_BLOCK_BYTES);
         options
     }
 }

@@ -62,6 +62,19 @@ impl Node {
         }
     }
 
+    /// About what it takes in memory, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Bucket(entries) => {
+                let texts = |entry: &Entry| {
+                    entry.key.kind.len() + entry.key.key.len() + entry.event_id.as_str().len()
+                };
+                entries.iter().map(|entry| size_of::<Entry>() + texts(entry)).sum()
+            }
+            Self::Branch(children) => size_of_val(&**children),
+        }
+    }
+
     /// Its bytes.
     ///
     /// # Panics

@@ -20,10 +20,12 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, room_versi
 use super::error::RoomError;
 use crate::cache::Cache;
 
-/// Events in a generation of the cache: about 2 KB each.
-const EVENTS_CACHED: usize = 8_192;
-/// State nodes in a generation of the cache: about 1 KB each.
-const NODES_CACHED: usize = 16_384;
+/// Bytes of events in a generation of the cache: some 3,000, or 60 of the largest.
+const EVENT_BYTES_CACHED: usize = 8 << 20;
+/// What an event takes besides its text and its content's: names, ids, what became of it.
+const EVENT_BYTES_BESIDES: usize = 1_024;
+/// Bytes of state nodes in a generation of the cache, about 1 KB each.
+const NODE_BYTES_CACHED: usize = 8 << 20;
 /// Room versions in a generation of the cache.
 const VERSIONS_CACHED: usize = 16_384;
 
@@ -34,6 +36,13 @@ pub struct Held {
     pub pdu: Arc<Pdu>,
     /// What this server made of it.
     pub meta: Arc<EventMeta>,
+}
+
+impl Held {
+    /// About what it takes in memory, in bytes.
+    fn memory_bytes(&self) -> usize {
+        self.pdu.raw().get().len() + self.pdu.content_raw().get().len() + EVENT_BYTES_BESIDES
+    }
 }
 
 /// A room's version and its rules.
@@ -69,8 +78,8 @@ impl Store {
     pub(crate) fn new(database: Database) -> Self {
         Self {
             database,
-            events: Cache::new(EVENTS_CACHED),
-            nodes: Cache::new(NODES_CACHED),
+            events: Cache::weighed(EVENT_BYTES_CACHED, Held::memory_bytes),
+            nodes: Cache::weighed(NODE_BYTES_CACHED, |node| node.memory_bytes()),
             versions: Cache::new(VERSIONS_CACHED),
         }
     }
