@@ -13,7 +13,7 @@ use causeway_storage::{
 };
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::room::member::MembershipState};
 
-use crate::rooms::{Held, RoomError, Rooms, VersionRules};
+use crate::rooms::{Crowd, Held, RoomError, Rooms, VersionRules};
 
 /// A view of all rooms.
 #[derive(Clone, Copy)]
@@ -30,6 +30,11 @@ impl<'a> RoomView<'a> {
     /// The database.
     pub fn database(&self) -> &'a Database {
         &self.rooms.store.database
+    }
+
+    /// Who is in a room.
+    pub(crate) fn crowd(self, room_id: &RoomId) -> Result<Arc<Crowd>, RoomError> {
+        self.rooms.crowd(room_id)
     }
 
     /// An event that is held, whatever became of it.

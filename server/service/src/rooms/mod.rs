@@ -23,6 +23,7 @@ mod access;
 mod blocking;
 mod commit;
 mod create;
+mod crowd;
 mod erased;
 mod error;
 mod graph;
@@ -66,8 +67,8 @@ pub use causeway_storage::{
     moderation::{Decision, Shutdown},
 };
 
-pub(crate) use self::access::Sight;
 pub(crate) use self::guests::GUEST_ACCESS;
+pub(crate) use self::{access::Sight, crowd::Crowd};
 pub use self::{
     blocking::ShutdownWish,
     create::{CreateRoom, Created, InitialState, Preset},
@@ -82,12 +83,14 @@ pub use self::{
     writer::RoomWriter,
 };
 use self::{
+    crowd::{CROWDS_CACHED, Counted},
     head::{Head, Slots},
     store::Store,
     vetting::{Asking, Desk, Signer, Vetting},
 };
 use crate::{
     appservices::Appservices,
+    cache::Cache,
     clock::Clock,
     notify::{Notifier, Topic},
     server_keys::ServerKeys,
@@ -106,6 +109,7 @@ pub struct Rooms {
     notifier: Arc<Notifier>,
     /// See [`Rooms::lock_sharing`].
     sharing: Mutex<()>,
+    crowds: Cache<OwnedRoomId, Counted>,
     /// How policy servers are asked.
     signer: Option<Signer>,
     desk: Desk,
@@ -179,6 +183,7 @@ impl Rooms {
             clock,
             notifier,
             sharing: Mutex::default(),
+            crowds: Cache::new(CROWDS_CACHED),
             signer: None,
             desk: Desk::default(),
             appservices: None,
