@@ -5,3 +5,4 @@
 //! whose is what is decided in `causeway_service::appservices`.
 
 pub mod host;
+mod http;

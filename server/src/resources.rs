@@ -9,10 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use opentelemetry::{
-    KeyValue, global,
-    metrics::{AsyncInstrument, Meter},
-};
+use causeway_service::gauge::gauge;
+use opentelemetry::{KeyValue, global};
 
 /// Linux tells times in hundredths of a second, whatever its own clock.
 const TICKS_PER_S: f64 = 100.0;
@@ -63,19 +61,6 @@ pub fn observe(folder: &Path) {
                 observer.observe(seconds, &[]);
             }
         })
-        .build();
-}
-
-fn gauge(
-    meter: &Meter,
-    (name, unit, what): (&'static str, &'static str, &'static str),
-    answer: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
-) {
-    meter
-        .u64_observable_gauge(name)
-        .with_unit(unit)
-        .with_description(what)
-        .with_callback(move |observer| answer(observer))
         .build();
 }
 

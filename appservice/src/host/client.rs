@@ -4,19 +4,17 @@
 //! address; no redirect is followed; no more of an answer is read than
 //! [`ANSWER_BYTES_MAX`]. Where a service is, is the operator's choice: nothing is denied.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use causeway_service::appservices::Registration;
 use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
 use rustls::RootCertStore;
 
+use crate::http::{self, ReadError};
+
 /// Largest answer, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Idle connections to one service.
 const IDLE_PER_HOST_MAX: usize = 8;
 
@@ -39,17 +37,16 @@ pub enum ClientError {
 
 impl From<reqwest::Error> for ClientError {
     fn from(error: reqwest::Error) -> Self {
-        if error.is_timeout() {
-            return Self::Timeout;
+        if error.is_timeout() { Self::Timeout } else { Self::Transport(http::told(error)) }
+    }
+}
+
+impl From<ReadError> for ClientError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooLarge => Self::TooLarge,
+            ReadError::Transport(error) => error.into(),
         }
-        let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self::Transport(text)
     }
 }
 
@@ -72,24 +69,7 @@ impl ServiceClient {
     /// # Errors
     /// The TLS settings can't be used.
     pub fn new(roots: &Arc<RootCertStore>) -> Result<Self, reqwest::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(Arc::clone(roots))
-            .with_no_client_auth();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .referer(false)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("Causeway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .build()?;
-        Ok(Self(http))
+        Ok(Self(http::client(roots, IDLE_PER_HOST_MAX)?))
     }
 
     /// Asks `service` for `path`, which is escaped and begins with `/`, with a JSON body if
@@ -108,14 +88,9 @@ impl ServiceClient {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
-        let mut response = request.send().await?;
-        let mut read = Vec::new();
-        while let Some(piece) = response.chunk().await? {
-            if read.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(ClientError::TooLarge);
-            }
-            read.extend_from_slice(&piece);
-        }
-        Ok(Answer { status: response.status(), body: read.into() })
+        let response = request.send().await?;
+        let status = response.status();
+        let body = http::read(response, ANSWER_BYTES_MAX).await?;
+        Ok(Answer { status, body })
     }
 }

@@ -27,6 +27,7 @@ pub mod devices;
 pub mod directory;
 pub mod ephemeral;
 pub mod error;
+pub mod gauge;
 pub mod guests;
 pub mod history;
 pub mod housekeeping;

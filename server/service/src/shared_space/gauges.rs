@@ -10,13 +10,10 @@ use causeway_storage::{
     StorageError,
     shared_space::queues::{self, Queue},
 };
-use opentelemetry::{
-    KeyValue, global,
-    metrics::{AsyncInstrument, Meter},
-};
+use opentelemetry::{KeyValue, global};
 
 use super::{SharedSpace, peers::Lag};
-use crate::error::Chain;
+use crate::{error::Chain, gauge::gauge};
 
 /// Pairs of room and peer that are measured; more are left out.
 const LAGS_MAX: usize = 500;
@@ -64,19 +61,6 @@ const QUEUES: [(&str, Queue); 5] = [
     ("media", Queue::Media),
     ("value", Queue::Value),
 ];
-
-fn gauge(
-    meter: &Meter,
-    (name, unit, what): (&'static str, &'static str, &'static str),
-    answer: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
-) {
-    meter
-        .u64_observable_gauge(name)
-        .with_unit(unit)
-        .with_description(what)
-        .with_callback(move |observer| answer(observer))
-        .build();
-}
 
 fn lags(space: &Weak<SharedSpace>, fresh: &Fresh) -> Arc<Vec<(KeyValue, KeyValue, Lag)>> {
     let Some(space) = space.upgrade() else { return Arc::default() };
