@@ -307,6 +307,7 @@ impl Keys {
     ) -> Result<Option<(String, Box<RawValue>)>, MatrixError> {
         if let Some(first) = rows::first_one_time_key(&self.database, user_id, device_id, algorithm)? {
             rows::delete_one_time_key(batch, user_id, device_id, algorithm, &first);
+            rows::put_claim(batch, user_id, device_id);
             return Ok(Some((format!("{algorithm}:{}", first.id), first.key)));
         }
         let fallback = rows::fallback_key(&self.database, user_id, device_id, algorithm)?;
@@ -314,6 +315,7 @@ impl Keys {
             if !fallback.used {
                 fallback.used = true;
                 rows::put_fallback_key(batch, user_id, device_id, algorithm, &fallback);
+                rows::put_claim(batch, user_id, device_id);
             }
             (fallback.key_id, fallback.key)
         }))

@@ -104,6 +104,8 @@ catalogue! {
     OneTimeKeyOrder = "one_time_key_order";
     /// user id | device id | algorithm -> JSON `keys::FallbackKey`.
     FallbackKeys = "fallback_keys";
+    /// user id | device id -> u64 position: when a key of the device was given away last.
+    KeyClaims = "key_claims";
     /// user id | `master`, `self_signing` or `user_signing` -> raw JSON of the key.
     CrossSigningKeys = "cross_signing_keys";
     /// user id | version u64 -> JSON `backup::Version`.

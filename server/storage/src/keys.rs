@@ -71,6 +71,7 @@ pub fn put_device_keys(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId
 pub fn delete_device_keys(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
     let prefix = key().str(user_id).str(device_id);
     batch.delete(Cf::DeviceKeys, &prefix);
+    batch.delete(Cf::KeyClaims, &prefix);
     batch.delete_prefix(Cf::OneTimeKeys, &prefix);
     batch.delete_prefix(Cf::OneTimeKeyOrder, &prefix);
     batch.delete_prefix(Cf::FallbackKeys, &prefix);
@@ -156,6 +157,21 @@ pub fn delete_one_time_key(
     if let Some(position) = one.position {
         batch.delete(Cf::OneTimeKeyOrder, prefix.u64(position).str(&one.id));
     }
+}
+
+/// When a one-time key of a device was given away last, or its fallback key for the first time.
+pub fn last_claim(
+    read: &impl Read,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<Option<StreamPosition>, StorageError> {
+    codec::get(read, Cf::KeyClaims, key().str(user_id).str(device_id).as_ref())
+}
+
+/// Notes that it is now.
+pub fn put_claim(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) {
+    let position = batch.position();
+    codec::put(batch, Cf::KeyClaims, key().str(user_id).str(device_id), &position);
 }
 
 /// How many one-time keys of each algorithm a device has waiting.

@@ -187,6 +187,39 @@ async fn a_long_poll_ends_for_all_that_concerns_whoever_waits() {
 }
 
 #[tokio::test]
+async fn a_long_poll_ends_when_keys_of_the_device_are_given_away() {
+    let all = People::meet().await;
+    let keys = json!({
+        "one_time_keys": { "signed_curve25519:A": { "key": "1" }, "signed_curve25519:B": { "key": "2" } },
+        "fallback_keys": { "signed_curve25519:F": { "key": "3", "fallback": true } },
+    });
+    for (_, token) in &all.waiting {
+        all.server.post(&format!("{V3}/keys/upload"), token, keys.clone()).await.ok();
+    }
+    let claim = || -> Act<'_> {
+        let of_both = json!({ "DEV": "signed_curve25519", "PHONE": "signed_curve25519" });
+        let body = json!({ "one_time_keys": { id("bob"): of_both } });
+        (&all.alice, "POST", format!("{V3}/keys/claim"), body)
+    };
+    let counts = |kind: Kind, answer: &Value| {
+        let of = if kind == Kind::Sync { answer } else { &answer["extensions"]["e2ee"] };
+        let count = of["device_one_time_keys_count"]["signed_curve25519"].as_u64();
+        (count.expect("a count"), list(&of["device_unused_fallback_key_types"]).len())
+    };
+    for left in [(1, 1), (0, 1), (0, 0)] {
+        for (kind, answer) in all.told_during(&[claim()]).await {
+            assert_eq!(counts(kind, &answer), left, "{kind:?}: {answer}");
+            assert_eq!(kind.told(&answer), BTreeSet::new(), "{kind:?}: {answer}");
+        }
+    }
+    // The fallback key is given again and again, which is no news.
+    let (path, body) = message(&all.room, "after");
+    for (kind, answer) in all.told_during(&[claim(), (&all.alice, "PUT", path, body)]).await {
+        assert_eq!(kind.told(&answer), BTreeSet::from(["rooms"]), "{kind:?}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_poll_goes_on_for_all_that_concerns_others() {
     let all = People::meet().await;
     let People { alice, tablet, carol, room, other, said, .. } = &all;
@@ -217,6 +250,12 @@ async fn a_long_poll_goes_on_for_all_that_concerns_others() {
         (alice, "PUT", format!("{V3}/sendToDevice/m.test/2"), to("bob", "TAB")),
         (tablet, "POST", format!("{his}/filter"), json!({})),
         (tablet, "POST", format!("{V3}/keys/upload"), key),
+        (
+            alice,
+            "POST",
+            format!("{V3}/keys/claim"),
+            json!({ "one_time_keys": { id("bob"): { "TAB": "signed_curve25519" } } }),
+        ),
         (tablet, "POST", format!("{V3}/room_keys/version"), backup),
         (tablet, "POST", format!("{V3}/pushers/set"), pusher),
         (tablet, "PUT", format!("{V3}/devices/TAB"), json!({ "display_name": "Tablet" })),

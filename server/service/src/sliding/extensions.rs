@@ -70,6 +70,7 @@ pub fn e2ee(making: &Making<'_>, memberships: &[(OwnedRoomId, Member)]) -> Resul
     // Clients tell from the count of this algorithm whether the server holds keys at all.
     counts.entry("signed_curve25519".to_owned()).or_insert(0);
     Ok(Some(E2ee {
+        has_given: making.services.gave_keys(user_id, device_id, making.since(), making.until)?,
         device_lists,
         device_one_time_keys_count: counts,
         device_unused_fallback_key_types: keys::unused_fallback_algorithms(database, user_id, device_id)?,

@@ -135,6 +135,7 @@ impl Extensions {
         let lists = self.e2ee.as_ref().and_then(|e2ee| e2ee.device_lists.as_ref());
         self.to_device.as_ref().is_none_or(|to_device| to_device.events.is_empty())
             && lists.is_none_or(|lists| lists.changed.is_empty() && lists.left.is_empty())
+            && !self.e2ee.as_ref().is_some_and(|e2ee| e2ee.has_given)
             && self.account_data.as_ref().is_none_or(|data| data.global.is_empty() && data.rooms.is_empty())
             && self.receipts.as_ref().is_none_or(|receipts| receipts.rooms.is_empty())
             && self.typing.as_ref().is_none_or(|typing| typing.rooms.is_empty())
@@ -160,6 +161,9 @@ pub struct E2ee {
     pub device_one_time_keys_count: BTreeMap<String, u64>,
     /// Algorithms of which an unused fallback key is there.
     pub device_unused_fallback_key_types: Vec<String>,
+    /// Whether keys were given away since `pos`.
+    #[serde(skip)]
+    pub has_given: bool,
 }
 
 /// Account data.

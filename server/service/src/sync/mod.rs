@@ -267,7 +267,8 @@ impl SyncService {
             add_room(&mut answer, &mut response, room_id, member)?;
         }
         response.account_data.events = answer.global_account_data();
-        let is_worth_sending = !response.is_empty();
+        let is_worth_sending =
+            !response.is_empty() || self.gave_keys(user_id, device_id, answer.since(), until)?;
         let (typing, told) = (answer.typing_changes(), answer.told);
         Ok(Look { response, is_worth_sending, position: until, typing, told })
     }
@@ -312,6 +313,20 @@ impl SyncService {
     ) -> Result<DeviceLists, MatrixError> {
         let Some(since) = since else { return Ok(DeviceLists::default()) };
         device_lists::device_lists(RoomView::new(&self.rooms), user_id, memberships, since, until)
+    }
+
+    /// Whether keys of the device were given away between these: its owner has to make new ones
+    /// before all are gone.
+    pub(crate) fn gave_keys(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        since: Option<u64>,
+        until: u64,
+    ) -> Result<bool, StorageError> {
+        let Some(since) = since else { return Ok(false) };
+        let last = keys::last_claim(&self.database, user_id, device_id)?;
+        Ok(last.is_some_and(|last| last.0 > since && last.0 <= until))
     }
 
     /// Whose keys changed between two tokens, and who is gone.
