@@ -90,7 +90,7 @@ async fn missing_events(
     signed: Signed,
 ) -> Result<Json<Value>, Refusal> {
     let body: Body = signed.json()?;
-    let services = state.services().clone();
+    let (services, now_ms) = (state.services().clone(), state.clock().now_ms());
     let answer = blocking(move || {
         let rooms = &services.rooms;
         let room_id = access::room_id(&room_id)?;
@@ -100,6 +100,14 @@ async fn missing_events(
         let found =
             rooms.missing_events_for_server(&signed.origin, &room_id, &earliest, &latest, limit, depth)?;
         rooms.barrier()?;
+        if found.len() >= limit {
+            // Who gets as many as he may have at once may lack more.
+            let missed =
+                rooms.own_events_missed(&signed.origin, &room_id, &earliest, &latest, found.len())?;
+            if !missed.is_empty() && services.outbox.may_fill_gap(&signed.origin, &room_id, now_ms) {
+                services.outbox.send_once_more(&signed.origin, &missed)?;
+            }
+        }
         let events: Vec<_> = found.iter().map(|pdu| pdu.raw()).collect();
         Ok(json!({"events": events}))
     });

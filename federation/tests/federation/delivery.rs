@@ -273,7 +273,7 @@ fn a_moment_later(services: &causeway_service::Services) -> u64 {
 
 /// A door that answers transactions without handing them on, as if no event in them could
 /// be taken, while `cut`.
-fn takes_no_event(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+fn takes_no_event(cut: &Arc<AtomicBool>, forgets: bool) -> Box<dyn FnOnce(Router) -> Router> {
     let cut = Arc::clone(cut);
     let rules = version::rules(&RoomVersionId::V12).expect("supported");
     Box::new(move |router| {
@@ -285,6 +285,9 @@ fn takes_no_event(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
                 }
                 let body = to_bytes(request.into_body(), usize::MAX).await.expect("is read");
                 let body: Value = serde_json::from_slice(&body).expect("JSON");
+                if forgets {
+                    return axum::Json(json!({"pdus": {}})).into_response();
+                }
                 let refused = body["pdus"].as_array().expect("a list").iter().map(|pdu| {
                     let pdu = Pdu::parse(&rules, &pdu.to_string()).expect("an event");
                     (pdu.event_id().to_string(), json!({"error": "its past can't be had"}))
@@ -301,7 +304,7 @@ async fn what_could_not_be_taken_is_sent_again_without_new_traffic_also_after_a_
     let mut network = Network::of(&["a.test", "b.test"]);
     let cut = Arc::new(AtomicBool::new(false));
     let a = network.start("a.test", folders[0].path());
-    let shape = Shape { door: takes_no_event(&cut), ..Shape::default() };
+    let shape = Shape { door: takes_no_event(&cut, false), ..Shape::default() };
     let b = network.start_as("b.test", folders[1].path(), shape);
     let (alice, bob) = (a.user("alice"), b.user("bob"));
     let room = a.create_room(&alice, RoomVersionId::V12).await;
@@ -330,5 +333,52 @@ async fn what_could_not_be_taken_is_sent_again_without_new_traffic_also_after_a_
         a = Some(server);
     }
     a.expect("runs").stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_less_than_it_lacks_is_sent_the_rest_once_more() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let cut = Arc::new(AtomicBool::new(false));
+    let a = network.start("a.test", folders[0].path());
+    let shape = Shape { door: takes_no_event(&cut, true), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let before = a.send(&room, &alice, "m.room.message", None, json!({"body": "before"})).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    cut.store(true, Ordering::SeqCst);
+    let mut said = Vec::new();
+    for number in 0..25 {
+        said.push(a.send(&room, &alice, "m.room.message", None, json!({"body": number})).await);
+    }
+    let is_empty = |services: &Services| {
+        services.outbox.depth("b.test".try_into().expect("a name")).expect("reads") == 0
+    };
+    a.until("all was taken", is_empty).await;
+    cut.store(false, Ordering::SeqCst);
+    // As a Synapse does: at most ten.
+    let between = json!({"earliest_events": [before], "latest_events": [said[24]], "limit": 10});
+    let path = format!("/_matrix/federation/v1/get_missing_events/{room}");
+    let ask = async || {
+        let answer = b.state.client().request(&a.name, Method::POST, &path, Some(&between)).await;
+        let (status, body) = answer.expect("answers");
+        assert_eq!(status, StatusCode::OK);
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["events"].as_array().map(Vec::len), Some(10));
+    };
+    ask().await;
+    for event_id in &said {
+        b.has(event_id).await;
+    }
+    a.until("all was taken", is_empty).await;
+    // Asked again at once, nothing is sent again.
+    ask().await;
+    assert!(a.run(move |services| is_empty(services)).await);
+    let before = before.clone();
+    let has_older = b.run(move |services| services.rooms.event(&before).expect("reads").is_some()).await;
+    assert!(!has_older, "what was before its time is not for it");
+    a.stop().await;
     b.stop().await;
 }

@@ -11,6 +11,7 @@
 //! that is not durable; memory per destination is bounded.
 
 pub mod again;
+mod behind;
 pub mod owed;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ pub struct Outbox {
     done: Mutex<HashMap<OwnedServerName, StreamPosition>>,
     /// See [`Self::writing`]. Taken before `done`.
     writing: Mutex<()>,
+    behind: Mutex<behind::Behind>,
 }
 
 /// How it stands with a destination.
@@ -122,6 +124,7 @@ impl Outbox {
             ephemeral: Mutex::default(),
             done: Mutex::default(),
             writing: Mutex::default(),
+            behind: Mutex::default(),
         }
     }
 
@@ -392,6 +395,10 @@ impl Outbox {
     /// Held while a destination's row is read and written.
     fn writing(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn behind(&self) -> MutexGuard<'_, behind::Behind> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is no row of a destination before this.

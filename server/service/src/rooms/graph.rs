@@ -6,12 +6,13 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashSet},
+    collections::{BinaryHeap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
 use causeway_room::{Pdu, state_tree};
-use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use causeway_storage::rooms as rows;
+use ruma::{EventId, OwnedEventId, RoomId, ServerName, events::room::member::MembershipState};
 
 use super::{
     Rooms, Sight,
@@ -21,6 +22,13 @@ use super::{
 
 /// Events that one answer may hold at most (`backfill`, `get_missing_events`).
 pub const WALK_MAX: usize = 200;
+
+/// Events back from what another server asks about that are looked at for own ones that it lacks.
+const MISSED_MAX: usize = 1_000;
+/// Members of a server by whom it is judged since when it is in a room.
+const MEMBERS_LOOKED_AT: usize = 20;
+/// Members read at once.
+const MEMBERS_AT_ONCE: usize = 1_000;
 
 /// A room's state as another server asks for it.
 #[derive(Clone, Debug, Default)]
@@ -112,10 +120,110 @@ impl Rooms {
             }
         }
         let stop: HashSet<OwnedEventId> = earliest.iter().chain(latest).cloned().collect();
-        let mut found = self.walk_back(room_id, start, stop, limit, (Choice::Nearest, min_depth))?;
+        let mut found =
+            self.walk_back(room_id, start, stop, limit.min(WALK_MAX), (Choice::Nearest, min_depth))?;
         found.sort_by(|a, b| (a.pdu.depth(), a.pdu.event_id()).cmp(&(b.pdu.depth(), b.pdu.event_id())));
         let mut sight = Sight::new(self, server, found.len());
         found.iter().map(|held| self.for_server(&mut sight, held)).collect()
+    }
+
+    /// This server's own events of what `latest` have in their past and `earliest` have not, oldest
+    /// first, that `server` was sent since it is in the room; none if all that is no more than
+    /// `answered` events, or if nothing is known of what it has.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn own_events_missed(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        earliest: &[OwnedEventId],
+        latest: &[OwnedEventId],
+        answered: usize,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let missed = self.between(room_id, earliest, latest)?;
+        if missed.len() <= answered + latest.len() {
+            return Ok(Vec::new());
+        }
+        let Some(since) = self.joined_since(server, room_id)? else { return Ok(Vec::new()) };
+        let is_own = |held: &&Held| {
+            held.pdu.sender().server_name() == self.server_name()
+                && held.meta.position.is_some_and(|position| position > since)
+        };
+        let mut own: Vec<&Held> = missed.iter().filter(is_own).collect();
+        own.sort_by_key(|held| held.meta.position);
+        Ok(own.into_iter().map(|held| held.pdu.event_id().to_owned()).collect())
+    }
+
+    /// `latest` and the events in their past that are not in that of `earliest`, as far
+    /// as the deepest [`MISSED_MAX`] of both tell; none if no `earliest` is held.
+    fn between(
+        &self,
+        room_id: &RoomId,
+        earliest: &[OwnedEventId],
+        latest: &[OwnedEventId],
+    ) -> Result<Vec<Held>, RoomError> {
+        let (mut pending, mut known) = (BinaryHeap::new(), HashMap::<_, bool>::new());
+        let ends = earliest.iter().map(|id| (id, true)).chain(latest.iter().map(|id| (id, false)));
+        let mut names: Vec<(OwnedEventId, bool)> =
+            ends.map(|(id, is_known)| (id.clone(), is_known)).collect();
+        let (mut found, mut unknown) = (Vec::new(), 0_usize);
+        let mut is_any_held = false;
+        for _ in 0..=MISSED_MAX {
+            for (event_id, is_known) in names.drain(..) {
+                match known.entry(event_id) {
+                    Entry::Occupied(mut before) => {
+                        // What is waiting counts among those of which nothing is known, until now.
+                        unknown -= usize::from(is_known && !*before.get());
+                        *before.get_mut() |= is_known;
+                    }
+                    Entry::Vacant(place) => {
+                        let held = self.in_room(room_id, place.key())?.filter(|held| !held.meta.outlier);
+                        let Some(held) = held else { continue };
+                        is_any_held |= is_known;
+                        unknown += usize::from(!is_known);
+                        pending.push((held.pdu.depth(), place.key().clone()));
+                        place.insert(is_known);
+                    }
+                }
+            }
+            if unknown == 0 || !is_any_held {
+                break;
+            }
+            let Some((_, event_id)) = pending.pop() else { break };
+            let is_known = known.get(&event_id).copied().unwrap_or_default();
+            let Some(held) = self.held(&event_id)? else { continue };
+            names = held.pdu.prev_events().iter().map(|id| (id.clone(), is_known)).collect();
+            if !is_known {
+                unknown -= 1;
+                // From now on it does not wait.
+                known.insert(event_id, true);
+                found.push(held);
+            }
+        }
+        Ok(if is_any_held { found } else { Vec::new() })
+    }
+
+    /// After which place of the timeline a server has certainly been in the room.
+    fn joined_since(&self, server: &ServerName, room_id: &RoomId) -> Result<Option<i64>, RoomError> {
+        let (mut since, mut looked_at, mut after) = (None, 0, None);
+        loop {
+            let page = rows::members(&self.store.database, room_id, after.as_deref(), MEMBERS_AT_ONCE)?;
+            let joined = page.iter().filter(|(user_id, member)| {
+                user_id.server_name() == server && member.membership == MembershipState::Join
+            });
+            for (_, member) in joined.take(MEMBERS_LOOKED_AT - looked_at) {
+                let position = i64::try_from(member.position.0).unwrap_or(i64::MAX);
+                since = Some(since.map_or(position, |since: i64| since.min(position)));
+                looked_at += 1;
+            }
+            match page.last() {
+                Some((user_id, _)) if page.len() == MEMBERS_AT_ONCE && looked_at < MEMBERS_LOOKED_AT => {
+                    after = Some(user_id.clone());
+                }
+                _ => return Ok(since),
+            }
+        }
     }
 
     /// These events and what is before them, at most `limit`, newest first.
@@ -129,6 +237,7 @@ impl Rooms {
         from: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let limit = limit.min(WALK_MAX);
         let found = self.walk_back(room_id, from.to_vec(), HashSet::new(), limit, (Choice::Deepest, 0))?;
         let mut sight = Sight::new(self, server, found.len());
         found.iter().map(|held| self.for_server(&mut sight, held)).collect()
@@ -157,7 +266,7 @@ impl Rooms {
             }
             let Some((Reverse(at), _, event_id)) = pending.pop() else { break };
             steps = if choice == Choice::Nearest { at + 1 } else { 0 };
-            if found.len() >= limit.min(WALK_MAX) {
+            if found.len() >= limit {
                 break;
             }
             if let Some(held) = self.held(&event_id)? {
