@@ -16,10 +16,15 @@ use ruma::{EventId, ServerName, UserId, events::room::member::MembershipState};
 use super::{CATCH_UP_AFTER_MS, OWED_EVENTS_MAX, OWED_HEADS_MAX, OWED_ROOMS_MAX, Outbox, Transaction};
 use crate::notify::Topic;
 
-/// Rows that wait for a destination that can't be reached.
+/// Events that wait for a destination that can't be reached.
 pub const ROWS_MAX: usize = 10_000;
 /// The same when it could not be for [`DEAD_AFTER_MS`].
 pub const ROWS_OF_DEAD_MAX: usize = 50;
+/// Units that wait for such a destination: messages to devices (keys of rooms, say), changes
+/// of devices. More than of events: nothing makes up for them.
+pub const UNITS_MAX: usize = 10_000;
+/// The same when it could not be for [`DEAD_AFTER_MS`].
+pub const UNITS_OF_DEAD_MAX: usize = 1_000;
 /// After this long a destination is not expected back.
 pub const DEAD_AFTER_MS: u64 = 14 * 24 * 3_600 * 1_000;
 /// Rows dropped in one batch.
@@ -64,7 +69,8 @@ impl Outbox {
     }
 
     /// Drops the oldest rows of a destination that can't be reached until no more
-    /// than [`ROWS_MAX`] are left, or [`ROWS_OF_DEAD_MAX`] after [`DEAD_AFTER_MS`].
+    /// than [`ROWS_MAX`] events and [`UNITS_MAX`] units are left, or [`ROWS_OF_DEAD_MAX`]
+    /// and [`UNITS_OF_DEAD_MAX`] after [`DEAD_AFTER_MS`].
     /// The newest stay, so that it is tried on; when it takes them, the last events
     /// of the others' rooms are sent ([`Self::catch_up`]). Says how many rows.
     fn shorten(&self, destination: &ServerName, now_ms: u64) -> Result<usize, StorageError> {
@@ -76,18 +82,34 @@ impl Outbox {
                 return Ok(dropped);
             }
             let is_dead = met.down_since_ms > 0 && now_ms.saturating_sub(met.down_since_ms) >= DEAD_AFTER_MS;
-            let most = if is_dead { ROWS_OF_DEAD_MAX } else { ROWS_MAX };
+            let (events_max, units_max) =
+                if is_dead { (ROWS_OF_DEAD_MAX, UNITS_OF_DEAD_MAX) } else { (ROWS_MAX, UNITS_MAX) };
             let from = self.first_row(destination);
-            let found = rows::rows(&self.database, destination, from, most + DROPPED_AT_ONCE)?;
-            let Some(excess) = found.len().checked_sub(most).filter(|excess| *excess > 0) else {
+            let limit = events_max + units_max + DROPPED_AT_ONCE;
+            let found = rows::rows(&self.database, destination, from, limit)?;
+            let units = found.iter().filter(|row| matches!(row.entry, Entry::Edu(_))).count();
+            let mut excess_units = units.saturating_sub(units_max);
+            let mut excess_events = (found.len() - units).saturating_sub(events_max);
+            let excess = excess_events + excess_units;
+            if excess == 0 {
                 return Ok(dropped);
-            };
-            let mut batch = self.database.batch();
-            for row in &found[..excess] {
+            }
+            let (mut batch, mut done, mut is_some_kept) = (self.database.batch(), None, false);
+            for row in &found {
+                let left = match &row.entry {
+                    Entry::Pdu(_) => &mut excess_events,
+                    Entry::Edu(_) => &mut excess_units,
+                };
+                if *left == 0 {
+                    is_some_kept = true;
+                    continue;
+                }
+                *left -= 1;
                 if let Entry::Pdu(event_id) = &row.entry {
                     self.owe(&mut met, destination, event_id)?;
                 }
                 rows::delete(&mut batch, destination, row.position);
+                done = if is_some_kept { done } else { Some(row.position) };
             }
             if met.owed_since_ms == 0 {
                 met.owed_since_ms = now_ms;
@@ -96,7 +118,9 @@ impl Outbox {
             // A transaction that was begun is another one without them.
             rows::delete_in_flight(&mut batch, destination);
             let _unsynced = self.database.commit(batch)?;
-            self.done().insert(destination.to_owned(), found[excess - 1].position);
+            if let Some(done) = done {
+                self.done().insert(destination.to_owned(), done);
+            }
             dropped += excess;
             tracing::info!(server = %destination, excess, "dropped what waited for a server that does not answer");
         }

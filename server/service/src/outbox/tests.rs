@@ -151,3 +151,34 @@ fn rows_of_events_that_are_gone_keep_nothing_back() {
     assert!(next(&outbox, "second").is_none());
     assert!(outbox.destinations().expect("reads").is_empty());
 }
+
+#[test]
+fn messages_to_devices_outlive_the_events_of_a_destination_that_is_gone() {
+    const UNITS: u32 = 70;
+    const EXCESS: usize = 20;
+    let folder = tempfile::tempdir().expect("a folder");
+    let outbox = outbox(&folder);
+    let server = server_name!("b.example");
+    for n in 0..UNITS {
+        push(&outbox, n);
+        let mut batch = outbox.database.batch();
+        let position = batch.position();
+        let event_id = OwnedEventId::try_from(format!("$event{n}")).expect("an id");
+        rows::push_pdu(&mut batch, server, position, &event_id);
+        let met = rows::Destination { failures: 1, down_since_ms: 1, ..rows::Destination::default() };
+        rows::put_destination(&mut batch, server, &met);
+        outbox.database.commit_durable(batch).expect("commits");
+    }
+    assert_eq!(outbox.shorten_all(owed::DEAD_AFTER_MS).expect("drops"), 0, "it may come back");
+    assert_eq!(outbox.shorten_all(owed::DEAD_AFTER_MS + 1).expect("drops"), EXCESS);
+    let waits = |outbox: &Outbox| {
+        let rows = rows::rows(&outbox.database, server, StreamPosition(0), 1_000).expect("reads");
+        let (units, events): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| matches!(row.entry, rows::Entry::Edu(_)));
+        (units.len(), events.len())
+    };
+    assert_eq!(waits(&outbox), (UNITS as usize, owed::ROWS_OF_DEAD_MAX));
+    let sent = next(&outbox, "first").expect("rows wait");
+    let first: Vec<_> = sent.edus.iter().map(|edu| edu.get().to_owned()).take(2).collect();
+    assert_eq!(first, [edu(0).get(), edu(1).get()], "in order, from the first");
+}
