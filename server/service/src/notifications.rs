@@ -155,7 +155,7 @@ impl Judge<'_> {
         let (view, user_id) = (self.view, self.reader.user_id);
         let Some(held) = view.event_in(&room.id, &row.event_id)? else { return Ok(None) };
         let sender = held.pdu.sender();
-        if sender == user_id || self.ignored.contains(sender.as_str()) {
+        if sender == user_id || held.meta.is_purged() || self.ignored.contains(sender.as_str()) {
             return Ok(None);
         }
         let Some(before) = held.meta.state_before else { return Ok(None) };

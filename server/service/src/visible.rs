@@ -117,6 +117,9 @@ impl<'a> Viewer<'a> {
 
     /// Whether the user may see this event.
     pub fn may_see(&mut self, held: &Held) -> Result<bool, RoomError> {
+        if held.meta.is_purged() {
+            return Ok(false);
+        }
         let own_membership = held.pdu.is_state("m.room.member", self.user_id.as_str());
         let changes_rule = own_membership || held.pdu.is_state("m.room.history_visibility", "");
         if own_membership && self.joined_until.is_some() {

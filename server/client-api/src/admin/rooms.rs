@@ -1,12 +1,12 @@
-//! Rooms: listing, looking into them, blocking, shutting down, deleting.
+//! Rooms: listing, looking into them, blocking, shutting down, deleting them or their history.
 
 use axum::{Router, response::Response};
 use causeway_service::{
     error::MatrixError,
-    rooms::{Shutdown, ShutdownWish},
+    rooms::{PurgeWish, Shutdown, ShutdownWish},
 };
 use http::Method;
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ const ONE_V2: &[&str] = &["/_synapse/admin/v2/rooms/{room}"];
 const MEMBERS: &[&str] = &["/_synapse/admin/v1/rooms/{room}/members"];
 const STATE: &[&str] = &["/_synapse/admin/v1/rooms/{room}/state"];
 const BLOCK: &[&str] = &["/_synapse/admin/v1/rooms/{room}/block"];
+const PURGE: &[&str] = &["/_causeway/admin/v1/rooms/{room}/purge_history"];
 const STATUS: &[&str] = &["/_synapse/admin/v2/rooms/{room}/delete_status"];
 const STATUS_BY_ID: &[&str] = &["/_synapse/admin/v2/rooms/delete_status/{id}"];
 
@@ -35,6 +36,7 @@ pub(super) fn routes() -> Router<ClientState> {
         .admin(Method::GET, STATE, room_state)
         .admin(Method::GET, BLOCK, is_blocked)
         .admin(Method::PUT, BLOCK, set_blocked)
+        .admin(Method::POST, PURGE, purge_history)
         .admin(Method::GET, STATUS, status)
         .admin(Method::GET, STATUS_BY_ID, status_by_id)
 }
@@ -226,6 +228,26 @@ fn shut_down(state: &ClientState, request: &Custom<Admin>) -> Result<Shutdown, M
         purge: wanted.purge && exists,
     };
     Ok(state.rooms.shut_down(&room_id, request.auth.user_id(), &wish)?)
+}
+
+fn purge_history(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
+    #[derive(Deserialize)]
+    struct Wanted {
+        before_event: Option<OwnedEventId>,
+        before_ts: Option<u64>,
+        #[serde(default)]
+        delete_local_events: bool,
+    }
+    let (room_id, wanted) = (known(state, &request)?, request.json::<Wanted>()?);
+    if wanted.before_event.is_none() && wanted.before_ts.is_none() {
+        return Err(MatrixError::invalid_param("Up to where? before_event or before_ts says it"));
+    }
+    let wish = PurgeWish {
+        before: wanted.before_event,
+        before_ms: wanted.before_ts,
+        with_local: wanted.delete_local_events,
+    };
+    ok(&json!({ "purged": state.rooms.purge_history(&room_id, &wish)? }))
 }
 
 const fn yes() -> bool {

@@ -454,6 +454,7 @@ impl RoomWriter<'_> {
             position: Some(position),
             edge,
             outlier: false,
+            purged_ts: None,
             gap_before: !missing.is_empty(),
             state_before: state,
             // Whether the state before a piece of state allowed it is not asked.

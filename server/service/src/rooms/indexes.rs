@@ -26,11 +26,11 @@ const LATEST_SCAN_MAX: usize = 1_000;
 
 /// What a write changes in one thread.
 #[derive(Default)]
-struct ThreadChange {
+pub(super) struct ThreadChange {
     /// Events that came: where they stand, and who sent them.
     added: Vec<(i64, OwnedUserId)>,
     /// Where events stand that were redacted.
-    removed: Vec<i64>,
+    pub(super) removed: Vec<i64>,
 }
 
 impl RoomWriter<'_> {
@@ -72,7 +72,7 @@ impl RoomWriter<'_> {
         Ok(())
     }
 
-    fn put_thread(&mut self, root: &OwnedEventId, change: &ThreadChange) -> Result<(), RoomError> {
+    pub(super) fn put_thread(&mut self, root: &OwnedEventId, change: &ThreadChange) -> Result<(), RoomError> {
         let database = &self.rooms.store.database;
         let old = rows::thread(database, &self.room_id, root)?;
         let mut new = old.clone().unwrap_or(Thread { latest: i64::MIN, count: 0 });

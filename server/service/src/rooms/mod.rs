@@ -35,6 +35,7 @@ mod membership;
 mod order;
 mod policy;
 mod power;
+mod purging;
 mod reads;
 mod receive;
 mod reindex;
@@ -75,6 +76,7 @@ pub use self::{
     graph::StateForServer,
     membership::{Invite, Outcome, PreparedInvite},
     power::Power,
+    purging::PurgeWish,
     receive::{Received, Results},
     resident::Accepted,
     sending::TransactionKey,

@@ -274,6 +274,7 @@ impl<'a> RoomWriter<'a> {
             rejected: None,
             soft_failed: false,
             outlier: false,
+            purged_ts: None,
             gap_before: !missing.is_empty(),
             state_before: Some(before),
             state_after: Some(after),

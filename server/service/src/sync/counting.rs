@@ -73,7 +73,10 @@ impl<'a> Counter<'a> {
                 redacted.extend(self.redacted_by(&held)?);
             }
             let is_own = held.pdu.sender() == self.user_id;
-            if is_own || rows::redaction_of(self.view.database(), &row.event_id)?.is_some() {
+            if is_own
+                || held.meta.is_purged()
+                || rows::redaction_of(self.view.database(), &row.event_id)?.is_some()
+            {
                 continue;
             }
             let actions = push_rules::actions(rules, &context, held.pdu.raw());

@@ -74,6 +74,8 @@ pub fn select(
             scanned += 1;
             selected.start = row.position - 1;
             match view.held(&row.event_id)? {
+                // It was a message, and is nothing to anybody.
+                Some(held) if held.meta.is_purged() => {}
                 Some(held) if viewer.may_see(&held)? => {
                     if sieve.lets_through(&held, viewer)? {
                         selected.events.push((row, held));

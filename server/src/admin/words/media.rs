@@ -7,13 +7,12 @@ use reqwest::Method;
 use ruma::ServerName;
 use serde_json::json;
 
-use super::{Part, user_id};
+use super::{DAY_MS, Part, user_id};
 use crate::admin::call::Call;
 
 const PATH: [&str; 4] = ["_synapse", "admin", "v1", "media"];
 const SHOWN: &[&str] =
     &["media_id", "media_type", "media_length", "created_ts", "quarantined_by", "upload_name"];
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Files. FILE is an `mxc://server/id`.
 #[derive(Debug, Subcommand)]

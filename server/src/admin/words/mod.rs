@@ -15,6 +15,9 @@ use ruma::ServerName;
 use super::call::Call;
 use causeway_service::clock::Clock;
 
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// What is administered.
 #[derive(Debug, Subcommand)]
 pub enum Words {
@@ -43,7 +46,7 @@ impl Words {
     pub fn call(&self, server_name: &ServerName) -> io::Result<Call> {
         match self {
             Self::Users(words) => words.call(server_name),
-            Self::Rooms(words) => Ok(words.call()),
+            Self::Rooms(words) => Ok(words.call(Clock::System.now_ms())),
             Self::Media(words) => words.call(server_name, Clock::System.now_ms()),
             Self::Tokens(words) => Ok(words.call()),
             Self::Federation(words) => Ok(words.call()),

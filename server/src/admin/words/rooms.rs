@@ -4,7 +4,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::json;
 
-use super::Part;
+use super::{DAY_MS, Part};
 use crate::admin::call::Call;
 
 const PATH: [&str; 4] = ["_synapse", "admin", "v1", "rooms"];
@@ -75,11 +75,25 @@ pub enum Rooms {
         #[arg(long)]
         no_block: bool,
     },
+    /// Delete for good what messages of its past said; state stays.
+    PurgeHistory {
+        /// Its id.
+        room: String,
+        /// Messages that were sent so many days ago, or longer.
+        #[arg(long, required_unless_present = "before_event")]
+        older_than_days: Option<u64>,
+        /// Messages before this event.
+        #[arg(long)]
+        before_event: Option<String>,
+        /// Those of this server's users, too, of which others may have no copy.
+        #[arg(long)]
+        local: bool,
+    },
 }
 
 impl Rooms {
-    /// What they ask of the server.
-    pub fn call(&self) -> Call {
+    /// What they ask of the server, where it is `now_ms`.
+    pub fn call(&self, now_ms: u64) -> Call {
         let one = |method, room: &str, more: &[&str]| {
             Call::new(method, PATH.into_iter().chain([room]).chain(more.iter().copied()))
         };
@@ -99,6 +113,14 @@ impl Rooms {
             Self::Unblock { room } => block(room, false),
             Self::Shutdown { room, message, no_block } => end(room, message, *no_block, false),
             Self::Purge { room, message, no_block } => end(room, message, *no_block, true),
+            Self::PurgeHistory { room, older_than_days, before_event, local } => {
+                let before_ts =
+                    older_than_days.map(|days| now_ms.saturating_sub(days.saturating_mul(DAY_MS)));
+                let body = json!({ "before_event": before_event, "before_ts": before_ts,
+                    "delete_local_events": local });
+                Call::new(Method::POST, ["_causeway", "admin", "v1", "rooms", room, "purge_history"])
+                    .body(body)
+            }
         }
     }
 }

@@ -92,6 +92,9 @@ pub struct EventMeta {
     /// Whether only its authorisation is known, and not its place in the room.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outlier: bool,
+    /// When its content was deleted here, so that nobody is shown it (ms since the epoch).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged_ts: Option<u64>,
     /// Whether this server lacked an event before it when it came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gap_before: bool,
@@ -104,6 +107,11 @@ pub struct EventMeta {
 }
 
 impl EventMeta {
+    /// Whether its content was deleted here.
+    pub fn is_purged(&self) -> bool {
+        self.purged_ts.is_some()
+    }
+
     /// A place at the live end that the event is not after; the end of all
     /// places when that is not known.
     pub fn not_after(&self) -> i64 {
@@ -157,6 +165,22 @@ pub fn event_meta(
 pub fn put_event(batch: &mut Batch, event_id: &EventId, raw: &RawValue, meta: &EventMeta) {
     batch.put(Cf::Pdus, key().str(event_id), raw.get());
     codec::put(batch, Cf::EventMeta, key().str(event_id), meta);
+}
+
+/// Takes an event out of what is for reading but the timeline: the order of time, and what
+/// relates to `target`; and forgets which request of a client sent it.
+pub fn forget_reading(
+    batch: &mut Batch,
+    room_id: &RoomId,
+    event_id: &EventId,
+    at: TimePlace,
+    target: Option<&EventId>,
+) {
+    times::delete_time(batch, room_id, at);
+    if let Some(target) = target {
+        relations::delete_relation(batch, target, at.position);
+    }
+    batch.delete(Cf::EventOrigins, key().str(event_id));
 }
 
 /// Events that accepted events of the room follow and that are not held, at most `limit`.
@@ -264,6 +288,7 @@ mod tests {
             rejected: None,
             soft_failed: false,
             outlier: false,
+            purged_ts: None,
             gap_before: false,
             state_before: Some(root),
             state_after: None,

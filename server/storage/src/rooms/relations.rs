@@ -28,6 +28,11 @@ pub fn put_relation(batch: &mut Batch, target: &EventId, related: &Related) {
     codec::put(batch, Cf::Relations, key().str(target).i64(related.position), related);
 }
 
+/// Takes that back.
+pub(super) fn delete_relation(batch: &mut Batch, target: &EventId, position: i64) {
+    batch.delete(Cf::Relations, key().str(target).i64(position));
+}
+
 /// What relates to `target`, from a position (inclusive), at most `limit`.
 pub fn relations(
     read: &(impl Read + ?Sized),

@@ -24,6 +24,11 @@ pub fn put_time(batch: &mut Batch, room_id: &RoomId, at: TimePlace, event_id: &r
     batch.put(Cf::EventTimes, key().str(room_id).u64(at.ts).i64(at.position), event_id.as_str());
 }
 
+/// Takes that back.
+pub(super) fn delete_time(batch: &mut Batch, room_id: &RoomId, at: TimePlace) {
+    batch.delete(Cf::EventTimes, key().str(room_id).u64(at.ts).i64(at.position));
+}
+
 /// Events from a place on (inclusive), at most `limit`.
 pub fn by_time(
     read: &(impl Read + ?Sized),
