@@ -94,10 +94,17 @@ pub async fn verify(
             blocking(work).await.unwrap_or_else(|_| failed(length))
         });
     }
-    for chunk in futures_util::future::join_all(chunks).await {
+    let mut checked = stream::iter(chunks).buffered(threads());
+    while let Some(chunk) = checked.next().await {
         results.extend(chunk);
     }
     results
+}
+
+/// Threads that verify the events of one call: half of what there is, so that a large room's
+/// state leaves others their share.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn failed(count: usize) -> Vec<Result<Pdu, VerificationError>> {

@@ -13,7 +13,10 @@ use causeway_service::{
     rooms::VersionRules,
 };
 use http::Method;
-use ruma::{OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId};
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
+    room_version_rules::RoomVersionRules,
+};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -39,11 +42,21 @@ const SEND_JOIN_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5)
 
 /// What `send_join` answers. Other keys are not looked at.
 #[derive(Deserialize)]
-struct Answer {
-    state: BoundedList<Box<RawValue>, ANSWER_EVENTS_MAX>,
-    auth_chain: BoundedList<Box<RawValue>, ANSWER_EVENTS_MAX>,
-    #[serde(default)]
-    event: Option<Box<RawValue>>,
+struct Answer<'a> {
+    #[serde(borrow)]
+    state: BoundedList<&'a RawValue, ANSWER_EVENTS_MAX>,
+    #[serde(borrow)]
+    auth_chain: BoundedList<&'a RawValue, ANSWER_EVENTS_MAX>,
+    #[serde(default, borrow)]
+    event: Option<&'a RawValue>,
+}
+
+/// The same, parsed and not checked.
+struct Parsed {
+    join: Pdu,
+    state: HashSet<OwnedEventId>,
+    /// With those that authorise it.
+    events: BTreeMap<OwnedEventId, Pdu>,
 }
 
 pub(super) async fn join(
@@ -77,14 +90,36 @@ async fn join_through(
     request.body = Some(join.raw().get().as_bytes().to_vec());
     request.timeout = Some(SEND_JOIN_TIMEOUT);
     let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
-    let body = response.body;
+    let (body, rules) = (response.body, causeway_room::version::rules(&version).ok_or_else(unsupported)?);
+    let for_parsing = rules.clone();
     let parsed = blocking(move || {
-        serde_json::from_slice::<Answer>(&body).map_err(|_| nonsense("the answer to the join is malformed"))
+        let malformed = |_| nonsense("the answer to the join is malformed");
+        parse(serde_json::from_slice(&body).map_err(malformed)?, join, &for_parsing)
     });
-    let parsed = parsed.await?;
-    let join = countersigned(join, parsed.event.as_deref(), &version)?;
-    let events = check_all(state, &server, &version, parsed).await?;
+    let Parsed { join, state: state_ids, events } = parsed.await?;
+    let events = check_all(state, &server, &rules, (state_ids, events)).await;
     import(state, wanted.room_id, version, join, events).await
+}
+
+/// Parses the events; those that are none are left out.
+fn parse(answer: Answer<'_>, join: Pdu, rules: &RoomVersionRules) -> Result<Parsed, MatrixError> {
+    let join = countersigned(join, answer.event, rules)?;
+    let mut events: BTreeMap<OwnedEventId, Pdu> = BTreeMap::new();
+    let mut ids = |list: Vec<&RawValue>| {
+        let mut ids = HashSet::new();
+        for raw in list {
+            match Pdu::parse(rules, raw.get()) {
+                Ok(pdu) => {
+                    ids.insert(pdu.event_id().to_owned());
+                    events.entry(pdu.event_id().to_owned()).or_insert(pdu);
+                }
+                Err(error) => tracing::warn!(error = %Chain(&error), "a malformed event is left out"),
+            }
+        }
+        ids
+    };
+    let (state, _chain) = (ids(answer.state.0), ids(answer.auth_chain.0));
+    Ok(Parsed { join, state, events })
 }
 
 /// Asks for a template, naming every supported version.
@@ -125,10 +160,9 @@ pub(super) fn complete(
 }
 
 /// A join that somebody vouched for comes back with that server's signature.
-fn countersigned(join: Pdu, event: Option<&RawValue>, version: &RoomVersionId) -> Result<Pdu, MatrixError> {
+fn countersigned(join: Pdu, event: Option<&RawValue>, rules: &RoomVersionRules) -> Result<Pdu, MatrixError> {
     let Some(event) = event else { return Ok(join) };
-    let rules = causeway_room::version::rules(version).ok_or_else(unsupported)?;
-    match Pdu::parse(&rules, event.get()) {
+    match Pdu::parse(rules, event.get()) {
         Ok(signed) if signed.event_id() == join.event_id() => Ok(signed),
         _ => Err(nonsense("the join came back as another event")),
     }
@@ -140,36 +174,14 @@ pub(super) struct Checked {
     pub(super) auth_chain: Vec<Pdu>,
 }
 
-/// Parses and verifies; events that don't hold are left out and the room must
-/// be whole without them.
+/// Verifies; events that don't hold are left out and the room must be whole without them.
 async fn check_all(
     state: &FederationState,
     server: &ServerName,
-    version: &RoomVersionId,
-    answer: Answer,
-) -> Result<Checked, MatrixError> {
-    let rules = causeway_room::version::rules(version).ok_or_else(unsupported)?;
-    let for_parsing = rules.clone();
-    let parsed = blocking(move || {
-        let mut events: BTreeMap<OwnedEventId, Pdu> = BTreeMap::new();
-        let mut ids = |list: Vec<Box<RawValue>>| {
-            let mut ids = Vec::new();
-            for raw in list {
-                match Pdu::parse(&for_parsing, raw.get()) {
-                    Ok(pdu) => {
-                        ids.push(pdu.event_id().to_owned());
-                        events.entry(pdu.event_id().to_owned()).or_insert(pdu);
-                    }
-                    Err(error) => tracing::warn!(error = %Chain(&error), "a malformed event is left out"),
-                }
-            }
-            ids
-        };
-        let (state, _chain) = (ids(answer.state.0), ids(answer.auth_chain.0));
-        Ok((state.into_iter().collect::<HashSet<_>>(), events))
-    });
-    let (state_ids, events) = parsed.await?;
-    let results = verify(state.keys(), &rules, events.into_values().collect(), Some(server)).await;
+    rules: &RoomVersionRules,
+    (state_ids, events): (HashSet<OwnedEventId>, BTreeMap<OwnedEventId, Pdu>),
+) -> Checked {
+    let results = verify(state.keys(), rules, events.into_values().collect(), Some(server)).await;
     let mut checked = Checked { state: Vec::new(), auth_chain: Vec::new() };
     for result in results {
         match result {
@@ -178,7 +190,7 @@ async fn check_all(
             Err(error) => tracing::warn!(error = %Chain(&error), "an event is left out of a join"),
         }
     }
-    Ok(checked)
+    checked
 }
 
 async fn import(

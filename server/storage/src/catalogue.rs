@@ -49,7 +49,8 @@ macro_rules! catalogue {
 catalogue! {
     // --- core
     /// `"schema"` -> u64, the last complete migration; `"positions"` -> u64, no position above it was handed out;
-    /// `"indexes"` -> u64, the version of the rooms' indexes for reading that is complete.
+    /// `"indexes"` -> u64, the version of the rooms' indexes for reading that is complete;
+    /// `"joining"` | room id -> (), while a join is taken in piece by piece.
     Meta = "meta";
 
     // --- accounts

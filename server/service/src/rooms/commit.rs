@@ -48,7 +48,7 @@ pub(crate) struct Committed {
 impl RoomWriter<'_> {
     /// Whether there is nothing to commit and the head is as it was.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.pending.is_empty() && self.changed.is_empty() && self.batch.is_empty()
+        !self.is_doubtful && self.pending.is_empty() && self.changed.is_empty() && self.batch.is_empty()
     }
 
     /// Writes everything in one batch.
@@ -70,13 +70,13 @@ impl RoomWriter<'_> {
                 rows::put_pending_redaction(&mut self.batch, &target, &redaction);
             }
         }
+        let rooms = self.rooms;
+        let sharing = (!members.is_empty()).then(|| rooms.lock_sharing());
+        self.mark_lists(&members)?;
         let held = self.put_events()?;
         self.put_threads(&held, &redacted)?;
         self.put_times(&held);
         self.put_words(&held, &redacted)?;
-        let rooms = self.rooms;
-        let sharing = (!members.is_empty()).then(|| rooms.lock_sharing());
-        self.mark_lists(&members)?;
         self.put_members(members, &held)?;
         let store = &rooms.store;
         let commit = store.database.commit(self.batch)?;

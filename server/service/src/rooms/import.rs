@@ -1,23 +1,23 @@
-//! Rooms and history that other servers hand over: after a join, and backwards.
+//! What other servers hand over beside a room's live end: history, backwards, and
+//! memberships in rooms that this server is not in. Not here: whole rooms ([`super::takeover`]).
 //!
-//! Invariant: the room's current state after a join is what the resident server
-//! gave, as far as it authorises itself, and the join; what this server
-//! believed of the room when it was in it before is history.
+//! Invariant: history has its place before everything that was held, and changes no
+//! current state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, MutexGuard},
 };
 
-use causeway_room::{Pdu, Root, state_tree};
+use causeway_room::{Pdu, Root};
 use causeway_storage::{
     Batch,
-    rooms::{self as rows, EventMeta, Member, Room, TimelineRow},
+    rooms::{self as rows, EventMeta, Member, TimelineRow},
 };
 use ruma::{OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::{
-    Map, Value, json,
+    Map, json,
     value::{RawValue, to_raw_value},
 };
 
@@ -26,9 +26,9 @@ use super::{
     commit::{lowest, member_row},
     error::RoomError,
     head::Head,
-    receive::{RECEIVED_MAX, Received, Results, state_entry},
+    receive::{Received, Results},
     store::{Held, VersionRules},
-    writer::{Admission, RoomWriter},
+    writer::RoomWriter,
 };
 use crate::{
     appservices::news::Queued,
@@ -37,66 +37,6 @@ use crate::{
 };
 
 impl Rooms {
-    /// Takes over a room as `send_join` answered it: the join, the state before
-    /// it and the state's auth chain, all with checked signatures. Works for a
-    /// room that this server was in before, too.
-    ///
-    /// # Errors
-    /// [`RoomError::Forbidden`] when the state does not allow the join,
-    /// [`RoomError::Invalid`] when it is no state of this room.
-    pub fn import_join(
-        &self,
-        room_id: &RoomId,
-        version: &Arc<VersionRules>,
-        join: Pdu,
-        state: Vec<Pdu>,
-        auth_chain: Vec<Pdu>,
-    ) -> Result<(), RoomError> {
-        if state.len() + auth_chain.len() > RECEIVED_MAX {
-            return Err(RoomError::Invalid("the room is too large".to_owned()));
-        }
-        let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-        let create = state.iter().chain(&auth_chain).find(|pdu| pdu.is_state("m.room.create", ""));
-        let create = create.ok_or_else(|| RoomError::Invalid("the state has no create event".to_owned()))?;
-        let stated = create.content_object();
-        let stated = stated.get("room_version").and_then(Value::as_str).unwrap_or("1");
-        if stated != version.version.as_str() {
-            return Err(RoomError::Invalid("the create event says another room version".to_owned()));
-        }
-        let empty = Room {
-            version: version.version.clone(),
-            create: create.event_id().to_owned(),
-            heads: Vec::new(),
-            state: state_tree::empty(),
-            history_floor: 0,
-        };
-        // One event may be in both lists.
-        let mut all: BTreeMap<OwnedEventId, Pdu> = BTreeMap::new();
-        for pdu in state.into_iter().chain(auth_chain) {
-            all.insert(pdu.event_id().to_owned(), pdu);
-        }
-        let load = || {
-            Ok(Head::load(&self.store.database, room_id)?
-                .unwrap_or_else(|| Head::new(Arc::clone(version), empty)))
-        };
-        self.write_from(room_id, load, |writer| {
-            if writer.is_joined_here() {
-                // Somebody of this server joined meanwhile: the room is here.
-                let join = Arc::new(join);
-                let mut received = writer.receive(&join, false)?;
-                if matches!(received, Received::Missing { .. }) {
-                    writer.take_all(all.into_values().collect(), RoomWriter::take_outlier)?;
-                    received = writer.receive_with_state(&join, &state_ids)?;
-                }
-                return match received {
-                    Received::Accepted | Received::Duplicate => Ok(()),
-                    other => Err(RoomError::Forbidden(format!("the join was not accepted: {other:?}"))),
-                };
-            }
-            writer.import_join(&Arc::new(join), all.into_values().collect(), &state_ids)
-        })
-    }
-
     /// Takes in events before those that are held, with checked signatures, in
     /// any order: they get negative positions, newest first.
     ///
@@ -338,38 +278,6 @@ fn stripped_of(told: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
 }
 
 impl RoomWriter<'_> {
-    fn import_join(
-        &mut self,
-        join: &Arc<Pdu>,
-        given: Vec<Pdu>,
-        state: &[OwnedEventId],
-    ) -> Result<(), RoomError> {
-        for (event_id, result) in self.take_all(given, RoomWriter::take_outlier)? {
-            if !matches!(result, Received::Accepted | Received::Duplicate) {
-                tracing::warn!(%event_id, room_id = %self.room_id, ?result, "event of the joined room's state left out");
-            }
-        }
-        let mut entries = Vec::with_capacity(state.len());
-        for event_id in state {
-            let held = self.work.held(event_id)?.filter(|held| *held.meta.room_id == *self.room_id);
-            entries.extend(held.as_ref().and_then(state_entry));
-        }
-        let before = state_tree::from_entries(&mut self.work, entries);
-        let auth_state = self.auth_state(&before, join)?;
-        causeway_room::auth::check_against(&self.head.rules.rules, join, &auth_state)?;
-        let mut missing = Vec::new();
-        for event_id in join.prev_events() {
-            if self.work.held(event_id)?.is_none_or(|held| held.meta.outlier) {
-                missing.push(event_id.clone());
-            }
-        }
-        // What this server thought to be the end of the room is so no more.
-        self.head.row.heads.clear();
-        self.unresolved = false;
-        self.set_current(before)?;
-        self.admit(join, Admission { before, relay: false, missing, followed: false })
-    }
-
     fn import_backfill(&mut self, mut pdus: Vec<Pdu>) -> Result<Results, RoomError> {
         let mut results = Results::with_capacity(pdus.len());
         pdus.sort_by(|a, b| b.depth().cmp(&a.depth()).then_with(|| b.event_id().cmp(a.event_id())));

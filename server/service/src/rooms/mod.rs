@@ -43,6 +43,7 @@ mod resident;
 mod sending;
 mod sharing;
 mod store;
+mod takeover;
 #[cfg(test)]
 pub(crate) mod tests;
 mod vetting;

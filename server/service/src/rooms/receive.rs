@@ -27,6 +27,9 @@ use super::{
 /// Events of one call: the state of a room and its auth chain come in one.
 pub const RECEIVED_MAX: usize = 200_000;
 
+/// Events without a place in their room that are written at once.
+const OUTLIERS_AT_ONCE: usize = 500;
+
 /// Heads at which they are joined.
 const HEADS_MERGED_AT: usize = 10;
 
@@ -85,8 +88,25 @@ impl Rooms {
     ///
     /// # Errors
     /// As [`Self::receive_pdus`].
-    pub fn receive_outliers(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
-        self.write_once(room_id, |writer| writer.take_all(pdus, RoomWriter::take_outlier))
+    pub fn receive_outliers(&self, room_id: &RoomId, mut pdus: Vec<Pdu>) -> Result<Results, RoomError> {
+        let excess = pdus.split_off(pdus.len().min(RECEIVED_MAX));
+        let (mut results, mut last) = (Results::with_capacity(pdus.len()), None);
+        // In pieces, between which others write: a whole state may come.
+        for some in order::named_first(pdus).chunks(OUTLIERS_AT_ONCE) {
+            let (taken, unsynced) = self.write_unsynced(room_id, |writer| {
+                let taken = some.iter().map(|pdu| Ok((pdu.event_id().to_owned(), writer.take_outlier(pdu)?)));
+                taken.collect::<Result<Results, RoomError>>()
+            })?;
+            results.extend(taken);
+            if unsynced.commit.is_some() {
+                last = Some(unsynced);
+            }
+        }
+        if let Some(last) = last {
+            self.sync(last)?;
+        }
+        results.extend(refuse_all(&excess, "too many events at once"));
+        Ok(results)
     }
 
     /// Takes in an event whose `prev_events` can't be had, with the state before

@@ -27,6 +27,7 @@ impl Rooms {
     /// Storage.
     pub(crate) fn indexed(self) -> Result<Self, RoomError> {
         self.purge_waiting()?;
+        self.clear_interrupted_joins()?;
         self.complete_indexes()?;
         Ok(self)
     }

@@ -36,18 +36,33 @@ impl RoomWriter<'_> {
         if members.is_empty() || !self.is_joined_here() {
             return Ok(());
         }
-        let mut changed = HashSet::new();
+        // Looked for first: marks have positions, which hold up everybody's.
+        let (mut changed, mut met) = (HashSet::new(), Vec::new());
         for (key, event) in members {
             let Ok(user_id) = UserId::parse(&*key.key) else { continue };
-            if event.as_ref().and_then(|event| event.membership()) == Some(MembershipState::Join) {
-                self.mark_if_new(&user_id)?;
+            let is_joined =
+                event.as_ref().and_then(|event| event.membership()) == Some(MembershipState::Join);
+            if is_joined && self.is_new_and_known(&user_id)? {
+                met.push(user_id.clone());
             }
             changed.insert(user_id);
         }
-        if self.rooms.is_joined_here(&self.room_id)? {
-            return Ok(());
+        if !self.rooms.is_joined_here(&self.room_id)? {
+            self.meet_again(&changed, &mut met)?;
         }
-        // The room is this server's again: with its members nothing was shared by it.
+        for user_id in met {
+            lists::mark(&self.rooms.store.database, &mut self.batch, &user_id)?;
+            self.topics.push(Topic::DeviceLists);
+        }
+        Ok(())
+    }
+
+    /// The room is this server's, perhaps again: with its members nothing was shared by it.
+    fn meet_again(
+        &self,
+        changed: &HashSet<OwnedUserId>,
+        met: &mut Vec<OwnedUserId>,
+    ) -> Result<(), RoomError> {
         let mut after: Option<OwnedUserId> = None;
         loop {
             let database = &self.rooms.store.database;
@@ -55,8 +70,11 @@ impl RoomWriter<'_> {
             let is_last = page.len() < PAGE;
             after = page.last().map(|(user_id, _)| user_id.clone());
             for (user_id, member) in page {
-                if member.membership == MembershipState::Join && !changed.contains(&user_id) {
-                    self.mark_if_new(&user_id)?;
+                if member.membership == MembershipState::Join
+                    && !changed.contains(&user_id)
+                    && self.is_new_and_known(&user_id)?
+                {
+                    met.push(user_id);
                 }
             }
             if is_last {
@@ -65,16 +83,10 @@ impl RoomWriter<'_> {
         }
     }
 
-    fn mark_if_new(&mut self, user_id: &UserId) -> Result<(), RoomError> {
-        let database = &self.rooms.store.database;
-        if user_id.server_name() == self.rooms.server_name
-            || !lists::is_known(database, user_id)?
-            || self.rooms.shares_a_room(user_id)?
-        {
-            return Ok(());
-        }
-        lists::mark(database, &mut self.batch, user_id)?;
-        self.topics.push(Topic::DeviceLists);
-        Ok(())
+    /// Whether a list is held of somebody with whom no room is shared.
+    fn is_new_and_known(&self, user_id: &UserId) -> Result<bool, RoomError> {
+        Ok(user_id.server_name() != self.rooms.server_name
+            && lists::is_known(&self.rooms.store.database, user_id)?
+            && !self.rooms.shares_a_room(user_id)?)
     }
 }

@@ -26,6 +26,8 @@ const EVENT_BYTES_CACHED: usize = 8 << 20;
 const EVENT_BYTES_BESIDES: usize = 1_024;
 /// Bytes of state nodes in a generation of the cache, about 1 KB each.
 const NODE_BYTES_CACHED: usize = 8 << 20;
+/// Bytes of events in a generation of an import's cache.
+const IMPORTED_BYTES_CACHED: usize = 4 << 20;
 /// Room versions in a generation of the cache.
 const VERSIONS_CACHED: usize = 16_384;
 
@@ -101,18 +103,32 @@ impl Store {
         if let Some(held) = self.events.get(event_id) {
             return Ok(Some(held));
         }
+        let held = self.read(event_id, |room_id| self.version(room_id))?;
+        if let Some(held) = &held {
+            self.events.insert_read(event_id.to_owned(), held.clone());
+        }
+        Ok(held)
+    }
+
+    /// The event as it is stored. One of a room that is not here is not held: a join that
+    /// is being taken in has written it.
+    fn read(
+        &self,
+        event_id: &EventId,
+        version: impl FnOnce(&RoomId) -> Result<Option<Arc<VersionRules>>, RoomError>,
+    ) -> Result<Option<Held>, RoomError> {
         let Some(meta) = rows::event_meta(&self.database, event_id)? else {
+            return Ok(None);
+        };
+        let Some(rules) = version(&meta.room_id)? else {
             return Ok(None);
         };
         let Some(raw) = rows::pdu_raw(&self.database, event_id)? else {
             return Ok(None);
         };
-        let rules = self.version(&meta.room_id)?.ok_or(RoomError::UnknownRoom)?;
         let pdu = Pdu::from_stored(&rules.rules, event_id.to_owned(), raw.get(), meta.rejected.is_some())
             .map_err(|source| RoomError::StoredEvent { event_id: event_id.to_owned(), source })?;
-        let held = Held { pdu: Arc::new(pdu), meta: Arc::new(meta) };
-        self.events.insert_read(event_id.to_owned(), held.clone());
-        Ok(Some(held))
+        Ok(Some(Held { pdu: Arc::new(pdu), meta: Arc::new(meta) }))
     }
 
     /// Makes a committed event known to readers.
@@ -158,17 +174,55 @@ pub(crate) struct Workspace<'a> {
     pub(crate) store: &'a Store,
     pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
     pub(crate) events: HashMap<OwnedEventId, Held>,
+    pub(crate) importing: Option<Importing>,
+}
+
+/// A room whose events are written before it is here: only this writer reads them.
+pub(crate) struct Importing {
+    room_id: OwnedRoomId,
+    rules: Arc<VersionRules>,
+    events: Cache<OwnedEventId, Held>,
+}
+
+impl Importing {
+    pub(crate) fn new(room_id: &RoomId, rules: &Arc<VersionRules>) -> Self {
+        let events = Cache::weighed(IMPORTED_BYTES_CACHED, Held::memory_bytes);
+        Self { room_id: room_id.to_owned(), rules: Arc::clone(rules), events }
+    }
+
+    fn held(&self, store: &Store, event_id: &EventId) -> Result<Option<Held>, RoomError> {
+        if let Some(held) = self.events.get(event_id) {
+            return Ok(Some(held));
+        }
+        let held = store.read(event_id, |room_id| {
+            if *room_id == *self.room_id { Ok(Some(Arc::clone(&self.rules))) } else { store.version(room_id) }
+        })?;
+        if let Some(held) = &held {
+            self.events.insert(event_id.to_owned(), held.clone());
+        }
+        Ok(held)
+    }
 }
 
 impl<'a> Workspace<'a> {
     pub(crate) fn new(store: &'a Store) -> Self {
-        Self { store, nodes: HashMap::new(), events: HashMap::new() }
+        Self { store, nodes: HashMap::new(), events: HashMap::new(), importing: None }
     }
 
     pub(crate) fn held(&self, event_id: &EventId) -> Result<Option<Held>, RoomError> {
-        match self.events.get(event_id) {
-            Some(held) => Ok(Some(held.clone())),
-            None => self.store.held(event_id),
+        match (self.events.get(event_id), &self.importing) {
+            (Some(held), _) => Ok(Some(held.clone())),
+            (None, Some(importing)) => importing.held(self.store, event_id),
+            (None, None) => self.store.held(event_id),
+        }
+    }
+
+    /// What was made is committed: of an import, only some of it is kept at hand.
+    pub(crate) fn settle_events(&mut self) {
+        if let Some(importing) = &self.importing {
+            for (event_id, held) in self.events.drain() {
+                importing.events.insert(event_id, held);
+            }
         }
     }
 

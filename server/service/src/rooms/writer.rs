@@ -84,6 +84,8 @@ pub struct RoomWriter<'a> {
     pub(crate) topics: Vec<Topic>,
     /// Whether the current state is still to be resolved from the heads.
     pub(crate) unresolved: bool,
+    /// Whether the head is not to be used after a failure.
+    pub(super) is_doubtful: bool,
     pub(super) vetting: Vetting,
 }
 
@@ -99,6 +101,7 @@ impl<'a> RoomWriter<'a> {
             servers_changed: BTreeSet::new(),
             topics: Vec::new(),
             unresolved: false,
+            is_doubtful: false,
             vetting: Vetting::default(),
             head,
         }

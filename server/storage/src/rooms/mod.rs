@@ -7,6 +7,7 @@
 //! current state, members, memberships, servers, relations and the timeline are
 //! indexes over them, written in the same batch.
 
+mod joining;
 mod members;
 pub mod purge;
 mod relations;
@@ -17,6 +18,7 @@ mod times;
 mod words;
 
 use causeway_room::state_tree::Root;
+pub use joining::{clear_joining, delete_joining, is_joining, joining, put_joining};
 pub use members::{
     Member, delete_membership, invite_state, joined_servers, member, members, membership, memberships,
     put_invite_state, put_member, put_membership, put_remote_membership, put_server_count, remote_rooms,

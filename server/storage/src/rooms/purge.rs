@@ -113,7 +113,7 @@ fn names(cf: Cf, before: &[Part], row: &[u8], room_id: &RoomId) -> Result<bool, 
 }
 
 /// Goes over a whole column family.
-fn delete_where(
+pub(super) fn delete_where(
     database: &Database,
     cf: Cf,
     mut is_doomed: impl FnMut(&[u8], &[u8]) -> Result<bool, StorageError>,

@@ -14,13 +14,21 @@ pub(crate) fn carry(pdu: &Pdu, rules: &VersionRules) -> Pdu {
     Pdu::parse(&rules.rules, pdu.raw().get()).expect("was made by a server")
 }
 
-/// Joins a user of `guest` through `host`, as the doors would.
-pub(crate) fn join_over(
+/// What a join of a user of `guest` through `host` is answered with.
+pub(super) struct Answer {
+    pub(super) rules: Arc<VersionRules>,
+    pub(super) join: Pdu,
+    pub(super) state: Vec<Pdu>,
+    pub(super) chain: Vec<Pdu>,
+}
+
+/// Asks `host` to let a user of `guest` join, as the doors would.
+pub(super) fn ask_to_join(
     host: &Server,
     guest: &Server,
     room_id: &RoomId,
     user_id: &UserId,
-) -> Result<(), RoomError> {
+) -> Result<Answer, RoomError> {
     let join = MembershipState::Join;
     let supported = Some(version::SUPPORTED.as_slice());
     let (version, template) = host.rooms.member_template(room_id, user_id, &join, supported)?;
@@ -32,7 +40,18 @@ pub(crate) fn join_over(
     let given = host.rooms.accept_member(guest.rooms.server_name(), room_id, carry(&pdu, &rules), &join)?;
     let carry_all = |pdus: &[Arc<Pdu>]| pdus.iter().map(|pdu| carry(pdu, &rules)).collect::<Vec<_>>();
     let (state, chain) = (carry_all(&given.state), carry_all(&given.auth_chain));
-    guest.rooms.import_join(room_id, &rules, carry(&given.event, &rules), state, chain)
+    Ok(Answer { join: carry(&given.event, &rules), state, chain, rules })
+}
+
+/// Joins a user of `guest` through `host`, as the doors would.
+pub(crate) fn join_over(
+    host: &Server,
+    guest: &Server,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<(), RoomError> {
+    let Answer { rules, join, state, chain } = ask_to_join(host, guest, room_id, user_id)?;
+    guest.rooms.import_join(room_id, &rules, join, state, chain)
 }
 
 /// Everything that `from` queued for `to`, in order, and not delivered before.
@@ -153,7 +172,7 @@ fn few_missing_events_hold_all_that_is_named_however_far_back_it_is() {
     let deep: Vec<_> = (0..15).map(|n| a.send(&room_id, message(&alice, &n.to_string()))).collect();
     deliver(&b, &a, &room_id, std::slice::from_ref(&shallow));
     let latest = [a.send(&room_id, message(&alice, "names both ends")).event_id().to_owned()];
-    let gap = a.rooms.missing_events_for_server(b_name, &room_id, &earliest, &latest, 10, 0).unwrap();
+    let gap = a.rooms.missing_events_for_server(b_name, &room_id, &earliest, &latest, 10, 0).expect("reads");
     let ids: Vec<_> = gap.iter().map(|pdu| pdu.event_id()).collect();
     assert_eq!(ids.len(), 10);
     assert_eq!((ids[0], ids[9]), (shallow.event_id(), deep[14].event_id()), "both, oldest first");

@@ -29,13 +29,22 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(name: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        Self::of(name, TempDir::new().expect("a temporary folder"), Ok)
+    }
+
+    /// Starts on a data folder as a server does.
+    fn on(name: &str, folder: TempDir) -> Self {
+        Self::of(name, folder, Rooms::indexed)
+    }
+
+    fn of(name: &str, folder: TempDir, start: impl FnOnce(Rooms) -> Result<Rooms, RoomError>) -> Self {
         let database = Database::open(folder.path(), &Options::default()).expect("opens");
         let clock = Clock::manual(1_700_000_000_000);
         let name = OwnedServerName::try_from(name).expect("a server name");
         let keys = Arc::new(ServerKeys::open(database.clone(), name, &clock).expect("makes keys"));
         let rooms = Rooms::new(database.clone(), keys, clock.clone(), Arc::new(Notifier::default()));
-        Self { rooms: Arc::new(rooms), database, clock, _folder: folder }
+        let rooms = Arc::new(start(rooms).expect("starts"));
+        Self { rooms, database, clock, _folder: folder }
     }
 
     pub(crate) fn user(&self, localpart: &str) -> OwnedUserId {
