@@ -61,6 +61,7 @@ pub async fn receive_pdus(
     if pdus.is_empty() {
         return BTreeMap::new();
     }
+    state.joins().wait(|| rooms_of(&pdus)).await;
     let (services, from, counting) = (state.services().clone(), origin.to_owned(), state.clone());
     let Ok(sorted) = blocking(move || Ok(sort(&services, counting.metrics(), &from, pdus))).await else {
         return BTreeMap::new();
@@ -78,6 +79,14 @@ pub async fn receive_pdus(
         state.metrics().received(outcome.as_ref().ok());
     }
     outcomes.into_iter().map(|(event_id, outcome)| (event_id, told(outcome))).collect()
+}
+
+/// The rooms that events say they are of.
+fn rooms_of(pdus: &[Box<RawValue>]) -> Vec<OwnedRoomId> {
+    pdus.iter()
+        .filter_map(|raw| serde_json::from_str::<Peek>(raw.get()).ok())
+        .map(|peek| peek.room_id)
+        .collect()
 }
 
 /// What the sender is told.
@@ -119,11 +128,13 @@ fn sort(services: &Services, metrics: &Metrics, origin: &ServerName, pdus: Vec<B
     sorted
 }
 
+/// What has to be known of an event before it can be parsed.
+#[derive(Deserialize)]
+struct Peek {
+    room_id: OwnedRoomId,
+}
+
 fn parse(services: &Services, raw: &RawValue) -> Result<(OwnedRoomId, Arc<VersionRules>, Pdu), String> {
-    #[derive(Deserialize)]
-    struct Peek {
-        room_id: OwnedRoomId,
-    }
     let peek: Peek = serde_json::from_str(raw.get()).map_err(|_| "no room id".to_owned())?;
     let version = services.rooms.version_rules(&peek.room_id).map_err(|error| error.to_string())?;
     let pdu = Pdu::parse(&version.rules, raw.get()).map_err(|error| Chain(&error).to_string())?;

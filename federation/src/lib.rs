@@ -32,6 +32,7 @@ pub mod error;
 pub mod handshake;
 pub mod inbound;
 pub mod incoming;
+mod joins;
 pub mod keys;
 mod later;
 pub mod metrics;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::{
-    client::FederationClient, keys::KeyRing, later::Later, metrics::Metrics, outbound::Sender,
+    client::FederationClient, joins::Joins, keys::KeyRing, later::Later, metrics::Metrics, outbound::Sender,
     peers::PeerEvents, policy_servers::PolicyServers, replies::Replies, settings::Settings,
 };
 
@@ -64,6 +64,7 @@ struct Inner {
     turns: Turns<OwnedServerName>,
     gaps: Turns<OwnedRoomId>,
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
+    joins: Joins,
     later: Later,
     replies: Replies,
     peers: PeerEvents,
@@ -102,6 +103,7 @@ impl FederationState {
             turns,
             gaps,
             gaps_with,
+            joins: Joins::default(),
             later: Later::default(),
             replies,
             peers,
@@ -151,6 +153,11 @@ impl FederationState {
     /// Policy servers that are left alone.
     pub(crate) fn policy_servers(&self) -> &PolicyServers {
         &self.0.policy_servers
+    }
+
+    /// Joins that are under way.
+    pub(crate) fn joins(&self) -> &Joins {
+        &self.0.joins
     }
 
     /// Events that are tried again.

@@ -68,6 +68,18 @@ pub(super) async fn join(
 ) -> Result<(), MatrixError> {
     let named = room_id.server_name().map(ToOwned::to_owned);
     let servers = candidates(state.server_name(), via.into_iter().chain(named));
+    // A client that waited too long asks once more: the answer may be large.
+    let _turn = state.joins().turn(room_id).await;
+    let (services, room, user) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
+    let found = blocking(move || {
+        let rooms = &services.rooms;
+        Ok((rooms.is_joined_here(&room)?, rooms.is_joined(&room, &user)?))
+    });
+    let (is_here, is_in) = found.await?;
+    if is_here && is_in {
+        return Ok(());
+    }
+    let _under_way = (!is_here).then(|| state.joins().begin(room_id));
     first(&servers, |server| {
         let wanted = Wanted { room_id, user_id, membership: "join", content: &content };
         join_through(state, server, wanted)

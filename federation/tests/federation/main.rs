@@ -13,6 +13,7 @@ mod gaps;
 mod hearsay;
 mod hostile;
 mod identity_server;
+mod joining;
 mod knocks;
 mod liar;
 mod memberships;
