@@ -2,8 +2,7 @@
 //! Who sent them may never do so again (a Synapse does not), and nobody else may have a
 //! reason to write in their room.
 //!
-//! Not here: trying ([`crate::incoming::again`]). Not kept over a restart: then the next
-//! event of the room brings them.
+//! Not here: trying, and the rows that keep them over restarts ([`crate::incoming::again`]).
 //!
 //! Invariants: of one sender in one room only the deepest is kept, which names the others
 //! as its past; how many there are, how often they are tried and how many at once is bounded.
@@ -15,12 +14,12 @@ use std::{
 };
 
 use causeway_room::Pdu;
-use causeway_service::rooms::VersionRules;
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use causeway_service::rooms::{KeptEvent, VersionRules};
+use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::sync::Notify;
 
 /// Events that wait, in all and of one server.
-const WAITING_MAX: usize = 512;
+pub(crate) const WAITING_MAX: usize = 512;
 const WAITING_OF_ONE_MAX: usize = 32;
 /// How often one is tried: for half an hour.
 const TRIES_MAX: u32 = 10;
@@ -36,7 +35,7 @@ pub(crate) type Key = (OwnedRoomId, OwnedServerName);
 pub(crate) struct Waiting {
     pub(crate) version: Arc<VersionRules>,
     pub(crate) pdu: Pdu,
-    tries: u32,
+    pub(crate) tries: u32,
     /// When it is tried, unless it is being tried.
     at: Option<Instant>,
 }
@@ -45,21 +44,17 @@ pub(crate) struct Waiting {
 #[derive(Default)]
 pub(crate) struct Later {
     waiting: Mutex<BTreeMap<Key, Waiting>>,
+    /// Held while a row is made what is kept here. Lock order: before `waiting`.
+    pub(crate) writing: Mutex<()>,
     pub(crate) news: Notify,
 }
 
 impl Later {
-    /// An event that `origin` sent, signatures checked, or that was tried again in vain.
-    pub(crate) fn put(
-        &self,
-        room_id: &RoomId,
-        origin: &ServerName,
-        version: &Arc<VersionRules>,
-        pdu: Pdu,
-        now: Instant,
-    ) {
+    /// An event that the server of `key` sent, signatures checked, or that was tried again
+    /// in vain.
+    pub(crate) fn put(&self, key: Key, version: &Arc<VersionRules>, pdu: Pdu, now: Instant) {
         let mut waiting = self.lock();
-        let key = (room_id.to_owned(), origin.to_owned());
+        let (_, origin) = &key;
         let (tries, pdu) = match waiting.remove(&key) {
             Some(known) if known.pdu.depth() > pdu.depth() => (known.tries + 1, known.pdu),
             Some(known) => (known.tries + 1, pdu),
@@ -70,7 +65,7 @@ impl Later {
             tracing::info!(%origin, event_id = %pdu.event_id(), tries, "its past is not asked for again");
             return;
         }
-        let pause = PAUSE.saturating_mul(1 << tries).min(PAUSE_MAX);
+        let pause = PAUSE.saturating_mul(1 << tries.min(TRIES_MAX)).min(PAUSE_MAX);
         waiting.insert(key, Waiting { version: Arc::clone(version), pdu, tries, at: Some(now + pause) });
         drop(waiting);
         self.news.notify_one();
@@ -90,12 +85,27 @@ impl Later {
         }
     }
 
-    /// It was tried; if nobody answered again, it has been put back by now.
-    pub(crate) fn tried(&self, key: &Key) {
+    /// One that was kept over a restart.
+    pub(crate) fn restore(&self, kept: KeptEvent, now: Instant) {
+        let KeptEvent { room_id, origin, version, pdu, tries } = kept;
+        let waiting = Waiting { version, pdu, tries, at: Some(now + PAUSE) };
+        self.lock().entry((room_id, origin)).or_insert(waiting);
+        self.news.notify_one();
+    }
+
+    /// It was tried; if nobody answered again, it has been put back by now. Whether it is over.
+    pub(crate) fn tried(&self, key: &Key) -> bool {
         let mut waiting = self.lock();
-        if waiting.get(key).is_some_and(|one| one.at.is_none()) {
+        let is_over = waiting.get(key).is_some_and(|one| one.at.is_none());
+        if is_over {
             waiting.remove(key);
         }
+        is_over
+    }
+
+    /// What waits, if something does.
+    pub(crate) fn of(&self, key: &Key) -> Option<Waiting> {
+        self.lock().get(key).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Waiting>> {

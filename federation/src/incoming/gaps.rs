@@ -26,7 +26,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Outcome, fetch::Source, hand_over};
+use super::{Outcome, again, fetch::Source, hand_over};
 use crate::{client::ClientError, error::blocking, settings::GapLimits, state::FederationState};
 
 /// Rounds of fetching from one server and trying again.
@@ -97,7 +97,7 @@ pub(super) async fn fill(
         gap.ask_all(&servers).await?;
     }
     if let Some(pdu) = gap.unanswered() {
-        state.later().put(room_id, origin, version, pdu, state.clock().instant());
+        again::keep(state, (room_id.to_owned(), origin.to_owned()), version, pdu).await?;
     }
     Ok(gap.outcomes())
 }

@@ -88,14 +88,15 @@ fn tells_nothing(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
+/// An event is sent while nobody answers for what is before it; then somebody does. In
+/// between `b.test` is started anew, if `restarts`.
+async fn unanswered_for_a_while(restarts: bool) {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
     let mut network = Network::of(&["a.test", "b.test"]);
     let cut = Arc::new(AtomicBool::new(false));
     let shape = Shape { door: tells_nothing(&cut), sends: false, ..Shape::default() };
     let a = network.start_as("a.test", folders[0].path(), shape);
-    let b = network.start("b.test", folders[1].path());
+    let mut b = network.start("b.test", folders[1].path());
     let (alice, bob) = (a.user("alice"), b.user("bob"));
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     b.join(&room, &bob, &a.name).await.expect("joins");
@@ -106,6 +107,10 @@ async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
         a.run(move |services| services.rooms.event(&named).expect("reads").expect("is there")).await;
     cut.store(true, Ordering::SeqCst);
     assert!(hand_over(&a, &b, &late_pdu).await["error"].is_string(), "its past can't be had");
+    if restarts {
+        b.stop().await;
+        b = network.start("b.test", folders[1].path());
+    }
     cut.store(false, Ordering::SeqCst);
     for event_id in [&lost, &late] {
         b.has(event_id).await;
@@ -118,4 +123,14 @@ async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
     assert!(lost < late, "in order");
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
+    unanswered_for_a_while(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answered_for_is_tried_again_also_after_a_restart() {
+    unanswered_for_a_while(true).await;
 }

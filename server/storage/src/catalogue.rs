@@ -167,6 +167,8 @@ catalogue! {
     /// room id | event id that accepted events follow and that is not held -> i64, the lowest place of
     /// an event at the live end that came after it, or () where that is not known.
     MissingEvents = "missing_events";
+    /// room id | server name -> JSON `rooms::Unanswered`: an event of its that is tried again.
+    UnansweredEvents = "unanswered_events";
     /// room id | user id -> JSON `rooms::Member`, by the current state.
     RoomMembers = "room_members";
     /// local user id | room id -> JSON `rooms::Member`, also of rooms that the server is not in.

@@ -369,3 +369,24 @@ fn how_far_devices_are() {
         sync_progress::put_state_read(batch, user, device, room, row);
     });
 }
+
+#[test]
+fn events_that_are_tried_again() {
+    let (room, origin) = (room_id!("!r:x"), server_name!("b.example"));
+    let event = serde_json::value::RawValue::from_string(r#"{"type":"x"}"#.to_owned()).expect("JSON");
+    let kept = rooms::Unanswered { event, tries: 3 };
+    check(
+        Cf::UnansweredEvents,
+        b"!r:x\xffb.example\xff",
+        r#"{"event":{"type":"x"},"tries":3}"#,
+        |database| {
+            let all = rooms::unanswered(database, 9)?;
+            let shown = |(room, origin, kept): (_, _, rooms::Unanswered)| {
+                (room, origin, kept.event.get().to_owned(), kept.tries)
+            };
+            Ok(all.into_iter().next().map(shown))
+        },
+        |batch| rooms::put_unanswered(batch, room, origin, &kept),
+        &(room.to_owned(), origin.to_owned(), r#"{"type":"x"}"#.to_owned(), 3),
+    );
+}

@@ -46,6 +46,7 @@ mod store;
 mod takeover;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unanswered;
 mod vetting;
 mod writer;
 
@@ -82,6 +83,7 @@ pub use self::{
     resident::Accepted,
     sending::TransactionKey,
     store::{Held, VersionRules},
+    unanswered::KeptEvent,
     vetting::VETTED_MAX,
     writer::RoomWriter,
 };

@@ -8,7 +8,7 @@ use super::{Report, each, shown};
 use crate::error::Chain;
 
 /// Column families whose values are a version byte and JSON.
-const JSON: [Cf; 50] = [
+const JSON: [Cf; 51] = [
     Cf::Accounts,
     Cf::AccessTokens,
     Cf::RefreshTokens,
@@ -35,6 +35,7 @@ const JSON: [Cf; 50] = [
     Cf::BlockedRooms,
     Cf::Shutdowns,
     Cf::EventMeta,
+    Cf::UnansweredEvents,
     Cf::RoomMembers,
     Cf::Memberships,
     Cf::InviteState,

@@ -21,6 +21,7 @@ const BY_ROOM: &[Cf] = &[
     Cf::CurrentState,
     Cf::Timeline,
     Cf::MissingEvents,
+    Cf::UnansweredEvents,
     Cf::RoomMembers,
     Cf::JoinedServers,
     Cf::Threads,
