@@ -33,6 +33,9 @@ const OUTLIERS_AT_ONCE: usize = 500;
 /// Heads at which they are joined.
 const HEADS_MERGED_AT: usize = 10;
 
+/// Events by which they are joined at once: enough for those that a transaction brings.
+const MERGES_MAX: usize = 4;
+
 /// The type of the event that joins them; others use it for the same.
 const MERGE_TYPE: &str = "org.matrix.dummy_event";
 
@@ -153,17 +156,21 @@ impl RoomWriter<'_> {
     /// many and nobody here is writing: each further event costs a resolution
     /// over all of them, at every server.
     fn merge_heads(&mut self) -> Result<(), RoomError> {
-        if self.head.row.heads.len() < HEADS_MERGED_AT {
-            return Ok(());
+        for _ in 0..MERGES_MAX {
+            if self.head.row.heads.len() < HEADS_MERGED_AT {
+                return Ok(());
+            }
+            self.settle()?;
+            let Some(sender) = self.local_sender(MERGE_TYPE)? else { return Ok(()) };
+            let merge = NewEvent::new(MERGE_TYPE, sender, None, serde_json::json!({}))?;
+            match self.append(merge) {
+                Ok(_) => {}
+                // Where a policy server would be asked, it is left undone.
+                Err(RoomError::Forbidden(_) | RoomError::Unsigned) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
-        self.settle()?;
-        let Some(sender) = self.local_sender(MERGE_TYPE)? else { return Ok(()) };
-        let merge = NewEvent::new(MERGE_TYPE, sender, None, serde_json::json!({}))?;
-        match self.append(merge) {
-            // Where a policy server would be asked, it is left undone.
-            Ok(_) | Err(RoomError::Forbidden(_) | RoomError::Unsigned) => Ok(()),
-            Err(error) => Err(error),
-        }
+        Ok(())
     }
 
     /// The checks that need no state: whose room, and whether it is here already.

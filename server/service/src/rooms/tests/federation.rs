@@ -205,7 +205,7 @@ fn what_is_missing_is_named_and_nothing_is_stored() {
 }
 
 /// An event that no honest server makes: signed by `by`, placed at will.
-fn forged(
+pub(super) fn forged(
     by: &Server,
     room_id: &RoomId,
     event: &NewEvent,
@@ -290,22 +290,6 @@ fn an_event_of_the_past_of_a_banned_user_is_soft_failed() {
     assert!(a.rooms.event(late.event_id()).unwrap().is_none());
     let timeline = a.rooms.timeline(&room_id, None, Direction::Backward, 3).unwrap();
     assert!(timeline.iter().all(|(_, pdu)| pdu.event_id() != late.event_id()));
-}
-
-#[test]
-fn many_ends_are_joined_by_an_event() {
-    let (a, b, room_id) = pair();
-    let bob = b.user("bob");
-    let head = b.send(&room_id, message(&bob, "the last common one"));
-    deliver(&b, &a, &room_id, std::slice::from_ref(&head));
-    let authority = head.auth_events().to_vec();
-    let fork = |n: u32| forged(&b, &room_id, &message(&bob, &format!("{n}")), authority.clone(), &head);
-    let forks: Vec<_> = (0..12).map(fork).collect();
-    assert!(deliver(&b, &a, &room_id, &forks).iter().all(|(_, result)| *result == Received::Accepted));
-    let heads = a.rooms.heads(&room_id).unwrap();
-    assert_eq!(heads.len(), 1);
-    let merge = a.rooms.event(&heads[0]).unwrap().unwrap();
-    assert_eq!((merge.sender(), merge.prev_events().len()), (&*a.user("alice"), 12));
 }
 
 #[test]

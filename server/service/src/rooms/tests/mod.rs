@@ -1,6 +1,7 @@
 //! Rooms over a real database: one server, and two whose events are carried by hand.
 
 mod creation;
+mod ends;
 pub(crate) mod federation;
 mod large;
 mod outside;
