@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, routing::put};
 use causeway_room::Pdu;
-use causeway_service::{Services, error::MatrixError, rooms::VersionRules};
+use causeway_service::{Services, error::MatrixError, notify::Topic, rooms::VersionRules};
 use ruma::{RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -96,6 +96,12 @@ fn accept(
     let mut object = pdu.object();
     rooms.sign(version, &mut object).map_err(|error| MatrixError::internal(&error))?;
     let signed = Pdu::from_object(&version.rules, object).map_err(|error| MatrixError::internal(&error))?;
-    rooms.receive_invite(&signed, stripped)?;
+    if rooms.receive_invite(&signed, stripped)? {
+        // It stands, whether or not anybody's telephone rings.
+        match services.pushes.invited(&signed) {
+            Ok(()) => services.notifier.notify([&Topic::Stream]),
+            Err(error) => tracing::warn!(%error, "an invite can't be queued for push gateways"),
+        }
+    }
     Ok(signed.raw().to_owned())
 }

@@ -170,3 +170,32 @@ async fn no_gateway_is_asked_at_a_denied_address() {
     a.stop().await;
     push.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_told_of_an_invite_to_a_room_elsewhere() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "push.test"]);
+    let port = network.port("push.test");
+    let gateway = Gateway::default();
+    let push = network.start_as("push.test", folders[2].path(), gateway.shape());
+    let (a, b) = (network.start("a.test", folders[0].path()), network.start("b.test", folders[1].path()));
+    let (bob, alice) = (a.register("bob").await, b.register("alice").await);
+    let user = bob.clone();
+    a.run(move |services| {
+        set_pusher(services, &user, port, "key", None);
+        services.pushes.follow().expect("follows");
+    })
+    .await;
+    let room = b.create_room(&alice, RoomVersionId::V12).await;
+    b.send(&room, &alice, "m.room.name", Some(""), json!({ "name": "The garden" })).await;
+    crate::requests::invite(&b, &room, &alice, &bob).await;
+    let told = gateway.clone();
+    a.until("the gateway has it, at the second time", move |_| told.told().len() == 2).await;
+    let told = gateway.told()[1]["notification"].clone();
+    let shown = (&told["type"], &told["content"]["membership"], &told["sender"], &told["user_is_target"]);
+    assert_eq!(shown, (&json!("m.room.member"), &json!("invite"), &json!(alice), &json!(true)), "{told}");
+    assert_eq!((&told["room_id"], &told["room_name"]), (&json!(room), &json!("The garden")));
+    a.stop().await;
+    b.stop().await;
+    push.stop().await;
+}

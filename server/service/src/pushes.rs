@@ -7,8 +7,11 @@
 //! Sending is a driver's business; it reads [`Pushes::waiting`] and
 //! [`Pushes::next`], and says what became of it.
 //!
-//! Not here: events that were before a pusher was set, invites to rooms that
-//! this server is not in, and clearing badges when something is read elsewhere.
+//! Invites to rooms that this server is not in are no events of the stream: they
+//! are queued as they come ([`Pushes::invited`]); a crash right then loses one.
+//!
+//! Not here: events that were before a pusher was set, and clearing badges when
+//! something is read elsewhere.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,12 +20,13 @@ pub use causeway_storage::push_queue::PusherKey;
 use causeway_storage::{
     Batch, Database, StorageError, StreamPosition,
     push_queue::{self as queue, Queued},
-    rooms::{self as rows, Place},
+    rooms::{self as rows, Member, Place},
 };
 use ruma::{
-    OwnedUserId, UserId,
+    EventId, RoomId, UserId,
     events::room::member::MembershipState,
-    push::{Action, Tweak},
+    push::{Action, PushConditionRoomCtx, Tweak},
+    uint,
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -104,15 +108,71 @@ impl Pushes {
         for of_one in pushers.chunk_by(|(a, _), (b, _)| a.user_id == b.user_id) {
             let user_id = &of_one[0].0.user_id;
             let Some(queued) = self.verdict(place, &event, user_id)? else { continue };
-            for (pusher, _) in of_one {
-                let waiting = queue::queued(&self.database, pusher, QUEUE_MAX)?;
-                if waiting.len() == QUEUE_MAX {
-                    queue::delete(batch, pusher, waiting[0].0);
-                }
-                queue::put(batch, pusher, place.position, &queued);
-            }
+            self.put(batch, of_one, place.position, &queued)?;
         }
         Ok(())
+    }
+
+    fn put(
+        &self,
+        batch: &mut Batch,
+        pushers: &[(PusherKey, Box<RawValue>)],
+        position: StreamPosition,
+        queued: &Queued,
+    ) -> Result<(), StorageError> {
+        for (pusher, _) in pushers {
+            let waiting = queue::queued(&self.database, pusher, QUEUE_MAX)?;
+            if waiting.len() == QUEUE_MAX {
+                queue::delete(batch, pusher, waiting[0].0);
+            }
+            queue::put(batch, pusher, position, queued);
+        }
+        Ok(())
+    }
+
+    /// Queues an invite to a room that this server is not in, if it stands and the rules of
+    /// whoever is invited want it.
+    ///
+    /// # Errors
+    /// Storage only.
+    pub fn invited(&self, event: &Pdu) -> Result<(), MatrixError> {
+        let room_id = event.room_id();
+        let Some(user_id) = event.state_key().and_then(|key| UserId::parse(key).ok()) else { return Ok(()) };
+        let pushers = queue::pushers_of(&self.database, &user_id, PUSHERS_MAX)?;
+        if pushers.is_empty() || self.is_inside(room_id)? {
+            return Ok(());
+        }
+        let Some(member) = self.invite(&user_id, room_id, event.event_id())? else { return Ok(()) };
+        if ignored_users(&self.database, &user_id)?.contains(event.sender().as_str()) {
+            return Ok(());
+        }
+        let rules = push_rules::rules_of(&self.database, &user_id)?;
+        // Of the room nothing is known that anybody here has checked.
+        let name = user_id.localpart().to_owned();
+        let context = PushConditionRoomCtx::new(room_id.to_owned(), uint!(0), user_id.clone(), name);
+        if let Some(queued) = wanted(push_rules::actions(&rules, &context, event.raw()), event) {
+            let mut batch = self.database.batch();
+            self.put(&mut batch, &pushers, member.position, &queued)?;
+            let _unsynced = self.database.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this server is in a room, so that its events are in the stream.
+    fn is_inside(&self, room_id: &RoomId) -> Result<bool, StorageError> {
+        Ok(rows::joined_servers(&self.database, room_id)?.contains_key(self.rooms.server_name()))
+    }
+
+    /// A user's invite, if it is this one.
+    fn invite(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Option<Member>, StorageError> {
+        let member = rows::membership(&self.database, user_id, room_id)?;
+        Ok(member
+            .filter(|member| member.membership == MembershipState::Invite && member.event_id == event_id))
     }
 
     /// What the user is told of the event, if his rules want it.
@@ -134,19 +194,7 @@ impl Pushes {
         let root = view.current_root(&place.room_id)?;
         let context = push_rules::context(view, &place.room_id, &root, user_id)?;
         let actions = push_rules::actions(&rules, &context, event.raw());
-        if !actions.iter().any(Action::should_notify) {
-            return Ok(None);
-        }
-        let sound = actions.iter().find_map(|action| match action {
-            Action::SetTweak(Tweak::Sound(sound)) => Some(sound.to_string()),
-            _ => None,
-        });
-        Ok(Some(Queued {
-            room_id: place.room_id.clone(),
-            event_id: place.event_id.clone(),
-            highlights: actions.iter().any(Action::is_highlight),
-            sound,
-        }))
+        Ok(wanted(actions, event))
     }
 
     /// Pushers that something waits for, at most `limit`, beginning after one.
@@ -172,11 +220,10 @@ impl Pushes {
         for (position, queued) in queue::queued(&self.database, key, QUEUE_MAX)? {
             let read = self.receipts.read_up_to(&queued.room_id, &key.user_id)?;
             let is_read = i64::try_from(position.0).is_ok_and(|at| read.everything.max(read.main) >= at);
-            let event = self.rooms.event(&queued.event_id)?;
             let is_redacted = rows::redaction_of(&self.database, &queued.event_id)?.is_some();
-            match event {
-                Some(event) if !is_read && !is_redacted => {
-                    let body = self.body(key, &pusher, &queued, &event)?;
+            match self.shown(&queued, &key.user_id)? {
+                Some(shown) if !is_read && !is_redacted => {
+                    let body = self.body(key, &pusher, &queued, shown)?;
                     return Ok(Some(Push { url, body, position }));
                 }
                 _ => self.done(key, position)?,
@@ -206,7 +253,7 @@ impl Pushes {
         key: &PusherKey,
         pusher: &Value,
         queued: &Queued,
-        event: &Pdu,
+        shown: Map<String, Value>,
     ) -> Result<Value, MatrixError> {
         let is_loud = queued.highlights || queued.sound.is_some();
         let mut tweaks = Map::new();
@@ -225,34 +272,78 @@ impl Pushes {
         });
         if data.get("format").and_then(Value::as_str) != Some("event_id_only") {
             device["tweaks"] = tweaks.into();
-            self.add_content(&mut notification, &key.user_id, event)?;
+            if let Some(all) = notification.as_object_mut() {
+                all.extend(shown);
+            }
         }
         notification["devices"] = json!([device]);
         Ok(json!({ "notification": notification }))
     }
 
-    fn add_content(
-        &self,
-        notification: &mut Value,
-        user_id: &OwnedUserId,
-        event: &Pdu,
-    ) -> Result<(), MatrixError> {
-        let room_id = event.room_id();
-        notification["type"] = event.kind_text().into();
-        notification["sender"] = event.sender().as_str().into();
-        notification["content"] = event.content_object().into();
-        if event.is_state("m.room.member", user_id.as_str()) {
-            notification["user_is_target"] = true.into();
+    /// What the gateway is told of an event beside its name; `None` for one that is gone, as
+    /// an invite that does not stand any more.
+    fn shown(&self, queued: &Queued, user_id: &UserId) -> Result<Option<Map<String, Value>>, MatrixError> {
+        let room_id = &queued.room_id;
+        if let Some(held) = self.rooms.held(&queued.event_id)? {
+            if held.meta.is_purged() {
+                return Ok(None);
+            }
+            let event = held.pdu;
+            let sender = rows::member(&self.database, room_id, event.sender())?;
+            let name = self.rooms.state_event(room_id, "m.room.name", "")?;
+            let mut shown = shown(event.kind_text(), event.sender().as_str(), event.content_object());
+            if event.is_state("m.room.member", user_id.as_str()) {
+                shown.insert("user_is_target".to_owned(), true.into());
+            }
+            if let Some(name) = sender.and_then(|sender| sender.displayname) {
+                shown.insert("sender_display_name".to_owned(), name.into());
+            }
+            if let Some(name) = name.and_then(|name| name.content_object().get("name").cloned()) {
+                shown.insert("room_name".to_owned(), name);
+            }
+            return Ok(Some(shown));
         }
-        if let Some(name) = rows::member(&self.database, room_id, event.sender())?
-            && let Some(name) = name.displayname
-        {
-            notification["sender_display_name"] = name.into();
+        let Some(invite) = self.invite(user_id, room_id, &queued.event_id)? else { return Ok(None) };
+        let told = rows::invite_state(&self.database, user_id, room_id)?;
+        let told: Vec<Value> =
+            told.iter().filter_map(|event| serde_json::from_str(event.get()).ok()).collect();
+        let find = |kind: &str, key: &str| {
+            told.iter()
+                .rfind(|event| event["type"] == kind && event["state_key"] == key)
+                .map(|event| &event["content"])
+        };
+        let text = |content: Option<&Value>, field: &str| content?[field].as_str().map(str::to_owned);
+        let content = find("m.room.member", user_id.as_str()).and_then(Value::as_object).cloned();
+        let mut shown = shown("m.room.member", invite.sender.as_str(), content.unwrap_or_default());
+        shown.insert("user_is_target".to_owned(), true.into());
+        for (field, value) in [
+            ("sender_display_name", text(find("m.room.member", invite.sender.as_str()), "displayname")),
+            ("room_name", text(find("m.room.name", ""), "name")),
+        ] {
+            value.and_then(|value| shown.insert(field.to_owned(), value.into()));
         }
-        let name = self.rooms.state_event(room_id, "m.room.name", "")?;
-        if let Some(name) = name.and_then(|name| name.content_object().get("name").cloned()) {
-            notification["room_name"] = name;
-        }
-        Ok(())
+        Ok(Some(shown))
     }
+}
+
+fn shown(kind: &str, sender: &str, content: Map<String, Value>) -> Map<String, Value> {
+    let fields = [("type", kind.into()), ("sender", sender.into()), ("content", content.into())];
+    fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect()
+}
+
+/// What is queued of an event of which rules say this.
+fn wanted(actions: &[Action], event: &Pdu) -> Option<Queued> {
+    if !actions.iter().any(Action::should_notify) {
+        return None;
+    }
+    let sound = actions.iter().find_map(|action| match action {
+        Action::SetTweak(Tweak::Sound(sound)) => Some(sound.to_string()),
+        _ => None,
+    });
+    Some(Queued {
+        room_id: event.room_id().to_owned(),
+        event_id: event.event_id().to_owned(),
+        highlights: actions.iter().any(Action::is_highlight),
+        sound,
+    })
 }

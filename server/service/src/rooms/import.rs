@@ -50,10 +50,11 @@ impl Rooms {
     /// this server's signature already. In a room that it is in, the event
     /// comes the ordinary way, and this only tells the user early. `told` is
     /// what the inviting server says of the room, as whole events or stripped.
+    /// Answers whether it is news.
     ///
     /// # Errors
     /// [`RoomError::Invalid`] when it is no invite of a local user.
-    pub fn receive_invite(&self, event: &Pdu, told: &[Box<RawValue>]) -> Result<(), RoomError> {
+    pub fn receive_invite(&self, event: &Pdu, told: &[Box<RawValue>]) -> Result<bool, RoomError> {
         let target = event.state_key().and_then(|key| UserId::parse(key).ok());
         let target = target.filter(|_| event.membership() == Some(MembershipState::Invite));
         let target = target.filter(|target| target.server_name() == self.server_name);
@@ -73,9 +74,10 @@ impl Rooms {
         let is_in_room =
             |held: Held| held.meta.rejected.is_none() && !held.meta.soft_failed && !held.meta.outlier;
         if is_known || held.is_some_and(is_in_room) {
-            return Ok(());
+            return Ok(false);
         }
-        self.put_outside(writing, &target, event, told)
+        self.put_outside(writing, &target, event, told)?;
+        Ok(true)
     }
 
     /// Where in the stream a user's membership in a room last changed, as this
