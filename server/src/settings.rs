@@ -1,7 +1,7 @@
 //! From the configuration's sections to the settings of the services and of
 //! federation.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use causeway_appservice::host;
 use causeway_federation::{Settings as FederationSettings, backoff::BackoffPolicy, settings::Overrides};
@@ -35,6 +35,7 @@ pub fn of_services(config: &Config) -> Settings {
         upload_bytes_max: config.media.upload_max_bytes,
         allow_legacy_download: config.media.allow_legacy_download,
         prefetch: config.media.prefetch,
+        keep_remote_days: NonZeroU32::new(config.media.keep_remote_days),
     };
     settings.rate_limits = rate_limits(&config.rate_limits);
     settings.well_known = WellKnownSettings {

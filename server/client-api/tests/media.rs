@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::{num::NonZeroU32, time::Duration};
+
 use axum::body::Body;
 use causeway_service::remote::{RemoteHandle, RemoteMedia, RemoteRequest};
 use common::{Server, server, server_on, server_with};
@@ -118,6 +120,55 @@ async fn a_file_of_another_server_is_fetched_once_and_kept() {
     assert_eq!(again.head.headers["content-disposition"], "inline; filename*=utf-8''notes.txt");
     let gone = server.get("/_matrix/client/v1/media/download/other.example/xyz", &alice).await;
     gone.is_error(503, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn old_copies_go_once_a_day_but_for_those_that_items_name() {
+    const DAY: Duration = Duration::from_hours(24);
+    let (remote, mut requests) = RemoteHandle::channel();
+    let server = server_on(remote, |settings| settings.media.keep_remote_days = NonZeroU32::new(2));
+    let alice = server.register("alice").await;
+    let made = server.post("/_matrix/client/v3/createRoom", &alice, json!({})).await.ok();
+    let room = made["room_id"].as_str().expect("an id");
+    let declaration = format!("/_matrix/client/v3/rooms/{room}/state/org.causeway.shared_space/");
+    server.put(&declaration, &alice, json!({ "version": 1 })).await.ok();
+    let item = format!("/_matrix/client/unstable/org.causeway/rooms/{room}/items/a");
+    let named = json!({ "value": { "file": { "url": "mxc://other.example/named" } } });
+    assert!(server.put(&item, &alice, named).await.status.is_success());
+    let own = address(&upload(&server, &alice, "", "text/plain", b"own".to_vec()).await.ok());
+    let mut serve = async |id: &str| {
+        let Some(RemoteRequest::Media { mxc, reply, .. }) = requests.recv().await else {
+            panic!("a request")
+        };
+        assert_eq!(mxc, format!("mxc://other.example/{id}"));
+        let mut content = server.services.media.begin().expect("begins");
+        content.write(id.as_bytes()).expect("writes");
+        reply
+            .send(Ok(RemoteMedia { content_type: None, content_disposition: None, content }))
+            .expect("waits");
+    };
+    let path = |file: &str| format!("/_matrix/client/v1/media/download/{file}");
+    let (named, plain) = (path("other.example/named"), path("other.example/plain"));
+    for (file, id) in [(&named, "named"), (&plain, "plain")] {
+        let (answer, ()) = tokio::join!(server.get(file, &alice), serve(id));
+        assert_eq!(answer.bytes, id.as_bytes());
+    }
+    let round = || causeway_service::housekeeping::round(&server.services).expect("a round");
+    let held = |id: &str| server.services.media.held(ruma::server_name!("other.example"), id).is_ok();
+    server.clock.advance(2 * DAY);
+    round();
+    assert!(held("plain"), "it is not older than two days");
+    server.clock.advance(Duration::from_millis(1));
+    round();
+    assert!(held("plain"), "was looked at today");
+    server.clock.advance(DAY);
+    round();
+    assert!(!held("plain") && held("named"), "what no item names is gone");
+    for (file, content) in [(named, "named"), (path(&own), "own")] {
+        assert_eq!(server.get(&file, &alice).await.bytes, content.as_bytes());
+    }
+    let (again, ()) = tokio::join!(server.get(&plain, &alice), serve("plain"));
+    assert_eq!(again.bytes, b"plain");
 }
 
 #[tokio::test]

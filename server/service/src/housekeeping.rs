@@ -1,7 +1,7 @@
 //! What is given up in time, in the background: what waits for servers that
 //! don't answer any more, what is remembered of requests for their retry,
-//! dehydrated devices that their owners have forgotten, and media addresses that
-//! nobody filled.
+//! dehydrated devices that their owners have forgotten, media addresses that
+//! nobody filled, and old copies of other servers' files.
 //!
 //! Not here: how each is done ([`crate::outbox`], [`crate::transactions`]).
 //! Invariant: a round goes over everything once, in bounded steps.
@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     Services,
     error::{Chain, MatrixError},
-    transactions,
+    retention, transactions,
 };
 
 /// The pause between two rounds.
@@ -45,6 +45,7 @@ pub fn round(services: &Services) -> Result<(), MatrixError> {
     let forgotten = transactions::forget(&services.database, now_ms)?;
     let ended = services.dehydrated.forget_old()?;
     let unfilled = services.media.forget_expired()?;
-    tracing::debug!(dropped, queued, forgotten, ended, unfilled, "a round of housekeeping");
+    let old = retention::round(services)?.deleted;
+    tracing::debug!(dropped, queued, forgotten, ended, unfilled, old, "a round of housekeeping");
     Ok(())
 }

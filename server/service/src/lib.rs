@@ -53,6 +53,7 @@ pub mod receipts;
 pub mod registration_tokens;
 pub mod remote;
 pub mod reports;
+pub mod retention;
 pub mod room_view;
 pub mod rooms;
 pub mod search;

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::AtomicU64},
 };
 
 pub use self::{
@@ -60,6 +60,8 @@ pub struct MediaStore {
     fetching: Mutex<HashMap<OwnedMxcUri, Weak<tokio::sync::Mutex<()>>>>,
     /// See [`admin`].
     contents: RwLock<()>,
+    /// When old files may be looked for again, see [`MediaStore::is_due`].
+    next_look_ms: AtomicU64,
     filling: pending::Filling,
     thumbnails_made: tokio::sync::Semaphore,
     thumbnails_waiting: tokio::sync::Semaphore,
@@ -96,6 +98,7 @@ impl MediaStore {
             remote,
             fetching: Mutex::default(),
             contents: RwLock::default(),
+            next_look_ms: AtomicU64::default(),
             filling: pending::Filling::default(),
             thumbnails_made: tokio::sync::Semaphore::new(thumbnails::AT_ONCE_MAX),
             thumbnails_waiting: tokio::sync::Semaphore::new(thumbnails::WAITING_MAX),

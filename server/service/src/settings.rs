@@ -3,6 +3,8 @@
 //! Plain values with defaults; reading them from a file is the composition
 //! root's work.
 
+use std::num::NonZeroU32;
+
 use ruma::{OwnedServerName, RoomVersionId};
 use url::Url;
 
@@ -131,11 +133,18 @@ pub struct MediaSettings {
     pub allow_legacy_download: bool,
     /// Whether the files that shared spaces' items refer to are fetched in the background.
     pub prefetch: bool,
+    /// Days for which copies of other servers' files are kept; `None` for always.
+    pub keep_remote_days: Option<NonZeroU32>,
 }
 
 impl Default for MediaSettings {
     fn default() -> Self {
-        Self { upload_bytes_max: 100 << 20, allow_legacy_download: false, prefetch: true }
+        Self {
+            upload_bytes_max: 100 << 20,
+            allow_legacy_download: false,
+            prefetch: true,
+            keep_remote_days: None,
+        }
     }
 }
 

@@ -153,11 +153,18 @@ pub struct Media {
     pub allow_legacy_download: bool,
     /// Whether the files of shared items are fetched in the background.
     pub prefetch: bool,
+    /// Days for which copies of other servers' files are kept; 0: always.
+    pub keep_remote_days: u32,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { upload_max_bytes: 100 << 20, allow_legacy_download: false, prefetch: true }
+        Self {
+            upload_max_bytes: 100 << 20,
+            allow_legacy_download: false,
+            prefetch: true,
+            keep_remote_days: 0,
+        }
     }
 }
 

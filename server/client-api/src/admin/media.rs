@@ -1,7 +1,11 @@
 //! Files: quarantine, retention, deleting.
 
 use axum::{Router, response::Response};
-use causeway_service::{error::MatrixError, media::Held};
+use causeway_service::{
+    error::MatrixError,
+    media::Held,
+    retention::{self, Purged},
+};
 use http::Method;
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
@@ -142,5 +146,6 @@ fn delete_local(state: &ClientState, request: Custom<Admin>) -> Result<Response,
 
 fn purge_remote(state: &ClientState, request: Custom<Admin>) -> Result<Response, MatrixError> {
     let old: Old = request.query()?;
-    ok(&json!({ "deleted": state.media.delete_remote_before(old.before_ts)? }))
+    let Purged { deleted, kept } = retention::purge_remote(state, old.before_ts)?;
+    ok(&json!({ "deleted": deleted, "org.causeway.kept": kept }))
 }

@@ -1,10 +1,16 @@
-//! What administrators do with files: quarantine, retention, deleting.
+//! What administrators do with files: quarantine and deleting. Retention is in
+//! [`crate::retention`].
 //!
 //! Invariant: a content goes only when no row names it. A new row for it can't
 //! come in between: whoever keeps a file holds `contents` shared, whoever
 //! deletes contents holds it alone.
 
-use std::{collections::HashSet, fs, path::Path, sync::PoisonError};
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use causeway_storage::{
     media as rows,
@@ -79,13 +85,11 @@ impl MediaStore {
         }
     }
 
-    /// Deletes the copies of other servers' files that were fetched before a
-    /// time; whoever asks for one fetches it again. How many.
-    pub fn delete_remote_before(&self, before_ms: u64) -> Result<usize, MatrixError> {
-        let own = &self.settings.server_name;
-        let old = self.list(|held| held.server != *own && held.media.created_ts < before_ms)?;
-        self.delete(&old)?;
-        Ok(old.len())
+    /// Whether it is time to look for old files again, which it is every `pause_ms` and after a
+    /// start: each look reads every row.
+    pub fn is_due(&self, now_ms: u64, pause_ms: u64) -> bool {
+        let next = |due_ms: u64| (due_ms <= now_ms).then_some(now_ms + pause_ms);
+        self.next_look_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Deletes files, and those of their contents that nothing else names.

@@ -11,7 +11,12 @@
 //! The rows are looked at in turn ([`super::agenda`]): those of a server that is gone
 //! hide no others. Not here: the fetching ([`crate::prefetch`]).
 
-use causeway_storage::shared_space::queues::{self, Queue, QueueRow};
+use std::collections::BTreeSet;
+
+use causeway_storage::shared_space::{
+    entries,
+    queues::{self, Queue, QueueRow},
+};
 use ruma::{OwnedMxcUri, OwnedRoomId, OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -26,6 +31,9 @@ const PAUSE_FIRST_MS: u64 = 5_000;
 const PAUSE_LAST_MS: u64 = 6 * 3_600_000;
 /// Fetches of one file before it is given up: about a week.
 const ATTEMPTS_MAX: u32 = 40;
+
+/// Values read in one step.
+const VALUES_PAGE: usize = 1_000;
 
 /// Different contents that items expect under one address, those named last.
 const EXPECTED_MAX: usize = 4;
@@ -106,6 +114,33 @@ pub(super) fn row_for(file: &Referred, before: Option<&QueueRow>) -> QueueRow {
 }
 
 impl SharedSpace {
+    /// Of the files of other servers that are `asked` for, those that a held value names, of today
+    /// or of old, by server and id. Reads every value of every room.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn files_named(
+        &self,
+        asked: impl Fn(&ServerName, &str) -> bool,
+    ) -> Result<BTreeSet<(OwnedServerName, String)>, SpaceError> {
+        let (own, mut named, mut after) = (self.server_name(), BTreeSet::new(), None::<Vec<u8>>);
+        loop {
+            let page = entries::values_after(&self.db, after.as_deref(), VALUES_PAGE)?;
+            for value in page.iter().filter_map(|(_, value)| str::from_utf8(value).ok()) {
+                let Some(file) = file_of(value, own, own) else { continue };
+                if let Ok((server, media_id)) = file.url.parts()
+                    && asked(server, media_id)
+                {
+                    named.insert((server.to_owned(), media_id.to_owned()));
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(named),
+            }
+        }
+    }
+
     /// Some of the files that are to be fetched now; none when none is due. What is
     /// returned may be returned again until it is done or failed.
     pub fn wanted_files(&self) -> Result<Vec<WantedFile>, SpaceError> {

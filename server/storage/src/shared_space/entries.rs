@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{key_with_id, last_text, parts, trailing_id};
 use crate::{
-    Batch, Cf, Direction, Read, StorageError,
+    Batch, Cf, Direction, Read, Row, StorageError,
     codec::{self, KeyParts},
 };
 
@@ -160,6 +160,12 @@ pub fn value(db: &impl Read, room: &RoomId, id: &ChangeId) -> Result<Option<Vec<
 pub fn values(db: &impl Read, room: &RoomId, ids: &[ChangeId]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
     let keys: Vec<_> = ids.iter().map(|id| key_with_id(&[room.as_str()], id)).collect();
     db.multi_get(Cf::SpaceValues, &keys)
+}
+
+/// Up to `limit` values of all rooms after a row, each with its row.
+pub fn values_after(db: &impl Read, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StorageError> {
+    let from = after.map(|after| [after, &[0]].concat());
+    db.scan(Cf::SpaceValues, &[], from.as_deref(), Direction::Forward, limit)
 }
 
 /// Up to `limit` proofs of forks in a room, each the JSON of two entries.
