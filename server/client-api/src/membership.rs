@@ -151,6 +151,7 @@ async fn leave(
     let (room_id, user_id, reason) = (request.body.room_id, request.auth.user_id, request.body.reason);
     let (leaving, room, user, because) = (state.clone(), room_id.clone(), user_id.clone(), reason.clone());
     let outcome = in_turn(state.clone(), Some(room.clone()), move || {
+        leaving.server_notices.check_may_leave(&room, &user)?;
         let outcome = leaving.rooms.leave(&room, &user, because.as_deref())?;
         leaving.typing.set(&room, &user, None);
         Ok(outcome)

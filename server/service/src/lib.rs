@@ -59,6 +59,7 @@ pub mod rooms;
 pub mod search;
 pub mod secrets;
 pub mod server_keys;
+pub mod server_notices;
 pub mod session;
 pub mod settings;
 pub mod shared_secret;
@@ -113,6 +114,7 @@ use reports::Reports;
 use rooms::Rooms;
 use search::Search;
 use server_keys::{ServerKeys, ServerKeysError};
+use server_notices::ServerNotices;
 use settings::Settings;
 use shared_secret::SharedSecret;
 use shared_space::SharedSpace;
@@ -219,6 +221,8 @@ pub struct Services {
     pub media: Arc<MediaStore>,
     /// Account data, push rules, filters, pushers.
     pub account_data: Arc<AccountData>,
+    /// What operators tell users.
+    pub server_notices: ServerNotices,
 }
 
 /// What the services are built on.
@@ -291,6 +295,9 @@ impl Services {
         let receipts = Arc::new(Receipts::new(db(), at(), wake(), time(), served()));
         let (summaries, history) = (Arc::new(Summaries::new(at())), Arc::new(History::new(at(), time())));
         let sync = Arc::new(SyncService::new(at(), Arc::clone(&receipts), Arc::clone(&typing), time()));
+        let account_data = Arc::new(AccountData::new(db(), wake()));
+        let of_users = (&accounts, &profiles, &account_data);
+        let server_notices = ServerNotices::new(at(), of_users, &shared_space, &settings);
         let presence = Presence::new(settings.presence, at(), &outbox, &typing, wake(), time(), served());
         // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
@@ -314,7 +321,8 @@ impl Services {
             keys,
             backups: Arc::new(Backups::new(db())),
             to_device: Arc::new(ToDevice::new(db(), wake(), settings.server_name.clone(), time(), served())),
-            account_data: Arc::new(AccountData::new(db(), wake())),
+            server_notices,
+            account_data,
             media: Arc::new(MediaStore::open(db(), time(), chosen(), remote.clone())?),
             notifications: Notifications::new(at(), Arc::clone(&receipts), time()),
             guests: Guests::new(db(), at(), chosen()),

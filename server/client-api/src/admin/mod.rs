@@ -22,6 +22,7 @@ mod backup;
 mod federation;
 mod media;
 mod moderation;
+mod notices;
 mod reports;
 mod rooms;
 mod tokens;
@@ -39,6 +40,7 @@ pub(crate) fn routes() -> Router<ClientState> {
         .merge(federation::routes())
         .merge(media::routes())
         .merge(moderation::routes())
+        .merge(notices::routes())
         .merge(reports::routes())
         .merge(rooms::routes())
         .merge(tokens::routes())

@@ -98,6 +98,7 @@ use causeway_storage::{
 use rand::RngExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
+pub use self::service_user::SERVICE_DISPLAY_NAME;
 use self::{
     agenda::Agenda, draft::facts::EffectiveCache, metrics::Metrics, observed::NamedCache, projection::Pace,
     rejudging::Rounds, token::TokenKey,

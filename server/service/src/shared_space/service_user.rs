@@ -16,7 +16,7 @@ use super::{ITEM_TYPE, SharedSpace, error::SpaceError};
 use crate::rooms::{RoomError, RoomWriter};
 
 /// What the service user is called.
-const DISPLAY_NAME: &str = "Causeway";
+pub const SERVICE_DISPLAY_NAME: &str = "Causeway";
 
 impl SharedSpace {
     /// Who speaks; `None` when nobody can. `fallback` is the user on whose behalf.
@@ -111,7 +111,7 @@ fn append_member(
     user: &UserId,
     membership: &str,
 ) -> Result<bool, SpaceError> {
-    let content = json!({ "membership": membership, "displayname": DISPLAY_NAME });
+    let content = json!({ "membership": membership, "displayname": SERVICE_DISPLAY_NAME });
     let event = NewEvent::new("m.room.member", sender.to_owned(), Some(user.to_string()), content);
     match writer.append(event.map_err(RoomError::from)?) {
         Ok(_) => Ok(true),

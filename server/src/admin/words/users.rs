@@ -71,6 +71,13 @@ pub enum Users {
     Suspend(Named),
     /// Undo that.
     Unsuspend(Named),
+    /// Tell a user something, in the room of the server's notices.
+    Notify {
+        #[command(flatten)]
+        user: Named,
+        /// The message, in plain text.
+        text: String,
+    },
     /// Make a user an administrator.
     GrantAdmin(Named),
     /// Undo that.
@@ -129,6 +136,11 @@ impl Users {
             }
             Self::Deactivate { user, erase } => {
                 user.post(server_name, "deactivate").body(json!({ "erase": erase }))
+            }
+            Self::Notify { user, text } => {
+                let content = json!({ "msgtype": "m.text", "body": text });
+                let body = json!({ "user_id": user_id(&user.name, server_name), "content": content });
+                Call::new(Method::POST, ["_synapse", "admin", "v1", "send_server_notice"]).body(body)
             }
             Self::Lock(user) => lock(user, true),
             Self::Unlock(user) => lock(user, false),
