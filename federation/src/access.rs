@@ -4,7 +4,7 @@
 //!
 //! Invariant: who may not ask learns nothing, not even whether an event exists.
 
-use causeway_service::{error::MatrixError, rooms::Rooms};
+use causeway_service::{error::MatrixError, rooms::Rooms, shared_space::SharedSpace};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName};
 
 /// Lets `origin` ask about `room_id`.
@@ -16,6 +16,23 @@ pub fn of_room(rooms: &Rooms, room_id: &RoomId, origin: &ServerName) -> Result<(
     in_room_here(rooms, room_id)?;
     acl(rooms, room_id, origin)?;
     if !rooms.is_server_joined(room_id, origin)? {
+        return Err(MatrixError::forbidden("Your server is not in the room"));
+    }
+    Ok(())
+}
+
+/// Lets `origin` ask about the shared space of `room_id`, whoever keeps that room.
+///
+/// # Errors
+/// As [`of_room`].
+pub fn of_space(space: &SharedSpace, room_id: &RoomId, origin: &ServerName) -> Result<(), MatrixError> {
+    if !space.is_joined_here(room_id)? {
+        return Err(MatrixError::not_found("The room is not known here"));
+    }
+    if !space.server_acl_allows(room_id, origin)? {
+        return Err(MatrixError::forbidden("Your server is shut out of the room"));
+    }
+    if !space.is_server_joined(room_id, origin)? {
         return Err(MatrixError::forbidden("Your server is not in the room"));
     }
     Ok(())

@@ -94,7 +94,7 @@ async fn changes(
     let (services, origin) = (state.services().clone(), signed.origin.clone());
     let room = blocking(move || {
         let room = access::room_id(&room_id)?;
-        access::of_room(&services.rooms, &room, &origin)?;
+        access::of_space(&services.shared_space, &room, &origin)?;
         Ok(room)
     })
     .await?;
@@ -122,7 +122,7 @@ async fn values(
     let services = state.services().clone();
     let values = blocking(move || {
         let room = access::room_id(&room_id)?;
-        access::of_room(&services.rooms, &room, &signed.origin)?;
+        access::of_space(&services.shared_space, &room, &signed.origin)?;
         let values = services.shared_space.values(&room, &body.ids.0)?;
         let values: BTreeMap<String, Box<RawValue>> =
             values.into_iter().map(|(id, value)| (id.to_string(), value)).collect();
@@ -146,9 +146,9 @@ async fn adopted(
     let services = state.services().clone();
     let answer = blocking(move || {
         let room = access::room_id(&room_id)?;
-        access::of_room(&services.rooms, &room, &signed.origin)?;
+        access::of_space(&services.shared_space, &room, &signed.origin)?;
         let told = services.shared_space.tell_pasts(&room, &signed.origin, &body.events.0)?;
-        services.rooms.barrier()?;
+        services.shared_space.barrier()?;
         let mut events = BTreeMap::new();
         for (event_id, Told { event, before }) in &told {
             let mut adopted = BTreeMap::from([("event", Some(event.raw()))]);

@@ -146,14 +146,13 @@ impl RoomTask {
         self.look_again = None;
         let (services, room) = (self.state.services().clone(), self.room.clone());
         let looked = blocking(move || {
-            if !services.rooms.is_joined_here(&room)? {
+            let space = &services.shared_space;
+            if !space.is_joined_here(&room)? {
                 return Ok(None);
             }
             let mut servers = Names::new();
-            for server in
-                services.shared_space.other_servers(&room).map_err(|error| MatrixError::internal(&error))?
-            {
-                if services.rooms.server_acl_allows(&room, &server)? {
+            for server in space.other_servers(&room).map_err(|error| MatrixError::internal(&error))? {
+                if space.server_acl_allows(&room, &server)? {
                     servers.insert(server);
                 }
             }

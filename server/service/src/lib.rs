@@ -54,6 +54,7 @@ pub mod registration_tokens;
 pub mod remote;
 pub mod reports;
 pub mod retention;
+pub mod room_event;
 pub mod room_view;
 pub mod rooms;
 pub mod search;
@@ -117,7 +118,7 @@ use server_keys::{ServerKeys, ServerKeysError};
 use server_notices::ServerNotices;
 use settings::Settings;
 use shared_secret::SharedSecret;
-use shared_space::SharedSpace;
+use shared_space::{SharedSpace, backend::RoomBackend};
 use sliding::SlidingSync;
 use spaces::Spaces;
 use summary::Summaries;
@@ -237,6 +238,24 @@ struct Base {
     appservices: Arc<Appservices>,
 }
 
+impl Base {
+    fn open(
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        remote: RemoteHandle,
+    ) -> Result<Self, ServicesError> {
+        let (settings, notifier) = (Arc::new(settings), Arc::new(Notifier::default()));
+        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
+        let rooms =
+            Rooms::new(database.clone(), Arc::clone(&server_keys), clock.clone(), Arc::clone(&notifier));
+        let appservices = Arc::new(Appservices::new(Arc::clone(&notifier)));
+        let rooms = rooms.with_signer(Box::new(remote.signer())).with_appservices(Arc::clone(&appservices));
+        let rooms = Arc::new(rooms.indexed()?);
+        Ok(Self { database, settings, clock, remote, notifier, server_keys, rooms, appservices })
+    }
+}
+
 /// Why the services can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
@@ -267,25 +286,20 @@ impl Services {
         clock: Clock,
         remote: RemoteHandle,
     ) -> Result<Self, ServicesError> {
-        let (settings, notifier) = (Arc::new(settings), Arc::new(Notifier::default()));
-        let server_keys = Arc::new(ServerKeys::open(database.clone(), settings.server_name.clone(), &clock)?);
-        let rooms =
-            Rooms::new(database.clone(), Arc::clone(&server_keys), clock.clone(), Arc::clone(&notifier));
-        let appservices = Arc::new(Appservices::new(Arc::clone(&notifier)));
-        let rooms = rooms.with_signer(Box::new(remote.signer())).with_appservices(Arc::clone(&appservices));
-        let rooms = Arc::new(rooms.indexed()?);
-        Self::over(Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices })
+        let base = Base::open(database, settings, clock, remote)?;
+        let own: Arc<dyn RoomBackend> = Arc::clone(&base.rooms) as _;
+        Self::over(base, own)
     }
 
-    fn over(base: Base) -> Result<Self, ServicesError> {
+    /// What nothing else is built on is made in its place; what moves comes last.
+    fn over(base: Base, spaces_of: Arc<dyn RoomBackend>) -> Result<Self, ServicesError> {
         let Base { database, settings, clock, remote, notifier, server_keys, rooms, appservices } = base;
-        let (db, time) = (|| database.clone(), || clock.clone());
+        let (db, time, served) = (|| database.clone(), || clock.clone(), || Arc::clone(&appservices));
         let (chosen, wake) = (|| Arc::clone(&settings), || Arc::clone(&notifier));
-        let served = || Arc::clone(&appservices);
         let rate_limits = Arc::new(RateLimits::new(settings.rate_limits.clone(), time()));
         let (at, outbox) = (|| Arc::clone(&rooms), Arc::new(Outbox::new(db(), wake())));
-        let shared_space =
-            SharedSpace::open(db(), at(), Arc::clone(&server_keys), wake(), time())?.with_settings(&settings);
+        let shared_space = SharedSpace::open(db(), spaces_of, Arc::clone(&server_keys), wake(), time())?
+            .with_settings(&settings);
         let devices = Arc::new(Devices::new(db(), time(), chosen(), wake()));
         let keys = Arc::new(Keys::new(db(), at(), Arc::clone(&devices), wake(), time(), served()));
         let limits = Arc::clone(&rate_limits);
@@ -299,7 +313,6 @@ impl Services {
         let of_users = (&accounts, &profiles, &account_data);
         let server_notices = ServerNotices::new(at(), of_users, &shared_space, &settings);
         let presence = Presence::new(settings.presence, at(), &outbox, &typing, wake(), time(), served());
-        // What nothing else is built on is made in its place; what moves comes last.
         Ok(Self {
             directory: Arc::new(Directory::new(db(), at(), Arc::clone(&summaries))),
             spaces: Arc::new(Spaces::new(at(), Arc::clone(&summaries), remote.clone(), time())),

@@ -42,6 +42,9 @@ pub enum RoomError {
     /// The room's policy server would have to sign it first.
     #[error("the room's policy server has not signed it")]
     Unsigned,
+    /// The homeserver beside which this runs has not said what is needed of the room.
+    #[error("the homeserver does not answer")]
+    Lacking,
     /// Another server does not support the room's version.
     #[error("the room has version {0}")]
     IncompatibleVersion(RoomVersionId),
@@ -102,7 +105,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Forbidden(why) => Self::forbidden(why.clone()),
             RoomError::NoGuests => Self::new(403, "M_GUEST_ACCESS_FORBIDDEN", error.to_string()),
             RoomError::Policy(refusal) => (**refusal).clone(),
-            RoomError::Unsigned => Self::new(503, "M_UNKNOWN", error.to_string()),
+            RoomError::Unsigned | RoomError::Lacking => Self::new(503, "M_UNKNOWN", error.to_string()),
             RoomError::Invalid(why) => Self::invalid_param(why.clone()),
             RoomError::TooLarge => Self::too_large(error.to_string()),
             RoomError::BadEvent(_) => Self::bad_json(error.to_string()),

@@ -140,8 +140,9 @@ pub fn turns_of_a_room() -> usize {
 }
 
 /// A write that others can see already and that may still be lost.
+#[derive(Debug, Default)]
 #[must_use = "nobody hears of it before it is synced"]
-pub(crate) struct Unsynced {
+pub struct Unsynced {
     commit: Option<Commit>,
     topics: Vec<Topic>,
 }

@@ -5,9 +5,8 @@
 //! else the others in an order that the event's id decides, each 30 s later.
 //! What the event supersedes is what its homeserver's state showed before it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use causeway_room::Pdu;
 use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body, header::adopted_item_id};
 use causeway_storage::shared_space::{
     items, notices,
@@ -17,15 +16,31 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::room::member:
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SharedSpace, draft::as_ms, error::SpaceError, pasts::Past, state_event::remember_face, write::Wanted,
+    SharedSpace, agenda::Task, backend::RoomAccess, draft::as_ms, error::SpaceError, pasts::Past,
+    state_event::remember_face, write::Wanted,
 };
+use crate::room_event::RoomEvent;
 
 /// How long a stamped event that can't be proven waits for its key or its log.
 const UNPROVEN_WAIT: Duration = Duration::from_secs(10);
 
+/// How often what was before an event is waited for where another homeserver keeps the
+/// room, and how long at first; the pauses double. Without it the adoption would end
+/// nothing, for good.
+const UNKNOWN_MAX: u32 = 6;
+const UNKNOWN_FIRST: Duration = Duration::from_secs(5);
+
+/// What became of an event that may have to be adopted.
+enum Adopting {
+    /// Nothing is left to do.
+    Done,
+    /// It is looked at again.
+    Later,
+}
+
 impl SharedSpace {
     /// Queues an event that may have to be adopted here.
-    pub(super) fn queue_adoption(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    pub(super) fn queue_adoption(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         let own = event.sender().server_name() == self.server_name();
         let stamped = event.content_object().contains_key(causeway_shared_space::value::STAMP_FIELD);
         let rank = if own { 0 } else { self.adoption_rank(room, event)? };
@@ -42,7 +57,7 @@ impl SharedSpace {
 
     /// The sender's server first if it takes part, then by hash. A server takes
     /// part if it said so, or if changes of its own are held.
-    fn adoption_rank(&self, room: &RoomId, event: &Pdu) -> Result<u64, SpaceError> {
+    fn adoption_rank(&self, room: &RoomId, event: &RoomEvent) -> Result<u64, SpaceError> {
         let capable = self.capable_servers(room)?;
         let sender = event.sender().server_name();
         let mut others: Vec<OwnedServerName> =
@@ -72,12 +87,22 @@ impl SharedSpace {
     pub(super) fn adopt(&self) -> Result<(), SpaceError> {
         for task in self.agenda.take(&self.db, Queue::Adoption, self.clock.now_ms())? {
             let Ok(event_id) = EventId::parse(&task.subject) else { continue };
-            if let Err(error) = self.adopt_one(&task.room, &event_id) {
-                if error.is_storage() {
-                    return Err(error);
+            match self.adopt_one(&task.room, &event_id, task.row.attempts >= UNKNOWN_MAX) {
+                Ok(Adopting::Done) => {}
+                Ok(Adopting::Later) => {
+                    self.adopt_later(&task)?;
+                    continue;
                 }
-                let error = crate::error::Chain(&error);
-                tracing::info!(event = %event_id, %error, "an item event is not adopted");
+                Err(error) if error.is_lacking() => {
+                    // Nothing is known of the event: that is no try.
+                    self.agenda.note(Queue::Adoption, self.clock.now_ms() + as_ms(UNKNOWN_FIRST));
+                    continue;
+                }
+                Err(error) if error.is_storage() => return Err(error),
+                Err(error) => {
+                    let error = crate::error::Chain(&error);
+                    tracing::info!(event = %event_id, %error, "an item event is not adopted");
+                }
             }
             let mut batch = self.db.batch();
             queues::delete(&mut batch, Queue::Adoption, &task.room, &task.subject);
@@ -86,22 +111,40 @@ impl SharedSpace {
         Ok(())
     }
 
-    fn adopt_one(&self, room: &RoomId, event_id: &OwnedEventId) -> Result<(), SpaceError> {
+    fn adopt_later(&self, task: &Task) -> Result<(), SpaceError> {
+        let attempts = task.row.attempts;
+        let pause = UNKNOWN_FIRST.saturating_mul(1 << attempts.min(UNKNOWN_MAX));
+        let due = self.clock.now_ms() + as_ms(pause);
+        let row = QueueRow { due, attempts: attempts + 1, ..task.row.clone() };
+        let mut batch = self.db.batch();
+        queues::put(&mut batch, Queue::Adoption, &task.room, &task.subject, &row);
+        let _unsynced = self.db.commit(batch)?;
+        self.agenda.note(Queue::Adoption, due);
+        Ok(())
+    }
+
+    /// `at_last`: what nobody has told of the room's past by now is taken for nothing.
+    fn adopt_one(
+        &self,
+        room: &RoomId,
+        event_id: &OwnedEventId,
+        at_last: bool,
+    ) -> Result<Adopting, SpaceError> {
         if notices::change_of_event(&self.db, room, event_id)?.is_some() {
-            return Ok(());
+            return Ok(Adopting::Done);
         }
-        let Some(held) = self.rooms.held(event_id)? else { return Ok(()) };
-        let event = Arc::clone(&held.pdu);
+        let Some(held) = self.rooms.event(room, event_id)? else { return Ok(Adopting::Done) };
+        let event = &held.event;
         let item_id = adopted_item_id(event_id);
         let adopted = !items::adoptions(&self.db, room, &item_id, 1)?.is_empty();
         // A redacted event's emptiness is no delete.
-        if adopted || held.meta.rejected.is_some() || self.rooms.redaction_of(event_id)?.is_some() {
-            return Ok(());
+        if adopted || held.rejected || self.is_redacted(room, event_id)? {
+            return Ok(Adopting::Done);
         }
         // A stamp that could be proven by now was only late.
-        self.follow_item_again(room, &event)?;
+        self.follow_item_again(room, event)?;
         if notices::change_of_event(&self.db, room, event_id)?.is_some() {
-            return Ok(());
+            return Ok(Adopting::Done);
         }
         let key = ItemKey::new(event.state_key().unwrap_or_default())?;
         let value = Value::from_content(event.content_raw().get().as_bytes())?;
@@ -109,17 +152,13 @@ impl SharedSpace {
             Past::Known(Some(before)) => {
                 self.item_id_of_event(room, before.event_id())?.into_iter().collect()
             }
+            Past::Unknown if !at_last && !self.rooms.has_all() => return Ok(Adopting::Later),
             Past::Known(None) | Past::Untold | Past::Unknown => Observed::new(),
         };
         self.rooms.write(room, |writer| {
             // Judged by what the event itself was authorised by.
-            let authorized_by: Vec<OwnedEventId> = event
-                .auth_events()
-                .iter()
-                .cloned()
-                .chain(writer.state("m.room.create", "")?.map(|create| create.event_id().to_owned()))
-                .collect();
-            let authorized_by = Self::shown_rights(writer, &event, authorized_by)?;
+            let authorized_by = writer.rights_shown_by(event)?;
+            let authorized_by = Self::shown_rights(writer, event, authorized_by)?;
             self.in_draft(writer, |space, draft, writer| {
                 let wanted = Wanted {
                     key: &key,
@@ -134,24 +173,29 @@ impl SharedSpace {
                 remember_face(draft, &key, &item_id, event_id.clone())?;
                 notices::put_change_of_event(writer.batch(), room, event_id, &change.id());
                 self.metrics.wrote(1, "adoption");
-                Ok(())
+                Ok(Adopting::Done)
             })
         })
     }
 
+    /// Whether a redaction of an event applies.
+    fn is_redacted(&self, room: &RoomId, event_id: &EventId) -> Result<bool, SpaceError> {
+        self.rooms.read(room, |facts| Ok(facts.redaction_of(event_id)?.is_some()))
+    }
+
     /// Of an event's authorisation, what shows its sender's right to write.
     fn shown_rights(
-        writer: &crate::rooms::RoomWriter<'_>,
-        event: &Pdu,
+        writer: &mut dyn RoomAccess,
+        event: &RoomEvent,
         ids: Vec<OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>, SpaceError> {
         let mut shown: Vec<OwnedEventId> = Vec::new();
         let mut joined = false;
         for id in ids {
             let Some(held) = writer.event(&id)? else { continue };
-            let own = held.pdu.is_state("m.room.member", event.sender().as_str());
-            joined |= own && held.pdu.membership() == Some(MembershipState::Join);
-            if (own || matches!(held.pdu.kind_text(), "m.room.create" | "m.room.power_levels"))
+            let own = held.event.is_state("m.room.member", event.sender().as_str());
+            joined |= own && held.event.membership() == Some(MembershipState::Join);
+            if (own || matches!(held.event.kind_text(), "m.room.create" | "m.room.power_levels"))
                 && !shown.contains(&id)
             {
                 shown.push(id);

@@ -330,7 +330,7 @@ fn a_redaction_that_others_would_not_accept_is_not_written() {
     // Eve may redact an event that others know as hers, but the change is Alice's.
     let said = pair.send(eve, "m.room.message", None, json!({ "body": "redacts" }));
     let said = pair.a.rooms.event(&said).expect("reads").expect("held");
-    space.redact(&pair.room, &live(&pair, 1), &said).expect("followed");
+    space.redact(&pair.room, &live(&pair, 1), &said.clone().into()).expect("followed");
     assert_eq!(entries(), before, "no change that others void");
     assert!(pair.values(&pair.a, "plan").is_empty(), "but the event takes the value away");
     // Alice may.
@@ -338,7 +338,7 @@ fn a_redaction_that_others_would_not_accept_is_not_written() {
     let said = pair.a.rooms.event(&said).expect("reads").expect("held");
     let id = space.history(*ALICE, &pair.room, &item("plan"), None, 1).expect("a history");
     let id: ChangeId = id["changes"][0]["id"].as_str().expect("an id").parse().expect("an id");
-    space.redact(&pair.room, &id, &said).expect("followed");
+    space.redact(&pair.room, &id, &said.clone().into()).expect("followed");
     assert_ne!(entries(), before);
 }
 
@@ -410,7 +410,7 @@ fn a_redacted_event_takes_the_values_of_all_its_adoptions_and_they_stay_away() {
     assert_eq!(pair.values(&pair.a, "plan"), [1]);
     let said = pair.send(*ALICE, "m.room.message", None, json!({ "body": "redacts" }));
     let said = pair.a.rooms.event(&said).expect("reads").expect("held");
-    space.redact(&pair.room, &second.id(), &said).expect("followed");
+    space.redact(&pair.room, &second.id(), &said.clone().into()).expect("followed");
     assert!(pair.values(&pair.a, "plan").is_empty());
     // A peer that has not heard of it serves them again, and one more.
     pair.join(&[first, second, late]);

@@ -12,19 +12,19 @@ use ruma::{
     state_res::events::RoomPowerLevelsIntField,
 };
 
-use super::{ITEM_TYPE, error::SpaceError};
-use crate::rooms::{Power, RoomWriter};
+use super::{ITEM_TYPE, backend::RoomAccess, error::SpaceError};
+use crate::rooms::Power;
 
 /// Shows that a user may write, or says why he may not.
 ///
 /// Returns what goes into `authorized_by`.
-pub fn local_writer(writer: &mut RoomWriter<'_>, user: &UserId) -> Result<Vec<OwnedEventId>, SpaceError> {
+pub fn local_writer(writer: &mut dyn RoomAccess, user: &UserId) -> Result<Vec<OwnedEventId>, SpaceError> {
     let member = writer.state("m.room.member", user.as_str())?;
     let joined = member.as_ref().is_some_and(|member| member.membership() == Some(MembershipState::Join));
     let Some(member) = member.filter(|_| joined) else {
         return Err(SpaceError::Forbidden("You are not in this room"));
     };
-    let rules = writer.rules().clone();
+    let rules = writer.rules()?;
     if !writer.power()?.may_send(&rules.rules, user, ITEM_TYPE, true) {
         return Err(SpaceError::Forbidden("You don't have the power to write items in this room"));
     }
@@ -36,7 +36,7 @@ pub fn local_writer(writer: &mut RoomWriter<'_>, user: &UserId) -> Result<Vec<Ow
 
 /// What a verified entry counts for. [`Standing::Unproven`]: an event that it
 /// names is not held here yet.
-pub fn standing(writer: &RoomWriter<'_>, header: &Header) -> Result<Standing, SpaceError> {
+pub fn standing(writer: &mut dyn RoomAccess, header: &Header) -> Result<Standing, SpaceError> {
     let author = header.author();
     if header.adopts().is_none() && author.server_name() != header.server() {
         return Ok(Standing::Void(VoidReason::ForeignAuthor));
@@ -48,7 +48,7 @@ pub fn standing(writer: &RoomWriter<'_>, header: &Header) -> Result<Standing, Sp
         Ok(power) => power,
         Err(standing) => return Ok(standing),
     };
-    if power.may_send(&writer.rules().rules, author, ITEM_TYPE, true) {
+    if power.may_send(&writer.rules()?.rules, author, ITEM_TYPE, true) {
         Ok(Standing::Effective)
     } else {
         Ok(Standing::Void(VoidReason::NotAllowed))
@@ -56,25 +56,26 @@ pub fn standing(writer: &RoomWriter<'_>, header: &Header) -> Result<Standing, Sp
 }
 
 /// Whether the events that a header names show the power to redact what others wrote.
-pub fn may_redact(writer: &RoomWriter<'_>, header: &Header) -> Result<bool, SpaceError> {
+pub fn may_redact(writer: &mut dyn RoomAccess, header: &Header) -> Result<bool, SpaceError> {
     let power = shown_power(writer, header)?;
     let field = RoomPowerLevelsIntField::Redact;
-    Ok(power.is_ok_and(|power| power.may(&writer.rules().rules, header.author(), field)))
+    let rules = writer.rules()?;
+    Ok(power.is_ok_and(|power| power.may(&rules.rules, header.author(), field)))
 }
 
 /// What is wrong with an adoption, if anything: it must say what the event says,
 /// or anybody could write in the name of anybody.
-fn adoption(writer: &RoomWriter<'_>, header: &Header) -> Result<Option<Standing>, SpaceError> {
+fn adoption(writer: &mut dyn RoomAccess, header: &Header) -> Result<Option<Standing>, SpaceError> {
     let Some(event_id) = header.adopts() else { return Ok(None) };
     let Some(held) = writer.event(event_id)? else { return Ok(Some(Standing::Unproven)) };
-    let event = held.pdu;
+    let event = held.event;
     let value = Value::from_content(event.content_raw().get().as_bytes());
     if value == Ok(None) && header.value_hash().is_some() {
         // Perhaps only a redacted copy of the event is here.
         return Ok(Some(Standing::Unproven));
     }
     let same_value = value.is_ok_and(|value| value.map(|value| value.hash()) == header.value_hash());
-    let same = held.meta.rejected.is_none()
+    let same = !held.rejected
         && event.is_state(ITEM_TYPE, header.key().as_str())
         && event.sender() == header.author()
         && same_value;
@@ -82,12 +83,19 @@ fn adoption(writer: &RoomWriter<'_>, header: &Header) -> Result<Option<Standing>
 }
 
 /// The power levels that a header's events show, if they show its author joined.
-fn shown_power(writer: &RoomWriter<'_>, header: &Header) -> Result<Result<Power, Standing>, SpaceError> {
+fn shown_power(writer: &mut dyn RoomAccess, header: &Header) -> Result<Result<Power, Standing>, SpaceError> {
     let author = header.author();
     let (mut create, mut member, mut levels) = (None, None, None);
     for event_id in header.authorized_by() {
-        let Some(held) = writer.event(event_id)? else { return Ok(Err(Standing::Unproven)) };
-        let event = held.pdu;
+        let Some(held) = writer.event(event_id)? else {
+            for (kind, key) in
+                [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", author.as_str())]
+            {
+                writer.may_be_current(kind, key);
+            }
+            return Ok(Err(Standing::Unproven));
+        };
+        let event = held.event;
         // State events only: a message of the type of power levels needs no power to be sent.
         let place = if event.is_state("m.room.create", "") {
             &mut create
@@ -98,7 +106,7 @@ fn shown_power(writer: &RoomWriter<'_>, header: &Header) -> Result<Result<Power,
         } else {
             return Ok(Err(Standing::Void(VoidReason::BadAuthorization)));
         };
-        if held.meta.rejected.is_some() || place.is_some() {
+        if held.rejected || place.is_some() {
             return Ok(Err(Standing::Void(VoidReason::BadAuthorization)));
         }
         *place = Some(event);
@@ -110,7 +118,7 @@ fn shown_power(writer: &RoomWriter<'_>, header: &Header) -> Result<Result<Power,
     // Leaving out the power levels must not help: without them only a creator writes.
     let unshown = levels.is_none();
     let power = Power::new(Some(create), levels);
-    if unshown && power.of(&writer.rules().rules, author) < UserPowerLevel::from(int!(100)) {
+    if unshown && power.of(&writer.rules()?.rules, author) < UserPowerLevel::from(int!(100)) {
         return Ok(Err(Standing::Void(VoidReason::NotAllowed)));
     }
     Ok(Ok(power))

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 
-use causeway_room::Pdu;
 use causeway_shared_space::{ItemKey, Sibling, Value, item::MAX_SIBLINGS};
 use causeway_storage::{
     Batch,
@@ -26,8 +25,10 @@ use serde_json::json;
 use super::{
     SharedSpace,
     agenda::Task,
+    backend::Subject,
     error::SpaceError,
     lock,
+    telling::{Said, Speaking},
     write::{OnConflict, Write, Writer},
 };
 use crate::error::Chain;
@@ -261,13 +262,16 @@ impl SharedSpace {
             "msgtype": "m.text", "body": body, "m.mentions": { "user_ids": [user] },
             "org.causeway.left_behind": { "room_id": from, "values": left },
         });
-        let said = self.rooms.write_patiently(to, |writer| self.say(writer, Some(user.clone()), content))?;
-        Ok(said.is_some())
+        let said = self.rooms.write_patiently(to, |writer| {
+            let speaking = Speaking { author: Some(user.clone()), waits: true };
+            self.say(writer, speaking, content.clone(), Subject::LeftBehind)
+        })?;
+        Ok(matches!(said, Said::Sent(..) | Said::Queued))
     }
 
     fn replaced_by(&self, room: &RoomId) -> Result<Option<OwnedRoomId>, SpaceError> {
-        let tombstone = self.rooms.state_event(room, "m.room.tombstone", "")?;
-        let content = tombstone.map(|event: std::sync::Arc<Pdu>| event.content_object());
+        let tombstone = self.rooms.read(room, |facts| Ok(facts.state("m.room.tombstone", "")?))?;
+        let content = tombstone.map(|event| event.content_object());
         Ok(content.and_then(|content| RoomId::parse(content.get("replacement_room")?.as_str()?).ok()))
     }
 

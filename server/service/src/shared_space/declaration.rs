@@ -3,11 +3,10 @@
 //! A declaration that another server let through is read as far as it makes
 //! sense; one that a local client sends must make sense.
 
-use causeway_room::Pdu;
 use serde_json::{Map, Value as Json};
 
-use super::{DECLARATION_TYPE, SharedSpace, error::SpaceError};
-use crate::rooms::RoomWriter;
+use super::{DECLARATION_TYPE, SharedSpace, backend::RoomAccess, error::SpaceError};
+use crate::room_event::RoomEvent;
 
 /// Items that a room's state shows unless the declaration says otherwise.
 pub const PROJECTION_MAX: u64 = 1_000;
@@ -43,7 +42,7 @@ impl Declaration {
     }
 
     /// The same; what makes no sense counts as not said.
-    pub fn of(event: Option<&Pdu>) -> Self {
+    pub fn of(event: Option<&RoomEvent>) -> Self {
         event.map(|event| Self::read(&event.content_object()).0).unwrap_or_default()
     }
 
@@ -75,8 +74,8 @@ impl Declaration {
 impl SharedSpace {
     /// What the room declares now.
     #[expect(clippy::unused_self, reason = "asked like everything else of the space")]
-    pub(super) fn declaration(&self, writer: &mut RoomWriter<'_>) -> Result<Declaration, SpaceError> {
-        Ok(Declaration::of(writer.state(DECLARATION_TYPE, "")?.as_deref()))
+    pub(super) fn declaration(&self, writer: &mut dyn RoomAccess) -> Result<Declaration, SpaceError> {
+        Ok(Declaration::of(writer.state(DECLARATION_TYPE, "")?.as_ref()))
     }
 }
 

@@ -12,8 +12,15 @@ use causeway_storage::shared_space::{
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::Value as Json;
 
-use super::{SharedSpace, choice, error::SpaceError, hearing::CONFLICTS_MAX, notice_text};
-use crate::rooms::{RoomError, RoomWriter};
+use super::{
+    SharedSpace,
+    backend::{HeldEvent, RoomAccess, Subject},
+    choice,
+    error::SpaceError,
+    hearing::CONFLICTS_MAX,
+    notice_text,
+};
+use crate::rooms::RoomError;
 
 /// What a message that told several conflicts is edited to say.
 const ALL_ENDED: &str = "Each of these is settled, or was told already.";
@@ -49,7 +56,7 @@ impl SharedSpace {
     /// A message that tells several conflicts is edited when the last of them has ended.
     pub(super) fn edit(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         event: &EventId,
         notice: &NoticeRow,
         outcome: &str,
@@ -63,11 +70,12 @@ impl SharedSpace {
             return Ok(());
         }
         let outcome = if notice.authors.is_empty() { outcome } else { ALL_ENDED };
-        let Some(original) = self.rooms.event(event)? else { return Ok(()) };
+        let original = writer.event(event)?.and_then(HeldEvent::accepted);
+        let Some(original) = original else { return Ok(()) };
         let content = notice_text::edited(event.as_str(), &Json::Object(original.content_object()), outcome);
         let edit =
             NewEvent::new("m.room.message", notice.sender.clone(), None, content).map_err(RoomError::from)?;
-        if let Err(error) = writer.append(edit) {
+        if let Err(error) = writer.append(edit, Subject::Edit(event.to_owned())) {
             let error = crate::error::Chain(&error);
             tracing::warn!(%error, "a notice can't be edited");
         }

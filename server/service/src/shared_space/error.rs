@@ -66,13 +66,23 @@ pub enum SpaceError {
 }
 
 impl SpaceError {
-    /// Whether storage failed, here or under a room: what was being done may be
-    /// right and is to be done again.
+    /// Whether something is not at hand that can be had later.
+    pub(super) fn is_lacking(&self) -> bool {
+        matches!(self, Self::Room(RoomError::Lacking))
+    }
+
+    /// Whether storage failed, here or under a room, or something is not at hand: what
+    /// was being done may be right and is to be done again.
     pub(super) fn is_storage(&self) -> bool {
         matches!(
             self,
             Self::Storage(_)
-                | Self::Room(RoomError::Storage(_) | RoomError::Damaged(_) | RoomError::StoredEvent { .. })
+                | Self::Room(
+                    RoomError::Storage(_)
+                        | RoomError::Damaged(_)
+                        | RoomError::StoredEvent { .. }
+                        | RoomError::Lacking
+                )
         )
     }
 }

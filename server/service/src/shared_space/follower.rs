@@ -12,9 +12,8 @@
 //! - declarations: members get the power to write;
 //! - any state: what could not be judged is judged again.
 
-use std::sync::{Arc, MutexGuard, atomic::Ordering};
+use std::sync::{MutexGuard, atomic::Ordering};
 
-use causeway_room::Pdu;
 use causeway_shared_space::{Change, ItemKey, Stamp, StampError};
 use causeway_storage::{
     StreamPosition,
@@ -26,11 +25,13 @@ use serde_json::Value as Json;
 
 use super::{
     DECLARATION_TYPE, ITEM_TYPE, SharedSpace,
+    backend::HeldEvent,
     error::SpaceError,
     hearing::{NOTICE_FIELD, SUMMARY_FIELD},
     lock,
     state_event::remember_face,
 };
+use crate::room_event::RoomEvent;
 
 /// Events taken in one step.
 const STEP_MAX: usize = 200;
@@ -45,7 +46,7 @@ struct Stamped {
     room: OwnedRoomId,
     position: u64,
     key: ItemKey,
-    event: Arc<Pdu>,
+    event: RoomEvent,
     change: Change,
 }
 
@@ -60,7 +61,7 @@ pub(super) enum StampRead {
 }
 
 /// A broken event must not stop the stream; what storage refuses will come again.
-fn unless_broken(error: SpaceError, event: &Pdu) -> Result<(), SpaceError> {
+fn unless_broken(error: SpaceError, event: &RoomEvent) -> Result<(), SpaceError> {
     if error.is_storage() {
         return Err(error);
     }
@@ -113,6 +114,7 @@ impl SharedSpace {
             // Losing the cursor in a crash only repeats steps.
             let _unsynced = self.db.commit(batch)?;
             *cursor = Some(at);
+            self.rooms.followed(StreamPosition(at))?;
         }
         Ok(())
     }
@@ -125,7 +127,8 @@ impl SharedSpace {
             if group.last().is_some_and(|last| last.room != place.room_id) || group.len() >= GROUP_MAX {
                 self.join_group(&std::mem::take(&mut group))?;
             }
-            let Some(event) = self.rooms.event(&place.event_id)? else { continue };
+            let held = self.rooms.event(&place.room_id, &place.event_id)?;
+            let Some(event) = held.and_then(HeldEvent::accepted) else { continue };
             if let Some(stamped) = self.stamped(place, &event)? {
                 group.push(stamped);
                 continue;
@@ -139,7 +142,7 @@ impl SharedSpace {
         self.join_group(&group)
     }
 
-    fn follow_event(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    fn follow_event(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         match (event.kind_text(), event.state_key()) {
             (ITEM_TYPE, Some(key)) => self.follow_unstamped(room, key, event),
             (DECLARATION_TYPE, Some("")) => self.follow_declaration(room, event),
@@ -152,7 +155,7 @@ impl SharedSpace {
     }
 
     /// The change that an item's event brings, if it is yet to be joined.
-    fn stamped(&self, place: &Place, event: &Arc<Pdu>) -> Result<Option<Stamped>, SpaceError> {
+    fn stamped(&self, place: &Place, event: &RoomEvent) -> Result<Option<Stamped>, SpaceError> {
         let room = &place.room_id;
         let Some(key) = event.state_key().filter(|_| event.kind_text() == ITEM_TYPE) else { return Ok(None) };
         let Ok(key) = ItemKey::new(key) else { return Ok(None) };
@@ -164,7 +167,7 @@ impl SharedSpace {
                 room: room.clone(),
                 position: place.position.0,
                 key,
-                event: Arc::clone(event),
+                event: event.clone(),
                 change: stamp.into_change(),
             })),
             // Without its key the log brings the change, and the event may be
@@ -180,7 +183,7 @@ impl SharedSpace {
     }
 
     /// An item's event that brings no change.
-    fn follow_unstamped(&self, room: &RoomId, key: &str, event: &Pdu) -> Result<(), SpaceError> {
+    fn follow_unstamped(&self, room: &RoomId, key: &str, event: &RoomEvent) -> Result<(), SpaceError> {
         if ItemKey::new(key).is_err() || notices::change_of_event(&self.db, room, event.event_id())?.is_some()
         {
             return Ok(());
@@ -191,10 +194,10 @@ impl SharedSpace {
     }
 
     /// The same for an event that waits for adoption: its stamp may be proven by now.
-    pub(super) fn follow_item_again(&self, room: &RoomId, event: &Arc<Pdu>) -> Result<(), SpaceError> {
+    pub(super) fn follow_item_again(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { return Ok(()) };
         let Ok(StampRead::Genuine(stamp)) = self.examine_stamp(room, &key, event) else { return Ok(()) };
-        let (change, event) = (stamp.into_change(), Arc::clone(event));
+        let (change, event) = (stamp.into_change(), event.clone());
         self.join_stamped(&[Stamped { room: room.to_owned(), position: 0, key, event, change }])
     }
 
@@ -203,7 +206,7 @@ impl SharedSpace {
         &self,
         room: &RoomId,
         key: &ItemKey,
-        event: &Pdu,
+        event: &RoomEvent,
     ) -> Result<StampRead, StampError> {
         let content = event.content_raw().get().as_bytes();
         let Some(stamp) = Stamp::read(room, key, event.sender(), content)? else {
@@ -249,8 +252,8 @@ impl SharedSpace {
     /// Joins changes that events of one room brought, in one batch.
     fn join_stamped(&self, group: &[Stamped]) -> Result<(), SpaceError> {
         let Some(Stamped { room, .. }) = group.first() else { return Ok(()) };
-        let mut outcome = causeway_replication::Outcome::default();
-        self.rooms.write(room, |writer| {
+        let joined = self.rooms.write_judging(room, |writer| {
+            let mut outcome = causeway_replication::Outcome::default();
             self.in_draft(writer, |_, draft, writer| {
                 for Stamped { key, event, change, .. } in group {
                     let (id, item_id) = (change.id(), change.header().item_id());
@@ -258,23 +261,23 @@ impl SharedSpace {
                     remember_face(draft, key, &item_id, event.event_id().to_owned())?;
                     notices::put_change_of_event(writer.batch(), room, event.event_id(), &id);
                 }
-                Ok::<_, SpaceError>(())
+                Ok(outcome.new)
             })
         })?;
-        self.metrics.joined(outcome.new);
+        self.metrics.joined(joined);
         Ok(())
     }
 
     /// Whoever may redact an item's event takes its value away, here as there.
-    fn follow_redaction(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    fn follow_redaction(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         let Some(target) = event.redacts() else { return Ok(()) };
-        let applied = self.rooms.redaction_of(target)?;
-        if applied.is_none_or(|applied| applied.event_id() != event.event_id()) {
+        let applied = self.rooms.read(room, |facts| Ok(facts.redaction_of(target)?))?;
+        if applied.is_none_or(|applied| applied != event.event_id()) {
             return Ok(());
         }
         // A reaction that settled something is known as a change too: taking it
         // back takes nobody's value away.
-        if self.rooms.held(target)?.is_none_or(|held| held.pdu.kind_text() != ITEM_TYPE) {
+        if self.rooms.event(room, target)?.is_none_or(|held| held.event.kind_text() != ITEM_TYPE) {
             return Ok(());
         }
         match notices::change_of_event(&self.db, room, target)? {
@@ -283,7 +286,7 @@ impl SharedSpace {
         }
     }
 
-    fn follow_message(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    fn follow_message(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         let content = event.content_object();
         if content.contains_key(NOTICE_FIELD) || content.contains_key(SUMMARY_FIELD) {
             return self.follow_notice(room, event, &content);
@@ -298,7 +301,7 @@ impl SharedSpace {
         }
     }
 
-    fn follow_reaction(&self, room: &RoomId, event: &Pdu) -> Result<(), SpaceError> {
+    fn follow_reaction(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
         let content = event.content_object();
         let Some(relation) = content.get("m.relates_to") else { return Ok(()) };
         let notice = relation["event_id"].as_str().and_then(|id| EventId::parse(id).ok());

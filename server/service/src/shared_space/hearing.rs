@@ -3,7 +3,6 @@
 //! Anybody can write such a message; only who may speak is believed: a service
 //! user, or an author of what is listed, and only of the conflict that has these siblings.
 
-use causeway_room::Pdu;
 use causeway_shared_space::{ChangeId, ConflictId, ItemKey, conflict::conflict_id};
 use causeway_storage::{
     Batch,
@@ -18,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::{SERVICE_LOCALPART, SharedSpace, choice::NUMBERED_MAX, error::SpaceError, notices::NOTICES_MAX};
+use crate::room_event::RoomEvent;
 
 /// What a notice of one conflict carries.
 pub(super) const NOTICE_FIELD: &str = "org.causeway.conflict";
@@ -46,7 +46,7 @@ impl SharedSpace {
     pub(super) fn follow_notice(
         &self,
         room: &RoomId,
-        event: &Pdu,
+        event: &RoomEvent,
         content: &Map<String, Json>,
     ) -> Result<(), SpaceError> {
         if content.contains_key("m.new_content")
@@ -82,7 +82,7 @@ impl SharedSpace {
     fn heard(
         &self,
         room: &RoomId,
-        event: &Pdu,
+        event: &RoomEvent,
         listed: &Listed,
         authors: &[OwnedUserId],
     ) -> Result<Option<NoticeRow>, SpaceError> {
@@ -129,7 +129,7 @@ impl SharedSpace {
         if known.len() >= NOTICES_MAX {
             let mut aged = Vec::with_capacity(known.len());
             for (event, row) in known {
-                aged.push((self.stream_position(&event)?, event, row));
+                aged.push((self.stream_position(room, &event)?, event, row));
             }
             aged.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
             let surplus = aged.len() + 1 - NOTICES_MAX;

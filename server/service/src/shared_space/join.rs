@@ -15,10 +15,10 @@ use ruma::{RoomId, ServerName};
 
 use super::{
     SharedSpace,
+    backend::RoomAccess,
     draft::{Draft, Placement},
     error::SpaceError,
 };
-use crate::rooms::RoomWriter;
 
 /// Entries for which it is worth verifying signatures on more than one thread.
 const PARALLEL_MIN: usize = 64;
@@ -51,7 +51,9 @@ impl SharedSpace {
         if verified.is_empty() {
             return Ok(outcome);
         }
-        self.rooms.write(room, |writer| {
+        let refused = outcome;
+        let outcome = self.rooms.write_judging(room, |writer| {
+            let mut outcome = refused.clone();
             self.in_draft(writer, |space, draft, writer| {
                 for change in &verified {
                     let placement = self.join_one(draft, writer, &change.0, &mut outcome)?;
@@ -63,7 +65,7 @@ impl SharedSpace {
                     }
                 }
                 outcome.forks.clone_from(&draft.forks);
-                Ok(())
+                Ok(outcome)
             })
         })?;
         self.metrics.joined(outcome.new);
@@ -77,7 +79,7 @@ impl SharedSpace {
     pub(super) fn join_one(
         &self,
         draft: &mut Draft<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         change: &Change,
         outcome: &mut Outcome,
     ) -> Result<Placement, SpaceError> {

@@ -13,16 +13,14 @@ use causeway_storage::shared_space::items;
 use ruma::EventId;
 
 use super::{
-    SharedSpace, authorise, draft::Draft, error::SpaceError, follower::StampRead, pasts::Past, stored,
-    verdict::Verdict,
+    SharedSpace, authorise, backend::RoomAccess, draft::Draft, error::SpaceError, follower::StampRead,
+    pasts::Past, stored, verdict::Verdict,
 };
-use crate::rooms::RoomWriter;
-
 impl SharedSpace {
     /// What a verified entry counts for, after what `draft` has placed.
     pub(super) fn judge(
         &self,
-        writer: &RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         draft: &Draft<'_>,
         change: &Change,
     ) -> Result<Verdict, SpaceError> {
@@ -44,20 +42,20 @@ impl SharedSpace {
     /// be adopted, and what of the adoption's names counts.
     fn judge_adoption(
         &self,
-        writer: &RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         header: &Header,
         event_id: &EventId,
     ) -> Result<Verdict, SpaceError> {
         let Some(held) = writer.event(event_id)? else { return Ok(Standing::Unproven.into()) };
-        let (room, key) = (writer.room_id(), header.key());
-        match self.examine_stamp(room, key, &held.pdu) {
+        let (room, key) = (&*writer.room_id().to_owned(), header.key());
+        match self.examine_stamp(room, key, &held.event) {
             // The event carries a change of its own. To adopt it would bring an
             // old value back in its author's name.
             Ok(StampRead::Genuine(_)) => return Ok(Standing::Void(VoidReason::AdoptionMismatch).into()),
             // The event was signed by that very server: its key can be had. Were the
             // adoption let through before, it would have effect here alone.
             Ok(StampRead::WaitsForKey(stamp))
-                if stamp.change().server().as_str() == held.pdu.sender().server_name().as_str() =>
+                if stamp.change().server().as_str() == held.event.sender().server_name().as_str() =>
             {
                 return Ok(Standing::Unproven.into());
             }
@@ -67,7 +65,7 @@ impl SharedSpace {
         if header.supersedes().is_empty() {
             return Ok(verdict);
         }
-        let shown = match self.past(room, key, &held)? {
+        let shown = match self.past_in(writer, key, &held)? {
             Past::Known(Some(shown)) => shown,
             Past::Known(None) => return Ok(verdict),
             // Those who were in the room then judge by it: so does who came later,
@@ -97,11 +95,11 @@ impl SharedSpace {
     /// Whether a redaction's author may erase all that it names.
     fn judge_redaction(
         &self,
-        writer: &RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         draft: &Draft<'_>,
         header: &Header,
     ) -> Result<Standing, SpaceError> {
-        let room = writer.room_id();
+        let room = draft.room();
         let mut judged = Standing::Effective;
         for id in header.redacts() {
             let entry = items::adoptions(&self.db, room, id, 1)?.pop().unwrap_or(*id);

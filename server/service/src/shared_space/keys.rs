@@ -161,24 +161,27 @@ impl SharedSpace {
         key: &[u8],
         changes: &[Change],
     ) -> Result<bool, SpaceError> {
-        let rules = self.rooms.version_rules(room)?;
+        let rules = self.rooms.read(room, |facts| Ok(facts.rules()?))?;
         let mut looked_at: BTreeSet<OwnedEventId> = BTreeSet::new();
         let signed = changes
             .iter()
             .filter(|change| change.server() == server && change.signature().key_id() == key_id);
         for change in signed {
             let header = change.header();
-            let face = self.rooms.state_event(room, ITEM_TYPE, header.key().as_str())?;
+            let face = self.rooms.read(room, |facts| Ok(facts.state(ITEM_TYPE, header.key().as_str())?))?;
             let face = face.map(|face| face.event_id().to_owned());
             for event_id in header.authorized_by().iter().cloned().chain(face) {
                 if looked_at.len() == LOOKED_AT_MAX || !looked_at.insert(event_id.clone()) {
                     continue;
                 }
-                let Some(held) = self.rooms.held(&event_id)? else { continue };
-                if held.meta.rejected.is_none()
-                    && held.pdu.room_id() == room
-                    && held.pdu.sender().server_name() == server
-                    && is_signed_by(&rules.rules, &held.pdu, server, key_id, key)
+                let Some(held) = self.rooms.event(room, &event_id)? else { continue };
+                if !held.rejected
+                    && held.event.room_id() == room
+                    && held.event.sender().server_name() == server
+                    && held
+                        .event
+                        .pdu()
+                        .is_some_and(|pdu| is_signed_by(&rules.rules, pdu, server, key_id, key))
                 {
                     return Ok(true);
                 }

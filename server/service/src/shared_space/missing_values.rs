@@ -137,7 +137,7 @@ impl SharedSpace {
         room: &RoomId,
         values: &[(ChangeId, Box<RawValue>)],
     ) -> Result<usize, SpaceError> {
-        self.rooms.write(room, |writer| {
+        self.rooms.write_judging(room, |writer| {
             let mut touched: Vec<ItemKey> = Vec::new();
             let mut quota = Quota::new(self.quota_bytes);
             for (id, text) in values.iter().take(ASKED_MAX) {

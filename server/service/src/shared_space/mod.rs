@@ -10,6 +10,7 @@
 //! - [`follower`]: what room events mean for the space;
 //! - [`notices`], [`telling`], [`hearing`], [`endings`], [`settlement`]: conflicts told and settled;
 //! - [`projection`]: the face of items in room state;
+//! - [`backend`]: what it needs of rooms, whoever keeps them; `beside`: what doors ask of these;
 //! - [`observed`]: what a device has been given, and so supersedes.
 //!
 //! # Invariants
@@ -22,6 +23,8 @@
 mod adoption;
 mod agenda;
 pub mod authorise;
+pub mod backend;
+mod beside;
 pub mod choice;
 pub mod copying;
 pub mod declaration;
@@ -41,6 +44,7 @@ pub mod missing_values;
 pub mod notice_text;
 mod notices;
 pub mod observed;
+mod own_rooms;
 pub mod pasts;
 mod patience;
 pub mod peers;
@@ -77,6 +81,8 @@ mod order_tests;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
+mod queue_tests;
+#[cfg(test)]
 mod quota_tests;
 #[cfg(test)]
 mod tests;
@@ -100,13 +106,19 @@ use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId
 
 pub use self::service_user::SERVICE_DISPLAY_NAME;
 use self::{
-    agenda::Agenda, draft::facts::EffectiveCache, metrics::Metrics, observed::NamedCache, projection::Pace,
-    rejudging::Rounds, token::TokenKey,
+    agenda::Agenda,
+    backend::{Backend, RoomBackend},
+    draft::facts::EffectiveCache,
+    metrics::Metrics,
+    observed::NamedCache,
+    projection::Pace,
+    rejudging::Rounds,
+    token::TokenKey,
 };
 use crate::{
     clock::Clock,
     notify::{Notifier, Topic},
-    rooms::Rooms,
+    rooms::RoomError,
     server_keys::ServerKeys,
     settings::Settings,
 };
@@ -129,7 +141,7 @@ const QUOTA_BYTES: u64 = 1 << 30;
 /// The shared spaces of all rooms.
 pub struct SharedSpace {
     db: Database,
-    rooms: Arc<Rooms>,
+    rooms: Backend,
     keys: Arc<ServerKeys>,
     notifier: Arc<Notifier>,
     clock: Clock,
@@ -189,13 +201,13 @@ struct Space {
 }
 
 impl SharedSpace {
-    /// Over the server's database and rooms.
+    /// Over the server's database, and its rooms or those of a homeserver beside it.
     ///
     /// # Errors
     /// The server's secret could not be read or kept.
     pub fn open(
         db: Database,
-        rooms: Arc<Rooms>,
+        rooms: Arc<dyn RoomBackend>,
         keys: Arc<ServerKeys>,
         notifier: Arc<Notifier>,
         clock: Clock,
@@ -209,7 +221,7 @@ impl SharedSpace {
         }
         Ok(Self {
             db,
-            rooms,
+            rooms: Backend(rooms),
             keys,
             notifier,
             clock,
@@ -292,9 +304,12 @@ impl SharedSpace {
     }
 
     /// Other servers with a joined member in the room.
-    pub fn other_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, StorageError> {
-        let servers = causeway_storage::rooms::joined_servers(&self.db, room)?;
-        Ok(servers.into_keys().filter(|server| server != self.server_name()).collect())
+    ///
+    /// # Errors
+    /// It could not be read, or asked for.
+    pub fn other_servers(&self, room: &RoomId) -> Result<Vec<OwnedServerName>, RoomError> {
+        let servers = self.rooms.joined_servers(room)?;
+        Ok(servers.into_iter().filter(|server| server != self.server_name()).collect())
     }
 
     /// The driver says what some other server holds; kept to know which changes

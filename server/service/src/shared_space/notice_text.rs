@@ -33,6 +33,7 @@ pub struct Told {
 }
 
 /// A conflict that is to be told now.
+#[derive(Clone)]
 pub(super) struct Telling {
     pub key: ItemKey,
     pub id: String,

@@ -26,17 +26,17 @@ use sha2::{Digest as _, Sha256};
 use super::{
     SharedSpace,
     agenda::{Task, together},
+    backend::RoomAccess,
     draft::{INCOMPLETE_WAIT, as_ms},
     error::SpaceError,
     notice_text::{Telling, Told},
     stored,
 };
-use crate::rooms::RoomWriter;
 
 /// Notices about one item that are remembered. Reactions to older ones mean nothing any more.
 pub(super) const NOTICES_MAX: usize = 16;
 /// Pauses after a notice could not be sent: they double.
-const UNSENT_FIRST: Duration = Duration::from_mins(1);
+pub(super) const UNSENT_FIRST: Duration = Duration::from_mins(1);
 const UNSENT_LAST: Duration = Duration::from_hours(1);
 
 impl SharedSpace {
@@ -50,6 +50,9 @@ impl SharedSpace {
             let Err(error) = self.tell_room(&room, tasks) else { continue };
             // Its rows are still there; the other rooms don't wait for it.
             self.agenda.note(Queue::Notice, self.clock.now_ms() + as_ms(UNSENT_FIRST));
+            if error.is_lacking() {
+                continue;
+            }
             if error.is_storage() {
                 return Err(error);
             }
@@ -77,7 +80,7 @@ impl SharedSpace {
         if tellings.is_empty() {
             return Ok(());
         }
-        self.rooms.write_patiently(room, |writer| self.speak(writer, tellings))
+        self.rooms.write_patiently(room, |writer| self.speak(writer, tellings.clone()))
     }
 
     /// Nothing is left to do, unless the item changed in the meantime.
@@ -91,8 +94,8 @@ impl SharedSpace {
     }
 
     /// A notice could not be sent: it is tried again, less and less often.
-    pub(super) fn try_later(&self, writer: &mut RoomWriter<'_>, telling: &Telling) {
-        let pause = UNSENT_FIRST.saturating_mul(1 << telling.attempts.min(10)).min(UNSENT_LAST);
+    pub(super) fn try_later(&self, writer: &mut dyn RoomAccess, telling: &Telling, first: Duration) {
+        let pause = first.saturating_mul(1 << telling.attempts.min(10)).min(UNSENT_LAST);
         let due = self.clock.now_ms() + as_ms(pause);
         let row = QueueRow { due, attempts: telling.attempts.saturating_add(1), detail: Json::Null };
         let room = writer.room_id().to_owned();

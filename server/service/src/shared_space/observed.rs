@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use causeway_room::state_tree::NodeId;
 use causeway_shared_space::{
     Change, ChangeId, Counter, Dot, Header, ItemKey, Observed, ObservedFacts, ReplicaId,
 };
@@ -23,9 +22,7 @@ use causeway_storage::{
 };
 use ruma::{DeviceId, OwnedEventId, RoomId, ServerName, UserId};
 
-use super::{
-    ITEM_TYPE, SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored, token::TOKEN_IDS_MAX,
-};
+use super::{SharedSpace, error::SpaceError, lock, notices::NOTICES_MAX, stored, token::TOKEN_IDS_MAX};
 use crate::{cache::Cache, sync};
 
 /// Headers of which what they name is kept in memory, at most twice as many:
@@ -89,11 +86,9 @@ impl SharedSpace {
         device: &DeviceId,
     ) -> Result<Shown, SpaceError> {
         let mut events = self.read_by_device(room, key.as_str(), user, device)?;
-        let given = sync::given(&self.rooms, user, device, room)?;
-        for root in given.iter().filter_map(|given| parse_root(given.state.as_deref()?)) {
-            if let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key.as_str())? {
-                events.push(event.event_id().to_owned());
-            }
+        let given = self.rooms.given(user, device, room)?;
+        for root in given.iter().filter_map(|given| given.state.as_deref()) {
+            events.extend(self.rooms.item_at(root, key.as_str())?);
         }
         Ok(Shown { events, given })
     }
@@ -130,13 +125,13 @@ impl SharedSpace {
         });
         for (id, faces) in past.chain(live) {
             for face in faces {
-                if shown.contains(&face.event_id) || was_given(self.stream_position(&face.event_id)?) {
+                if shown.contains(&face.event_id) || was_given(self.stream_position(room, &face.event_id)?) {
                     observed.give(id);
                 }
             }
         }
         for (event_id, notice) in notices::notices_of(&self.db, room, key.as_str(), NOTICES_MAX + 1)? {
-            if was_given(self.stream_position(&event_id)?) {
+            if was_given(self.stream_position(room, &event_id)?) {
                 notice.siblings.iter().for_each(|id| observed.give(*id));
             }
         }
@@ -145,10 +140,12 @@ impl SharedSpace {
     }
 
     /// Where an event stands in this server's stream; `None` for history.
-    pub(super) fn stream_position(&self, event_id: &ruma::EventId) -> Result<Option<u64>, SpaceError> {
-        // From memory where it can be: this is asked for each face at each write.
-        let held = self.rooms.held(event_id)?;
-        Ok(held.and_then(|held| held.meta.position).and_then(|position| u64::try_from(position).ok()))
+    pub(super) fn stream_position(
+        &self,
+        room: &RoomId,
+        event_id: &ruma::EventId,
+    ) -> Result<Option<u64>, SpaceError> {
+        Ok(self.rooms.position(room, event_id)?)
     }
 
     /// Facts for [`Observed::supersedes`] of a change that continues the log of
@@ -163,12 +160,6 @@ impl SharedSpace {
         let own = self.server_name();
         Facts { db: &self.db, room, own, elsewhere, drafted, named: &self.named, continued }
     }
-}
-
-/// A state's root as the progress of a device names it.
-pub(super) fn parse_root(text: &str) -> Option<NodeId> {
-    let mut root = [0; 32];
-    hex::decode_to_slice(text, &mut root).ok().map(|()| NodeId(root))
 }
 
 /// What is known of the changes that an author was given.

@@ -21,8 +21,13 @@ use causeway_storage::shared_space::{
 };
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, patience, stored};
-use crate::{notify::Topic, rooms::Held};
+use super::{
+    ITEM_TYPE, SharedSpace,
+    backend::{HeldEvent, RoomAccess},
+    error::SpaceError,
+    patience, stored,
+};
+use crate::{notify::Topic, room_event::RoomEvent, rooms::RoomError};
 
 /// Events asked for at once, the bound of such a request.
 pub const ASKED_MAX: usize = 50;
@@ -35,7 +40,7 @@ const SCANS_MAX: usize = 10;
 #[derive(Clone, Debug)]
 pub(super) enum Past {
     /// The item's event then; `None` if there was none.
-    Known(Option<Arc<Pdu>>),
+    Known(Option<RoomEvent>),
     /// Nobody could say.
     Untold,
     /// Others are yet to be asked.
@@ -124,15 +129,37 @@ pub type Lacking = BTreeMap<OwnedEventId, Lack>;
 
 impl SharedSpace {
     /// What is known here of an item as of before one of its events.
-    pub(super) fn past(&self, room: &RoomId, key: &ItemKey, held: &Held) -> Result<Past, SpaceError> {
-        // The state that is kept with fetched history is good for who may see
-        // it, not for more: it is the one of some event near by.
-        let is_history = held.meta.position.is_some_and(|position| position < 0);
-        if let Some(root) = held.meta.state_before.as_ref().filter(|_| !is_history) {
-            return Ok(Past::Known(self.rooms.state_at(root, ITEM_TYPE, key.as_str())?));
+    pub(super) fn past(&self, room: &RoomId, key: &ItemKey, held: &HeldEvent) -> Result<Past, SpaceError> {
+        self.past_by(room, key, held, &mut |event_id| self.rooms.event(room, event_id))
+    }
+
+    /// The same under the room's lock.
+    pub(super) fn past_in(
+        &self,
+        writer: &mut dyn RoomAccess,
+        key: &ItemKey,
+        held: &HeldEvent,
+    ) -> Result<Past, SpaceError> {
+        let room = writer.room_id().to_owned();
+        self.past_by(&room, key, held, &mut |event_id| writer.event(event_id))
+    }
+
+    fn past_by(
+        &self,
+        room: &RoomId,
+        key: &ItemKey,
+        held: &HeldEvent,
+        event: &mut dyn FnMut(&EventId) -> Result<Option<HeldEvent>, RoomError>,
+    ) -> Result<Past, SpaceError> {
+        if let Some(shown) = self.rooms.shown_before(held, key.as_str())? {
+            return Ok(Past::Known(shown));
         }
-        Ok(match pasts::past(&self.db, room, held.pdu.event_id())? {
-            Some(PastRow::Shown(event_id)) => Past::Known(self.rooms.event(&event_id)?),
+        Ok(match pasts::past(&self.db, room, held.event.event_id())? {
+            Some(PastRow::Shown(event_id)) => match event(&event_id)?.and_then(HeldEvent::accepted) {
+                // It is known to others, who may tell more of it.
+                None if !self.rooms.has_all() => Past::Unknown,
+                shown => Past::Known(shown),
+            },
             Some(PastRow::Nothing) => Past::Known(None),
             Some(PastRow::Untold) => Past::Untold,
             Some(PastRow::Asked(_)) | None => Past::Unknown,
@@ -157,11 +184,11 @@ impl SharedSpace {
                 continue;
             }
             let Some(held) = self.item_event(room, event_id)? else { continue };
-            let Some(event) = self.rooms.event_for_server(asker, event_id)? else { continue };
+            let Some(event) = self.rooms.pdu_for_server(asker, event_id)? else { continue };
             let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { continue };
             let before = match self.past(room, &key, &held)? {
                 Past::Known(Some(shown)) => {
-                    let shown = self.rooms.event_for_server(asker, shown.event_id())?;
+                    let shown = self.rooms.pdu_for_server(asker, shown.event_id())?;
                     shown.map_or(Before::Unknown, Before::Event)
                 }
                 Past::Known(None) => Before::Nothing,
@@ -272,11 +299,11 @@ impl SharedSpace {
 
     /// Whether the adoption of an event can't be judged without asking others.
     fn lacks_past(&self, room: &RoomId, event_id: &EventId, names: bool) -> Result<bool, SpaceError> {
-        let Some(held) = self.rooms.held(event_id)? else { return Ok(true) };
-        if *held.meta.room_id != *room || held.meta.rejected.is_some() || !names {
+        let Some(held) = self.rooms.event(room, event_id)? else { return Ok(true) };
+        if *held.event.room_id() != *room || held.rejected || !names {
             return Ok(false);
         }
-        let Ok(key) = ItemKey::new(held.pdu.state_key().unwrap_or_default()) else { return Ok(false) };
+        let Ok(key) = ItemKey::new(held.event.state_key().unwrap_or_default()) else { return Ok(false) };
         Ok(!matches!(self.past(room, &key, &held)?, Past::Known(_)))
     }
 
@@ -299,9 +326,10 @@ impl SharedSpace {
             Before::Event(before) => before,
         };
         let Some(shown) = self.item_event(room, before)? else { return Ok(false) };
-        let (earlier, depth) = (shown.pdu.depth(), held.pdu.depth());
+        let depth = |held: &HeldEvent| held.event.pdu().map(|pdu| pdu.depth());
+        let (Some(earlier), Some(depth)) = (depth(&shown), depth(&held)) else { return Ok(false) };
         let is_before = earlier < depth || (earlier == depth && depth == INTEGER_MAX);
-        Ok(before != event_id && is_before && shown.pdu.state_key() == held.pdu.state_key())
+        Ok(before != event_id && is_before && shown.event.state_key() == held.event.state_key())
     }
 
     /// Notes what an item's event was before one of its events, as other servers
@@ -376,10 +404,10 @@ impl SharedSpace {
     }
 
     /// A held event of an item of this room that the rules allowed.
-    fn item_event(&self, room: &RoomId, event_id: &EventId) -> Result<Option<Held>, SpaceError> {
-        Ok(self.rooms.held(event_id)?.filter(|held| {
-            let is_item = held.pdu.kind_text() == ITEM_TYPE && held.pdu.state_key().is_some();
-            is_item && *held.meta.room_id == *room && held.meta.rejected.is_none()
+    fn item_event(&self, room: &RoomId, event_id: &EventId) -> Result<Option<HeldEvent>, SpaceError> {
+        Ok(self.rooms.event(room, event_id)?.filter(|held| {
+            let is_item = held.event.kind_text() == ITEM_TYPE && held.event.state_key().is_some();
+            is_item && *held.event.room_id() == *room && !held.rejected
         }))
     }
 }

@@ -10,7 +10,12 @@ use causeway_shared_space::{ItemKey, Value};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{ITEM_TYPE, SharedSpace, authorise, error::SpaceError, write::Write};
+use super::{
+    ITEM_TYPE, SharedSpace, authorise,
+    backend::{Appended, Subject},
+    error::SpaceError,
+    write::Write,
+};
 use crate::{
     error::MatrixError,
     rooms::{RoomError, VETTED_MAX},
@@ -29,7 +34,7 @@ impl SharedSpace {
         key: &str,
         content: &RawValue,
     ) -> Result<Option<OwnedEventId>, SpaceError> {
-        if self.rooms.policy(room)?.is_none() {
+        if !self.rooms.has_policy(room)? {
             return Ok(None);
         }
         let (key, value) = (ItemKey::new(key)?, Value::from_content(content.get().as_bytes())?);
@@ -37,7 +42,10 @@ impl SharedSpace {
         let sent = self.rooms.write(room, |writer| {
             authorise::local_writer(writer, user)?;
             self.refuse_closed(writer)?;
-            Ok::<_, SpaceError>(writer.append(event.clone())?.event_id().to_owned())
+            match writer.append(event.clone(), Subject::Face(key.to_string()))? {
+                Appended::Sent(event_id) => Ok(event_id),
+                Appended::Queued => Err(SpaceError::Stored("answer")),
+            }
         });
         sent.map(Some)
     }
@@ -53,7 +61,7 @@ impl SharedSpace {
         room: &RoomId,
         writes: &[Result<Write, MatrixError>],
     ) -> Result<Vec<Result<Write, MatrixError>>, SpaceError> {
-        if self.rooms.policy(room)?.is_none() {
+        if !self.rooms.has_policy(room)? {
             return Ok(writes.to_vec());
         }
         if writes.len() > VETTED_MAX {

@@ -12,23 +12,19 @@
 
 use std::collections::BTreeMap;
 
-use causeway_room::Pdu;
 use causeway_shared_space::{Change, ItemKey, Kind};
-use causeway_storage::{
-    rooms as room_rows,
-    shared_space::{
-        items, notices,
-        queues::{self, Queue, QueueRow},
-    },
+use causeway_storage::shared_space::{
+    items, notices,
+    queues::{self, Queue, QueueRow},
 };
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::Value as Json;
 
 use super::{
-    ITEM_TYPE, SharedSpace, agenda::Task, declaration::PROJECTION_MAX_MOST, draft::Draft, error::SpaceError,
-    lock, stored,
+    ITEM_TYPE, SharedSpace, agenda::Task, backend::RoomAccess, declaration::PROJECTION_MAX_MOST,
+    draft::Draft, error::SpaceError, lock, stored,
 };
-use crate::rooms::{RoomError, RoomWriter};
+use crate::{room_event::RoomEvent, rooms::RoomError};
 
 /// Faces shown in one round over all rooms, and how long a round lasts.
 const ROUND_FACES_MAX: usize = 20;
@@ -37,6 +33,8 @@ const ROUND_MS: u64 = 250;
 const AGAIN_MAX: u32 = 5;
 /// The first pause before that; it doubles.
 const AGAIN_FIRST_MS: u64 = 1_000;
+/// Until faces are looked at again for which the homeserver did not answer.
+const LACKING_WAIT_MS: u64 = 5_000;
 /// Items looked at after the state went back, for one event.
 const WENT_BACK_MAX: usize = 1_000;
 
@@ -75,27 +73,36 @@ impl SharedSpace {
     /// Queues an item's face, if the room shows items and there is room for it.
     pub(super) fn queue_projection(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         key: &ItemKey,
     ) -> Result<(), SpaceError> {
         let room = writer.room_id().to_owned();
+        if self.rooms.has_all() && !self.has_room_for_face(writer, key)? {
+            return Ok(());
+        }
+        let now_ms = self.clock.now_ms();
+        queues::put(writer.batch(), Queue::Projection, &room, key.as_str(), &QueueRow::due(now_ms));
+        self.agenda.note(Queue::Projection, now_ms);
+        Ok(())
+    }
+
+    /// Whether the room shows items, and this one too. It is looked at again when it is shown.
+    fn has_room_for_face(&self, writer: &mut dyn RoomAccess, key: &ItemKey) -> Result<bool, SpaceError> {
+        let room = writer.room_id().to_owned();
         let most = self.declaration(writer)?.projection_max;
         if most == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let is_new = writer.state(ITEM_TYPE, key.as_str())?.is_none()
             && queues::queued(&self.db, Queue::Projection, &room, key.as_str())?.is_none();
         if is_new {
             let counted = self.counted_faces(&room)?;
             if counted >= most {
-                return Ok(());
+                return Ok(false);
             }
-            lock(&self.shown).insert(room.clone(), counted + 1);
+            lock(&self.shown).insert(room, counted + 1);
         }
-        let now_ms = self.clock.now_ms();
-        queues::put(writer.batch(), Queue::Projection, &room, key.as_str(), &QueueRow::due(now_ms));
-        self.agenda.note(Queue::Projection, now_ms);
-        Ok(())
+        Ok(true)
     }
 
     /// How many items the room's state shows or is about to show. Counted when
@@ -111,8 +118,7 @@ impl SharedSpace {
 
     /// How many items the room's state shows.
     fn shown_faces(&self, room: &RoomId) -> Result<u64, SpaceError> {
-        let most = usize::try_from(PROJECTION_MAX_MOST).unwrap_or(usize::MAX);
-        Ok(room_rows::current_of(&self.db, room, Some(ITEM_TYPE), None, most)?.len() as u64)
+        Ok(self.rooms.shown_items(room, PROJECTION_MAX_MOST)?)
     }
 
     /// Shows what is due, as far as the round allows.
@@ -154,6 +160,10 @@ impl SharedSpace {
             return Ok(());
         }
         let Err(error) = self.project_all(room, tasks) else { return Ok(()) };
+        if error.is_lacking() {
+            self.agenda.note(Queue::Projection, self.clock.now_ms() + LACKING_WAIT_MS);
+            return Ok(());
+        }
         if error.is_storage() {
             return Err(error);
         }
@@ -210,7 +220,7 @@ impl SharedSpace {
     fn show(
         &self,
         draft: &mut Draft<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         change: Change,
         again: bool,
     ) -> Result<(), SpaceError> {
@@ -235,7 +245,7 @@ impl SharedSpace {
 
     fn decide(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         key: &ItemKey,
         queued: &QueueRow,
     ) -> Result<Decision, SpaceError> {
@@ -262,7 +272,7 @@ impl SharedSpace {
                         }
                         None => Vec::new(),
                     };
-                    if listed(event) == others || self.rooms.redaction_of(event.event_id())?.is_some() {
+                    if listed(event) == others || writer.redaction_of(event.event_id())?.is_some() {
                         return Ok(Decision::Leave);
                     }
                     false
@@ -276,7 +286,7 @@ impl SharedSpace {
                 return Ok(Decision::Leave);
             }
             for face in &local.faces {
-                if self.rooms.redaction_of(&face.event_id)?.is_some() {
+                if writer.redaction_of(&face.event_id)?.is_some() {
                     return Ok(Decision::Leave);
                 }
             }
@@ -309,21 +319,13 @@ impl SharedSpace {
         &self,
         room: &RoomId,
         position: u64,
-        event: &Pdu,
+        event: &RoomEvent,
     ) -> Result<(), SpaceError> {
         if event.sender().server_name() == self.server_name() {
             return Ok(());
         }
-        let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let Some((before, after)) = self.rooms.state_roots_around(room, position)? else { return Ok(()) };
-        if before == after {
-            return Ok(());
-        }
-        let differing = self.rooms.state_diff(&before, &after)?.into_iter().map(|difference| difference.key);
-        for key in differing.filter(|key| key.kind == *ITEM_TYPE).take(WENT_BACK_MAX) {
-            if event.state_key() != Some(key.key.as_str())
-                && let Ok(key) = ItemKey::new(&key.key)
-            {
+        for key in self.rooms.items_changed_beside(room, position, event, WENT_BACK_MAX)? {
+            if let Ok(key) = ItemKey::new(&key) {
                 self.check_face(room, &key)?;
             }
         }
@@ -332,7 +334,7 @@ impl SharedSpace {
 }
 
 /// The other siblings that a face lists.
-fn listed(face: &Pdu) -> Vec<String> {
+fn listed(face: &RoomEvent) -> Vec<String> {
     let content = face.content_object();
     let list = content.get(causeway_shared_space::value::CONFLICT_FIELD).and_then(Json::as_array);
     let ids = list.into_iter().flatten().filter_map(|other| other["id"].as_str());

@@ -20,7 +20,7 @@ use causeway_storage::{
         usage::{self, UsageRow},
     },
 };
-use ruma::{RoomId, UserId, events::room::member::MembershipState};
+use ruma::{RoomId, UserId};
 use serde_json::{Value as Json, json, value::RawValue};
 
 use super::{
@@ -237,8 +237,7 @@ impl SharedSpace {
         let mut shown: Vec<Json> =
             siblings.iter().zip(values).map(|(sibling, value)| show(sibling, value.as_deref())).collect();
         for (sibling, shown) in siblings.iter().zip(&mut shown) {
-            let author = causeway_storage::rooms::member(&self.db, room, &sibling.author)?;
-            if author.is_some_and(|author| author.membership == MembershipState::Ban) {
+            if self.rooms.is_banned(room, &sibling.author)? {
                 shown["banned"] = true.into();
             }
         }

@@ -1,11 +1,11 @@
 //! Redactions of item events: the value goes, here and by the log everywhere.
 
-use causeway_room::Pdu;
 use causeway_shared_space::{ChangeId, Observed, change::Body, header::adopted_item_id};
 use causeway_storage::shared_space::{entries, items, notices};
 use ruma::{EventId, RoomId};
 
 use super::{SharedSpace, authorise, draft::ADOPTIONS_MAX, error::SpaceError, write::Wanted};
+use crate::room_event::RoomEvent;
 
 impl SharedSpace {
     /// An item's event was redacted before it was adopted: an adoption that
@@ -20,7 +20,12 @@ impl SharedSpace {
     /// A redaction of the event that carried `entry` applies. Every server that
     /// sees it forgets the value; the home server of the one who redacted also
     /// says so in the log, for those who don't see the event.
-    pub(super) fn redact(&self, room: &RoomId, entry: &ChangeId, event: &Pdu) -> Result<(), SpaceError> {
+    pub(super) fn redact(
+        &self,
+        room: &RoomId,
+        entry: &ChangeId,
+        event: &RoomEvent,
+    ) -> Result<(), SpaceError> {
         let header = self.header_of_item_id(room, entry)?;
         let mut batch = self.db.batch();
         entries::erase_value(&mut batch, room, entry);

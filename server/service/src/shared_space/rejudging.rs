@@ -69,7 +69,7 @@ impl SharedSpace {
         if page.is_empty() {
             return Ok(());
         }
-        self.rooms.write(room, |writer| {
+        self.rooms.write_judging(room, |writer| {
             self.in_draft(writer, |_, draft, writer| {
                 for id in page {
                     let Some(change) = stored::change(&self.db, room, id)? else { continue };

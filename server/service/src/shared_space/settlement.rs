@@ -6,7 +6,7 @@
 //! part in shared spaces, the server that told the conflict writes it, by its
 //! service user, if the one who chose may write items.
 
-use causeway_room::{NewEvent, Pdu};
+use causeway_room::NewEvent;
 use causeway_shared_space::{ChangeId, ItemKey, Observed, Value, change::Body};
 use causeway_storage::shared_space::{
     entries,
@@ -16,11 +16,19 @@ use causeway_storage::shared_space::{
 use ruma::{EventId, RoomId, UserId};
 
 use super::{
-    SharedSpace, authorise, choice, error::SpaceError, hearing::CONFLICTS_MAX, notice_text, write::Wanted,
+    SharedSpace, authorise,
+    backend::{RoomAccess, Subject},
+    choice,
+    error::SpaceError,
+    hearing::CONFLICTS_MAX,
+    notice_text,
+    service_user::Speaker,
+    write::Wanted,
 };
-use crate::rooms::RoomWriter;
+use crate::{room_event::RoomEvent, rooms::RoomError};
 
 /// One conflict, and what was chosen in it.
+#[derive(Clone)]
 struct Chosen {
     id: ChangeId,
     key: ItemKey,
@@ -56,7 +64,7 @@ impl SharedSpace {
     pub(super) fn follow_choice(
         &self,
         room: &RoomId,
-        event: &Pdu,
+        event: &RoomEvent,
         notice: &EventId,
         number: usize,
     ) -> Result<(), SpaceError> {
@@ -75,10 +83,10 @@ impl SharedSpace {
         }
         let Some(first) = chosen.first().map(|one| one.id) else { return Ok(()) };
         self.rooms.write_patiently(room, |writer| {
-            let author = if local { Some(user.to_owned()) } else { self.speaker(writer, user)? };
-            let Some(author) = author else { return Ok(()) };
+            let author = if local { Speaker::User(user.to_owned()) } else { self.speaker(writer, user)? };
+            let Speaker::User(author) = author else { return Ok(()) };
             let told = chosen.first().map(|one| one.notice.clone());
-            let settled = self.settle(writer, &Chooser { user, author: &author }, chosen)?;
+            let settled = self.settle(writer, &Chooser { user, author: &author }, &chosen)?;
             if let (Settled::Written(_), false, Some(told)) = (&settled, local, told)
                 && told.authors.is_empty()
             {
@@ -128,9 +136,9 @@ impl SharedSpace {
 
     fn settle(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         chooser: &Chooser<'_>,
-        chosen: Vec<Chosen>,
+        chosen: &[Chosen],
     ) -> Result<Settled, SpaceError> {
         let Chooser { user, author } = *chooser;
         match Self::refuse_replaced(writer) {
@@ -149,21 +157,21 @@ impl SharedSpace {
         let mut settled = Settled::Answered("That value is not there any more.".to_owned());
         self.in_draft(writer, |space, draft, writer| {
             for Chosen { id, key, notice } in chosen {
-                let row = draft.item(&key)?.clone();
-                let rewritten = !notice.authors.is_empty() && !self.is_listed_value(&row, &notice, writer)?;
-                if let Some(said) = already_settled(&row, &notice, chooser, rewritten) {
+                let row = draft.item(key)?.clone();
+                let rewritten = !notice.authors.is_empty() && !self.is_listed_value(&row, notice, writer)?;
+                if let Some(said) = already_settled(&row, notice, chooser, rewritten) {
                     settled.or(Settled::Answered(said));
                     continue;
                 }
-                let Some(body) = self.body_of(writer.room_id(), &id)? else { continue };
+                let Some(body) = self.body_of(writer.room_id(), id)? else { continue };
                 let mut observed: Observed = notice.siblings.iter().copied().collect();
                 // He may have changed his mind.
                 row.item
                     .siblings_by(author)
-                    .filter(|own| names_all(&own.supersedes, &notice))
+                    .filter(|own| names_all(&own.supersedes, notice))
                     .for_each(|own| observed.give(own.id));
                 let wanted = Wanted {
-                    key: &key,
+                    key,
                     body,
                     observed: &observed,
                     author: author.to_owned(),
@@ -172,7 +180,7 @@ impl SharedSpace {
                     device: None,
                 };
                 let change = self.write_change(space, draft, writer, wanted)?;
-                self.queue_projection(writer, &key)?;
+                self.queue_projection(writer, key)?;
                 self.metrics.settled();
                 self.metrics.wrote(1, "settlement");
                 settled.or(Settled::Written(change.id()));
@@ -186,7 +194,7 @@ impl SharedSpace {
         &self,
         row: &ItemRow,
         notice: &NoticeRow,
-        writer: &RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
     ) -> Result<bool, SpaceError> {
         let Some(face) = row.item.face() else { return Ok(false) };
         for id in &notice.siblings {
@@ -209,12 +217,11 @@ impl SharedSpace {
         Ok(value.and_then(|text| Value::parse(&text).ok()).map(Body::Put))
     }
 
-    fn answer(&self, writer: &mut RoomWriter<'_>, event: &Pdu, said: &str) -> Result<(), SpaceError> {
-        let Some(speaker) = self.speaker(writer, event.sender())? else { return Ok(()) };
+    fn answer(&self, writer: &mut dyn RoomAccess, event: &RoomEvent, said: &str) -> Result<(), SpaceError> {
+        let Speaker::User(speaker) = self.speaker(writer, event.sender())? else { return Ok(()) };
         let content = notice_text::answer(event.event_id().as_str(), event.sender().as_str(), said);
-        let message =
-            NewEvent::new("m.room.message", speaker, None, content).map_err(crate::rooms::RoomError::from)?;
-        writer.append(message)?;
+        let message = NewEvent::new("m.room.message", speaker, None, content).map_err(RoomError::from)?;
+        writer.append(message, Subject::Answer(event.event_id().to_owned()))?;
         Ok(())
     }
 }

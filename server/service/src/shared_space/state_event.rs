@@ -11,12 +11,13 @@ use serde_json::value::RawValue;
 
 use super::{
     ITEM_TYPE, SharedSpace, Space, authorise,
+    backend::{Appended, RoomAccess, Subject},
     draft::Draft,
     error::SpaceError,
     observed::{Shown, device_name},
     write::Wanted,
 };
-use crate::rooms::{RoomWriter, Unsynced};
+use crate::rooms::Unsynced;
 use causeway_room::build::NewEvent;
 
 /// What becomes of one of several state events.
@@ -112,7 +113,7 @@ impl SharedSpace {
         &self,
         space: &mut Space,
         draft: &mut Draft<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         event: &ItemEvent,
         authorized_by: Vec<OwnedEventId>,
     ) -> Result<Sent, SpaceError> {
@@ -142,17 +143,22 @@ impl SharedSpace {
             },
         )?;
         self.metrics.wrote(1, "state");
-        self.append_face(draft, writer, change, user).map(Ok)
+        match self.append_face(draft, writer, change, user)? {
+            Appended::Sent(event_id) => Ok(Ok(event_id)),
+            // Where events are queued, clients' go to their homeserver first.
+            Appended::Queued => Err(SpaceError::Stored("answer")),
+        }
     }
 
-    /// Appends the state event that carries a change, sent by `carrier`.
+    /// Appends the state event that carries a change, sent by `carrier`. One that is
+    /// queued is noted as the item's face when it comes round.
     pub(super) fn append_face(
         &self,
         draft: &mut Draft<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         change: Change,
         carrier: &UserId,
-    ) -> Result<OwnedEventId, SpaceError> {
+    ) -> Result<Appended, SpaceError> {
         let key = change.header().key().clone();
         let (id, item_id) = (change.id(), change.header().item_id());
         let row = draft.item(&key)?;
@@ -169,11 +175,13 @@ impl SharedSpace {
             redacts: None,
             origin_server_ts: None,
         };
-        let pdu = writer.append(event)?;
-        let room = writer.room_id().to_owned();
-        notices::put_change_of_event(writer.batch(), &room, pdu.event_id(), &id);
-        remember_face(draft, &key, &item_id, pdu.event_id().to_owned())?;
-        Ok(pdu.event_id().to_owned())
+        let appended = writer.append(event, Subject::Face(key.to_string()))?;
+        if let Appended::Sent(event_id) = &appended {
+            let room = writer.room_id().to_owned();
+            notices::put_change_of_event(writer.batch(), &room, event_id, &id);
+            remember_face(draft, &key, &item_id, event_id.clone())?;
+        }
+        Ok(appended)
     }
 }
 

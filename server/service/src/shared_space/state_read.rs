@@ -7,7 +7,7 @@
 use causeway_storage::sync_progress::{self as rows, StateRead};
 use ruma::{DeviceId, EventId, OwnedEventId, RoomId, UserId};
 
-use super::{ITEM_TYPE, SharedSpace, error::SpaceError, observed::parse_root, read};
+use super::{SharedSpace, error::SpaceError, read};
 
 /// Items that are remembered of one device and room, those read last.
 const ITEMS_MAX: usize = 64;
@@ -82,10 +82,8 @@ impl SharedSpace {
         let Some(row) = rows::state_read(&self.db, user, device, room)? else { return Ok(Vec::new()) };
         let mut events: Vec<OwnedEventId> =
             row.items.into_iter().filter(|(read, _)| read == key).map(|(_, event)| event).collect();
-        if let Some(root) = row.root.as_deref().and_then(parse_root)
-            && let Some(event) = self.rooms.state_at(&root, ITEM_TYPE, key)?
-        {
-            events.push(event.event_id().to_owned());
+        if let Some(root) = row.root.as_deref() {
+            events.extend(self.rooms.item_at(root, key)?);
         }
         Ok(events)
     }

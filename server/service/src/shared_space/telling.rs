@@ -3,6 +3,8 @@
 //! When it speaks is decided in [`super::notices`], the words are in
 //! [`super::notice_text`]. A conflict that could not be told stays queued.
 
+use std::time::Duration;
+
 use causeway_room::NewEvent;
 use causeway_shared_space::ChangeId;
 use causeway_storage::shared_space::{
@@ -15,10 +17,13 @@ use serde_json::Value as Json;
 
 use super::{
     SharedSpace,
+    backend::{Appended, RoomAccess, Subject},
     error::SpaceError,
     notice_text::{self, Telling},
+    notices::UNSENT_FIRST,
+    service_user::Speaker,
 };
-use crate::rooms::{RoomError, RoomWriter};
+use crate::rooms::RoomError;
 
 /// More new conflicts than this in one room are told in one message.
 const TOLD_ONE_BY_ONE_MAX: usize = 20;
@@ -26,11 +31,36 @@ const TOLD_ONE_BY_ONE_MAX: usize = 20;
 /// largest event. More conflicts are told in more messages.
 const LISTED_BYTES_MAX: usize = 32 * 1024;
 
+/// The first pause until somebody speaks who is on his way into the room, and how often it
+/// is waited for him.
+const SOON: Duration = Duration::from_secs(2);
+const SOON_MAX: u32 = 3;
+
+/// On whose behalf something is said.
+pub(super) struct Speaking {
+    /// A local user.
+    pub author: Option<OwnedUserId>,
+    /// Whether it is waited for the service user.
+    pub waits: bool,
+}
+
+/// What became of a message.
+pub(super) enum Said {
+    /// It is in the room, as this event of this user.
+    Sent(OwnedEventId, OwnedUserId),
+    /// It is on its way.
+    Queued,
+    /// Who is to say it is on his way into the room.
+    Soon,
+    /// Nobody could say it.
+    Not,
+}
+
 impl SharedSpace {
     /// Sends the notices, and notes in the same batch that they were sent.
     pub(super) fn speak(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         tellings: Vec<Telling>,
     ) -> Result<(), SpaceError> {
         let room = writer.room_id().to_owned();
@@ -55,7 +85,7 @@ impl SharedSpace {
     /// Sends one message about these conflicts.
     fn tell(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         room: &RoomId,
         tellings: &[Telling],
         together: bool,
@@ -76,11 +106,17 @@ impl SharedSpace {
             .iter()
             .flat_map(|telling| telling.siblings.iter().rev().map(|sibling| &sibling.author))
             .find(|author| author.server_name() == self.server_name());
-        let sent = self.say(writer, local.cloned(), content)?;
+        let Some(first) = tellings.first() else { return Ok(()) };
+        let speaker = Speaking { author: local.cloned(), waits: first.attempts < SOON_MAX };
+        let said = self.say(writer, speaker, content, Subject::Notice(first.id.clone()))?;
         for telling in tellings {
-            match &sent {
-                Some(sent) => self.note_sent(writer, room, telling, sent, &authors)?,
-                None => self.try_later(writer, telling),
+            match &said {
+                Said::Sent(event, sender) => {
+                    self.note_sent(writer, room, telling, event, sender, &authors)?;
+                }
+                // It is told when the message comes round; if it does not, it is said again.
+                Said::Queued | Said::Not => self.try_later(writer, telling, UNSENT_FIRST),
+                Said::Soon => self.try_later(writer, telling, SOON),
             }
         }
         Ok(())
@@ -88,10 +124,11 @@ impl SharedSpace {
 
     fn note_sent(
         &self,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         room: &RoomId,
         telling: &Telling,
-        (event, sender): &(OwnedEventId, OwnedUserId),
+        event: &OwnedEventId,
+        sender: &OwnedUserId,
         authors: &[OwnedUserId],
     ) -> Result<(), SpaceError> {
         queues::delete(writer.batch(), Queue::Notice, room, telling.key.as_str());
@@ -119,16 +156,24 @@ impl SharedSpace {
     /// Sends a message as the service user, or as `author` where that can't be.
     pub(super) fn say(
         &self,
-        writer: &mut RoomWriter<'_>,
-        author: Option<OwnedUserId>,
+        writer: &mut dyn RoomAccess,
+        Speaking { author, waits }: Speaking,
         content: Json,
-    ) -> Result<Option<(OwnedEventId, OwnedUserId)>, SpaceError> {
+        subject: Subject,
+    ) -> Result<Said, SpaceError> {
         let fallback = author.unwrap_or_else(|| self.service_user());
-        let Some(speaker) = self.speaker(writer, &fallback)? else { return Ok(None) };
+        let speaker = match self.speaker(writer, &fallback)? {
+            Speaker::User(speaker) => speaker,
+            Speaker::Coming if waits => return Ok(Said::Soon),
+            // It was not let in.
+            Speaker::Coming if Self::is_joined(writer, &fallback)? => fallback,
+            Speaker::Coming | Speaker::Nobody => return Ok(Said::Not),
+        };
         let event =
             NewEvent::new("m.room.message", speaker.clone(), None, content).map_err(RoomError::from)?;
-        match writer.append(event) {
-            Ok(sent) => Ok(Some((sent.event_id().to_owned(), speaker))),
+        match writer.append(event, subject) {
+            Ok(Appended::Sent(event_id)) => Ok(Said::Sent(event_id, speaker)),
+            Ok(Appended::Queued) => Ok(Said::Queued),
             // Among the latter: more siblings than a message can name.
             Err(
                 error @ (RoomError::Forbidden(_)
@@ -138,7 +183,7 @@ impl SharedSpace {
                 | RoomError::Invalid(_)),
             ) => {
                 tracing::warn!(error = %crate::error::Chain(&error), "a conflict can't be told");
-                Ok(None)
+                Ok(Said::Not)
             }
             Err(error) => Err(error.into()),
         }

@@ -23,10 +23,33 @@ impl SharedSpace {
     /// # Errors
     /// Storage failed; it is tried again.
     pub fn step(&self) -> Result<(), SpaceError> {
-        self.follow_while(|| !self.is_stopping())?;
-        let parts = [Self::judge_waiting, Self::adopt, Self::tell_conflicts, Self::project, Self::copy_rooms];
-        parts.iter().filter(|_| !self.is_stopping()).try_for_each(|part| part(self))?;
-        Ok(self.forget()?)
+        let parts = [
+            Self::follow_on,
+            Self::ask_for_wanted,
+            Self::judge_waiting,
+            Self::adopt,
+            Self::tell_conflicts,
+            Self::project,
+            Self::copy_rooms,
+        ];
+        let mut lacking = Ok(());
+        for part in parts.iter().filter(|_| !self.is_stopping()) {
+            match part(self) {
+                // What one part lacks keeps no other from its work.
+                Err(error) if error.is_lacking() => lacking = Err(error),
+                done => done?,
+            }
+        }
+        self.forget()?;
+        lacking
+    }
+
+    fn follow_on(&self) -> Result<(), SpaceError> {
+        self.follow_while(|| !self.is_stopping())
+    }
+
+    fn ask_for_wanted(&self) -> Result<(), SpaceError> {
+        self.rooms.ask_for_wanted()?.iter().try_for_each(|room| self.judge_soon(room))
     }
 
     /// Whether long work should end where it can go on after a start.
@@ -44,6 +67,8 @@ impl SharedSpace {
     }
 }
 
+/// The pause before what was not at hand is asked for again.
+const LACKING_PAUSE: Duration = Duration::from_secs(1);
 /// How long news are gathered before a step: a busy room has some at each
 /// millisecond, and a step for each would cost more than the work.
 const GATHER: Duration = Duration::from_millis(5);
@@ -65,6 +90,13 @@ pub async fn run(space: Arc<SharedSpace>, stop: impl Future<Output = ()>) {
         };
         match stepped {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_lacking() => {
+                tracing::debug!("shared spaces wait for the homeserver");
+                tokio::select! {
+                    () = &mut stop => break,
+                    () = tokio::time::sleep(LACKING_PAUSE) => {}
+                }
+            }
             Ok(Err(error)) => tracing::error!(error = %Chain(&error), "shared spaces can't go on"),
             Err(error) => tracing::error!(%error, "a step of the shared spaces failed"),
         }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     SharedSpace, Space, authorise,
+    backend::RoomAccess,
     draft::Draft,
     error::SpaceError,
     lock,
@@ -20,11 +21,7 @@ use super::{
     quota::Quota,
     stored::StoredEntries,
 };
-use crate::{
-    error::MatrixError,
-    notify::Topic,
-    rooms::{RoomError, RoomWriter},
-};
+use crate::{error::MatrixError, notify::Topic, rooms::RoomError};
 
 /// Writes in one batch request.
 pub const BATCH_MAX: usize = 500;
@@ -133,11 +130,11 @@ impl SharedSpace {
         writer: Writer<'_>,
         room: &RoomId,
         request: &str,
-        write: impl FnOnce(
+        mut write: impl FnMut(
             &mut Space,
             &mut Draft<'_>,
             &Author<'_>,
-            &mut RoomWriter<'_>,
+            &mut dyn RoomAccess,
         ) -> Result<Json, SpaceError>,
     ) -> Result<Json, SpaceError> {
         if writer.idempotency_key.is_some_and(|key| key.len() > IDEMPOTENCY_KEY_MAX) {
@@ -153,7 +150,7 @@ impl SharedSpace {
             }
             let authorized_by = authorise::local_writer(room_writer, writer.user)?;
             self.refuse_closed(room_writer)?;
-            let author = Author { user: writer.user, device, authorized_by };
+            let author = Author { user: writer.user, device: device.clone(), authorized_by };
             let body = self.in_draft(room_writer, |space, draft, room_writer| {
                 write(space, draft, &author, room_writer)
             })?;
@@ -174,8 +171,8 @@ impl SharedSpace {
     /// the writer's batch.
     pub(super) fn in_draft<T>(
         &self,
-        writer: &mut RoomWriter<'_>,
-        work: impl FnOnce(&mut Space, &mut Draft<'_>, &mut RoomWriter<'_>) -> Result<T, SpaceError>,
+        writer: &mut dyn RoomAccess,
+        work: impl FnOnce(&mut Space, &mut Draft<'_>, &mut dyn RoomAccess) -> Result<T, SpaceError>,
     ) -> Result<T, SpaceError> {
         let room = writer.room_id().to_owned();
         let (mut space, log) = self.space(&room)?;
@@ -214,7 +211,7 @@ impl SharedSpace {
         space: &mut Space,
         draft: &mut Draft<'_>,
         author: &Author<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         write: &Write,
     ) -> Result<Json, SpaceError> {
         let room = writer.room_id().to_owned();
@@ -251,8 +248,8 @@ impl SharedSpace {
                 device: author.device.clone(),
             },
         )?;
-        self.metrics.wrote(1, "api");
         self.queue_projection(writer, &write.key)?;
+        self.metrics.wrote(1, "api");
         let id = change.id();
         let given = self.observed_facts(&room, draft.drafted(), None).token_ids([&id])?;
         Ok(json!({
@@ -283,7 +280,7 @@ impl SharedSpace {
         &self,
         space: &mut Space,
         draft: &mut Draft<'_>,
-        writer: &mut RoomWriter<'_>,
+        writer: &mut dyn RoomAccess,
         wanted: Wanted<'_>,
     ) -> Result<Change, SpaceError> {
         let room = writer.room_id().to_owned();
@@ -340,7 +337,7 @@ impl SharedSpace {
 
     /// A room that was replaced takes no more: the items went along, and what came
     /// now would stay behind unseen.
-    pub(super) fn refuse_replaced(writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+    pub(super) fn refuse_replaced(writer: &mut dyn RoomAccess) -> Result<(), SpaceError> {
         let tombstone = writer.state("m.room.tombstone", "")?.map(|tombstone| tombstone.content_object());
         let named = tombstone.as_ref().and_then(|content| content.get("replacement_room")?.as_str());
         match named.and_then(|room| RoomId::parse(room).ok()) {
@@ -351,7 +348,7 @@ impl SharedSpace {
 
     /// Whether the room takes items now: not if it was replaced; and in an encrypted
     /// room values are written in clear only if the room says so.
-    pub(super) fn refuse_closed(&self, writer: &mut RoomWriter<'_>) -> Result<(), SpaceError> {
+    pub(super) fn refuse_closed(&self, writer: &mut dyn RoomAccess) -> Result<(), SpaceError> {
         Self::refuse_replaced(writer)?;
         if writer.state("m.room.encryption", "")?.is_none() || self.declaration(writer)?.allow_unencrypted {
             return Ok(());
