@@ -79,6 +79,7 @@ pub mod typing;
 pub mod uiaa;
 pub mod upgrade;
 pub mod upload;
+pub mod upstream;
 pub mod user_directory;
 pub mod verify;
 pub mod visible;
@@ -128,6 +129,7 @@ use to_device::ToDevice;
 use typing::Typing;
 use uiaa::Uiaa;
 use upgrade::Upgrades;
+use upstream::{request::UpstreamHandle, rooms::Upstream};
 use user_directory::UserDirectory;
 
 /// All services, built in the order in which they depend on each other.
@@ -289,6 +291,25 @@ impl Services {
         let base = Base::open(database, settings, clock, remote)?;
         let own: Arc<dyn RoomBackend> = Arc::clone(&base.rooms) as _;
         Self::over(base, own)
+    }
+
+    /// The same for a sidecar: the shared spaces are those of the rooms of the homeserver
+    /// beside it, which the application service door asks through `handle`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_beside(
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        remote: RemoteHandle,
+        handle: UpstreamHandle,
+    ) -> Result<(Self, Arc<Upstream>), ServicesError> {
+        let base = Base::open(database.clone(), settings, clock.clone(), remote)?;
+        let name = base.settings.server_name.clone();
+        let upstream = Upstream::open(database, clock, Arc::clone(&base.notifier), name, handle)?;
+        let upstream = Arc::new(upstream);
+        Ok((Self::over(base, Arc::clone(&upstream) as _)?, upstream))
     }
 
     /// What nothing else is built on is made in its place; what moves comes last.

@@ -282,6 +282,16 @@ catalogue! {
     SpaceOutcomes = "space_outcomes";
     /// name, as many parts as it needs -> JSON: cursors, secrets.
     SpaceMeta = "space_meta";
+
+    // --- rooms of an upstream homeserver, of a sidecar only
+    /// position u64 -> JSON `upstream::Arrived`: an event that is yet to be followed.
+    UpstreamIntake = "upstream_intake";
+    /// room id | position u64 -> JSON `upstream::Sending`: an event that is yet to be sent.
+    UpstreamOutbox = "upstream_outbox";
+    /// name, as many parts as it needs -> JSON. `transactions`: their last ids; `since` | user id: where his
+    /// /sync goes on; `room` | room id: `upstream::RoomRow`; `subject` | room id | subject: the position of what
+    /// is to be sent about it; `tells_replaced`: whether the upstream says what an event replaced.
+    UpstreamMeta = "upstream_meta";
 }
 
 impl Cf {

@@ -56,6 +56,7 @@ pub mod sliding;
 pub mod sync_progress;
 pub mod to_device;
 pub mod transactions;
+pub mod upstream;
 
 pub use batch::{Batch, Commit, StreamPosition};
 pub use catalogue::Cf;

@@ -19,6 +19,7 @@ use causeway_storage::{
         queues::{self, OutcomeRow, Queue, QueueRow},
     },
     sync_progress::{self, GivenRoom, Progress, StateRead},
+    upstream::{self, Arrived, RoomRow, Sending},
 };
 use ruma::{OwnedDeviceId, ServerName, device_id, event_id, room_id, server_name, user_id};
 use serde::de::DeserializeOwned;
@@ -321,6 +322,25 @@ fn what_waits_for_other_servers() {
     stays(Cf::Destinations, b"b:8448\xff", row, |batch, row: &Destination| {
         outbox::put_destination(batch, to, row);
     });
+}
+
+#[test]
+fn what_a_sidecar_hears_and_sends() {
+    let (room, key) = (room_id!("!r:x"), [0, 0, 0, 0, 0, 0, 0, 9]);
+    let row = r#"{"room_id":"!r:x","event_id":"$e","event":{"type":"m.x"}}"#;
+    stays(Cf::UpstreamIntake, &key, row, |batch, row: &Arrived| {
+        upstream::put_arrived(batch, StreamPosition(9), row);
+    });
+    let row = r#"{"reader":"@a:x","whole":true}"#;
+    stays(Cf::UpstreamMeta, b"room\xff!r:x\xff", row, |batch, row: &RoomRow| {
+        upstream::put_room(batch, room, row);
+    });
+    let sending = concat!(
+        r#"{"subject":"face:k","sender":"@a:x","kind":"m.x","state_key":"k","content":{"n":1},"#,
+        r#""transaction_id":"t","since":5}"#
+    );
+    let row: Sending = serde_json::from_str(sending).expect("a row");
+    assert_eq!(serde_json::to_string(&row).expect("JSON"), sending);
 }
 
 #[test]

@@ -147,6 +147,18 @@ pub struct Unsynced {
     topics: Vec<Topic>,
 }
 
+impl Unsynced {
+    /// A write that was committed so, and whom it concerns.
+    pub(crate) fn new(commit: Option<Commit>, topics: Vec<Topic>) -> Self {
+        Self { commit, topics }
+    }
+
+    /// The same.
+    pub(crate) fn into_parts(self) -> (Option<Commit>, Vec<Topic>) {
+        (self.commit, self.topics)
+    }
+}
+
 impl Rooms {
     /// The rooms of a database.
     pub fn new(database: Database, keys: Arc<ServerKeys>, clock: Clock, notifier: Arc<Notifier>) -> Self {

@@ -20,9 +20,9 @@ use super::{SERVICE_LOCALPART, SharedSpace, choice::NUMBERED_MAX, error::SpaceEr
 use crate::room_event::RoomEvent;
 
 /// What a notice of one conflict carries.
-pub(super) const NOTICE_FIELD: &str = "org.causeway.conflict";
+pub(crate) const NOTICE_FIELD: &str = "org.causeway.conflict";
 /// What a message that tells several carries.
-pub(super) const SUMMARY_FIELD: &str = "org.causeway.conflicts";
+pub(crate) const SUMMARY_FIELD: &str = "org.causeway.conflicts";
 /// Siblings that a notice of another server may list.
 const LISTED_MAX: usize = 64;
 /// Conflicts that one message may tell: an event holds less.

@@ -34,7 +34,7 @@ pub mod error;
 mod follower;
 mod forget;
 pub mod gauges;
-mod hearing;
+pub(crate) mod hearing;
 pub mod join;
 pub mod judgement;
 pub mod keys;

@@ -8,7 +8,7 @@ use super::{Report, each, shown};
 use crate::error::Chain;
 
 /// Column families whose values are a version byte and JSON.
-const JSON: [Cf; 51] = [
+const JSON: [Cf; 54] = [
     Cf::Accounts,
     Cf::AccessTokens,
     Cf::RefreshTokens,
@@ -60,6 +60,9 @@ const JSON: [Cf; 51] = [
     Cf::SpaceConflicts,
     Cf::SpaceNotices,
     Cf::SpaceQueues,
+    Cf::UpstreamIntake,
+    Cf::UpstreamOutbox,
+    Cf::UpstreamMeta,
 ];
 
 pub(super) fn verify(database: &Database, report: &mut Report) {
