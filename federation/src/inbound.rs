@@ -48,3 +48,8 @@ pub fn routes() -> Router<FederationState> {
         .merge(third_party::routes())
         .merge(user_keys::routes())
 }
+
+/// The routes of a server that is a sidecar.
+pub fn routes_beside() -> Router<FederationState> {
+    replication::routes()
+}

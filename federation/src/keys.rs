@@ -26,7 +26,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
 use serde_json::json;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
-use self::document::{DOCUMENT_BYTES_MAX, Document, telling_of};
+use self::document::{DOCUMENT_BYTES_MAX, Document, DocumentError, telling_of};
 use crate::{
     backoff::{Backoff, BackoffPolicy},
     client::{FederationClient, Request},
@@ -119,11 +119,13 @@ impl KeyRing {
     ///
     /// Never fails: keys that can't be had are not in the answer.
     pub async fn keys(&self, server: &ServerName, wanted: &[String], purpose: Purpose) -> PublicKeys {
-        if server == self.0.own.server_name() {
-            return self.0.own.own_public_keys();
-        }
         let held = self.held(server);
         self.load(server, &held).await;
+        if server == self.0.own.server_name() {
+            let mut keys = good_for(&held.state().known, purpose, self.0.clock.now_ms());
+            keys.extend(self.0.own.own_public_keys());
+            return keys;
+        }
         let now_ms = self.0.clock.now_ms();
         let usable = good_for(&held.state().known, purpose, now_ms);
         if wanted.iter().any(|id| usable.contains_key(id)) {
@@ -136,14 +138,16 @@ impl KeyRing {
     /// What is known of the keys of `server`, fetched if one of `wanted` (key id
     /// to the latest time that it must be good for) is not covered.
     pub async fn known(&self, server: &ServerName, wanted: &BTreeMap<String, u64>) -> RemoteKeys {
+        let held = self.held(server);
+        self.load(server, &held).await;
         if server == self.0.own.server_name() {
+            let mut known = held.state().known.clone();
             let keys = self.0.own.own_public_keys().into_iter().map(|(id, key)| {
                 (id, RemoteKey { key: key.encode(), valid_until_ms: u64::MAX, retired: false })
             });
-            return RemoteKeys { keys: keys.collect(), ..RemoteKeys::default() };
+            known.keys.extend(keys);
+            return known;
         }
-        let held = self.held(server);
-        self.load(server, &held).await;
         let covers = |known: &RemoteKeys| {
             wanted
                 .iter()
@@ -153,6 +157,30 @@ impl KeyRing {
             self.fetch(server, &held).await;
         }
         held.state().known.clone()
+    }
+
+    /// Takes what is published in this server's own name: by the homeserver beside which it
+    /// stands, which has keys of its own, and tells of those that this server once had. True if the key that
+    /// signs here is among those that are good for requests.
+    ///
+    /// # Errors
+    /// It is not signed by its keys, or another server's.
+    pub async fn take_own(&self, published: &CanonicalJsonObject) -> Result<bool, DocumentError> {
+        let own = Arc::clone(&self.0.own);
+        let name = own.server_name().to_owned();
+        let document = Document::parse_of(&name, published, self.0.clock.now_ms())?;
+        let mine = own.own_public_keys().get(own.key_id()).map(Base64::encode);
+        let published = document.keys.get(own.key_id()).filter(|key| !key.retired);
+        let is_mine = published.is_some_and(|key| Some(&key.key) == mine.as_ref());
+        let held = self.held(&name);
+        self.load(&name, &held).await;
+        let known = {
+            let mut state = held.state();
+            document.merge_into(&mut state.known, true, self.0.clock.now_ms());
+            state.known.clone()
+        };
+        self.remember(&name, known).await;
+        Ok(is_mine)
     }
 
     /// What `witness` says that the keys of `server` are: hearsay, good for what
@@ -263,6 +291,10 @@ impl KeyRing {
             document.merge_into(&mut state.known, from_itself, now_ms);
             state.known.clone()
         };
+        self.remember(server, known).await;
+    }
+
+    async fn remember(&self, server: &ServerName, known: RemoteKeys) {
         let (own, name) = (Arc::clone(&self.0.own), server.to_owned());
         let kept = blocking(move || {
             own.remember(&name, &known)

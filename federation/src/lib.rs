@@ -74,6 +74,23 @@ pub fn router(state: FederationState) -> Router {
         .with_state(state)
 }
 
+/// The endpoints that a sidecar serves in its homeserver's name: those of shared spaces.
+pub fn router_beside(state: FederationState) -> Router {
+    inbound::routes_beside()
+        .method_not_allowed_fallback(|| async { error::Refusal(error::unrecognized(405)) })
+        .with_state(state)
+}
+
+/// What has to run beside a homeserver: replication alone. Events are told by that.
+pub fn drivers_beside(
+    state: &FederationState,
+    messages: mpsc::Receiver<ReplicationMessage>,
+    stop: &CancellationToken,
+) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+    let replication = replication_driver::run(state.clone(), messages, stop.clone());
+    vec![("replication", Box::pin(replication))]
+}
+
 /// What has to run while the server does: a name and a future that ends soon
 /// after `stop`, for each. `requests` is the other end of the services'
 /// [`causeway_service::remote::RemoteHandle`], `messages` what [`FederationState::new`] gave.

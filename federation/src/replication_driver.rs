@@ -51,6 +51,7 @@ use self::{
 use crate::{
     error::blocking,
     peers::PeerEvent,
+    settings::Mode,
     state::{FederationState, ReplicationMessage},
 };
 
@@ -125,6 +126,8 @@ pub async fn run(
             () = written.changed() => driver.tell_written(),
             event = peer_events.recv() => match event {
                 Ok(PeerEvent::Up(server)) => driver.servers.came_up(&server),
+                // That the homeserver beside a sidecar is down says nothing of the sidecar.
+                Ok(PeerEvent::Down(server)) if driver.is_sidecar(&server) => {}
                 Ok(PeerEvent::Down(server)) => driver.went_down(&server),
                 // Missed events are made up for by probes.
                 Err(_) => {}
@@ -234,24 +237,29 @@ impl Driver {
 
     /// A server speaks the protocol, so it takes part.
     fn heard(&mut self, server: &OwnedServerName) {
-        if self.servers.heard(server) {
+        if let Some(mode) = self.servers.heard(server) {
             self.note_takes_part(server, true);
-            self.tell_rooms(server, Standing::Up);
+            self.tell_rooms(server, Standing::Up(mode));
         }
     }
 
     /// A server spoke of a room.
     fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) {
-        if self.servers.interested(room, server) {
-            self.tell_room(room, server, Standing::Up);
+        if let Some(mode) = self.servers.interested(room, server) {
+            self.tell_room(room, server, Standing::Up(mode));
         }
     }
 
     /// A room's task saw a server in the room, and wants to know whether it takes part.
     fn seen(&mut self, room: &OwnedRoomId, server: &OwnedServerName) {
-        if self.servers.interested(room, server) || self.servers.is_capable(server) {
-            self.tell_room(room, server, Standing::Up);
+        let news = self.servers.interested(room, server);
+        if let Some(mode) = news.or_else(|| self.servers.capable(server)) {
+            self.tell_room(room, server, Standing::Up(mode));
         }
+    }
+
+    fn is_sidecar(&self, server: &OwnedServerName) -> bool {
+        self.servers.capable(server) == Some(Mode::Sidecar)
     }
 
     fn went_down(&mut self, server: &OwnedServerName) {
@@ -261,9 +269,9 @@ impl Driver {
     }
 
     fn probed(&mut self, server: &OwnedServerName, capable: servers::Probed) {
-        let Some(capable) = self.servers.note(server, capable) else { return };
-        self.note_takes_part(server, capable);
-        self.tell_rooms(server, if capable { Standing::Up } else { Standing::Incapable });
+        let Some(standing) = self.servers.note(server, capable) else { return };
+        self.note_takes_part(server, standing != Standing::Incapable);
+        self.tell_rooms(server, standing);
     }
 
     /// Who speaks of conflicts and who adopts goes by it.

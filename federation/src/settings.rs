@@ -14,9 +14,35 @@ use rustls::RootCertStore;
 
 use crate::backoff::BackoffPolicy;
 
+/// What a server that takes part in replication is (protocol, §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It serves all of its name: advertisements go by ordinary transactions.
+    Homeserver,
+    /// It is beside a homeserver that would swallow them.
+    Sidecar,
+}
+
+impl Mode {
+    /// As it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Homeserver => "homeserver",
+            Self::Sidecar => "sidecar",
+        }
+    }
+
+    /// What a server told; another one than is known here is taken for a homeserver.
+    pub fn told(name: &str) -> Self {
+        if name == Self::Sidecar.name() { Self::Sidecar } else { Self::Homeserver }
+    }
+}
+
 /// How this server takes part in federation.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What this server is to others.
+    pub mode: Mode,
     /// The name that this server signs with.
     pub server_name: OwnedServerName,
     /// Certificate authorities that other servers' certificates must lead to.
@@ -49,6 +75,7 @@ impl Settings {
     /// Settings of a server called `server_name` that trusts `tls_roots`.
     pub fn new(server_name: OwnedServerName, tls_roots: Arc<RootCertStore>) -> Self {
         Self {
+            mode: Mode::Homeserver,
             server_name,
             tls_roots,
             denied_addresses: Vec::new(),

@@ -17,6 +17,9 @@ use crate::{
 /// which costs a round of anti-entropy.
 pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
 
+/// Advertisements that are told to one sidecar at once.
+const TELLING_AT_ONCE: usize = 4;
+
 /// Requests of identity servers that are served at once; more are turned away.
 const BINDINGS_MAX: usize = 4;
 
@@ -62,6 +65,7 @@ struct Inner {
     keys: KeyRing,
     sender: Sender,
     turns: Turns<OwnedServerName>,
+    telling: Turns<OwnedServerName>,
     gaps: Turns<OwnedRoomId>,
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
     joins: Joins,
@@ -101,6 +105,7 @@ impl FederationState {
             keys,
             sender,
             turns,
+            telling: Turns::new(TELLING_AT_ONCE),
             gaps,
             gaps_with,
             joins: Joins::default(),
@@ -195,6 +200,11 @@ impl FederationState {
     /// Waits until `origin` may be served one more request.
     pub(crate) async fn turn_of(&self, origin: &ServerName) -> OwnedSemaphorePermit {
         self.0.turns.take(origin).await
+    }
+
+    /// Whose turn it is to be told by a request of its own.
+    pub(crate) fn telling(&self) -> &Turns<OwnedServerName> {
+        &self.0.telling
     }
 
     /// Waits until nobody else fills a gap in `room_id`.

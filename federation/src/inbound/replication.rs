@@ -62,10 +62,10 @@ pub(super) fn routes() -> Router<FederationState> {
         .route("/_matrix/federation/unstable/org.causeway/send/{transaction_id}", put(send))
 }
 
-async fn versions(_signed: Signed) -> Json<Value> {
+async fn versions(State(state): State<FederationState>, _signed: Signed) -> Json<Value> {
     Json(json!({
         "versions": ["1"],
-        "mode": "homeserver",
+        "mode": state.settings().mode.name(),
         "limits": { "delta_entries": MAX_DELTA_ENTRIES, "delta_bytes": MAX_DELTA_BYTES },
     }))
 }
@@ -170,7 +170,8 @@ struct SendBody {
     edus: BoundedList<Box<RawValue>, { send_transaction::EDUS_MAX }>,
 }
 
-/// Only advertisements: a sidecar must not call `/send` in its homeserver's name.
+/// Only advertisements: a sidecar must not call `/send` in its homeserver's name, and does not
+/// see what others tell that.
 async fn send(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let body: SendBody = signed.json()?;
     for edu in &body.edus.0 {

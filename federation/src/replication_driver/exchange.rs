@@ -1,7 +1,7 @@
 //! Requests to other servers, and what their answers need before they can be
 //! joined.
 
-use std::{collections::BTreeMap, io::Read as _};
+use std::{collections::BTreeMap, io::Read as _, time::Duration};
 
 use causeway_replication::{
     Delta, Down, Outcome, Pull,
@@ -27,6 +27,12 @@ use crate::{
 
 /// How long a peer that is busy is left alone when it doesn't say, in milliseconds.
 const BUSY_MS: u64 = 5_000;
+/// Advertisements to one server that wait for their turn, of all rooms.
+const TELLING_MAX: usize = 256;
+/// The longest wait for the answer to an advertisement.
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer to an advertisement, in bytes.
+const TOLD_BYTES_MAX: usize = 64 * 1024;
 /// Requests for values after one delta: as many as the values of one request need,
 /// if each answer is full.
 const VALUE_REQUESTS_MAX: usize = 8;
@@ -57,6 +63,27 @@ pub async fn pull(
         tracing::warn!(%to, error = %Chain(&error), "a delta can't be read");
         Down::Unreachable
     })
+}
+
+/// Tells `to` something that must not go, or would be lost, by an ordinary transaction. Not by the
+/// queue of its homeserver, either: that would be left alone while the sidecar is down.
+pub async fn tell(state: &FederationState, to: &OwnedServerName, edu: &RawValue) -> Result<(), Down> {
+    let Some(_turn) = state.telling().take_among(to, TELLING_MAX).await else {
+        return Err(Down::Busy(BUSY_MS));
+    };
+    let id = format!("{:016x}", rand::random::<u64>());
+    let path = format!("/_matrix/federation/unstable/org.causeway/send/{id}");
+    let mut request = Request::new(to, Method::PUT, &path);
+    request.timeout = Some(TELL_TIMEOUT);
+    request.response_bytes_max = TOLD_BYTES_MAX;
+    let request = request.json(&json!({ "edus": [edu] })).map_err(|_| Down::Unreachable)?;
+    let Err(error) = state.client().send_ok(request).await else { return Ok(()) };
+    tracing::info!(%to, error = %Chain(&error), "an advertisement did not arrive");
+    match down(&error) {
+        // As with any transaction, what is thought of it there is not known: the timer makes up for it.
+        Down::Gone => Ok(()),
+        why => Err(why),
+    }
 }
 
 fn down(error: &ClientError) -> Down {

@@ -4,6 +4,7 @@
 //! peer never keeps another one's pull waiting.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::{
     error::blocking,
+    settings::Mode,
     state::{FederationState, VERSION_VECTOR},
 };
 
@@ -55,6 +57,8 @@ pub struct RoomTask {
     replicator: Option<Replicator>,
     /// Servers seen in the room.
     present: Names,
+    /// What those are that were up.
+    modes: BTreeMap<OwnedServerName, Mode>,
     news: mpsc::Sender<News>,
     io: JoinSet<Done>,
     begun: Instant,
@@ -73,6 +77,7 @@ impl RoomTask {
             room,
             replicator: Some(replicator),
             present: Names::new(),
+            modes: BTreeMap::new(),
             news,
             io: JoinSet::new(),
             begun,
@@ -180,6 +185,7 @@ impl RoomTask {
             }
         }
         for server in gone {
+            self.modes.remove(&server);
             self.peer_down(&server, Down::Gone).await;
         }
         true
@@ -207,15 +213,16 @@ impl RoomTask {
         }
     }
 
-    async fn stands(&mut self, server: &ServerName, standing: Standing) {
+    async fn stands(&mut self, server: &OwnedServerName, standing: Standing) {
         match standing {
-            Standing::Up if self.present.contains(server) => {
+            Standing::Up(mode) if self.present.contains(server) => {
+                self.modes.insert(server.clone(), mode);
                 self.ask_soon();
                 self.handle(Input::PeerUp { peer: server.to_string() }, None).await;
                 self.note_peer(server);
             }
             // When it is seen in the room, the driver is asked for it.
-            Standing::Up => {}
+            Standing::Up(_) => {}
             Standing::Down => self.peer_down(server, Down::Unreachable).await,
             Standing::Incapable => self.peer_down(server, Down::Gone).await,
         }
@@ -358,9 +365,24 @@ impl RoomTask {
             "edu_type": VERSION_VECTOR, "content": content,
         });
         let Ok(edu) = to_raw_value(&edu) else { return };
+        let (state, to) = (self.state.clone(), to.clone());
+        // One that only spoke so far is told when it is known to be up, and what it is.
+        let Some(mode) = self.modes.get(&to) else {
+            self.io.spawn(async move { Done::Left { to } });
+            return;
+        };
+        let by_itself = [*mode, state.settings().mode].contains(&Mode::Sidecar);
+        if by_itself {
+            self.io.spawn(async move {
+                match exchange::tell(&state, &to, &edu).await {
+                    Ok(()) => Done::Left { to },
+                    Err(why) => Done::Failed { from: to, why },
+                }
+            });
+            return;
+        }
         // What events bring with them need not be pulled besides.
-        self.state.sender().queue_advertisement(to, format!("version_vector:{}", self.room), edu);
-        let to = to.clone();
+        self.state.sender().queue_advertisement(&to, format!("version_vector:{}", self.room), edu);
         self.io.spawn(async move { Done::Left { to } });
     }
 }

@@ -4,6 +4,9 @@
 //! remembered for hours. One that can't be reached is probed again after a pause that
 //! grows, so that a quiet room heals without anybody writing; so is one that refused,
 //! which may have failed to fetch this server's key, and says nothing of itself.
+//!
+//! Invariant: a room's task is told that a server is up together with what it is, since
+//! that says how advertisements get to it; so one that only spoke is probed first.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,10 +16,13 @@ use std::{
 use http::{Method, StatusCode};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
+use super::signals::Standing;
 use crate::{
     client::{ClientError, Request},
+    settings::Mode,
     state::FederationState,
 };
 
@@ -42,7 +48,7 @@ const SERVERS_MAX: usize = 50_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probed {
     /// It takes part.
-    Capable,
+    Capable(Mode),
     /// It knows no such endpoint, or no version that is spoken here.
     Incapable,
     /// It refused, for another reason.
@@ -54,7 +60,9 @@ pub enum Probed {
 #[derive(Default)]
 struct Server {
     status: Status,
-    probing: bool,
+    /// What it said that it is.
+    mode: Option<Mode>,
+    probing: Probing,
     failures: u32,
     rooms: BTreeSet<OwnedRoomId>,
 }
@@ -69,6 +77,16 @@ enum Status {
     Unreachable,
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Probing {
+    #[default]
+    No,
+    /// After a pause.
+    Soon,
+    /// Under way.
+    Now,
+}
+
 /// What is known of servers, and the probes under way.
 pub struct Servers {
     state: FederationState,
@@ -79,6 +97,8 @@ pub struct Servers {
 #[derive(Deserialize)]
 struct Versions {
     versions: Vec<String>,
+    #[serde(default)]
+    mode: Value,
 }
 
 impl Servers {
@@ -86,45 +106,48 @@ impl Servers {
         Self { state, known: HashMap::new(), probes: JoinSet::new() }
     }
 
-    /// A room has this server in it. True if it is known to take part and to be there.
-    pub fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) -> bool {
+    /// A room has this server in it. What it is, if it is known to take part and that is news.
+    pub fn interested(&mut self, room: &OwnedRoomId, server: &OwnedServerName) -> Option<Mode> {
         if self.is_full_for(server) {
-            return false;
+            return None;
         }
         let now_ms = self.state.clock().now_ms();
         let known = self.known.entry(server.clone()).or_default();
         let new = known.rooms.insert(room.clone());
         match known.status {
-            Status::Capable => return new,
+            Status::Capable => return known.mode.filter(|_| new),
             Status::Incapable(until) if now_ms < until => {}
             Status::Unknown | Status::Incapable(_) => self.probe(server, Duration::ZERO),
             Status::Unreachable => {}
         }
-        false
+        None
     }
 
-    /// It takes part and can be reached, as far as is known.
-    pub fn is_capable(&self, server: &OwnedServerName) -> bool {
-        self.known.get(server).is_some_and(|known| known.status == Status::Capable)
+    /// What it is, if it takes part and can be reached, as far as is known.
+    pub fn capable(&self, server: &OwnedServerName) -> Option<Mode> {
+        let known = self.known.get(server).filter(|known| known.status == Status::Capable)?;
+        known.mode
     }
 
-    /// It spoke the protocol. True if that is news.
-    pub fn heard(&mut self, server: &OwnedServerName) -> bool {
+    /// It spoke the protocol. What it is, if that is known, and that it can be reached is news.
+    pub fn heard(&mut self, server: &OwnedServerName) -> Option<Mode> {
         if self.is_full_for(server) {
-            return false;
+            return None;
         }
         let known = self.known.entry(server.clone()).or_default();
         known.failures = 0;
-        std::mem::replace(&mut known.status, Status::Capable) != Status::Capable
+        let Some(mode) = known.mode else {
+            self.probe_now(server);
+            return None;
+        };
+        let before = std::mem::replace(&mut known.status, Status::Capable);
+        (before != Status::Capable).then_some(mode)
     }
 
     /// Another part of this door reached it, or heard from it, after an outage.
     pub fn came_up(&mut self, server: &OwnedServerName) {
-        if let Some(known) = self.known.get_mut(server)
-            && known.status == Status::Unreachable
-        {
-            known.probing = false;
-            self.probe(server, Duration::ZERO);
+        if self.known.get(server).is_some_and(|known| known.status == Status::Unreachable) {
+            self.probe_now(server);
         }
     }
 
@@ -148,22 +171,22 @@ impl Servers {
         }
     }
 
-    /// Takes note of a probe. `Some(true)`: its rooms are to be told that it is
-    /// up; `Some(false)`: that it does not take part.
-    pub fn note(&mut self, server: &OwnedServerName, probed: Probed) -> Option<bool> {
+    /// Takes note of a probe: what its rooms are to be told, if anything.
+    pub fn note(&mut self, server: &OwnedServerName, probed: Probed) -> Option<Standing> {
         let now_ms = self.state.clock().now_ms();
         let known = self.known.get_mut(server)?;
-        known.probing = false;
+        known.probing = Probing::No;
         match probed {
-            Probed::Capable => {
+            Probed::Capable(mode) => {
                 known.failures = 0;
                 known.status = Status::Capable;
-                Some(true)
+                known.mode = Some(mode);
+                Some(Standing::Up(mode))
             }
             Probed::Incapable => {
                 let for_ms = u64::try_from(INCAPABLE_FOR.as_millis()).unwrap_or(u64::MAX);
                 known.status = Status::Incapable(now_ms + for_ms);
-                Some(false)
+                Some(Standing::Incapable)
             }
             Probed::Refused | Probed::Unreachable => {
                 if known.status != Status::Capable {
@@ -196,11 +219,22 @@ impl Servers {
         self.known.len() >= SERVERS_MAX && !self.known.contains_key(server)
     }
 
+    /// Probes without the pause that may be under way.
+    fn probe_now(&mut self, server: &OwnedServerName) {
+        if let Some(known) = self.known.get_mut(server)
+            && known.probing == Probing::Soon
+        {
+            known.probing = Probing::No;
+        }
+        self.probe(server, Duration::ZERO);
+    }
+
     fn probe(&mut self, server: &OwnedServerName, after: Duration) {
         let Some(known) = self.known.get_mut(server) else { return };
-        if std::mem::replace(&mut known.probing, true) {
+        if known.probing != Probing::No {
             return;
         }
+        known.probing = if after.is_zero() { Probing::Now } else { Probing::Soon };
         let (state, server) = (self.state.clone(), server.clone());
         self.probes.spawn(async move {
             tokio::time::sleep(after).await;
@@ -222,7 +256,9 @@ async fn probe(state: &FederationState, server: &OwnedServerName) -> Probed {
 fn found(answer: Result<Vec<u8>, ClientError>) -> Probed {
     match answer {
         Ok(body) => match serde_json::from_slice::<Versions>(&body) {
-            Ok(answer) if answer.versions.iter().any(|version| version == VERSION) => Probed::Capable,
+            Ok(answer) if answer.versions.iter().any(|version| version == VERSION) => {
+                Probed::Capable(Mode::told(answer.mode.as_str().unwrap_or_default()))
+            }
             _ => Probed::Incapable,
         },
         Err(error) if error.is_outage() => Probed::Unreachable,
@@ -269,7 +305,20 @@ mod tests {
         ] {
             assert_eq!(status(code, errcode), expected, "{code} {errcode}");
         }
-        assert_eq!(found(Ok(br#"{"versions":["0","1"]}"#.to_vec())), Probed::Capable);
-        assert_eq!(found(Ok(br#"{"versions":["2"]}"#.to_vec())), Probed::Incapable);
+        assert_eq!(found(Ok(br#"{"versions":["2"],"mode":"sidecar"}"#.to_vec())), Probed::Incapable);
+    }
+
+    #[test]
+    fn a_server_says_what_it_is() {
+        for (mode, expected) in [
+            ("", Mode::Homeserver),
+            (r#","mode":"homeserver""#, Mode::Homeserver),
+            (r#","mode":"sidecar""#, Mode::Sidecar),
+            (r#","mode":"something new""#, Mode::Homeserver),
+            (r#","mode":7"#, Mode::Homeserver),
+        ] {
+            let said = format!(r#"{{"versions":["0","1"]{mode}}}"#);
+            assert_eq!(found(Ok(said.into_bytes())), Probed::Capable(expected), "{mode}");
+        }
     }
 }

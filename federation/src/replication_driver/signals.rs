@@ -10,11 +10,13 @@ use std::{
 use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
+use crate::settings::Mode;
+
 /// How a server in the room stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It takes part and can be reached.
-    Up,
+    Up(Mode),
     /// It can't be reached.
     Down,
     /// It does not take part.
@@ -62,11 +64,11 @@ mod tests {
         let server = |name: String| OwnedServerName::try_from(name).expect("a name");
         for number in 0..1_000 {
             signals.tell(&server(format!("s{number}.example")), Standing::Down);
-            signals.tell(&server(format!("s{number}.example")), Standing::Up);
+            signals.tell(&server(format!("s{number}.example")), Standing::Up(Mode::Sidecar));
         }
         let taken = signals.standings().await;
         assert_eq!(taken.len(), 1_000);
-        assert!(taken.values().all(|standing| *standing == Standing::Up));
+        assert!(taken.values().all(|standing| *standing == Standing::Up(Mode::Sidecar)));
         let again = tokio::time::timeout(std::time::Duration::ZERO, signals.standings()).await;
         assert!(again.is_err(), "they are taken once");
     }

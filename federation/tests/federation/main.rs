@@ -24,6 +24,7 @@ mod policies;
 mod pushes;
 mod requests;
 mod rooms;
+mod sidecars;
 mod slow;
 mod spaces;
 mod support;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use causeway_federation::keys::{Purpose, document::DocumentError};
 use causeway_service::{clock::Clock, server_keys::ServerKeys};
 use causeway_storage::{Database, Options};
 use http::{Method, StatusCode};
 use ruma::{
-    CanonicalJsonObject, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, RoomVersionId,
     serde::{Base64, base64::Standard},
     signatures::{PublicKeyMap, PublicKeySet, verify_json},
 };
@@ -103,4 +104,41 @@ async fn a_server_goes_on_under_a_new_key_and_its_old_events_hold() {
     for server in [a, b, c] {
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_in_the_own_name_counts_beside_the_own_key() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let (clock, ring) = (Clock::System, a.state.keys());
+    let keys_of = |folder: &tempfile::TempDir, name: &str| {
+        let database = Database::open(folder.path(), &Options::default()).expect("opens");
+        let name = name.try_into().expect("a name");
+        ServerKeys::open(database, name, &clock).expect("has a key")
+    };
+    let homeserver = keys_of(&folders[1], "a.test");
+    let own = &a.services.server_keys;
+    let now_ms = clock.now_ms();
+    assert_eq!(ring.take_own(&homeserver.published(now_ms)).await, Ok(false), "the own key is not there yet");
+    let known = ring.keys(&a.name, &[], Purpose::Request).await;
+    assert_eq!(known[homeserver.key_id()], homeserver.own_public_keys()[homeserver.key_id()]);
+    assert_eq!(known[own.key_id()], own.own_public_keys()[own.key_id()]);
+
+    let mut both = homeserver.published(now_ms);
+    both.remove("signatures");
+    let CanonicalJsonValue::Object(listed) = both.get_mut("verify_keys").expect("keys") else { panic!() };
+    listed.extend(match own.published(now_ms)["verify_keys"].clone() {
+        CanonicalJsonValue::Object(keys) => keys,
+        _ => panic!("keys are an object"),
+    });
+    homeserver.sign(&mut both).expect("signs");
+    own.sign(&mut both).expect("signs");
+    assert_eq!(ring.take_own(&both).await, Ok(true));
+    let remembered = own.remembered(&a.name).expect("reads").expect("is kept");
+    assert_eq!(remembered.keys.len(), 2, "for entries of an own log that this key did not sign");
+
+    let other = keys_of(&folders[2], "b.test").published(now_ms);
+    assert_eq!(ring.take_own(&other).await, Err(DocumentError::OtherServer));
+    a.stop().await;
 }

@@ -15,7 +15,7 @@ use causeway_federation::{
     FederationState, Settings,
     backoff::BackoffPolicy,
     canonical::{OtherNumbers, canonicalise},
-    settings::{GapLimits, Overrides},
+    settings::{GapLimits, Mode, Overrides},
 };
 use causeway_room::NewEvent;
 use causeway_service::{
@@ -117,6 +117,8 @@ impl Network {
 pub struct Shape {
     /// Whether it sends what waits for others.
     pub sends: bool,
+    /// What it is to others.
+    pub mode: Mode,
     /// What it spends on a gap.
     pub gap: GapLimits,
     /// How many requests of one server it takes.
@@ -127,7 +129,8 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { sends: true, gap: GapLimits::default(), rate: None, door: Box::new(|router| router) }
+        let door = Box::new(|router| router);
+        Self { sends: true, mode: Mode::Homeserver, gap: GapLimits::default(), rate: None, door }
     }
 }
 
@@ -170,6 +173,7 @@ impl Server {
             },
             resolve_names: false,
             backoff: BackoffPolicy { first: Duration::from_millis(50), longest: Duration::from_secs(1) },
+            mode: shape.mode,
             gap: shape.gap,
             ..Settings::new(name.clone(), Arc::clone(&network.roots))
         };

@@ -26,6 +26,11 @@ pub fn token() -> String {
     alphanumeric(TOKEN_CHARS)
 }
 
+/// What a signing key is made from.
+pub fn seed() -> [u8; 32] {
+    rand::random()
+}
+
 /// A device id in the usual form: capital letters.
 pub fn device_id() -> String {
     let mut rng = rand::rng();

@@ -4,6 +4,8 @@
 //! data folder is a whole server. Fetching and judging other servers' keys is
 //! the federation door's business; here they are only kept.
 
+mod line;
+
 use std::{collections::BTreeMap, fmt};
 
 pub use causeway_storage::server_keys::{RemoteKey, RemoteKeys};
@@ -17,6 +19,7 @@ use ruma::{
     signatures::{Ed25519KeyPair, Ed25519KeyPairParseError, sign_json},
 };
 
+pub use self::line::{NotALine, SIDECAR_VERSION, SigningLine};
 use crate::clock::Clock;
 
 /// How long others may rely on the published keys, in milliseconds (one day):

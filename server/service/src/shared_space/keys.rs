@@ -56,16 +56,18 @@ pub struct Hearsay {
 }
 
 impl SharedSpace {
-    /// The public key of a server under which an entry of a room is signed, if known.
+    /// The public key of a server under which an entry of a room is signed, if known. This
+    /// server's own name may have had another key, in a data folder that is lost, or has one that
+    /// the homeserver holds beside which this one stands: those that were published count.
     pub(super) fn verify_key(
         &self,
         room: &RoomId,
         server: &ServerName,
         key_id: &str,
     ) -> Result<Option<Vec<u8>>, SpaceError> {
-        if server == self.server_name() {
-            let own = self.keys.own_public_keys();
-            return Ok(own.get(key_id).map(|key| key.as_bytes().to_vec()));
+        let is_own = server == self.server_name();
+        if is_own && let Some(key) = self.keys.own_public_keys().get(key_id) {
+            return Ok(Some(key.as_bytes().to_vec()));
         }
         let name = (server.to_owned(), key_id.to_owned());
         if let Some(key) = self.verify_keys.get(&name) {
@@ -84,7 +86,7 @@ impl SharedSpace {
         let text = match known {
             Some(key) => Some(key),
             // Once the origin has spoken, what others say of its keys is void.
-            None if self.has_spoken(server)? => None,
+            None if is_own || self.has_spoken(server)? => None,
             None => entries::verify_key_in(&self.db, room, server.as_str(), key_id)?.map(|row| row.key),
         };
         Ok(text.and_then(|text| decode(&text)))
@@ -117,7 +119,10 @@ impl SharedSpace {
         let needed = changes.iter().map(|change| (change.server(), change.signature().key_id()));
         let needed: BTreeSet<(&ServerName, &str)> = needed.collect();
         let mut unknown = BTreeSet::new();
-        for (server, key_id) in needed.into_iter().filter(|(server, _)| *server != self.server_name()) {
+        let own = self.keys.own_public_keys();
+        let is_own =
+            |server: &ServerName, key_id: &str| server == self.server_name() && own.contains_key(key_id);
+        for (server, key_id) in needed.into_iter().filter(|(server, key_id)| !is_own(server, key_id)) {
             let needed = (server.to_owned(), key_id.to_owned());
             if self.verify_keys.get(&needed).is_some() {
                 continue;
@@ -135,7 +140,11 @@ impl SharedSpace {
     pub fn hear_keys(&self, room: &RoomId, changes: &[Change], said: &[Hearsay]) -> Result<(), SpaceError> {
         for Hearsay { server, key_id, row } in said {
             let Some(key) = decode(&row.key) else { continue };
-            if self.has_spoken(server)? || self.verify_key(room, server, key_id)?.is_some() {
+            // Of this server's own name others know nothing that it has not published.
+            if server == self.server_name()
+                || self.has_spoken(server)?
+                || self.verify_key(room, server, key_id)?.is_some()
+            {
                 continue;
             }
             if !self.is_shown(room, server, key_id, &key, changes)? {
@@ -233,4 +242,47 @@ fn is_signed_by(
     redacted.insert("signatures".to_owned(), CanonicalJsonValue::Object(only));
     let keys = PublicKeySet::from([(key_id.to_owned(), Base64::new(key.to_vec()))]);
     verify_json(&PublicKeyMap::from([(server.to_string(), keys)]), &redacted).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_shared_space::ReplicaId;
+
+    use super::{
+        super::{
+            pair::{Pair, put},
+            tests::ALICE,
+        },
+        *,
+    };
+    use crate::server_keys::{RemoteKey, RemoteKeys};
+
+    #[test]
+    fn an_own_entry_under_a_key_that_is_lost_is_read_once_that_key_is_published() {
+        let pair = Pair::new();
+        let (space, own) = (&pair.a.shared_space, pair.a.server_keys.server_name());
+        // Under the key of the other server: for all that is known here, an own one of earlier.
+        let change = pair.change("plan", put(1), |new| {
+            new.dot.replica = ReplicaId::new(own, 7).expect("a replica");
+            new.author = (*ALICE).to_owned();
+            new.authorized_by = pair.shown(*ALICE);
+        });
+        let changes = [change];
+        assert_eq!(pair.join(&changes), 0);
+        let keys = &pair.b.server_keys;
+        let (id, key) = (keys.key_id().to_owned(), keys.own_public_keys()[keys.key_id()].encode());
+        let lacking = space.unknown_keys(&changes).expect("reads");
+        assert_eq!(lacking.into_iter().collect::<Vec<_>>(), [(own.to_owned(), id.clone())]);
+
+        let row = VerifyKeyRow { key: key.clone(), valid_until_ts: u64::MAX, published: None, hearsay: true };
+        let said = Hearsay { server: own.to_owned(), key_id: id.clone(), row };
+        space.hear_keys(&pair.room, &changes, &[said]).expect("hears");
+        assert_eq!(pair.join(&changes), 0, "nobody else says what was published in this name");
+
+        let published = RemoteKey { key, valid_until_ms: 0, retired: true };
+        let known = RemoteKeys { keys: [(id, published)].into(), ..RemoteKeys::default() };
+        pair.a.server_keys.remember(own, &known).expect("writes");
+        assert!(space.unknown_keys(&changes).expect("reads").is_empty());
+        assert_eq!(pair.join(&changes), 1);
+    }
 }

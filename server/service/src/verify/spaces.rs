@@ -283,8 +283,10 @@ impl Keys<'_> {
         server: &ServerName,
         key_id: &str,
     ) -> Result<Option<Vec<u8>>, StorageError> {
-        if server == self.own.0 {
-            return Ok(self.own.1.get(key_id).map(|key| key.as_bytes().to_vec()));
+        if server == self.own.0
+            && let Some(key) = self.own.1.get(key_id)
+        {
+            return Ok(Some(key.as_bytes().to_vec()));
         }
         let name = (server.to_owned(), key_id.to_owned());
         if let Some(known) = self.others.get(&name) {
