@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use causeway_service::{appservices::Registration, devices::Session, error::MatrixError, rate_limit::Class};
+use causeway_service::{
+    appservices::Registration, devices::Session, error::MatrixError, rate_limit::Class,
+    session::EstablishedSession,
+};
 use http::{HeaderValue, Uri, header::AUTHORIZATION, request::Parts};
 use ruma::{
     OwnedDeviceId, OwnedUserId, UInt, UserId,
@@ -33,6 +36,11 @@ pub trait ClientAuth: AuthScheme {
         uri: &Uri,
     ) -> Result<Self::Identity, MatrixError>;
 
+    /// The same of a session that somebody else has answered for.
+    fn established(_session: &Session) -> Option<Self::Identity> {
+        None
+    }
+
     /// Whether the request comes from a guest, to an endpoint that needs a token.
     fn is_guest(_identity: &Self::Identity) -> bool {
         false
@@ -54,6 +62,11 @@ pub(crate) fn identify<A: ClientAuth>(
     state: &ClientState,
     request: &http::Request<&[u8]>,
 ) -> Result<A::Identity, MatrixError> {
+    if let Some(EstablishedSession(session)) = request.extensions().get()
+        && let Some(identity) = A::established(session)
+    {
+        return Ok(identity);
+    }
     let extracted = A::extract_authentication(request)
         .map_err(|_| MatrixError::new(401, "M_MISSING_TOKEN", "Missing access token"))?;
     A::identify(state, extracted, request.uri())
@@ -200,6 +213,9 @@ impl ClientAuth for AccessToken {
     type Identity = Session;
     fn identify(state: &ClientState, token: String, uri: &Uri) -> Result<Session, MatrixError> {
         session(state, &token, uri)
+    }
+    fn established(session: &Session) -> Option<Session> {
+        Some(session.clone())
     }
     fn is_guest(session: &Session) -> bool {
         session.is_guest

@@ -105,6 +105,13 @@ pub fn routes() -> Router<ClientState> {
         .merge(user_directory::routes())
 }
 
+/// The shared spaces' endpoints alone, without [`frame`]: for rooms that another homeserver
+/// keeps. Whose a request is stands in its extensions
+/// (`causeway_service::session::EstablishedSession`).
+pub fn space_routes() -> Router<ClientState> {
+    shared_space::routes()
+}
+
 /// Every method and path of this door but those that carry files, parameters as
 /// `{name}`: for tests that visit all.
 pub fn paths() -> Vec<(http::Method, String)> {

@@ -44,6 +44,12 @@ impl Session {
     }
 }
 
+/// A session that another homeserver answered for, beside which this one stands. Whoever asked
+/// it puts it into the extensions of a request; nothing that a request says can put it there.
+/// It stands as long as the request takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EstablishedSession(pub Session);
+
 /// A session as it was when a request began that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
