@@ -33,6 +33,7 @@ use crate::{
     observe, readiness,
     reload::Reload,
     resources, settings,
+    sidecar::{self, Attached, Beside},
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -42,6 +43,19 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop; `path` is where the configuration came from.
 pub fn serve(config: &Config, path: &Path) -> Result<(), Failure> {
+    if !config.sidecar.homeserver.is_empty() {
+        let why = "sidecar.homeserver is set: start this one by `causeway sidecar run`";
+        return Err(Failure::new(Reason::Configuration, why));
+    }
+    serve_as(config, path, None)
+}
+
+/// The same beside another homeserver.
+pub fn serve_beside(config: &Config, path: &Path, attached: Attached) -> Result<(), Failure> {
+    serve_as(config, path, Some(attached))
+}
+
+fn serve_as(config: &Config, path: &Path, attached: Option<Attached>) -> Result<(), Failure> {
     let handles = Handles::take();
     let bound = listeners::bind(&config.listeners).map_err(listen_failure)?;
     let telemetry = Telemetry::start(&config.telemetry, config.server_name.as_str(), config.is_scraped())
@@ -52,7 +66,7 @@ pub fn serve(config: &Config, path: &Path) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Reason::Internal, error))?;
-    let result = runtime.block_on(run(config, path, handles, bound, &telemetry));
+    let result = runtime.block_on(run(config, path, (handles, attached), bound, &telemetry));
     runtime.shutdown_timeout(BLOCKING_GRACE);
     telemetry.stop();
     result
@@ -76,7 +90,7 @@ fn blocking_threads() -> usize {
 async fn run(
     config: &Config,
     path: &Path,
-    handles: Handles,
+    (handles, attached): (Handles, Option<Attached>),
     bound: Vec<listeners::Bound>,
     telemetry: &Telemetry,
 ) -> Result<(), Failure> {
@@ -89,9 +103,8 @@ async fn run(
     let federation = federation.map_err(|error| Failure::new(Reason::Configuration, error))?;
     let (remote, requests) = RemoteHandle::channel();
     let opening = config.clone();
-    // A first start, or one after a long time, may take a while.
-    let opening = tokio::task::spawn_blocking(move || open(&opening, handles, remote));
-    let services = tokio::select! {
+    let opening = tokio::task::spawn_blocking(move || open(&opening, handles, remote, attached));
+    let (services, beside) = tokio::select! {
         biased;
         () = &mut shutdown => {
             tracing::info!("stopped while starting");
@@ -100,9 +113,11 @@ async fn run(
         opened = opening => opened.map_err(|error| Failure::new(Reason::Internal, error))??,
     };
     let mut supervisor = Supervisor::default();
-    start_workers(&mut supervisor, &services);
-    let routes = doors(&services, federation, requests, &mut supervisor)?;
-    start_appservices(config, &services, &mut supervisor).await?;
+    start_workers(&mut supervisor, &services, beside.is_none());
+    let routes = match (beside, federation) {
+        (Some(beside), Some(federation)) => sidecar::doors(&services, beside, federation, &mut supervisor)?,
+        (_, federation) => own_doors(config, &services, (federation, requests), &mut supervisor).await?,
+    };
     let router = causeway_client_api::frame(routes, ClientState::new(Arc::clone(&services)));
 
     let router = if telemetry.collects() {
@@ -153,13 +168,16 @@ pub fn rotate_key(config: &Config) -> Result<String, Failure> {
     ServerKeys::rotate(&database, &Clock::System).map_err(|error| in_folder(error.into()))
 }
 
-/// What runs beside the doors.
-fn start_workers(supervisor: &mut Supervisor, services: &Arc<Services>) {
+/// What runs beside the doors; a sidecar has neither guests nor files.
+fn start_workers(supervisor: &mut Supervisor, services: &Arc<Services>, is_homeserver: bool) {
     let (space, stop) = (Arc::clone(&services.shared_space), supervisor.stop_signal());
     supervisor
         .start("shared spaces", causeway_service::shared_space::worker::run(space, stop.cancelled_owned()));
     let (keeping, stop) = (Arc::clone(services), supervisor.stop_signal());
     supervisor.start("housekeeping", causeway_service::housekeeping::run(keeping, stop.cancelled_owned()));
+    if !is_homeserver {
+        return;
+    }
     let (guests, stop) = (Arc::clone(services), supervisor.stop_signal());
     supervisor.start("guests", causeway_service::guests::run(guests, stop.cancelled_owned()));
     if services.settings.media.prefetch {
@@ -168,16 +186,40 @@ fn start_workers(supervisor: &mut Supervisor, services: &Arc<Services>) {
     }
 }
 
-/// The data folder, and the use-cases over it.
-fn open(config: &Config, handles: Handles, remote: RemoteHandle) -> Result<Arc<Services>, Failure> {
+/// The data folder, and the use-cases over it. A first start, or one after a long time, may
+/// take a while.
+fn open(
+    config: &Config,
+    handles: Handles,
+    remote: RemoteHandle,
+    attached: Option<Attached>,
+) -> Result<(Arc<Services>, Option<Beside>), Failure> {
     let database = Database::open(&config.data_folder, &settings::of_storage(config, handles.database))
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
     listeners::remove_addresses(&config.data_folder)
         .map_err(|error| Failure::new(Reason::DataFolder, error))?;
-    let services = Services::open(database.clone(), settings::of_services(config), Clock::System, remote)
-        .map_err(|error| Failure::new(Reason::Internal, error))?;
+    let chosen = settings::of_services(config);
+    let opened = if let Some(attached) = attached {
+        let (services, beside) = Beside::open(config, &database, (chosen, remote), attached)?;
+        (Arc::new(services), Some(beside))
+    } else {
+        let services = Services::open(database.clone(), chosen, Clock::System, remote);
+        (Arc::new(services.map_err(|error| Failure::new(Reason::Internal, error))?), None)
+    };
     database.keep_free(config.storage.keep_free_bytes);
-    Ok(Arc::new(services))
+    Ok(opened)
+}
+
+/// The doors of a homeserver, that of application services among them.
+async fn own_doors(
+    config: &Config,
+    services: &Arc<Services>,
+    (federation, requests): (Option<causeway_federation::Settings>, Receiver<RemoteRequest>),
+    supervisor: &mut Supervisor,
+) -> Result<Router<ClientState>, Failure> {
+    let routes = doors(services, federation, requests, supervisor)?;
+    start_appservices(config, services, supervisor).await?;
+    Ok(routes)
 }
 
 /// The routes of all doors, and their drivers started.

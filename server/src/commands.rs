@@ -11,7 +11,7 @@ use crate::{
     config::{self, Config, Template},
     doctor::{self, Doctor},
     exit::{Failure, Reason},
-    health, secret, tls, verify,
+    health, secret, sidecar, tls, verify,
 };
 
 /// Length of generated tokens and secrets, in characters of base 62.
@@ -47,6 +47,24 @@ enum Command {
     Verify(Configured<verify::Verify>),
     /// Look at everything around the server that has to be right, and say what to do.
     Doctor(Configured<Doctor>),
+    /// Give the rooms of another homeserver shared spaces, from beside it.
+    #[command(subcommand)]
+    Sidecar(SidecarCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum SidecarCommand {
+    /// Prepare a sidecar, and print what is to be done to attach it. Nothing of the homeserver is touched.
+    Init(sidecar::Init),
+    /// Run the sidecar until SIGINT or SIGTERM.
+    Run(SidecarConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct SidecarConfigFile {
+    /// The configuration file.
+    #[arg(long, short, env = "CAUSEWAY_CONFIG", default_value = sidecar::CONFIG_FILE)]
+    config: PathBuf,
 }
 
 /// What needs a configuration, and what it is told besides.
@@ -88,6 +106,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             let config = load(&file)?;
             tls::install_provider();
             app::serve(&config, &file.config)
+        }
+        Command::Sidecar(SidecarCommand::Init(wanted)) => {
+            tls::install_provider();
+            sidecar::init(&wanted)
+        }
+        Command::Sidecar(SidecarCommand::Run(SidecarConfigFile { config: path })) => {
+            let config = load(&ConfigFile { config: path.clone() })?;
+            tls::install_provider();
+            app::serve_beside(&config, &path, sidecar::attached(&config)?)
         }
         Command::CheckConfig(file) => {
             let config = load(&file)?;

@@ -86,6 +86,13 @@ pub fn of_appservices(config: &Config) -> Result<host::Settings, TlsError> {
     Ok(host::Settings { files, tls_roots: Arc::new(roots), pauses: host::Pauses::default() })
 }
 
+/// Whom requests to the sidecar's homeserver trust.
+pub fn of_sidecar(config: &Config) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(tls::authorities(&config.federation.extra_ca_files)?);
+    Ok(Arc::new(roots))
+}
+
 /// How much the database may take.
 pub fn of_storage(config: &Config, open_files_max: i32) -> causeway_storage::Options {
     let Storage { cache_bytes, write_buffer_bytes, .. } = config.storage;

@@ -23,7 +23,8 @@ pub use error::ConfigError;
 pub use generate::{Template, generate};
 pub use sections::{
     Appservices, Bucket, Federation, Listener, LogFormat, Media, OAuth, Passwords, Presence, RateLimits,
-    Registration, RegistrationMode, Rooms, SharedSpace, Storage, Telemetry, Turn, WellKnown,
+    Registration, RegistrationMode, Rooms, SharedSpace, Sidecar, Storage, Telemetry, Turn, WellKnown,
+    is_base,
 };
 
 /// Everything that the operator decides. The keys are described in `example.toml`.
@@ -58,6 +59,9 @@ pub struct Config {
     /// Application services.
     #[serde(default)]
     pub appservices: Appservices,
+    /// Beside another homeserver.
+    #[serde(default)]
+    pub sidecar: Sidecar,
     /// Replication and conflicts.
     #[serde(default)]
     pub shared_space: SharedSpace,
@@ -137,6 +141,7 @@ impl Config {
         self.passwords.check()?;
         self.rooms.check()?;
         self.federation.check()?;
+        self.sidecar.check()?;
         self.storage.check()?;
         self.oauth.check()?;
         self.rate_limits.check()?;
@@ -156,6 +161,9 @@ impl Config {
             [&mut registration.shared_secret_file, &mut registration.tokens_file, &mut turn.secret_file]
         {
             *path = path.take().map(|path| folder.join(path));
+        }
+        for path in [&mut self.sidecar.registration, &mut self.sidecar.signing_key] {
+            *path = folder.join(&*path);
         }
         let registrations = self.appservices.registrations.iter_mut();
         for path in self.federation.extra_ca_files.iter_mut().chain(registrations) {

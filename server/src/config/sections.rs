@@ -5,6 +5,7 @@ mod appservices;
 mod federation;
 mod listener;
 mod rate_limits;
+mod sidecar;
 mod storage;
 mod telemetry;
 
@@ -19,6 +20,7 @@ pub use appservices::Appservices;
 pub use federation::Federation;
 pub use listener::Listener;
 pub use rate_limits::{Bucket, RateLimits};
+pub use sidecar::{Sidecar, is_base};
 pub use storage::Storage;
 pub use telemetry::{LogFormat, Telemetry};
 
@@ -227,14 +229,6 @@ pub struct OAuth {
 
 impl OAuth {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let is_base = |url: &Url| {
-            matches!(url.scheme(), "https" | "http")
-                && url.path() == "/"
-                && url.query().is_none()
-                && url.fragment().is_none()
-                && url.username().is_empty()
-                && url.password().is_none()
-        };
         if self.base_url.is_empty() || Url::parse(&self.base_url).is_ok_and(|url| is_base(&url)) {
             return Ok(());
         }
