@@ -11,11 +11,13 @@ use tempfile::TempDir;
 
 use crate::{
     authority::Authority,
+    front::Front,
     link::{Cut, Switchboard},
     namespaces::Namespaces,
     network::{Network, Place},
     result::{Result, ensure},
     server::{Server, Tuning},
+    sidecar::Sidecar,
     synapse::Synapse,
     wait,
 };
@@ -96,6 +98,30 @@ impl Cluster {
             synapses.push(self.synapse(python, number).await?);
         }
         Ok(synapses)
+    }
+
+    /// Several of them, each with a sidecar beside it.
+    pub async fn add_besides(
+        &self,
+        python: &Path,
+        count: usize,
+        tuning: &Tuning,
+    ) -> Result<Vec<(Synapse, Sidecar)>> {
+        let mut besides = Vec::with_capacity(count);
+        for number in 0..count {
+            let mut synapse = self.synapse(python, number).await?;
+            let (index, name) = (self.servers.len() + number, format!("sidecar-{number}"));
+            let host = synapse.name.rsplit_once(':').map_or(&*synapse.name, |(host, _)| host);
+            let (chain, key) = self.authority.issue(&name, &[host])?;
+            let front = Arc::new(Front::open(&chain, &key, index as u64).await?);
+            let folder = self.folder.path().join(name);
+            let place = (index, self.network.clone());
+            let (authority, parts) = (self.authority.certificate(), (&mut synapse, front));
+            let mut sidecar = Sidecar::attach(folder, parts, place, &authority, tuning).await?;
+            sidecar.start().await?;
+            besides.push((synapse, sidecar));
+        }
+        Ok(besides)
     }
 
     async fn synapse(&self, python: &Path, number: usize) -> Result<Synapse> {

@@ -74,6 +74,11 @@ impl Switchboard {
         state.pids.insert(pid, index);
     }
 
+    /// Says which process is part of server `index` besides.
+    pub fn is_running_too(&self, index: usize, pid: u32) {
+        self.lock().pids.insert(pid, index);
+    }
+
     /// Cuts the link between two servers, both ways.
     pub fn cut(&self, a: usize, b: usize, how: Cut) {
         self.lock().cuts.insert(pair(a, b), how);

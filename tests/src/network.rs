@@ -71,6 +71,13 @@ impl Network {
         }
     }
 
+    /// Says which process is part of server `index` besides.
+    pub fn is_running_too(&self, index: usize, pid: u32) {
+        if let Self::Gates(switchboard) = self {
+            switchboard.is_running_too(index, pid);
+        }
+    }
+
     /// A place for server `index`.
     pub async fn place(&self, index: usize) -> Result<Place> {
         Ok(match self {

@@ -245,10 +245,15 @@ impl Server {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+        tail_of(&self.folder.join("log"))
     }
+}
+
+/// The last lines of a log.
+pub(crate) fn tail_of(log: &Path) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
 }
 
 fn url_of(listeners: &Value, tls: bool) -> Result<String> {
@@ -275,7 +280,7 @@ fn configuration(
         .map(|(name, address)| format!("{{ name = {name:?}, address = \"{address}\" }}"))
         .collect();
     let known = known.join(", ");
-    let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
+    let chosen = chosen(tuning);
     // JSON strings are TOML strings.
     let [authority, chain, key] =
         [authority, chain, key].map(|path| serde_json::json!(path.display().to_string()).to_string());
@@ -297,8 +302,16 @@ memory_kib = 8
 iterations = 1
 [federation]
 extra_ca_files = [{authority}]
-ip_deny_list = []
 servers = [{known}]
+{chosen}"#
+    )
+}
+
+/// What servers and sidecars have in common; it begins in the section about federation.
+pub(crate) fn chosen(tuning: &Tuning) -> String {
+    let Tuning { log, advertise_ms, announce_step_ms, backoff_ms, .. } = tuning;
+    format!(
+        r#"ip_deny_list = []
 # A cut in the middle of a request leaves it hanging for this long.
 request_timeout_ms = 10000
 backoff_min_ms = {}
@@ -316,7 +329,7 @@ log = "{log}"
     )
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

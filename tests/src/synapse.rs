@@ -9,6 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use tokio::process::Child;
 use crate::{
     authority::Authority,
     client::Client,
+    front::Front,
     network::{Network, Place},
     owner, process,
     result::{Doing, Failure, Result, ensure},
@@ -42,6 +44,8 @@ pub struct Synapse {
     place: Place,
     index: usize,
     network: Network,
+    /// What is before it, if it has a sidecar.
+    front: Option<Arc<Front>>,
     child: Option<Child>,
 }
 
@@ -66,7 +70,7 @@ impl Synapse {
         let seed = STANDARD_NO_PAD.encode(rand::random::<[u8; 32]>());
         fs::write(folder.join("signing.key"), format!("ed25519 test {seed}\n"))?;
         let (python, client) = (python.to_owned(), Client::new()?);
-        Ok(Self { name, folder, python, client, place, index, network, child: None })
+        Ok(Self { name, folder, python, client, place, index, network, front: None, child: None })
     }
 
     /// Starts the process and waits until it answers.
@@ -105,10 +109,45 @@ impl Synapse {
         };
         let (clients, servers): (SocketAddr, SocketAddr) = listening.await?.ok_or_else(ended)?;
         self.child = Some(child);
-        self.client.set_base(&format!("http://{clients}"));
-        self.place.lead_to(Some(servers));
+        match &self.front {
+            None => {
+                self.client.set_base(&format!("http://{clients}"));
+                self.place.lead_to(Some(servers));
+            }
+            Some(front) => {
+                front.homeserver_is_at(Some(clients));
+                self.client.set_base(&format!("http://{}", front.clients));
+                self.place.lead_to(Some(front.servers));
+            }
+        }
         let versions = self.client.call(reqwest::Method::GET, "/_matrix/client/versions", None, None).await?;
         ensure(versions.status == 200, || "Synapse does not answer".to_owned())
+    }
+
+    /// Gives it a sidecar: what is in these files, and what is before both from now on. It is
+    /// restarted.
+    pub async fn attach(&mut self, key: &str, registration: &Path, front: Arc<Front>) -> Result<()> {
+        self.stop().await?;
+        let own = fs::read_to_string(self.folder.join("signing.key"))?;
+        fs::write(self.folder.join("signing.key"), format!("{own}{}\n", key.trim_end()))?;
+        let settings = fs::read_to_string(self.folder.join("homeserver.yaml"))?;
+        let mut settings: Value = serde_json::from_str(&settings)?;
+        settings["app_service_config_files"] = json!([registration]);
+        // The sidecar reads keys there, and the proxy leads all to one place.
+        settings["listeners"][0]["resources"] = json!([{"names": ["client", "federation"]}]);
+        fs::write(self.folder.join("homeserver.yaml"), settings.to_string())?;
+        self.front = Some(front);
+        self.start().await
+    }
+
+    /// Its client API past what is before it.
+    pub fn direct(&self) -> String {
+        self.front.as_ref().map_or_else(|| self.client.base(), |front| format!("http://{}", front.direct))
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Its client API, wherever the process listens at the moment.
@@ -123,14 +162,22 @@ impl Synapse {
 
     /// SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
-        self.place.lead_to(None);
+        self.is_down();
         process::kill(&mut self.child).await
     }
 
     /// SIGTERM; how it ends is its own business, but in time it does.
     pub async fn stop(&mut self) -> Result<()> {
-        self.place.lead_to(None);
+        self.is_down();
         process::end(&mut self.child, STOP_PATIENCE).await.doing("stopping Synapse")
+    }
+
+    /// A sidecar may be there still.
+    fn is_down(&self) {
+        match &self.front {
+            None => self.place.lead_to(None),
+            Some(front) => front.homeserver_is_at(None),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod reload;
 mod restore;
 mod rust_sdk;
 mod scripts;
+mod sidecar;
 mod synapse;
 mod telemetry;
 mod two;

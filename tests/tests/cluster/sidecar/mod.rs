@@ -1,0 +1,158 @@
+//! Two real Synapses, each with a sidecar, and a server of ours in one room.
+//!
+//! Those that are ignored are run by name (`cargo test -p causeway-tests --test cluster -- --ignored sidecar::`).
+
+use std::path::PathBuf;
+
+use causeway_tests::{
+    client::Client,
+    cluster::Cluster,
+    link::Cut,
+    result::Result,
+    server::Tuning,
+    sidecar::Sidecar,
+    space::Item,
+    synapse::Synapse,
+    user::{ITEM, User},
+    wait,
+};
+use serde_json::{Value, json};
+
+use crate::two::python;
+
+mod conflicts;
+mod doors;
+mod kills;
+mod lost;
+mod writes;
+
+/// The type of a conflict notice's own field.
+const CONFLICT: &str = "org.causeway.conflict";
+/// The places of the Synapses in the network; the server of ours is the first.
+const ONE: usize = 1;
+const TWO: usize = 2;
+
+/// The three, a user of each, and the room that Zoe made.
+struct Besides {
+    cluster: Cluster,
+    one: Synapse,
+    one_side: Sidecar,
+    two: Synapse,
+    two_side: Sidecar,
+    alice: User,
+    zoe: User,
+    yan: User,
+    room: String,
+}
+
+impl Besides {
+    async fn start() -> Result<Self> {
+        let python: PathBuf = python().await?;
+        let tuning = Tuning { announce_step_ms: 1_000, ..Tuning::default() };
+        let cluster = Cluster::start_tuned(1, &tuning).await?;
+        let mut besides = cluster.add_besides(&python, 2, &tuning).await?.into_iter();
+        let (one, one_side) = besides.next().expect("two were asked for");
+        let (two, two_side) = besides.next().expect("two were asked for");
+        let alice = User::register(&cluster[0], "alice").await?;
+        let zoe = User::register_with(one.client(), "zoe").await?;
+        let yan = User::register_with(two.client(), "yan").await?;
+        let room = zoe.create_room("space").await?;
+        for guest in [&alice, &yan] {
+            guest.join(&room, &one.name).await?;
+        }
+        let besides = Self { cluster, one, one_side, two, two_side, alice, zoe, yan, room };
+        besides.are_ready().await?;
+        Ok(besides)
+    }
+
+    /// Waits until each side replicates with the two others.
+    async fn are_ready(&self) -> Result<()> {
+        for (number, user) in self.users().into_iter().enumerate() {
+            let key = format!("ready-{number}");
+            wait::until(&format!("{} to write", user.id), async || {
+                let written = user.try_write(&self.room, &key, &json!({"value": {"n": number}})).await?;
+                Ok((written.status == 200).then_some(()))
+            })
+            .await?;
+            self.all_hold(&key, &json!({ "n": number })).await?;
+        }
+        Ok(())
+    }
+
+    fn users(&self) -> [&User; 3] {
+        [&self.alice, &self.zoe, &self.yan]
+    }
+
+    /// Waits until all three show an item with this value alone, and the same changes.
+    async fn all_hold(&self, key: &str, value: &Value) -> Result<Item> {
+        wait::until(&format!("{key} to be {value} everywhere"), async || {
+            let mut shown: Vec<Item> = Vec::new();
+            for user in self.users() {
+                let item = user.item(&self.room, key).await?;
+                shown.extend(item.filter(|item| !item.conflict && item.value() == Some(value)));
+            }
+            let agree = shown.len() == 3 && shown.iter().all(|item| item.ids() == shown[0].ids());
+            Ok(shown.pop().filter(|_| agree))
+        })
+        .await
+    }
+
+    /// Waits until the room's state shows this value to everybody.
+    async fn all_see(&self, key: &str, value: &Value) -> Result<()> {
+        for user in self.users() {
+            wait::until(&format!("the face of {key} to be {value} for {}", user.id), async || {
+                let face = user.state(&self.room, ITEM, key).await?;
+                Ok(face.filter(|face| plain(face) == *value).map(drop))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the first Synapse and its sidecar off from the others.
+    fn cut_one_off(&self) -> Result<()> {
+        self.cluster.cut(0, ONE, Cut::Refused)?;
+        self.cluster.cut(ONE, TWO, Cut::Refused)
+    }
+
+    fn heal(&self) -> Result<()> {
+        self.cluster.heal(0, ONE)?;
+        self.cluster.heal(ONE, TWO)
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        for side in [&mut self.one_side, &mut self.two_side] {
+            side.kill().await?;
+        }
+        for synapse in [&mut self.one, &mut self.two] {
+            synapse.kill().await?;
+        }
+        self.cluster.finish().await
+    }
+}
+
+/// A face without what servers say in it.
+fn plain(face: &Value) -> Value {
+    let mut face = face.clone();
+    if let Some(face) = face.as_object_mut() {
+        face.retain(|name, _| !name.starts_with("org.causeway."));
+    }
+    face
+}
+
+/// The conflict notices that a user can read, edits left out.
+async fn notices(user: &User, room: &str) -> Result<Vec<Value>> {
+    let mut all = user.texts(room, 50).await?;
+    all.retain(|event| {
+        let content = &event["content"];
+        content.get(CONFLICT).is_some() && content["m.relates_to"].is_null()
+    });
+    Ok(all)
+}
+
+/// The same user past the proxy, as one gets there by odd escaping or on the same machine.
+fn past_the_proxy(synapse: &Synapse) -> Result<Client> {
+    let client = Client::new()?;
+    client.set_base(&synapse.direct());
+    Ok(client)
+}
