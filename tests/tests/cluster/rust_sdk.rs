@@ -43,6 +43,17 @@ async fn rust_sdk_clients_here_and_at_synapse_encrypt_both_ways() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rust_sdk_room_lists_here_and_at_synapse_live_by_sliding_sync() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    for [alice, bob] in [[0, 1], [1, 0]] {
+        servers
+            .tell("sliding-sync", [(alice, &format!("alice{alice}")), (bob, &format!("bob{bob}"))])
+            .await?;
+    }
+    servers.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn encrypted_rooms_with_synapse_outlive_outages_of_either() -> Result<()> {
     let mut servers = Servers::start().await?;
     servers.tell("outage", [(0, "alice"), (1, "bob")]).await?;
