@@ -4,7 +4,13 @@
 //! Each pair has the machine for itself in turn, the other one idle. Synapse runs as
 //! its documentation's first steps leave it: one process, `SQLite`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use causeway_tests::{
     client::{Client, segment},
@@ -18,7 +24,7 @@ use causeway_tests::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{
     figures::{Figures, number},
@@ -124,12 +130,12 @@ async fn join(
     }
     let begin = Instant::now();
     let joining = bob.join(&room, &pair.north.name);
-    let slowest = slowest_meanwhile(carol, &elsewhere, joining).await?;
+    let (answered, slowest) = slowest_meanwhile(carol, &elsewhere, joining).await?;
     let named = |what: &str| format!("join_{what}_{count}_state");
     let mut figure = |what: &str, value: f64, unit: &'static str| {
         figures.compare(pair.kind, &named(what), value, unit);
     };
-    figure("answered", begin.elapsed().as_secs_f64(), "s");
+    figure("answered", answered, "s");
     figure("slowest_other_message", slowest, "s");
     let (lacks, took) = until_whole(bob, &room, count, begin).await?;
     figure("whole", took, "s");
@@ -144,26 +150,31 @@ async fn join(
     Ok(())
 }
 
-/// How long the slowest message took that a user sent while something was done, in seconds.
-async fn slowest_meanwhile(user: &User, room: &str, what: impl Future<Output = Result<()>>) -> Result<f64> {
-    let mut what = std::pin::pin!(what);
-    let mut slowest = Duration::ZERO;
-    loop {
-        let begin = Instant::now();
-        let message = async {
+/// How long something took, and the slowest message that a user sent meanwhile, in seconds.
+pub async fn slowest_meanwhile(
+    user: &User,
+    room: &str,
+    what: impl Future<Output = Result<()>>,
+) -> Result<(f64, f64)> {
+    let (begin, is_done) = (Instant::now(), AtomicBool::new(false));
+    let doing = async {
+        what.await?;
+        is_done.store(true, Ordering::Relaxed);
+        Ok(begin.elapsed())
+    };
+    let writing = async {
+        let (mut ticks, mut slowest) = (tokio::time::interval(PAUSE), Duration::ZERO);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !is_done.load(Ordering::Relaxed) {
+            ticks.tick().await;
+            let sent = Instant::now();
             user.send(room, "m.room.message", &json!({ "msgtype": "m.text", "body": "meanwhile" })).await?;
-            Ok::<_, Failure>(begin.elapsed())
-        };
-        let mut message = std::pin::pin!(message);
-        tokio::select! {
-            done = &mut what => {
-                done?;
-                return Ok(slowest.max(message.await?).as_secs_f64());
-            }
-            took = &mut message => slowest = slowest.max(took?),
+            slowest = slowest.max(sent.elapsed());
         }
-        tokio::time::sleep(PAUSE).await;
-    }
+        Ok::<_, Failure>(slowest)
+    };
+    let (took, slowest) = tokio::try_join!(doing, writing)?;
+    Ok((took.as_secs_f64(), slowest.as_secs_f64()))
 }
 
 /// State is written on one server while the other can't be reached; then it can.

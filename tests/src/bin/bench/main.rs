@@ -10,6 +10,8 @@ mod federation;
 mod figures;
 mod latency;
 mod load;
+mod members;
+mod operation;
 mod quiet;
 mod writes;
 
@@ -22,6 +24,7 @@ use causeway_tests::{
 };
 use clap::Parser;
 use figures::Figures;
+use tempfile::TempDir;
 
 /// Measures Causeway.
 #[derive(Debug, Parser)]
@@ -32,7 +35,7 @@ struct Arguments {
     /// A tenth of everything: to see that the bench works, not to measure.
     #[arg(long)]
     quick: bool,
-    /// Only these: writes, latency, catch-up, quiet, clients, federation.
+    /// Only these: writes, latency, catch-up, quiet, clients, federation, members, operation.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -51,7 +54,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let scale = if arguments.quick { 10 } else { 1 };
-    let known = ["writes", "latency", "catch-up", "quiet", "clients", "federation"];
+    let known = ["writes", "latency", "catch-up", "quiet", "clients", "federation", "members", "operation"];
     if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Failure::new(format!("no measurement {name}; there are {}", known.join(", "))));
     }
@@ -79,15 +82,19 @@ async fn measure(names: impl Iterator<Item = &str>, scale: usize, figures: &mut 
 
 async fn measure_one(name: &str, scale: usize, figures: &mut Figures) -> Result<()> {
     // A cluster for each, so that none pays for what another left behind.
-    let tuning = Tuning { log: "warn".to_owned(), ..Tuning::default() };
-    let cluster = Cluster::start_tuned(2, &tuning).await?;
+    let folder = TempDir::with_prefix("causeway-bench-")?;
+    let variables = if name == "members" { members::variables(folder.path())? } else { Vec::new() };
+    let tuning = Tuning { log: "warn".to_owned(), variables, ..Tuning::default() };
+    let mut cluster = Cluster::start_tuned(2, &tuning).await?;
     match name {
         "writes" => writes::measure(&cluster, scale, figures).await?,
         "latency" => latency::measure(&cluster, scale, figures).await?,
         "catch-up" => catch_up::measure(&cluster, scale, figures).await?,
         "quiet" => quiet::measure(&cluster, scale, figures).await?,
         "clients" => clients::measure(&cluster, scale, figures).await?,
-        _ => federation::measure(&cluster, scale, figures).await?,
+        "members" => members::measure(&cluster, scale, figures).await?,
+        "federation" => federation::measure(&cluster, scale, figures).await?,
+        _ => operation::measure(&mut cluster, scale, figures).await?,
     }
     cluster.finish().await
 }
