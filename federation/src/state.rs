@@ -226,5 +226,6 @@ impl FederationState {
     pub(crate) fn heard_from(&self, origin: &ServerName) {
         self.0.keys.heard_from(origin);
         self.0.sender.heard_from(origin);
+        self.0.later.heard_from(origin);
     }
 }

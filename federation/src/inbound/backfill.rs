@@ -100,13 +100,15 @@ async fn missing_events(
         let found =
             rooms.missing_events_for_server(&signed.origin, &room_id, &earliest, &latest, limit, depth)?;
         rooms.barrier()?;
-        if found.len() >= limit {
-            // Who gets as many as he may have at once may lack more.
+        // Who gets as many as he may have at once may lack more. To see how many costs a walk,
+        // which is bounded with what follows from it.
+        if found.len() >= limit
+            && let Some(begins) = rooms.last_place(&room_id, &earliest)?
+            && services.outbox.may_fill_gap(&signed.origin, &room_id, begins, now_ms)
+        {
             let missed =
                 rooms.own_events_missed(&signed.origin, &room_id, &earliest, &latest, found.len())?;
-            if !missed.is_empty() && services.outbox.may_fill_gap(&signed.origin, &room_id, now_ms) {
-                services.outbox.send_once_more(&signed.origin, &missed)?;
-            }
+            services.outbox.send_once_more(&signed.origin, &missed)?;
         }
         let events: Vec<_> = found.iter().map(|pdu| pdu.raw()).collect();
         Ok(json!({"events": events}))

@@ -279,9 +279,13 @@ impl Task {
         self.sender.0.metrics.delivered(transaction.pdus.len());
         self.rows_max = self.rows_max.saturating_mul(2).min(TRANSACTION_ROWS_MAX);
         let now_ms = self.sender.0.clock.now_ms();
+        let was_away = self.backoff.failures > 0;
         let acknowledged = self.write(move |outbox, server| {
             outbox.answered(server, &transaction, &refused, now_ms)?;
             outbox.acknowledged(server, &transaction)?;
+            if was_away {
+                outbox.send_again_at_once(server, now_ms)?;
+            }
             if !transaction.pdus.is_empty() {
                 outbox.catch_up(server, now_ms)?;
             }

@@ -22,7 +22,7 @@ use causeway_service::{
     },
 };
 use http::{Method, StatusCode};
-use ruma::RoomVersionId;
+use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::{Map, Value, json};
 
 use crate::support::{Network, Shape};
@@ -348,34 +348,45 @@ async fn who_asks_for_less_than_it_lacks_is_sent_the_rest_once_more() {
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     let before = a.send(&room, &alice, "m.room.message", None, json!({"body": "before"})).await;
     b.join(&room, &bob, &a.name).await.expect("joins");
-    cut.store(true, Ordering::SeqCst);
-    let mut said = Vec::new();
-    for number in 0..25 {
-        said.push(a.send(&room, &alice, "m.room.message", None, json!({"body": number})).await);
-    }
     let is_empty = |services: &Services| {
         services.outbox.depth("b.test".try_into().expect("a name")).expect("reads") == 0
     };
-    a.until("all was taken", is_empty).await;
-    cut.store(false, Ordering::SeqCst);
-    // As a Synapse does: at most ten.
-    let between = json!({"earliest_events": [before], "latest_events": [said[24]], "limit": 10});
+    let lose_some = async || {
+        cut.store(true, Ordering::SeqCst);
+        let mut said = Vec::new();
+        for number in 0..25 {
+            said.push(a.send(&room, &alice, "m.room.message", None, json!({"body": number})).await);
+        }
+        a.until("all was taken", is_empty).await;
+        cut.store(false, Ordering::SeqCst);
+        said
+    };
     let path = format!("/_matrix/federation/v1/get_missing_events/{room}");
-    let ask = async || {
+    let ask = async |since: &OwnedEventId, last: &OwnedEventId| {
+        // As a Synapse does: at most ten.
+        let between = json!({"earliest_events": [since], "latest_events": [last], "limit": 10});
         let answer = b.state.client().request(&a.name, Method::POST, &path, Some(&between)).await;
         let (status, body) = answer.expect("answers");
         assert_eq!(status, StatusCode::OK);
         let body: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(body["events"].as_array().map(Vec::len), Some(10));
     };
-    ask().await;
+    let said = lose_some().await;
+    let (asked_ms, named) = (a.services.clock.now_ms(), room.clone());
+    ask(&before, &said[24]).await;
     for event_id in &said {
         b.has(event_id).await;
     }
     a.until("all was taken", is_empty).await;
-    // Asked again at once, nothing is sent again.
-    ask().await;
-    assert!(a.run(move |services| is_empty(services)).await);
+    let to = b.name.clone();
+    let again = a.run(move |services| services.outbox.may_fill_gap(&to, &named, 0, asked_ms)).await;
+    assert!(!again, "asked again at once, nothing is sent again");
+    // Another gap has no pause.
+    let more = lose_some().await;
+    ask(&said[24], &more[24]).await;
+    for event_id in &more {
+        b.has(event_id).await;
+    }
     let before = before.clone();
     let has_older = b.run(move |services| services.rooms.event(&before).expect("reads").is_some()).await;
     assert!(!has_older, "what was before its time is not for it");

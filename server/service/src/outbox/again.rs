@@ -1,6 +1,8 @@
 //! Events that a destination answered for with an error, in a transaction that it took:
 //! it could not get what is before them, say, while it was cut off from others. They
-//! are sent again, with pauses; nobody else may have a reason to write in their room.
+//! are sent again, with pauses; nobody else may have a reason to write in their room. The
+//! pauses stay short for half an hour, as what is in the way is most often a link that was
+//! cut; a destination that was away itself is sent them as soon as it is back.
 //!
 //! Invariant: of a room only the last such event is kept, which names the others as its
 //! past; how many rooms, and how often, is bounded.
@@ -19,13 +21,26 @@ use crate::notify::Topic;
 
 /// Rooms of one destination.
 pub const ROOMS_MAX: usize = 100;
-/// How often it is tried: for half an hour in all.
-pub const TRIES_MAX: u32 = 10;
+/// How often it is tried: for a day in all.
+pub const TRIES_MAX: u32 = SHORT_TRIES_MAX + 140;
 /// Before the first time; doubled each time.
 const PAUSE_MS: u64 = 2_000;
+/// The longest pause for a while, so that what is mended is so for everybody within a minute.
+pub const SHORT_PAUSE_MS_MAX: u64 = 20_000;
+/// How often it is tried with such pauses: for half an hour.
+const SHORT_TRIES_MAX: u32 = 100;
+/// The pause from then on.
 const PAUSE_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Destinations read at once.
 const DESTINATIONS_AT_ONCE: usize = 500;
+
+/// How long to wait after so many tries in vain, in milliseconds.
+pub fn pause_ms(tries: u32) -> u64 {
+    if tries >= SHORT_TRIES_MAX {
+        return PAUSE_MS_MAX;
+    }
+    PAUSE_MS.saturating_mul(1 << tries.min(31)).min(SHORT_PAUSE_MS_MAX)
+}
 
 impl Outbox {
     /// Notes what `destination` said of the events of a transaction that it took.
@@ -53,14 +68,17 @@ impl Outbox {
         }
         for (room_id, last) in answers {
             let at = met.again.iter().position(|one| one.room_id == room_id);
-            let tries = at.map_or(0, |at| met.again.swap_remove(at).tries) + 1;
+            let before = at.map(|at| met.again.swap_remove(at));
             // What was taken was so with its past.
             let Some(event_id) = last else { continue };
+            // Another event than before is no other try of that.
+            let tries =
+                before.map_or(1, |before| before.tries.max(1) + u32::from(before.event_id == **event_id));
             if tries > TRIES_MAX || met.again.len() >= ROOMS_MAX {
                 tracing::info!(server = %destination, %event_id, tries, "it is not sent again");
                 continue;
             }
-            let pause_ms = PAUSE_MS.saturating_mul(1 << (tries - 1)).min(PAUSE_MS_MAX);
+            let pause_ms = pause_ms(tries - 1);
             met.again.push(Again {
                 room_id,
                 event_id: event_id.clone(),
@@ -81,6 +99,14 @@ impl Outbox {
     /// Storage failed.
     pub fn send_again(&self, destination: &ServerName, now_ms: u64) -> Result<Option<u64>, StorageError> {
         self.queue_again(destination, now_ms, now_ms)
+    }
+
+    /// The same for all that it could not take, whenever it is due: it is back after an outage.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn send_again_at_once(&self, destination: &ServerName, now_ms: u64) -> Result<(), StorageError> {
+        self.queue_again(destination, now_ms, u64::MAX).map(drop)
     }
 
     /// The same for what is due at some time.
@@ -126,7 +152,7 @@ impl Outbox {
             let page = rows::destinations_met(&self.database, after.as_deref(), DESTINATIONS_AT_ONCE)?;
             for (server, met) in &page {
                 if !met.again.is_empty() {
-                    self.queue_again(server, now_ms, u64::MAX)?;
+                    self.send_again_at_once(server, now_ms)?;
                 }
             }
             match page.last() {
@@ -134,5 +160,19 @@ impl Outbox {
                 _ => return Ok(()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_short_for_half_an_hour_and_it_is_tried_for_a_day() {
+        let until = |tries| (0..tries).map(pause_ms).sum::<u64>() / 60_000;
+        assert!((30..35).contains(&until(SHORT_TRIES_MAX)));
+        assert!((23 * 60..25 * 60).contains(&until(TRIES_MAX)));
+        assert!((0..SHORT_TRIES_MAX).all(|tries| pause_ms(tries) <= SHORT_PAUSE_MS_MAX));
+        assert_eq!([0, 1, 2, 3, 4].map(pause_ms), [2_000, 4_000, 8_000, 16_000, 20_000]);
     }
 }

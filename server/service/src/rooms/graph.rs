@@ -127,6 +127,18 @@ impl Rooms {
         found.iter().map(|held| self.for_server(&mut sight, held)).collect()
     }
 
+    /// The last place in the timeline of one of these events; `None` if it has none of them.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn last_place(&self, room_id: &RoomId, events: &[OwnedEventId]) -> Result<Option<i64>, RoomError> {
+        let mut last = None;
+        for event_id in events {
+            last = last.max(self.in_room(room_id, event_id)?.and_then(|held| held.meta.position));
+        }
+        Ok(last)
+    }
+
     /// This server's own events of what `latest` have in their past and `earliest` have not, oldest
     /// first, that `server` was sent since it is in the room; none if all that is no more than
     /// `answered` events, or if nothing is known of what it has.
