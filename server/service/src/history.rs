@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use causeway_room::Root;
 pub use causeway_storage::Direction;
 use ruma::{
     DeviceId, EventId, OwnedUserId, RoomId, UserId, api::client::filter::LazyLoadOptions,
@@ -72,6 +73,8 @@ pub struct Page {
     pub state: Vec<Box<RawValue>>,
     /// Who sent what is on it.
     senders: BTreeSet<OwnedUserId>,
+    /// The state after its last event, where it is known.
+    state_at_end: Option<Root>,
     /// Whether the page ends at a hole of what this server holds.
     pub is_at_hole: bool,
 }
@@ -85,7 +88,7 @@ pub struct Context {
     pub before: Page,
     /// What is after it, earliest first.
     pub after: Page,
-    /// The state after the last event.
+    /// The state after the last of these events.
     pub state: Vec<Box<RawValue>>,
 }
 
@@ -137,7 +140,7 @@ impl History {
         let mut walk = Walk::begin(start, wanted, last);
         let mut sieve = Sieve::new(view, room_id, &wanted.filter);
         let mut senders = BTreeSet::new();
-        let mut chunk = Vec::new();
+        let (mut chunk, mut state_at_end) = (Vec::new(), None);
         let limit = wanted.limit.min(PAGE_MAX);
         let ignored = ignored_users(view.database(), reader.user_id)?;
         while chunk.len() < limit
@@ -148,6 +151,7 @@ impl History {
             let is_noise = is_message_of(&held, &ignored);
             if !is_noise && sieve.lets_through(&held, &mut viewer)? && viewer.may_see(&held)? {
                 senders.insert(held.pdu.sender().to_owned());
+                state_at_end = held.meta.state_after.or(held.meta.state_before);
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
             }
         }
@@ -160,7 +164,7 @@ impl History {
         } else {
             TimelineToken(start)
         };
-        Ok(Page { start, end, chunk, state, senders, is_at_hole })
+        Ok(Page { start, end, chunk, state, senders, state_at_end, is_at_hole })
     }
 
     /// An event with its surroundings: `limit` events in all beside it.
@@ -181,7 +185,7 @@ impl History {
         let event = self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?;
         let limits = (limit.div_ceil(2), limit / 2);
         let (before, after) = self.around(reader, room_id, position, limits, filter)?;
-        let state = match held.meta.state_after.or(held.meta.state_before) {
+        let state = match self.state_around(reader, &held, position, &after)? {
             Some(root) => {
                 let mut entries = self.view().state_entries(&root)?;
                 if is_lazy(filter) {
@@ -196,6 +200,31 @@ impl History {
             None => Vec::new(),
         };
         Ok(Context { event, before, after, state })
+    }
+
+    /// The state after the last of the events around one, or the one beside it that the
+    /// reader may know: his own later memberships are shown to who left, what the room
+    /// became since is not.
+    fn state_around(
+        &self,
+        reader: Reader<'_>,
+        held: &Held,
+        position: i64,
+        after: &Page,
+    ) -> Result<Option<Root>, MatrixError> {
+        let room_id = &held.meta.room_id;
+        let mut viewer = Viewer::new(self.view(), room_id, reader.user_id)?;
+        let last = viewer.until(room_id)?;
+        if position > last {
+            return Ok(self.rooms.state_root_at(room_id, last)?);
+        }
+        for root in [after.state_at_end, held.meta.state_after, held.meta.state_before].into_iter().flatten()
+        {
+            if viewer.may_see_state(root, position)? {
+                return Ok(Some(root));
+            }
+        }
+        Ok(None)
     }
 
     /// What is before and after a place, so many events on each side.
@@ -242,6 +271,7 @@ impl History {
             chunk: Vec::new(),
             state: Vec::new(),
             senders: BTreeSet::new(),
+            state_at_end: None,
             is_at_hole: false,
         };
         let ignored = ignored_users(self.view().database(), reader.user_id)?;
@@ -323,11 +353,7 @@ impl History {
 
     /// The state at which the reader stopped seeing the room; `None` for those
     /// who see it as it is.
-    fn state_root(
-        &self,
-        user_id: &UserId,
-        room_id: &RoomId,
-    ) -> Result<Option<causeway_room::Root>, MatrixError> {
+    fn state_root(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Root>, MatrixError> {
         let viewer = Viewer::new(self.view(), room_id, user_id)?;
         viewer.require_some_access(room_id)?;
         match viewer.until(room_id)? {

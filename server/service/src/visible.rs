@@ -138,6 +138,14 @@ impl<'a> Viewer<'a> {
         Ok(!known && user_may_see(&self.near(held)?, joined_since))
     }
 
+    /// Whether the user may know the room's state as it was at a place of the timeline:
+    /// who may see a message that is sent in it.
+    pub fn may_see_state(&mut self, root: Root, position: i64) -> Result<bool, RoomError> {
+        let joined_since = self.joined_until.is_some_and(|until| position <= until);
+        let [visibility, member] = self.deciding(root)?;
+        Ok(user_may_see(&at_event(visibility.as_deref(), member.as_deref()), joined_since))
+    }
+
     /// What is known of the state at an event of which it is not kept.
     fn near(&mut self, held: &Held) -> Result<AtEvent, RoomError> {
         let root = match self.view.nearest_state(held)? {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{V3, bodies, encoded, list, user};
+use super::{V3, bodies, encoded, id, list, user};
 use crate::common::{Server, server};
 
 fn visible(to: &str) -> Value {
@@ -244,4 +244,61 @@ async fn what_is_around_an_event_is_as_much_as_was_asked_for() {
     assert_eq!(super::members(&json!({ "events": lazy["state"] })), ["@bob:example.org"]);
     let whole = around("limit=0").await;
     assert_eq!(super::members(&json!({ "events": whole["state"] })).len(), 3);
+}
+
+/// Bob was in a private room with others, was put out, and is invited again; the room
+/// has changed since. The room, and bob's invite.
+async fn put_out_and_invited_again(server: &Server, [alice, bob, carol]: [&str; 3]) -> (String, String) {
+    let wishes = json!({ "preset": "private_chat", "name": "then",
+        "invite": [id("bob"), id("carol")] });
+    let room = server.room(alice, wishes).await;
+    server.act(bob, &room, "join", json!({})).await.ok();
+    server.act(carol, &room, "join", json!({})).await.ok();
+    server.say(carol, &room, "then").await;
+    server.act(alice, &room, "kick", user("bob")).await.ok();
+    server.set(alice, &room, "m.room.name", json!({ "name": "later" })).await.ok();
+    server.set(alice, &room, "m.room.topic", json!({ "topic": "later" })).await.ok();
+    let named = json!({ "membership": "join", "displayname": "later" });
+    server.set(carol, &room, &format!("m.room.member/{}", id("carol")), named).await.ok();
+    server.act(alice, &room, "invite", user("bob")).await.ok();
+    let invite = server.membership(alice, &room, "bob").await;
+    (room, invite)
+}
+
+#[tokio::test]
+async fn around_a_later_invite_there_is_the_state_that_was_left() {
+    let server = server();
+    let tokens =
+        [server.register("alice").await, server.register("bob").await, server.register("carol").await];
+    let [alice, bob, carol] = &tokens;
+    let (room, invite) = put_out_and_invited_again(&server, [alice, bob, carol]).await;
+    for query in ["limit=0", "limit=10", "limit=10&filter=%7B%22lazy_load_members%22%3Atrue%7D"] {
+        let path = format!("{V3}/rooms/{room}/context/{invite}?{query}");
+        let context = server.get(&path, bob).await.ok();
+        assert_eq!(context["event"]["content"]["membership"], "invite", "his own he sees: {context}");
+        assert!(!context.to_string().contains("later"), "{query}: {context}");
+        let names = list(&context["state"]).iter().filter(|event| event["type"] == "m.room.name");
+        let names: Vec<_> = names.map(|event| &event["content"]["name"]).collect();
+        assert_eq!(names, ["then"], "{query}");
+    }
+    server.act(bob, &room, "join", json!({})).await.ok();
+    let context = server.get(&format!("{V3}/rooms/{room}/context/{invite}?limit=0"), bob).await.ok();
+    assert!(context.to_string().contains("later"), "in a room with a shared past who is inside may know");
+}
+
+#[tokio::test]
+async fn the_state_around_an_event_is_that_after_the_last_one() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let room = server.room(&alice, json!({ "name": "one" })).await;
+    let event = server.say(&alice, &room, "before").await;
+    server.set(&alice, &room, "m.room.name", json!({ "name": "two" })).await.ok();
+    server.set(&alice, &room, "m.room.name", json!({ "name": "three" })).await.ok();
+    for (limit, expected) in [(0, "one"), (2, "two"), (10, "three")] {
+        let path = format!("{V3}/rooms/{room}/context/{event}?limit={limit}");
+        let context = server.get(&path, &alice).await.ok();
+        let names = list(&context["state"]).iter().filter(|event| event["type"] == "m.room.name");
+        let names: Vec<_> = names.map(|event| &event["content"]["name"]).collect();
+        assert_eq!(names, [expected], "{limit}");
+    }
 }

@@ -50,6 +50,12 @@ impl Server {
         self.get(&format!("{V3}/rooms/{room}/state/{kind}"), token).await.ok()
     }
 
+    /// The id of somebody's membership event.
+    async fn membership(&self, token: &str, room: &str, name: &str) -> String {
+        let path = format!("{V3}/rooms/{room}/state/m.room.member/{}?format=event", id(name));
+        self.get(&path, token).await.ok()["event_id"].as_str().expect("an event id").to_owned()
+    }
+
     async fn sync(&self, token: &str, query: &str) -> Value {
         self.get(&format!("{V3}/sync?{query}"), token).await.ok()
     }
