@@ -4,6 +4,8 @@
 //! Every event goes through [`Viewer::may_see`] before it is shown. Here is
 //! also noted which item events a device has been shown directly.
 
+mod walk;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use causeway_room::Root;
@@ -14,6 +16,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use self::walk::{SCANNED_MAX, Walk};
 use crate::{
     client_event::Shape,
     clock::Clock,
@@ -28,13 +31,6 @@ use crate::{
 
 /// Events on one page, whatever the client asks for.
 pub const PAGE_MAX: usize = 1_000;
-
-/// Rows looked at for one page: a filter that lets nothing through must not
-/// walk through a whole room in one request.
-const SCANNED_MAX: usize = 5_000;
-
-/// Rows read at once.
-const STEP: usize = 128;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -413,70 +409,4 @@ fn is_lazy(filter: &EventFilter) -> bool {
 /// Whether it is a message of one of these: their state is shown nevertheless.
 fn is_message_of(held: &Held, users: &BTreeSet<String>) -> bool {
     held.pdu.state_key().is_none() && users.contains(held.pdu.sender().as_str())
-}
-
-/// A walk along a timeline. A token is the place *after* the event at its
-/// position, so backwards its own event comes first and forwards it doesn't.
-struct Walk {
-    backward: bool,
-    /// Where the next step begins, as a token.
-    at: i64,
-    /// The token of the first event's own side.
-    first: Option<i64>,
-    to: Option<i64>,
-    last: i64,
-    scanned: usize,
-    read: std::collections::VecDeque<causeway_storage::rooms::TimelineRow>,
-    is_done: bool,
-}
-
-impl Walk {
-    fn begin(at: i64, wanted: &Wanted, last: i64) -> Self {
-        Self {
-            backward: wanted.direction == Direction::Backward,
-            at,
-            first: None,
-            to: wanted.to.map(|token| token.0),
-            last,
-            scanned: 0,
-            read: std::collections::VecDeque::new(),
-            is_done: false,
-        }
-    }
-
-    fn next(
-        &mut self,
-        view: RoomView<'_>,
-        room_id: &RoomId,
-    ) -> Result<Option<causeway_storage::rooms::TimelineRow>, MatrixError> {
-        if self.scanned >= SCANNED_MAX {
-            return Ok(None);
-        }
-        if self.read.is_empty() {
-            let (from, direction) = if self.backward {
-                (self.at, Direction::Backward)
-            } else {
-                (self.at.saturating_add(1), Direction::Forward)
-            };
-            self.read = view.timeline(room_id, Some(from), direction, STEP)?.into();
-        }
-        let Some(row) = self.read.pop_front() else {
-            self.is_done = true;
-            return Ok(None);
-        };
-        let is_beyond = match (self.backward, self.to) {
-            (true, Some(to)) => row.position <= to,
-            (false, Some(to)) => row.position > to || row.position > self.last,
-            (true, None) => false,
-            (false, None) => row.position > self.last,
-        };
-        if is_beyond {
-            self.is_done = true;
-            return Ok(None);
-        }
-        self.scanned += 1;
-        self.first.get_or_insert(if self.backward { row.position } else { row.position - 1 });
-        self.at = if self.backward { row.position - 1 } else { row.position };
-        Ok(Some(row))
-    }
 }
