@@ -151,8 +151,11 @@ impl History {
                 chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
             }
         }
-        let state =
-            if is_lazy(&wanted.filter) { self.members_of(reader, room_id, &senders)? } else { Vec::new() };
+        let state = if is_lazy(&wanted.filter) {
+            self.members_of(reader, &viewer, room_id, &senders)?
+        } else {
+            Vec::new()
+        };
         let is_at_hole = walk.is_done && backward && !self.rooms.missing_events(room_id, 1)?.is_empty();
         let end = (!walk.is_done || (!backward && !chunk.is_empty())).then_some(TimelineToken(walk.at));
         let start = if start == i64::MAX || start == i64::MIN {
@@ -299,7 +302,8 @@ impl History {
         kind: &str,
         state_key: &str,
     ) -> Result<Box<RawValue>, MatrixError> {
-        let found = match self.state_root(reader.user_id, room_id)? {
+        let viewer = self.viewer(reader, room_id)?;
+        let found = match self.state_root(&viewer, room_id)? {
             None => self.rooms.state_event(room_id, kind, state_key)?,
             Some(root) => self.rooms.state_at(&root, kind, state_key)?,
         };
@@ -309,7 +313,8 @@ impl History {
 
     /// The same for all state.
     pub fn state(&self, reader: Reader<'_>, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, MatrixError> {
-        let root = match self.state_root(reader.user_id, room_id)? {
+        let viewer = self.viewer(reader, room_id)?;
+        let root = match self.state_root(&viewer, room_id)? {
             Some(root) => root,
             None => self.rooms.state_root(room_id)?,
         };
@@ -326,7 +331,8 @@ impl History {
         at: Option<TimelineToken>,
         wanted: impl Fn(&MembershipState) -> bool,
     ) -> Result<Vec<Box<RawValue>>, MatrixError> {
-        let root = match (self.state_root(reader.user_id, room_id)?, at) {
+        let viewer = self.viewer(reader, room_id)?;
+        let root = match (self.state_root(&viewer, room_id)?, at) {
             (Some(root), _) => root,
             (None, Some(at)) => {
                 let root = self.rooms.state_root_at(room_id, at.0)?;
@@ -347,14 +353,23 @@ impl History {
         Ok(events)
     }
 
+    /// One who may see something of the room.
+    fn viewer<'a>(&'a self, reader: Reader<'a>, room_id: &RoomId) -> Result<Viewer<'a>, MatrixError> {
+        let viewer = Viewer::new(self.view(), room_id, reader.user_id)?;
+        viewer.require_some_access(room_id)?;
+        Ok(viewer)
+    }
+
     /// The state at which the reader stopped seeing the room; `None` for those
     /// who see it as it is.
-    fn state_root(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Root>, MatrixError> {
-        let viewer = Viewer::new(self.view(), room_id, user_id)?;
-        viewer.require_some_access(room_id)?;
+    fn state_root(&self, viewer: &Viewer<'_>, room_id: &RoomId) -> Result<Option<Root>, MatrixError> {
         match viewer.until(room_id)? {
             i64::MAX => Ok(None),
-            until => Ok(self.rooms.state_root_at(room_id, until)?),
+            until => {
+                let root = self.rooms.state_root_at(room_id, until)?;
+                // Not that of today instead.
+                Ok(Some(root.ok_or_else(|| MatrixError::forbidden("What the room was then is not known"))?))
+            }
         }
     }
 
@@ -365,15 +380,21 @@ impl History {
         if viewer.may_see(&held)? { Ok(held) } else { Err(not_found()) }
     }
 
+    /// The memberships of these users, as of when the reader stopped seeing the room.
     fn members_of(
         &self,
         reader: Reader<'_>,
+        viewer: &Viewer<'_>,
         room_id: &RoomId,
         users: &BTreeSet<OwnedUserId>,
     ) -> Result<Vec<Box<RawValue>>, MatrixError> {
+        let root = match self.state_root(viewer, room_id)? {
+            Some(root) => root,
+            None => self.rooms.state_root(room_id)?,
+        };
         let mut events = Vec::with_capacity(users.len());
         for user_id in users {
-            if let Some(pdu) = self.rooms.state_event(room_id, "m.room.member", user_id.as_str())? {
+            if let Some(pdu) = self.rooms.state_at(&root, "m.room.member", user_id.as_str())? {
                 events.push(self.shower(reader).show(&pdu, Shape::Full, Detail::Plain)?);
             }
         }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{V3, bodies, encoded, id, list, user};
+use super::{V3, bodies, encoded, id, list, members, user};
 use crate::common::{Server, server};
 
 fn visible(to: &str) -> Value {
@@ -300,5 +300,26 @@ async fn the_state_around_an_event_is_that_after_the_last_one() {
         let names = list(&context["state"]).iter().filter(|event| event["type"] == "m.room.name");
         let names: Vec<_> = names.map(|event| &event["content"]["name"]).collect();
         assert_eq!(names, [expected], "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn the_members_beside_a_page_are_those_that_were_left() {
+    let server = server();
+    let tokens =
+        [server.register("alice").await, server.register("bob").await, server.register("carol").await];
+    let [alice, bob, carol] = &tokens;
+    let (room, _) = put_out_and_invited_again(&server, [alice, bob, carol]).await;
+    for dir in ["b", "f"] {
+        let filter = encoded(&json!({ "lazy_load_members": true }));
+        let path = format!("{V3}/rooms/{room}/messages?dir={dir}&limit=50&filter={filter}");
+        let page = server.get(&path, bob).await.ok();
+        let beside = json!({ "events": page["state"] });
+        let beside = members(&beside);
+        assert!(beside.contains(&"@carol:example.org"), "who spoke: {page}");
+        assert!(!page["state"].to_string().contains("later"), "{dir}: {page}");
+        // Who is inside is given the members of today.
+        let page = server.get(&path, alice).await.ok();
+        assert!(page["state"].to_string().contains("later"), "{dir}: {page}");
     }
 }
