@@ -166,7 +166,7 @@ fn aliases_of(
     request: Ruma<aliases::v3::Request>,
 ) -> Result<aliases::v3::Response, MatrixError> {
     let (room_id, user_id) = (&request.body.room_id, &request.auth.user_id);
-    state.history.require_access(room_id, user_id)?;
+    state.history.require_presence(room_id, user_id)?;
     let aliases = state.directory.aliases_of(room_id, ALIASES_MAX)?;
     Ok(aliases::v3::Response::new(aliases))
 }

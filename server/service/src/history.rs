@@ -100,12 +100,16 @@ impl History {
         Self { rooms, clock }
     }
 
-    /// Refuses those who may see nothing of the room.
+    /// Refuses those who don't see the room as it is now: who is not in it, unless anybody
+    /// may read it.
     ///
     /// # Errors
     /// 403 `M_FORBIDDEN`.
-    pub fn require_access(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
-        Viewer::new(self.view(), room_id, user_id)?.require_some_access(room_id)
+    pub fn require_presence(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), MatrixError> {
+        match Viewer::new(self.view(), room_id, user_id)?.until(room_id)? {
+            i64::MAX => Ok(()),
+            _ => Err(MatrixError::forbidden("You are not in this room")),
+        }
     }
 
     /// One event.
@@ -331,13 +335,10 @@ impl History {
         at: Option<TimelineToken>,
         wanted: impl Fn(&MembershipState) -> bool,
     ) -> Result<Vec<Box<RawValue>>, MatrixError> {
-        let viewer = self.viewer(reader, room_id)?;
+        let mut viewer = self.viewer(reader, room_id)?;
         let root = match (self.state_root(&viewer, room_id)?, at) {
             (Some(root), _) => root,
-            (None, Some(at)) => {
-                let root = self.rooms.state_root_at(room_id, at.0)?;
-                root.ok_or_else(|| MatrixError::not_found("The room was not known here then"))?
-            }
+            (None, Some(at)) => self.state_root_of_place(&mut viewer, room_id, at)?,
             (None, None) => self.rooms.state_root(room_id)?,
         };
         let mut events = Vec::new();
@@ -371,6 +372,21 @@ impl History {
                 Ok(Some(root.ok_or_else(|| MatrixError::forbidden("What the room was then is not known"))?))
             }
         }
+    }
+
+    /// The state at a place of the timeline, if the reader may know what the room was then.
+    fn state_root_of_place(
+        &self,
+        viewer: &mut Viewer<'_>,
+        room_id: &RoomId,
+        at: TimelineToken,
+    ) -> Result<Root, MatrixError> {
+        let root = self.rooms.state_root_at(room_id, at.0)?;
+        let root = root.ok_or_else(|| MatrixError::not_found("The room was not known here then"))?;
+        if viewer.may_see_state(root, at.0)? {
+            return Ok(root);
+        }
+        Err(MatrixError::forbidden("You may not see what the room was then"))
     }
 
     fn visible(&self, reader: Reader<'_>, room_id: &RoomId, event_id: &EventId) -> Result<Held, MatrixError> {

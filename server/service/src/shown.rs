@@ -15,6 +15,7 @@ use crate::{
     client_event::{Shape, client_event},
     error::MatrixError,
     room_view::RoomView,
+    visible::Viewer,
 };
 
 /// Shows events of rooms to one user on one device.
@@ -82,12 +83,24 @@ impl<'a> Shower<'a> {
             return render(pdu, shape, unsigned);
         }
         if let Some(redaction) = redaction {
-            let because = render(&redaction, Shape::Full, Map::new())?;
-            unsigned.insert("redacted_because".to_owned(), value(&because));
+            unsigned.insert("redacted_because".to_owned(), value(&self.because(&redaction)?));
         }
         let rules = self.view.rules(pdu.room_id())?;
         let redacted = pdu.redacted(&rules.rules).map_err(|error| MatrixError::internal(&error))?;
         render(&redacted, shape, unsigned)
+    }
+
+    /// A redaction; of one that the viewer may not see, as he had left before it, who sent
+    /// it and when, and nothing of what was said.
+    fn because(&self, redaction: &Arc<Pdu>) -> Result<Box<RawValue>, MatrixError> {
+        let mut viewer = Viewer::new(self.view, redaction.room_id(), self.user_id)?;
+        let held = self.view.held(redaction.event_id())?;
+        if held.map_or(Ok(false), |held| viewer.may_see(&held))? {
+            return render(redaction, Shape::Full, Map::new());
+        }
+        let rules = self.view.rules(redaction.room_id())?;
+        let emptied = redaction.redacted(&rules.rules).map_err(|error| MatrixError::internal(&error))?;
+        render(&emptied, Shape::Full, Map::new())
     }
 
     fn add_context(

@@ -8,6 +8,7 @@ mod accounts;
 mod crossing;
 mod files;
 mod history;
+mod left;
 mod membership;
 mod messages;
 mod powers;
