@@ -122,3 +122,25 @@ async fn threads_are_counted_apart_and_read_apart() {
     chat.read("m.read", &more, json!({})).await;
     assert_eq!(chat.counts().await, (json!([0, 0]), json!([0, 0]), json!({})), "without thread: everything");
 }
+
+#[tokio::test]
+async fn what_ignored_users_say_does_not_count_as_long_as_they_are() {
+    let chat = Chat::new().await;
+    let mentioned = json!({ "m.mentions": { "user_ids": ["@bob:example.org"] } });
+    let root = chat.say(mentioned.clone()).await;
+    chat.say(json!({ "m.relates_to": { "rel_type": "m.thread", "event_id": root } })).await;
+    let counted = (json!([2, 1]), json!([1, 1]), json!({ &root: [1, 0] }));
+    assert_eq!(chat.counts().await, counted);
+    let list = format!("{V3}/user/@bob:example.org/account_data/m.ignored_user_list");
+    let ignoring = |users: Value| chat.server.put(&list, &chat.bob, json!({ "ignored_users": users }));
+    ignoring(json!({ "@alice:example.org": {} })).await.ok();
+    assert_eq!(chat.counts().await, (json!([0, 0]), json!([0, 0]), json!({})));
+    chat.say(mentioned).await;
+    assert_eq!(chat.counts().await.0, json!([0, 0]), "neither what comes now");
+    let carol = chat.server.register("carol").await;
+    chat.server.post(&format!("{V3}/join/{}", chat.room), &carol, json!({})).await.ok();
+    chat.send(&carol, "m.room.message", json!({ "msgtype": "m.text", "body": "hi" })).await;
+    assert_eq!(chat.counts().await.0, json!([1, 0]), "others do");
+    ignoring(json!({})).await.ok();
+    assert_eq!(chat.counts().await.0, json!([4, 2]), "and she again");
+}

@@ -2,7 +2,7 @@
 //!
 //! Not here: where the counts are kept ([`super::unread`]).
 
-use std::collections::BTreeSet;
+use std::{cell::OnceCell, collections::BTreeSet};
 
 use causeway_room::Root;
 use causeway_storage::{
@@ -18,7 +18,10 @@ use super::{
     SyncService,
     unread::{Counted, Counts, UNREAD_PAGE, UNREAD_SCAN_MAX, UnreadEvent},
 };
-use crate::{error::MatrixError, push_rules, receipts::ReadUpTo, room_view::RoomView, rooms::Held};
+use crate::{
+    error::MatrixError, ignored::ignored_users, push_rules, receipts::ReadUpTo, room_view::RoomView,
+    rooms::Held,
+};
 
 /// Counts for one user, up to one position.
 pub struct Counter<'a> {
@@ -27,13 +30,16 @@ pub struct Counter<'a> {
     user_id: &'a UserId,
     until: u64,
     /// The user's push rules, once they are needed.
-    rules: std::cell::OnceCell<Ruleset>,
+    rules: OnceCell<Ruleset>,
+    /// Whom the user ignores; likewise.
+    ignored: OnceCell<BTreeSet<String>>,
 }
 
 impl<'a> Counter<'a> {
     /// For this user.
     pub fn new(services: &'a SyncService, user_id: &'a UserId, until: u64) -> Self {
-        Self { services, view: services.view(), user_id, until, rules: std::cell::OnceCell::new() }
+        let (rules, ignored) = (OnceCell::new(), OnceCell::new());
+        Self { services, view: services.view(), user_id, until, rules, ignored }
     }
 
     /// Counts the room's unread events; only those that were not counted before are looked at.
@@ -50,7 +56,8 @@ impl<'a> Counter<'a> {
         }
         counted.from = read.everything.max(counted.from);
         counted.forget(&read, |event_id| redacted.contains(event_id));
-        let counts = counted.counts();
+        let counts =
+            if counted.events.is_empty() { Counts::default() } else { counted.counts(self.ignored()?) };
         self.services.unread.remember(user_id, room_id, counted);
         Ok(counts)
     }
@@ -84,7 +91,8 @@ impl<'a> Counter<'a> {
             let highlights = actions.iter().any(Action::is_highlight);
             if notifies || highlights {
                 let (event_id, position, thread) = (row.event_id.clone(), row.position, thread_of(&held));
-                counted.events.push(UnreadEvent { event_id, position, thread, notifies, highlights });
+                let sender = held.pdu.sender().to_owned();
+                counted.events.push(UnreadEvent { event_id, sender, position, thread, notifies, highlights });
             }
         }
         Ok(())
@@ -132,6 +140,14 @@ impl<'a> Counter<'a> {
             read.everything = joined_at;
         }
         Ok(read)
+    }
+
+    fn ignored(&self) -> Result<&BTreeSet<String>, MatrixError> {
+        if let Some(ignored) = self.ignored.get() {
+            return Ok(ignored);
+        }
+        let ignored = ignored_users(self.view.database(), self.user_id)?;
+        Ok(self.ignored.get_or_init(|| ignored))
     }
 
     fn rules(&self) -> Result<&Ruleset, MatrixError> {

@@ -8,7 +8,7 @@
 //! Not here: which events count ([`crate::push_rules`]), sending pushes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,6 +35,8 @@ const EVENTS_MAX: usize = 500_000;
 pub struct UnreadEvent {
     /// Its id.
     pub event_id: OwnedEventId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
     /// Its place in the timeline.
     pub position: i64,
     /// The root of its thread.
@@ -64,10 +66,11 @@ impl Counted {
         });
     }
 
-    /// The numbers.
-    pub fn counts(&self) -> Counts {
+    /// The numbers, without what these users sent: whom somebody ignores he may listen to
+    /// again, so what they sent is kept.
+    pub fn counts(&self, ignored: &BTreeSet<String>) -> Counts {
         let mut counts = Counts::default();
-        for event in &self.events {
+        for event in self.events.iter().filter(|event| !ignored.contains(event.sender.as_str())) {
             let unread = match &event.thread {
                 None => &mut counts.main,
                 Some(root) => counts.threads.entry(root.clone()).or_default(),
@@ -143,7 +146,8 @@ mod tests {
     fn event(position: i64, thread: Option<&EventId>, highlights: bool) -> UnreadEvent {
         let event_id = OwnedEventId::try_from(format!("$e{position}")).expect("an id");
         let thread = thread.map(ToOwned::to_owned);
-        UnreadEvent { event_id, position, thread, notifies: true, highlights }
+        let sender = owned_user_id!("@alice:b.c");
+        UnreadEvent { event_id, sender, position, thread, notifies: true, highlights }
     }
 
     fn unread(notification_count: u64, highlight_count: u64) -> Unread {
@@ -158,7 +162,7 @@ mod tests {
         let after = |read: ReadUpTo| {
             let mut counted = counted.clone();
             counted.forget(&read, |_| false);
-            counted.counts()
+            counted.counts(&BTreeSet::new())
         };
         let all = after(ReadUpTo::default());
         assert_eq!((all.main, all.total()), (unread(2, 1), unread(3, 1)));
@@ -170,7 +174,8 @@ mod tests {
         assert_eq!(after(ReadUpTo { everything: 6, ..ReadUpTo::default() }).total(), unread(1, 0));
         let mut redacted = counted.clone();
         redacted.forget(&ReadUpTo::default(), |event_id| event_id == owned_event_id!("$e5"));
-        assert_eq!(redacted.counts().total(), unread(2, 0));
+        assert_eq!(redacted.counts(&BTreeSet::new()).total(), unread(2, 0));
+        assert_eq!(counted.counts(&["@alice:b.c".to_owned()].into()), Counts::default());
     }
 
     #[test]
