@@ -144,3 +144,28 @@ async fn what_ignored_users_say_does_not_count_as_long_as_they_are() {
     ignoring(json!({})).await.ok();
     assert_eq!(chat.counts().await.0, json!([4, 2]), "and she again");
 }
+
+#[tokio::test]
+async fn a_new_name_reads_nothing_and_who_comes_back_has_nothing_to_catch_up_with() {
+    let chat = Chat::new().await;
+    let mentioned = json!({ "m.mentions": { "user_ids": ["@bob:example.org"] } });
+    let first = chat.say(json!({})).await;
+    chat.read("m.read", &first, json!({ "thread_id": "main" })).await;
+    let root = chat.say(mentioned.clone()).await;
+    chat.say(json!({ "m.relates_to": { "rel_type": "m.thread", "event_id": root } })).await;
+    let counted = (json!([2, 1]), json!([1, 1]), json!({ &root: [1, 0] }));
+    assert_eq!(chat.counts().await, counted);
+    for name in ["Bob", "Robert"] {
+        let path = format!("{V3}/profile/@bob:example.org/displayname");
+        chat.server.put(&path, &chat.bob, json!({ "displayname": name })).await.ok();
+        assert_eq!(chat.counts().await, counted, "{name}");
+    }
+    // A receipt from before he left says nothing of what was said while he was out.
+    chat.read("m.read", &first, json!({})).await;
+    chat.server.post(&format!("{V3}/rooms/{}/leave", chat.room), &chat.bob, json!({})).await.ok();
+    chat.say(mentioned).await;
+    chat.server.post(&format!("{V3}/join/{}", chat.room), &chat.bob, json!({})).await.ok();
+    assert_eq!(chat.counts().await.0, json!([0, 0]));
+    chat.say(json!({})).await;
+    assert_eq!(chat.counts().await.0, json!([1, 0]));
+}

@@ -157,6 +157,7 @@ mod tests {
                 position: crate::StreamPosition(1),
                 displayname: None,
                 avatar_url: None,
+                joined_since: None,
                 forgotten: false,
             };
             put_member(&mut batch, room_id, user_id, Some(&member));

@@ -201,6 +201,7 @@ async fn the_end_of_an_invite_from_another_server_is_a_leave() {
         position: batch.position(),
         displayname: None,
         avatar_url: None,
+        joined_since: None,
         forgotten: false,
     };
     put_membership(&mut batch, user_id!("@bob:example.org"), &room_id, &invite);

@@ -210,7 +210,7 @@ impl RoomWriter<'_> {
         for (key, event) in members {
             let Ok(user_id) = UserId::parse(&*key.key) else { continue };
             let local = user_id.server_name() == self.rooms.server_name;
-            let row = event.as_deref().map(|event| {
+            let mut row = event.as_deref().map(|event| {
                 // A change that a resolution or a join's state brought has no
                 // position of its own: it is when this server learnt of it.
                 let position =
@@ -221,14 +221,21 @@ impl RoomWriter<'_> {
                     position.unwrap_or_else(|| *learnt.get_or_insert_with(|| self.batch.position())),
                 )
             });
-            rows::put_member(&mut self.batch, &self.room_id, &user_id, row.as_ref());
             let joined = row.as_ref().is_some_and(|row| row.membership == MembershipState::Join);
+            if local && joined {
+                let before = rows::membership(&self.rooms.store.database, &user_id, &self.room_id)?;
+                match before.filter(|before| before.membership == MembershipState::Join) {
+                    None => self.announce_devices(&user_id)?,
+                    Some(before) => {
+                        let since = Some(before.joined_since.unwrap_or(before.position));
+                        row = row.map(|row| Member { joined_since: since, ..row });
+                    }
+                }
+            }
+            rows::put_member(&mut self.batch, &self.room_id, &user_id, row.as_ref());
             if !local {
                 rows::put_remote_membership(&mut self.batch, &user_id, &self.room_id, joined);
                 continue;
-            }
-            if joined {
-                self.announce_devices(&user_id)?;
             }
             match &row {
                 Some(row) => rows::put_membership(&mut self.batch, &user_id, &self.room_id, row),
@@ -242,10 +249,6 @@ impl RoomWriter<'_> {
     /// Tells the room's other servers of the devices of a local user who is new in it.
     fn announce_devices(&mut self, user_id: &UserId) -> Result<(), RoomError> {
         let database = &self.rooms.store.database;
-        let before = rows::membership(database, user_id, &self.room_id)?;
-        if before.is_some_and(|before| before.membership == MembershipState::Join) {
-            return Ok(());
-        }
         let servers = self.head.servers.keys().cloned().collect();
         if announce_join(database, &mut self.batch, user_id, &self.room_id, servers)? {
             self.topics.push(Topic::Outbox);
@@ -333,6 +336,7 @@ pub(crate) fn member_row(event: &Pdu, position: StreamPosition) -> Member {
         displayname: text("displayname"),
         avatar_url: text("avatar_url"),
         forgotten: false,
+        joined_since: None,
     }
 }
 

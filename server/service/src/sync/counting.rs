@@ -131,14 +131,12 @@ impl<'a> Counter<'a> {
         Ok(rows)
     }
 
-    /// Without a receipt for the whole room everything since the user's own membership event is unread.
+    /// What was said before the user joined, the last time that he did, is read.
     fn read_up_to(&self, room_id: &RoomId) -> Result<ReadUpTo, MatrixError> {
         let mut read = self.services.receipts.read_up_to(room_id, self.user_id)?;
         let member = rows::membership(self.view.database(), self.user_id, room_id)?;
-        let joined_at = member.map_or(0, |member| i64::try_from(member.position.0).unwrap_or(i64::MAX));
-        if read.everything == i64::MIN {
-            read.everything = joined_at;
-        }
+        let joined_at = member.map_or(0, |member| member.joined_since.unwrap_or(member.position).0);
+        read.everything = read.everything.max(i64::try_from(joined_at).unwrap_or(i64::MAX));
         Ok(read)
     }
 

@@ -26,6 +26,10 @@ pub struct Member {
     pub sender: OwnedUserId,
     /// When this server learnt of it.
     pub position: StreamPosition,
+    /// Of who is joined: since when, if that was before this event, which then changed
+    /// something else, as a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_since: Option<StreamPosition>,
     /// The name in this room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displayname: Option<String>,
