@@ -70,23 +70,27 @@ impl<R: Read> Read for Checked<'_, R> {
 #[derive(Debug)]
 pub struct Pace {
     bytes_per_second: Option<u64>,
-    since: Instant,
-    passed: u64,
+    /// When all that has passed may have.
+    due: Instant,
 }
 
+/// Time that was not used and is made up for, at most: more would be a burst.
+const ARREARS: Duration = Duration::from_millis(100);
+
 impl Pace {
-    /// So many bytes in a second on average; `None`: as fast as it goes.
+    /// So many bytes in a second, at any time; `None`: as fast as it goes.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, since: Clock::System.instant(), passed: 0 }
+        Self { bytes_per_second, due: Clock::System.instant() }
     }
 
     /// Waits until these may have passed.
     fn pass(&mut self, bytes: usize) {
-        self.passed += bytes as u64;
         let Some(rate) = self.bytes_per_second.filter(|rate| *rate > 0) else { return };
-        let due = self.since + Duration::from_millis(self.passed.saturating_mul(1000) / rate);
+        let now = Clock::System.instant();
+        let begin = now.checked_sub(ARREARS).map_or(self.due, |least| self.due.max(least));
+        self.due = begin + Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate);
         loop {
-            let wait = due.saturating_duration_since(Clock::System.instant());
+            let wait = self.due.saturating_duration_since(Clock::System.instant());
             if wait.is_zero() {
                 return;
             }

@@ -75,37 +75,24 @@ pub fn create(
     store: &dyn Store,
     source: &Source,
     mut manifest: Manifest,
-    mut wish: Wish,
+    wish: Wish,
 ) -> Result<Made, CreateError> {
     claim(store, &manifest.server_name)?;
     let ids = store::backups(store)?;
     let last = ids.last().filter(|_| !wish.reread).and_then(|id| store::manifest(store, id).ok());
     let known = last.map(|last| last.files).unwrap_or_default();
-    let mut there: BTreeMap<String, u64> = store.list(OBJECTS)?;
-    let mut made = Made { id: next_id(&ids, manifest.created_ms), ..Made::default() };
-    let unread = |path: &str| {
-        let path = path.to_owned();
-        move |source| CreateError::Read { path, source }
-    };
+    let made = Made { id: next_id(&ids, manifest.created_ms), ..Made::default() };
+    let there: BTreeMap<String, u64> = store.list(OBJECTS)?;
+    let mut copies = Copies { store, pace: wish.pace, there, made };
     for path in source.files().map_err(unread("the data folder"))? {
         let file = source.folder.join(&path);
-        let entry = match unchanged(&file, known.get(&path), &there).map_err(unread(&path))? {
+        let entry = match unchanged(&file, known.get(&path), &copies.there).map_err(unread(&path))? {
             Some(entry) => entry,
-            None => look_at(&file, &path, &mut wish.pace, &there).map_err(unread(&path))?,
+            None => copies.bring(&file, &path)?,
         };
-        if promised(&path).is_some_and(|sha256| sha256 != entry.sha256) {
-            made.damaged.push(path.clone());
-        }
-        let name = store::object(&entry.sha256);
-        if there.get(&name) != Some(&entry.bytes) {
-            let content = File::open(&file).map_err(unread(&path))?;
-            let paced = Paced::new(content, &mut wish.pace);
-            store.put(&name, &mut Checked::new(paced, &entry.sha256, entry.bytes))?;
-            there.insert(name, entry.bytes);
-            made.new = (made.new.0 + 1, made.new.1 + entry.bytes);
-        }
         manifest.files.insert(path, entry);
     }
+    let mut made = copies.made;
     store.sync()?;
     let list = manifest.to_json().map_err(CreateError::Manifest)?;
     store.put(&format!("{BACKUPS}{}.json", made.id), &mut list.as_bytes())?;
@@ -113,6 +100,56 @@ pub fn create(
     made.all = (manifest.files.len(), manifest.bytes());
     sweep(store, wish.keep, &mut made)?;
     Ok(made)
+}
+
+fn unread(path: &str) -> impl FnOnce(io::Error) -> CreateError {
+    let path = path.to_owned();
+    move |source| CreateError::Read { path, source }
+}
+
+/// What is brought to a store.
+struct Copies<'a> {
+    store: &'a dyn Store,
+    pace: Pace,
+    /// Contents that are there, and their lengths.
+    there: BTreeMap<String, u64>,
+    made: Made,
+}
+
+impl Copies<'_> {
+    /// A file of which the last backup knows nothing: its content is there afterwards.
+    fn bring(&mut self, file: &Path, path: &str) -> Result<FileEntry, CreateError> {
+        let (bytes, seen) = seen(file).map_err(unread(path))?;
+        if let Some(sha256) = promised(path) {
+            let entry = FileEntry { bytes, sha256, seen: None };
+            match self.copy(file, path, &entry) {
+                // Found while it was copied, so that what is whole is read only once.
+                Err(CreateError::Store(error)) if error.is_wrong_content() => {
+                    self.made.damaged.push(path.to_owned());
+                }
+                copied => return copied.map(|()| entry),
+            }
+        }
+        let content = File::open(file).map_err(unread(path))?;
+        let (sha256, bytes) = digest(&mut Paced::new(content, &mut self.pace)).map_err(unread(path))?;
+        let is_table = Path::new(path).extension().is_some_and(|kind| kind == "sst");
+        let entry = FileEntry { bytes, sha256, seen: is_table.then_some(seen) };
+        self.copy(file, path, &entry)?;
+        Ok(entry)
+    }
+
+    /// Copies a content that is not there yet.
+    fn copy(&mut self, file: &Path, path: &str, entry: &FileEntry) -> Result<(), CreateError> {
+        let name = store::object(&entry.sha256);
+        if self.there.get(&name) == Some(&entry.bytes) {
+            return Ok(());
+        }
+        let content = Paced::new(File::open(file).map_err(unread(path))?, &mut self.pace);
+        self.store.put(&name, &mut Checked::new(content, &entry.sha256, entry.bytes))?;
+        self.there.insert(name, entry.bytes);
+        self.made.new = (self.made.new.0 + 1, self.made.new.1 + entry.bytes);
+        Ok(())
+    }
 }
 
 /// Makes sure that this is a place for backups of this server.
@@ -174,17 +211,6 @@ fn unchanged(
     let same = known.bytes == bytes && known.seen == Some(now);
     let kept = there.get(&store::object(&known.sha256)) == Some(&bytes);
     Ok((same && kept).then(|| known.clone()))
-}
-
-/// Reads a file for its hash, unless its name says it and its content is there.
-fn look_at(file: &Path, path: &str, pace: &mut Pace, there: &BTreeMap<String, u64>) -> io::Result<FileEntry> {
-    let (bytes, seen) = seen(file)?;
-    if let Some(sha256) = promised(path).filter(|sha256| there.get(&store::object(sha256)) == Some(&bytes)) {
-        return Ok(FileEntry { bytes, sha256, seen: None });
-    }
-    let (sha256, bytes) = digest(&mut Paced::new(File::open(file)?, pace))?;
-    let is_table = Path::new(path).extension().is_some_and(|kind| kind == "sst");
-    Ok(FileEntry { bytes, sha256, seen: is_table.then_some(seen) })
 }
 
 /// Removes old backups, and contents that no backup names.

@@ -38,6 +38,12 @@ use crate::{
     exit::{Failure, Reason},
 };
 
+/// The pace beside a running server, unless it is told: with 10 GB of media to copy, writes of
+/// 99 in 100 took less than twice their time (`make bench BENCH="--only operation"`).
+const MIB_PER_SECOND: u64 = 64;
+/// How much the processor prefers others then.
+const NICE: i32 = 10;
+
 /// What `causeway backup` is told.
 #[derive(Debug, Args)]
 pub struct Backup {
@@ -49,7 +55,8 @@ pub struct Backup {
     /// Remove all but so many of the latest backups, when the new one is finished.
     #[arg(long)]
     keep: Option<usize>,
-    /// Copy no faster than so many MiB in a second.
+    /// Copy no faster than so many MiB in a second; 0: as fast as it goes. Beside a running server
+    /// it is 64 unless told otherwise, else as fast as it goes.
     #[arg(long)]
     max_mib_per_second: Option<u64>,
     /// Read every file, also those that have not changed since the last backup.
@@ -93,8 +100,13 @@ pub fn backup(config: &Config, wanted: &Backup) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let source = Source::open(&config.data_folder, &runtime).map_err(failed)?;
     let manifest = Manifest::new(config.server_name.as_str(), &Clock::System);
-    let rate = wanted.max_mib_per_second.map(|rate| rate << 20);
-    let wish = Wish { keep: wanted.keep, pace: Pace::new(rate), reread: wanted.reread };
+    let rate = wanted.max_mib_per_second.or_else(|| source.is_running.then_some(MIB_PER_SECOND));
+    let pace = Pace::new(rate.map(|rate| rate.saturating_mul(1 << 20)));
+    if source.is_running {
+        // Whoever waits for the server comes first. Where that is not to be had, the pace remains.
+        let _refused = rustix::process::nice(NICE).is_err();
+    }
+    let wish = Wish { keep: wanted.keep, pace, reread: wanted.reread };
     let state = if source.is_running { "running" } else { "stopped" };
     let made = create::create(&*store, &source, manifest, wish);
     let closed = source.close(&runtime);

@@ -53,6 +53,11 @@ impl StoreError {
         let name = name.into();
         move |source| Self::Io { name, done, source }
     }
+
+    /// Whether a content was not the one that it was said to be.
+    pub fn is_wrong_content(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidData)
+    }
 }
 
 /// A place of backups. Names are relative, with `/` between parts.
