@@ -136,10 +136,11 @@ async fn run(
         tracing::info!(url = one.url(), server_name = %config.server_name, "listening");
     }
     start_admin_socket(&mut supervisor, folder, &services);
+    let places = Places::new(handles.connections, !config.rate_limits.trust_forwarded_for);
     let (path, log, config) = (path.to_owned(), telemetry.log(), config.clone());
     let reload = Reload { path, config, certificates, log, services };
     supervisor.start("configuration", reload.run(reloads, supervisor.stop_signal()));
-    let (places, handle) = (Places::new(handles.connections), Handle::new());
+    let handle = Handle::new();
     for one in open {
         start_listener(&mut supervisor, one, &router, registry.as_ref(), (&places, &handle));
     }

@@ -6,15 +6,18 @@
 //! of few handles what the database and some files leave. What is left is for files and for
 //! connections to other servers.
 //!
-//! Invariant: a connection holds its place from before its handshake to its end; one
-//! for which there is no place is closed at once, and costs nobody else anything.
+//! Invariants: a connection holds its place from before its handshake to its end; one
+//! for which there is no place is closed at once, and costs nobody else anything. Where
+//! clients connect directly, no address of the network has more than a share of the places.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -25,6 +28,7 @@ use causeway_storage::Cf;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
@@ -39,6 +43,8 @@ const DATABASE_FIXED: u64 = Cf::ALL.len() as u64 + 16;
 const OTHERS_MIN: u64 = 24;
 /// Connections that are served however few handles there are.
 const CONNECTIONS_MIN: u64 = 16;
+/// Of all places, those that one address may have: one in so many.
+const SHARE: usize = 4;
 
 /// How the process's file handles are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,13 +84,39 @@ impl Handles {
 pub struct Places {
     free: Arc<Semaphore>,
     told: Arc<AtomicBool>,
+    /// Where clients connect directly.
+    shares: Option<Shares>,
+}
+
+/// How many places each address has; clones share them.
+#[derive(Clone, Debug)]
+struct Shares {
+    most: usize,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A place of an address, until it is dropped.
+#[derive(Debug)]
+struct Share {
+    shares: Shares,
+    address: IpAddr,
+}
+
+/// A connection's place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Share>,
 }
 
 impl Places {
-    /// So many at once.
-    pub fn new(connections: usize) -> Self {
+    /// So many at once. `direct`: clients connect themselves, none of them for many as a
+    /// reverse proxy does.
+    pub fn new(connections: usize, direct: bool) -> Self {
         let free = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Self { free, told: Arc::default() }
+        let most = connections.div_ceil(SHARE);
+        let shares = direct.then(|| Shares { most, taken: Arc::default() });
+        Self { free, told: Arc::default(), shares }
     }
 
     /// Gives connections that `inner` accepts a place.
@@ -92,13 +124,59 @@ impl Places {
         Limited { inner, places: self.clone() }
     }
 
-    fn take(&self) -> io::Result<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.free).try_acquire_owned();
-        let is_full = place.is_err();
+    fn take(&self, from: Option<IpAddr>) -> io::Result<Place> {
+        let share = match (&self.shares, from.map(network)) {
+            // Programs on this machine, reverse proxies among them, are the operator's.
+            (Some(shares), Some(address)) if !address.is_loopback() => Some(shares.take(address)?),
+            _ => None,
+        };
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        let is_full = permit.is_err();
         if self.told.swap(is_full, Ordering::Relaxed) != is_full && is_full {
             tracing::warn!("too many connections: new ones are closed until others end");
         }
-        place.map_err(|_| io::Error::other("too many connections"))
+        let permit = permit.map_err(|_| io::Error::other("too many connections"))?;
+        Ok(Place { _permit: permit, _share: share })
+    }
+}
+
+impl Shares {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, address: IpAddr) -> io::Result<Share> {
+        let mut taken = self.lock();
+        // Bounded by the places: who has none is not in there.
+        let count = taken.entry(address).or_default();
+        if *count >= self.most {
+            tracing::debug!(%address, "an address has as many connections as it may");
+            return Err(io::Error::other("too many connections of one address"));
+        }
+        *count += 1;
+        Ok(Share { shares: self.clone(), address })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What one client can choose its addresses from: of IPv6, 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
+        }
+        address => address,
     }
 }
 
@@ -109,17 +187,17 @@ pub struct Limited<A> {
     places: Places,
 }
 
-impl<I, S, A> Accept<I, S> for Limited<A>
+impl<S, A> Accept<TcpStream, S> for Limited<A>
 where
-    A: Accept<I, S>,
+    A: Accept<TcpStream, S>,
     A::Future: Send + 'static,
 {
     type Stream = Placed<A::Stream>;
     type Service = A::Service;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
-    fn accept(&self, stream: I, service: S) -> Self::Future {
-        let place = self.places.take();
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let place = self.places.take(stream.peer_addr().ok().map(|from| from.ip()));
         let accepting = place.map(|place| (place, self.inner.accept(stream, service)));
         Box::pin(async move {
             let (place, accepting) = accepting?;
@@ -133,7 +211,7 @@ where
 #[derive(Debug)]
 pub struct Placed<T> {
     stream: T,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Placed<T> {
@@ -193,14 +271,33 @@ mod tests {
         assert_eq!(Handles::of(HANDLES_MAX), Handles { connections: 1 << 15, database: 512 });
     }
 
-    #[tokio::test]
-    async fn a_place_is_free_again_when_its_connection_ends() {
-        let places = Places::new(1);
-        let limited = places.limit(axum_server::accept::DefaultAcceptor);
-        let accept = || Accept::accept(&limited, io::Cursor::new(Vec::<u8>::new()), ());
-        let (first, ()) = accept().await.expect("there is a place");
-        accept().await.expect_err("there is none");
+    #[test]
+    fn a_place_is_free_again_when_its_connection_ends() {
+        let places = Places::new(1, false);
+        let first = places.take(None).expect("there is a place");
+        places.take(None).expect_err("there is none");
         drop(first);
-        accept().await.expect("there is one again");
+        places.take(None).expect("there is one again");
+    }
+
+    #[test]
+    fn no_address_takes_all_places() {
+        let from = |text: &str| Some(text.parse().expect("an address"));
+        let places = Places::new(8, true);
+        let held: Vec<Place> = (0..2).map(|_| places.take(from("192.0.2.1")).expect("a place")).collect();
+        places.take(from("192.0.2.1")).expect_err("it has its share");
+        places.take(from("::ffff:192.0.2.1")).expect_err("by whichever way it comes");
+        let others =
+            [from("192.0.2.2"), from("2001:db8::1"), from("2001:db8::2")].map(|from| places.take(from));
+        places.take(from("2001:db8::3")).expect_err("a client has all of its network");
+        drop(others);
+        drop(held);
+        let proxy: Vec<_> = (0..8).map(|_| places.take(from("127.0.0.1"))).collect();
+        assert!(proxy.iter().all(Result::is_ok), "programs on this machine may");
+        drop(proxy);
+        assert!(places.shares.as_ref().is_some_and(|shares| shares.lock().is_empty()), "nothing is left");
+        let behind = Places::new(8, false);
+        let proxied: Vec<_> = (0..8).map(|_| behind.take(from("192.0.2.1"))).collect();
+        assert!(proxied.iter().all(Result::is_ok), "a reverse proxy comes for all");
     }
 }
