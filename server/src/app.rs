@@ -181,6 +181,8 @@ fn start_workers(supervisor: &mut Supervisor, services: &Arc<Services>, is_homes
     }
     let (guests, stop) = (Arc::clone(services), supervisor.stop_signal());
     supervisor.start("guests", causeway_service::guests::run(guests, stop.cancelled_owned()));
+    let (typing, stop) = (Arc::clone(&services.typing), supervisor.stop_signal());
+    supervisor.start("typing", causeway_service::typing::run(typing, stop.cancelled_owned()));
     if services.settings.media.prefetch {
         let (fetching, stop) = (Arc::clone(services), supervisor.stop_signal());
         supervisor.start("files of items", causeway_service::prefetch::run(fetching, stop.cancelled_owned()));

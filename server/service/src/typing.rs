@@ -6,11 +6,16 @@
 //! milliseconds, so that numbers of an earlier run are below those of this one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::{Future, pending},
+    mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use tokio::sync::Notify;
 
 use crate::{
     appservices::{Appservices, news::Passing},
@@ -40,12 +45,16 @@ pub struct Typing {
     clock: Clock,
     notifier: Arc<Notifier>,
     appservices: Arc<Appservices>,
+    /// Somebody has begun, who may be the next to stop.
+    begun: Notify,
 }
 
 #[derive(Debug)]
 struct Rooms {
     changes: u64,
     by_room: HashMap<OwnedRoomId, RoomTyping>,
+    /// Where somebody stopped by himself, of which application services are not told yet.
+    ended: BTreeSet<OwnedRoomId>,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +68,8 @@ struct RoomTyping {
 impl Typing {
     /// Nobody types yet.
     pub fn new(clock: Clock, notifier: Arc<Notifier>, appservices: Arc<Appservices>) -> Self {
-        let rooms = Rooms { changes: clock.now_ms(), by_room: HashMap::new() };
-        Self { rooms: Mutex::new(rooms), clock, notifier, appservices }
+        let rooms = Rooms { changes: clock.now_ms(), by_room: HashMap::new(), ended: BTreeSet::new() };
+        Self { rooms: Mutex::new(rooms), clock, notifier, appservices, begun: Notify::new() }
     }
 
     /// `user_id` types for `timeout_ms` from now on, or, with `None`, no longer.
@@ -88,6 +97,32 @@ impl Typing {
             self.notifier.notify([&Topic::Room(room_id.to_owned())]);
             self.appservices.pass(&Passing::Typing(room_id.to_owned()));
         }
+        if timeout_ms.is_some() {
+            self.begun.notify_one();
+        }
+    }
+
+    /// Tells application services of who has stopped by himself, which no client's request says;
+    /// when somebody will next, if any service wants to know (ms since the epoch).
+    fn tell_of_ends(&self) -> Option<u64> {
+        let is_wanted = self.appservices.all().iter().any(|service| service.ephemeral.is_some());
+        let now_ms = self.clock.now_ms();
+        let mut rooms = self.lock();
+        if !is_wanted {
+            rooms.ended.clear();
+            return None;
+        }
+        let all: Vec<OwnedRoomId> = rooms.by_room.keys().cloned().collect();
+        for room_id in &all {
+            rooms.expire(room_id, now_ms);
+        }
+        let ended = mem::take(&mut rooms.ended);
+        let next = rooms.by_room.values().filter_map(|room| room.until_ms.values().min()).min().copied();
+        drop(rooms);
+        for room_id in ended {
+            self.appservices.pass(&Passing::Typing(room_id));
+        }
+        next
     }
 
     /// Who types in a room.
@@ -152,6 +187,28 @@ impl Typing {
     }
 }
 
+/// Tells application services of those who stop typing by themselves, until `stop`.
+pub async fn run(typing: Arc<Typing>, stop: impl Future<Output = ()>) {
+    let mut stop = pin!(stop);
+    loop {
+        let next_ms = typing.tell_of_ends();
+        let due = async {
+            match next_ms {
+                None => pending().await,
+                Some(next_ms) => {
+                    let wait_ms = next_ms.saturating_sub(typing.clock.now_ms());
+                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = &mut stop => return,
+            () = typing.begun.notified() => {}
+            () = due => {}
+        }
+    }
+}
+
 impl Rooms {
     /// Forgets who has stopped; says whether anybody has.
     fn expire(&mut self, room_id: &RoomId, now_ms: u64) -> bool {
@@ -162,6 +219,7 @@ impl Rooms {
         if has_expired {
             self.changes += 1;
             room.changed = self.changes;
+            self.ended.insert(room_id.to_owned());
         }
         has_expired
     }
@@ -214,6 +272,26 @@ mod tests {
         assert_eq!(typing.next_expiry_ms([room]), Some(41_000), "there is something to tell");
         assert_eq!(typing.next_expiry_ms([room]), None);
         assert_eq!(users(&typing, told).1, Some(0));
+    }
+
+    #[test]
+    fn services_are_told_of_who_stopped_by_himself_once() {
+        let clock = Clock::manual(1_000);
+        let appservices = Arc::new(Appservices::new(Arc::default()));
+        let typing = Typing::new(clock.clone(), Arc::default(), Arc::clone(&appservices));
+        let (room, alice) = (room_id!("!a:b.c"), user_id!("@alice:b.c"));
+        typing.set(room, alice, Some(30_000));
+        assert_eq!(typing.tell_of_ends(), None, "nobody wants to know");
+        appservices.set(vec![crate::appservices::registration::listening("irc")]);
+        assert_eq!(typing.tell_of_ends(), Some(31_000));
+        assert!(appservices.take_passing("irc", 9).is_empty());
+        clock.advance(Duration::from_secs(30));
+        // A client may be the first to notice.
+        assert_eq!(users(&typing, 1).1, Some(0));
+        assert_eq!(typing.tell_of_ends(), None);
+        assert_eq!(appservices.take_passing("irc", 9).len(), 1);
+        assert_eq!(typing.tell_of_ends(), None);
+        assert!(appservices.take_passing("irc", 9).is_empty(), "once");
     }
 
     #[test]

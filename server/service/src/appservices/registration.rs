@@ -164,6 +164,25 @@ fn matches_alone(namespaces: &[Namespace], id: &str) -> bool {
     namespaces.iter().any(|namespace| namespace.exclusive && namespace.matches(id))
 }
 
+/// A service of this id that is told of everything.
+#[cfg(test)]
+pub(crate) fn listening(id: &str) -> Registration {
+    Registration {
+        id: id.into(),
+        url: Url::parse("http://127.0.0.1:1").ok(),
+        token: ServiceToken::of("as"),
+        server_token: ServerToken("hs".to_owned()),
+        sender: ruma::owned_user_id!("@service:a.example"),
+        users: Vec::new(),
+        aliases: Vec::new(),
+        rooms: Vec::new(),
+        rate_limited: true,
+        protocols: Vec::new(),
+        ephemeral: Some("ephemeral"),
+        follows_devices: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::{owned_user_id, room_alias_id, user_id};
