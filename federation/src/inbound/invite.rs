@@ -64,6 +64,10 @@ async fn invite(
     let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin, state.server_name())
         .await
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
+    // After the signature was checked: whoever invites says so under his name.
+    if let Ok(invited) = invited(&pdu) {
+        super::query::user_is_wanted(&state, invited).await?;
+    }
     let (services, origin) = (state.services().clone(), signed.origin.clone());
     let stripped = body.invite_room_state.0;
     let turn = services.rooms.turn(&room_id).await;
@@ -75,6 +79,13 @@ async fn invite(
     Ok(Json(json!({"event": event})))
 }
 
+/// Who is invited.
+fn invited(pdu: &Pdu) -> Result<&UserId, MatrixError> {
+    let invited = pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok());
+    let invited = invited.filter(|_| pdu.membership() == Some(MembershipState::Invite));
+    invited.ok_or_else(|| MatrixError::invalid_param("The event is no invite"))
+}
+
 fn accept(
     services: &Services,
     origin: &ServerName,
@@ -83,9 +94,7 @@ fn accept(
     stripped: &[Box<RawValue>],
 ) -> Result<Box<RawValue>, MatrixError> {
     let rooms = &services.rooms;
-    let invited = pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok());
-    let invited = invited.filter(|_| pdu.membership() == Some(MembershipState::Invite));
-    let invited = invited.ok_or_else(|| MatrixError::invalid_param("The event is no invite"))?;
+    let invited = invited(pdu)?;
     if invited.server_name() != rooms.server_name() {
         return Err(MatrixError::invalid_param("The event invites a user of another server"));
     }

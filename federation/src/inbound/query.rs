@@ -3,7 +3,7 @@
 
 use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::{Services, directory::Wanted, error::MatrixError};
-use ruma::OwnedRoomAliasId;
+use ruma::{OwnedRoomAliasId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -39,6 +39,16 @@ async fn answer(
     Ok(Json(answer?))
 }
 
+/// Lets the application service that may know this user make him, if he is of this server.
+pub(super) async fn user_is_wanted(state: &FederationState, user_id: &UserId) -> Result<(), MatrixError> {
+    if user_id.server_name() != state.server_name() {
+        return Ok(());
+    }
+    let (services, wanted) = (state.services().clone(), user_id.to_owned());
+    let is_made = move || Ok(services.accounts.account(&wanted)?.is_some());
+    state.services().appservices.user_is_wanted(user_id, is_made).await
+}
+
 #[derive(Deserialize)]
 struct Profile {
     user_id: String,
@@ -47,6 +57,7 @@ struct Profile {
 
 async fn profile(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let query: Profile = signed.query()?;
+    user_is_wanted(&state, &access::user_id(&query.user_id)?).await?;
     let work = move |services: &Services| {
         let user_id = access::user_id(&query.user_id)?;
         let local = user_id.server_name() == services.rooms.server_name();
@@ -69,9 +80,12 @@ struct Directory {
 
 async fn directory(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let query: Directory = signed.query()?;
+    let alias = OwnedRoomAliasId::try_from(query.room_alias)
+        .map_err(|_| MatrixError::invalid_param("That is not a room alias"))?;
+    let (services, wanted) = (state.services().clone(), alias.clone());
+    let is_made = move || Ok(services.directory.room_of(&wanted).is_ok());
+    state.services().appservices.alias_is_wanted(&alias, is_made).await?;
     let work = move |services: &Services| {
-        let alias = OwnedRoomAliasId::try_from(query.room_alias)
-            .map_err(|_| MatrixError::invalid_param("That is not a room alias"))?;
         let room_id = services.directory.room_of(&alias)?;
         let servers = services.rooms.joined_servers(&room_id)?;
         Ok(json!({"room_id": room_id, "servers": servers}))

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod advertisements;
+mod appservices;
 mod closest_event;
 mod delivery;
 mod encryption;

@@ -21,7 +21,7 @@ use serde_json::{Map, json};
 
 use crate::support::{Network, Server, Shape};
 
-fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
+pub fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
     let mut network = Network::of(&["a.test", "b.test"]);
     let a = network.start("a.test", folders[0].path());

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{RoomAliasId, UserId, api::client::appservice::request_ping};
 use serde_json::{Map, Value, json};
 
-use crate::{ClientState, Custom, Endpoints, Ruma, blocking, json_response};
+use crate::{ClientState, Custom, Endpoints, Ruma, json_response};
 
 const PROTOCOLS: &[&str] =
     &["/_matrix/client/r0/thirdparty/protocols", "/_matrix/client/v3/thirdparty/protocols"];
@@ -45,41 +45,21 @@ pub(crate) fn routes() -> Router<ClientState> {
         .admin_async(Method::POST, RELOAD, reload)
 }
 
-/// Lets the service that may know this user make him, if he is of this server and
-/// nobody made him yet. Whether he exists then is looked up as ever.
+/// Lets the service that may know this user make him, if he is of this server.
 pub(crate) async fn user_is_wanted(state: &ClientState, user_id: &UserId) -> Result<(), MatrixError> {
-    let is_own = user_id.server_name() == state.settings.server_name;
-    if !is_own || !state.appservices.all().iter().any(|service| service.owns_user(user_id)) {
+    if user_id.server_name() != state.settings.server_name {
         return Ok(());
     }
-    let (looking, user_id) = (state.clone(), user_id.to_owned());
-    let wanted = user_id.clone();
-    if blocking(move || looking.accounts.account(&wanted)).await?.is_none() {
-        let asked = state.appservices.questions.ask(|reply| Question::User { user_id, reply }).await;
-        log_unanswered(asked);
-    }
-    Ok(())
+    let (looking, wanted) = (state.clone(), user_id.to_owned());
+    let is_made = move || Ok(looking.accounts.account(&wanted)?.is_some());
+    state.appservices.user_is_wanted(user_id, is_made).await
 }
 
 /// The same for an alias.
 pub(crate) async fn alias_is_wanted(state: &ClientState, alias: &RoomAliasId) -> Result<(), MatrixError> {
-    if !state.appservices.all().iter().any(|service| service.owns_alias(alias)) {
-        return Ok(());
-    }
-    let (looking, alias) = (state.clone(), alias.to_owned());
-    let wanted = alias.clone();
-    if blocking(move || Ok(looking.directory.room_of(&wanted).is_err())).await? {
-        let asked = state.appservices.questions.ask(|reply| Question::Alias { alias, reply }).await;
-        log_unanswered(asked);
-    }
-    Ok(())
-}
-
-/// What no service can be asked about does not exist: not the client's fault.
-fn log_unanswered(asked: Result<bool, MatrixError>) {
-    if let Err(error) = asked {
-        tracing::info!(%error, "an application service could not be asked");
-    }
+    let (looking, wanted) = (state.clone(), alias.to_owned());
+    let is_made = move || Ok(looking.directory.room_of(&wanted).is_ok());
+    state.appservices.alias_is_wanted(alias, is_made).await
 }
 
 async fn ping(state: ClientState, request: Ruma<request_ping::v1::Request>) -> Result<Response, MatrixError> {

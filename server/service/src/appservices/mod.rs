@@ -16,7 +16,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ruma::{RoomAliasId, UserId};
 
 pub use self::registration::{Namespace, Registration, ServerToken, ServiceToken};
-use self::{news::News, questions::Questions};
+use self::{
+    news::News,
+    questions::{Question, Questions},
+};
 use crate::{error::MatrixError, notify::Notifier};
 
 /// See the module.
@@ -63,6 +66,42 @@ impl Appservices {
         })
     }
 
+    /// Lets the service that may know this user of ours make him, if nobody has, as `is_made` says
+    /// on a blocking thread. Whether he exists then is looked up as ever: that no service could be
+    /// asked is not the fault of whoever asks for him.
+    ///
+    /// # Errors
+    /// Those of `is_made`.
+    ///
+    /// Source: application service API, "Querying".
+    pub async fn user_is_wanted(
+        &self,
+        user_id: &UserId,
+        is_made: impl FnOnce() -> Result<bool, MatrixError> + Send + 'static,
+    ) -> Result<(), MatrixError> {
+        if self.all().iter().any(|service| service.owns_user(user_id)) && !on_thread(is_made).await? {
+            let user_id = user_id.to_owned();
+            log_unanswered(self.questions.ask(|reply| Question::User { user_id, reply }).await);
+        }
+        Ok(())
+    }
+
+    /// The same for an alias.
+    ///
+    /// # Errors
+    /// Those of `is_made`.
+    pub async fn alias_is_wanted(
+        &self,
+        alias: &RoomAliasId,
+        is_made: impl FnOnce() -> Result<bool, MatrixError> + Send + 'static,
+    ) -> Result<(), MatrixError> {
+        if self.all().iter().any(|service| service.owns_alias(alias)) && !on_thread(is_made).await? {
+            let alias = alias.to_owned();
+            log_unanswered(self.questions.ask(|reply| Question::Alias { alias, reply }).await);
+        }
+        Ok(())
+    }
+
     /// That a user may be made, by a service or by somebody else.
     ///
     /// # Errors
@@ -94,6 +133,18 @@ impl Appservices {
             return Err(exclusive("This alias is not in the application service's namespaces"));
         }
         Ok(())
+    }
+}
+
+async fn on_thread(
+    work: impl FnOnce() -> Result<bool, MatrixError> + Send + 'static,
+) -> Result<bool, MatrixError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| MatrixError::internal(&error))?
+}
+
+fn log_unanswered(asked: Result<bool, MatrixError>) {
+    if let Err(error) = asked {
+        tracing::info!(%error, "an application service could not be asked");
     }
 }
 
