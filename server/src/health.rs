@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use causeway_federation::replication_driver::VERSIONS_PATH;
+use reqwest::StatusCode;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -71,9 +73,20 @@ async fn ask(config: &Config) -> Result<String, HealthError> {
     // Its certificate is for its name, not for this machine's address.
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).tls_danger_accept_invalid_certs(true);
     let no_answer = |source| HealthError::NoAnswer { url: url.clone(), source };
-    let request = client.build().map_err(no_answer)?.get(format!("{url}/_matrix/client/versions"));
+    let (path, expected) = question(config);
+    let request = client.build().map_err(no_answer)?.get(format!("{url}{path}"));
     let status = request.send().await.map_err(no_answer)?.status();
-    if status.is_success() { Ok(url) } else { Err(HealthError::Refused { url, status: status.as_u16() }) }
+    if status == expected { Ok(url) } else { Err(HealthError::Refused { url, status: status.as_u16() }) }
+}
+
+/// What is asked, and what one that is well says.
+fn question(config: &Config) -> (&'static str, StatusCode) {
+    if config.sidecar.homeserver.is_empty() {
+        ("/_matrix/client/versions", StatusCode::OK)
+    } else {
+        // A sidecar is asked that by servers, which sign what they ask.
+        (VERSIONS_PATH, StatusCode::UNAUTHORIZED)
+    }
 }
 
 /// The first listener, as it is reached from this machine.

@@ -100,6 +100,16 @@ impl Sidecar {
         Ok(())
     }
 
+    /// What `causeway health` says of it; an error, if it is not well.
+    pub async fn health(&self) -> Result<String> {
+        let mut health = tokio::process::Command::new(program::server()?);
+        health.args(["health", "--config", CONFIG]).current_dir(&self.folder);
+        let output = health.output().await.doing("causeway health")?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure(output.status.success(), || said.clone())?;
+        Ok(said)
+    }
+
     /// What is before it.
     pub fn front(&self) -> &Front {
         &self.front

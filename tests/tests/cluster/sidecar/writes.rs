@@ -9,6 +9,8 @@ use super::Besides;
 async fn writes_from_all_sides_are_the_same_everywhere() -> Result<()> {
     let besides = Besides::start().await?;
     let room = &besides.room;
+    let said = besides.one_side.health().await?;
+    assert!(said.contains(&besides.one.name), "{said}");
     let name = |user: &User| user.id.trim_start_matches('@').split(':').next().unwrap_or_default().to_owned();
     for user in besides.users() {
         let (state, api) = (format!("state/{}", name(user)), format!("api/{}", name(user)));
