@@ -210,7 +210,7 @@ impl FederationClient {
 
     /// Sends a signed request and answers whatever status comes.
     #[tracing::instrument(name = "federation.request.send", level = "debug", skip_all,
-        fields(server.address = %request.destination, http.request.method = %request.method))]
+        fields(otel.kind = "client", server.address = %request.destination, http.request.method = %request.method))]
     pub async fn send(&self, request: Request<'_>) -> Result<Response, ClientError> {
         let (server, bytes_max) = (request.destination, request.response_bytes_max);
         let response = self.open(request).await?;

@@ -163,7 +163,8 @@ fn start_logging(
 /// The spans of frequent things are of level "debug", so that they cost nothing
 /// where only the log is written; a trace has them all the same.
 fn own_spans() -> FilterFn {
-    const OWN: [&str; 4] = ["causeway", "causeway_client_api", "causeway_federation", "causeway_service"];
+    const OWN: [&str; 5] =
+        ["causeway", "causeway_appservice", "causeway_client_api", "causeway_federation", "causeway_service"];
     let is_own = |metadata: &Metadata<'_>| {
         let most = if metadata.is_span() { Level::DEBUG } else { Level::INFO };
         let of = metadata.target().split("::").next().unwrap_or_default();

@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod dice;
 pub mod faults;
 pub mod forks;

@@ -274,7 +274,7 @@ impl UpstreamClient {
     /// # Errors
     /// There is no whole answer.
     #[tracing::instrument(name = "upstream.request.send", level = "debug", skip_all,
-        fields(http.request.method = %call.method))]
+        fields(otel.kind = "client", http.request.method = %call.method))]
     pub async fn ask(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
         let inner = &*self.0;
         let path = masqueraded(call.path, call.speaker);

@@ -1,72 +1,24 @@
 //! Traces and metrics arrive at a collector, an exchange between two servers is
 //! one trace, and nothing is sent without a collector.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeSet;
 
 use causeway_tests::{
     cluster::Cluster,
+    collector::{Collector, Received, text},
     link::Cut,
     result::{Result, ensure},
     server::Tuning,
     user::User,
     wait,
 };
-use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+use opentelemetry_proto::tonic::{
+    metrics::v1::{AggregationTemporality, HistogramDataPoint, Metric, metric::Data},
+    trace::v1::{Span, span::SpanKind},
 };
+use serde_json::json;
 
 use crate::pair::Pair;
-
-/// What was posted: paths and bodies.
-type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
-
-/// Answers every POST with an empty success, as an OTLP collector does.
-async fn collect(listener: TcpListener, seen: Seen) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(connection(stream, Arc::clone(&seen)));
-    }
-}
-
-async fn connection(stream: TcpStream, seen: Seen) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let (mut path, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
-                return Ok(());
-            }
-            let lower = line.to_ascii_lowercase();
-            if let Some(value) = lower.strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            } else if let Some(rest) = line.strip_prefix("POST ") {
-                rest.split(' ').next().unwrap_or_default().clone_into(&mut path);
-            } else if line.trim().is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push((path, body));
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
-    }
-}
-
-/// A collector: where it listens, and what it has seen.
-async fn collector(tasks: &mut JoinSet<()>) -> Result<(String, Seen)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let endpoint = format!("http://{}", listener.local_addr()?);
-    let seen = Seen::default();
-    tasks.spawn(collect(listener, Arc::clone(&seen)));
-    Ok((endpoint, seen))
-}
 
 /// Environment variables that make a server send everything to `endpoint` soon.
 fn sending_to(endpoint: &str) -> Vec<(String, String)> {
@@ -79,63 +31,132 @@ fn sending_to(endpoint: &str) -> Vec<(String, String)> {
     ]
 }
 
+/// What nobody but the room's members may read.
+const SECRET: &str = "Watched";
+
 #[tokio::test(flavor = "multi_thread")]
-async fn traces_and_metrics_arrive_at_a_collector() -> Result<()> {
-    let mut tasks = JoinSet::new();
-    let (endpoint, seen) = collector(&mut tasks).await?;
-    let tuning = Tuning { variables: sending_to(&endpoint), ..Tuning::default() };
+async fn a_collector_gets_traces_and_metrics_that_are_right() -> Result<()> {
+    let collector = Collector::start().await?;
+    let tuning = Tuning { variables: sending_to(&collector.endpoint), ..Tuning::default() };
     let cluster = Cluster::start_tuned(1, &tuning).await?;
     let alice = User::register(&cluster[0], "alice").await?;
-    alice.create_room("Watched").await?;
-    wait::until("traces and metrics", async || {
-        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let arrived =
-            |wanted: &str| seen.iter().any(|(path, body)| path == wanted && contains(body, b"causeway"));
-        Ok((arrived("/v1/traces") && arrived("/v1/metrics")).then_some(()))
+    let room = alice.create_room(SECRET).await?;
+    alice.put_item(&room, SECRET, &json!({ "text": SECRET })).await?;
+    wait::until("a request's trace, and what it took in the metrics", async || {
+        let received = collector.received();
+        let route = "PUT /_matrix/client/v3/rooms/";
+        let is_traced = received.spans.iter().any(|(_, span)| span.name.starts_with(route));
+        let is_measured = |wanted: &str| received.metrics.iter().any(|(_, metric)| metric.name == wanted);
+        let measured = is_measured("http.server.request.duration") && is_measured("causeway.space.writes");
+        ensure(is_traced && measured, || received.told()).map(Some)
     })
     .await?;
+    check(&collector.received(), &cluster[0].name);
     cluster.finish().await
+}
+
+/// That all is right which one server sent.
+fn check(received: &Received, server: &str) {
+    assert!(received.wrong.is_empty(), "{:?}", received.wrong);
+    let senders =
+        received.spans.iter().map(|(from, _)| from).chain(received.metrics.iter().map(|(from, _)| from));
+    for from in senders {
+        let said = |key| text(&from.attributes, key);
+        assert_eq!(said("service.name"), Some("causeway"));
+        assert_eq!(said("service.instance.id"), Some(server));
+        assert!(said("service.version").is_some());
+    }
+    for (_, span) in &received.spans {
+        check_span(span);
+    }
+    for (_, metric) in &received.metrics {
+        check_metric(metric);
+    }
+}
+
+/// What every span has, by the specification of OTLP, and what none has.
+fn check_span(span: &Span) {
+    assert_eq!((span.trace_id.len(), span.span_id.len()), (16, 8), "{span:?}");
+    assert!(span.trace_id.iter().any(|byte| *byte != 0) && span.span_id.iter().any(|byte| *byte != 0));
+    assert!([0, 8].contains(&span.parent_span_id.len()), "{span:?}");
+    assert!(0 < span.start_time_unix_nano && span.start_time_unix_nano <= span.end_time_unix_nano);
+    assert!(!span.name.is_empty());
+    assert!(!format!("{span:?}").contains(SECRET), "what a user wrote is told: {span:?}");
+}
+
+/// What every metric has: somebody who reads it knows what it is, and it adds up.
+fn check_metric(metric: &Metric) {
+    let name = &metric.name;
+    assert!(!metric.description.is_empty() && !metric.unit.is_empty(), "{metric:?}");
+    assert!(!format!("{metric:?}").contains(SECRET), "what a user wrote is told: {metric:?}");
+    let cumulative = AggregationTemporality::Cumulative as i32;
+    match metric.data.as_ref() {
+        Some(Data::Gauge(gauge)) => assert!(!gauge.data_points.is_empty(), "{name}"),
+        Some(Data::Sum(sum)) => {
+            assert!(!sum.data_points.is_empty() && sum.aggregation_temporality == cumulative, "{name}");
+        }
+        Some(Data::Histogram(histogram)) => {
+            assert!(!histogram.data_points.is_empty(), "{name}");
+            assert_eq!(histogram.aggregation_temporality, cumulative, "{name}");
+            for point in &histogram.data_points {
+                check_histogram(name, point);
+            }
+        }
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn check_histogram(name: &str, point: &HistogramDataPoint) {
+    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1, "{name}");
+    assert_eq!(point.bucket_counts.iter().sum::<u64>(), point.count, "{name}");
+    assert!(point.explicit_bounds.is_sorted(), "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_without_a_collector_in_the_configuration() -> Result<()> {
-    let mut tasks = JoinSet::new();
-    let (endpoint, seen) = collector(&mut tasks).await?;
+    let collector = Collector::start().await?;
     // Where exporters look for one by themselves.
     let variables = ["", "TRACES_", "METRICS_", "LOGS_"]
-        .map(|signal| (format!("OTEL_EXPORTER_OTLP_{signal}ENDPOINT"), endpoint.clone()));
+        .map(|signal| (format!("OTEL_EXPORTER_OTLP_{signal}ENDPOINT"), collector.endpoint.clone()));
     let tuning = Tuning { variables: variables.to_vec(), ..Tuning::default() };
     let cluster = Cluster::start_tuned(1, &tuning).await?;
     let alice = User::register(&cluster[0], "alice").await?;
     alice.create_room("Unwatched").await?;
     // A server that collected anything would send the rest of it when it stops.
     cluster.finish().await?;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).len();
-    ensure(seen == 0, || format!("{seen} requests arrived"))
+    let sent = collector.received().requests;
+    ensure(sent == 0, || format!("{sent} requests arrived"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_is_one_trace_on_both_servers() -> Result<()> {
-    let mut tasks = JoinSet::new();
-    let (endpoint, seen) = collector(&mut tasks).await?;
-    let tuning = Tuning { variables: sending_to(&endpoint), ..Tuning::default() };
+async fn an_exchange_is_one_trace_on_both_servers_and_its_spans_are_in_order() -> Result<()> {
+    let collector = Collector::start().await?;
+    let tuning = Tuning { variables: sending_to(&collector.endpoint), ..Tuning::default() };
     let cluster = Cluster::start_tuned(2, &tuning).await?;
-    let alice = User::register(&cluster[0], "alice").await?;
-    let bob = User::register(&cluster[1], "bob").await?;
-    let room = alice.create_room("Watched").await?;
-    bob.join(&room, &cluster[0].name).await?;
+    let Pair { alice, bob, room } = Pair::meet(&cluster).await?;
     alice.put_item(&room, "a", &json!({ "text": "a" })).await?;
-    wait::until("one trace of both servers", async || {
-        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let traces_of = |name: &str| -> BTreeSet<[u8; 16]> {
-            let own = instance(name);
-            let bodies = seen.iter().filter(|(path, body)| path == "/v1/traces" && contains(body, &own));
-            bodies.flat_map(|(_, body)| trace_ids(body)).collect()
-        };
-        let (a, b) = (traces_of(&cluster[0].name), traces_of(&cluster[1].name));
-        Ok((!a.is_disjoint(&b)).then_some(()))
+    wait::until("the write to arrive", async || {
+        Ok(bob.item(&room, "a").await?.filter(|item| item.value() == Some(&json!({ "text": "a" }))))
     })
     .await?;
+    // What one asks and the other answers: the one's span is the other's parent. So both ways.
+    wait::until("requests that both servers tell of", async || {
+        let received = collector.received();
+        let passed_on = |from: &str, to: &str| {
+            let asked = received.spans_of(from).filter(|span| span.kind == SpanKind::Client as i32);
+            let asked: BTreeSet<(&[u8], &[u8])> =
+                asked.map(|span| (&*span.trace_id, &*span.span_id)).collect();
+            received.spans_of(to).any(|span| {
+                let cause = (&*span.trace_id, &*span.parent_span_id);
+                span.kind == SpanKind::Server as i32 && asked.contains(&cause)
+            })
+        };
+        let (a, b) = (&*cluster[0].name, &*cluster[1].name);
+        let answered = passed_on(a, b) && passed_on(b, a);
+        ensure(answered, || received.told()).map(Some)
+    })
+    .await?;
+    ensure(collector.received().wrong.is_empty(), || format!("{:?}", collector.received().wrong))?;
     cluster.finish().await
 }
 
@@ -200,25 +221,4 @@ fn value(text: &str, name: &str, label: &str) -> Option<f64> {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
     })?;
     line.rsplit(' ').next()?.parse().ok()
-}
-
-fn contains(body: &[u8], part: &[u8]) -> bool {
-    body.windows(part.len()).any(|window| window == part)
-}
-
-/// The resource attribute by which a server names itself, as protobuf has it.
-fn instance(name: &str) -> Vec<u8> {
-    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    let value = [&[0x12, length + 2, 0x0a, length][..], name.as_bytes()].concat();
-    [b"service.instance.id", &value[..]].concat()
-}
-
-/// The ids of the traces whose spans are in an OTLP request: field 1 of a span,
-/// 16 bytes, before field 2, its own id, 8 bytes. Text is no id.
-fn trace_ids(body: &[u8]) -> impl Iterator<Item = [u8; 16]> {
-    body.windows(20).filter_map(|window| {
-        let id: [u8; 16] = window.get(2..18)?.try_into().ok()?;
-        let framed = window.starts_with(&[0x0a, 16]) && window.ends_with(&[0x12, 8]);
-        (framed && !id.is_ascii()).then_some(id)
-    })
 }

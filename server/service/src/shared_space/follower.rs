@@ -26,6 +26,7 @@ use serde_json::Value as Json;
 use super::{
     DECLARATION_TYPE, ITEM_TYPE, SharedSpace,
     backend::HeldEvent,
+    draft::Placement,
     error::SpaceError,
     hearing::{NOTICE_FIELD, SUMMARY_FIELD},
     lock,
@@ -252,19 +253,22 @@ impl SharedSpace {
     /// Joins changes that events of one room brought, in one batch.
     fn join_stamped(&self, group: &[Stamped]) -> Result<(), SpaceError> {
         let Some(Stamped { room, .. }) = group.first() else { return Ok(()) };
-        let joined = self.rooms.write_judging(room, |writer| {
+        let mut took_ms = Vec::new();
+        self.rooms.write_judging(room, |writer| {
             let mut outcome = causeway_replication::Outcome::default();
+            took_ms.clear();
             self.in_draft(writer, |_, draft, writer| {
                 for Stamped { key, event, change, .. } in group {
                     let (id, item_id) = (change.id(), change.header().item_id());
-                    self.join_one(draft, writer, change, &mut outcome)?;
+                    let placement = self.join_one(draft, writer, change, &mut outcome)?;
+                    took_ms.extend((placement == Placement::New).then(|| self.age_ms(change)));
                     remember_face(draft, key, &item_id, event.event_id().to_owned())?;
                     notices::put_change_of_event(writer.batch(), room, event.event_id(), &id);
                 }
-                Ok(outcome.new)
+                Ok(())
             })
         })?;
-        self.metrics.joined(joined);
+        self.metrics.joined(&took_ms);
         Ok(())
     }
 

@@ -52,11 +52,14 @@ impl SharedSpace {
             return Ok(outcome);
         }
         let refused = outcome;
+        let mut took_ms = Vec::new();
         let outcome = self.rooms.write_judging(room, |writer| {
             let mut outcome = refused.clone();
+            took_ms.clear();
             self.in_draft(writer, |space, draft, writer| {
                 for change in &verified {
                     let placement = self.join_one(draft, writer, &change.0, &mut outcome)?;
+                    took_ms.extend((placement == Placement::New).then(|| self.age_ms(&change.0)));
                     if placement == Placement::New && change.0.server() == self.server_name() {
                         let change = change.0.id();
                         tracing::warn!(%change, "an own change came back that was not held: this server was restored");
@@ -68,12 +71,17 @@ impl SharedSpace {
                 Ok(outcome)
             })
         })?;
-        self.metrics.joined(outcome.new);
+        self.metrics.joined(&took_ms);
         if outcome.new > 0 {
             // They may be what others wait for.
             self.judge_soon(room)?;
         }
         Ok(outcome)
+    }
+
+    /// How long ago a change was written, by its server's clock.
+    pub(super) fn age_ms(&self, change: &Change) -> u64 {
+        self.clock.now_ms().saturating_sub(change.header().origin_server_ts())
     }
 
     pub(super) fn join_one(

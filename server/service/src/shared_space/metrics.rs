@@ -4,13 +4,39 @@
 //! nothing. No room, user or key is an attribute: only kinds and reasons. What is
 //! measured by room and peer is in [`super::gauges`].
 
-use opentelemetry::{KeyValue, global, metrics::Counter};
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Counter, Histogram},
+};
+
+/// Upper bounds of what a change may have taken to come here (s): from a fast link to a month apart.
+const ARRIVAL_BOUNDARIES_S: [f64; 16] = [
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+    30.0,
+    120.0,
+    600.0,
+    3_600.0,
+    21_600.0,
+    86_400.0,
+    2_592_000.0,
+];
 
 /// The instruments.
 #[derive(Debug)]
 pub struct Metrics {
     writes: Counter<u64>,
     joined: Counter<u64>,
+    arrival: Histogram<f64>,
     refused: Counter<u64>,
     conflicts: Counter<u64>,
     told: Counter<u64>,
@@ -27,6 +53,14 @@ impl Metrics {
         Self {
             writes: counter("causeway.space.writes", "Changes written on this server and acknowledged"),
             joined: counter("causeway.space.joined", "Changes of other servers that became held"),
+            arrival: meter
+                .f64_histogram("causeway.space.arrival.duration")
+                .with_unit("s")
+                .with_description(
+                    "Time from a change's writing, by its server's clock, until it was held here",
+                )
+                .with_boundaries(ARRIVAL_BOUNDARIES_S.to_vec())
+                .build(),
             refused: counter(
                 "causeway.space.refused",
                 "Changes of other servers that were refused, and messages that can't be read, by reason",
@@ -45,9 +79,12 @@ impl Metrics {
         self.writes.add(count, &[KeyValue::new("way", way)]);
     }
 
-    /// Changes of others became held.
-    pub fn joined(&self, count: u64) {
-        self.joined.add(count, &[]);
+    /// Changes of others became held, so long (ms) after each was written.
+    pub fn joined(&self, took_ms: &[u64]) {
+        self.joined.add(took_ms.len() as u64, &[]);
+        for took_ms in took_ms {
+            self.arrival.record(Duration::from_millis(*took_ms).as_secs_f64(), &[]);
+        }
     }
 
     /// A change of another server was refused.
