@@ -6,8 +6,10 @@
 //! `:authority` can't say.
 //!
 //! Invariants: what is signed is the path as it goes out; no redirect is
-//! followed with a signature; no more of an answer is read than was asked for.
+//! followed with a signature; no more of an answer is read than was asked for,
+//! and only a few answers at once are large ([`answer`]).
 
+mod answer;
 mod error;
 mod place;
 
@@ -20,9 +22,12 @@ use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
 use url::Url;
 
-pub use self::error::ClientError;
+use self::answer::{LargeTurns, coming, refusal, whole};
+pub use self::{
+    answer::{Coming, LargeTurn, Response},
+    error::ClientError,
+};
 use crate::{
-    body::{Pieces, ReadError, read_bounded},
     discovery::{
         Discovery, Place, Route,
         dns::{Dns, ResolveHost, ResolveRoute},
@@ -34,11 +39,10 @@ use crate::{
     trace_context,
 };
 
-/// Largest answer that is read unless a request says otherwise, in bytes: the
-/// state of a large room.
-pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Largest refusal in place of a file, in bytes.
-const ERROR_BYTES_MAX: usize = 64 * 1024;
+/// Largest answer that is read unless a request says otherwise, in bytes.
+pub const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest answer that holds the state of a room, in bytes.
+pub const STATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest answer of a push gateway that is read, in bytes.
 const GATEWAY_BYTES_MAX: usize = 64 * 1024;
 /// Redirects that are followed where redirects are.
@@ -89,38 +93,6 @@ impl<'a> Request<'a> {
     }
 }
 
-/// An answer of any status.
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// Headers.
-    pub headers: HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
-}
-
-/// A successful answer whose body is yet to be read.
-#[derive(Debug)]
-pub struct Coming {
-    /// Headers.
-    pub headers: HeaderMap,
-    server: OwnedServerName,
-    pieces: Pieces,
-    bytes_max: usize,
-}
-
-impl Coming {
-    /// The next piece of the body; `None` at its end.
-    ///
-    /// # Errors
-    /// It is too large, or the connection broke.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
-        let piece = self.pieces.next().await;
-        piece.map_err(|error| unread(&self.server, self.bytes_max, error))
-    }
-}
-
 /// Asks other servers in this server's name. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FederationClient(Arc<Inner>);
@@ -138,6 +110,7 @@ struct Inner {
     /// For what is fetched without a signature; follows checked redirects.
     unsigned: reqwest::Client,
     request_timeout: Duration,
+    large: LargeTurns,
 }
 
 impl FederationClient {
@@ -174,6 +147,7 @@ impl FederationClient {
             routes,
             unsigned,
             request_timeout,
+            large: LargeTurns::default(),
         })))
     }
 
@@ -214,7 +188,7 @@ impl FederationClient {
     pub async fn send(&self, request: Request<'_>) -> Result<Response, ClientError> {
         let (server, bytes_max) = (request.destination, request.response_bytes_max);
         let response = self.open(request).await?;
-        let read = whole(server, response, bytes_max).await;
+        let read = whole(server, response, bytes_max, &self.0.large).await;
         read.inspect_err(|error| self.note(server, error))
     }
 
@@ -226,7 +200,7 @@ impl FederationClient {
     pub async fn stream_ok(&self, request: Request<'_>) -> Result<Coming, ClientError> {
         let (server, bytes_max) = (request.destination, request.response_bytes_max);
         let response = self.open(request).await?;
-        coming(server, response, bytes_max).await
+        coming(server, response, bytes_max, &self.0.large).await
     }
 
     async fn open(&self, request: Request<'_>) -> Result<reqwest::Response, ClientError> {
@@ -352,7 +326,7 @@ impl FederationClient {
     ) -> Result<Response, ClientError> {
         let sent = request.timeout(UNSIGNED_TIMEOUT).send().await;
         let sent = sent.map_err(|error| ClientError::Transport(host.to_owned(), error))?;
-        whole(host, sent, GATEWAY_BYTES_MAX).await
+        whole(host, sent, GATEWAY_BYTES_MAX, &self.0.large).await
     }
 
     /// Fetches a file that another server redirected to, without a signature.
@@ -378,38 +352,7 @@ impl FederationClient {
                 format!("the file's place answered {status}"),
             ));
         }
-        coming(server, response, bytes_max).await
-    }
-}
-
-async fn whole(
-    server: &ServerName,
-    response: reqwest::Response,
-    bytes_max: usize,
-) -> Result<Response, ClientError> {
-    let (status, headers) = (response.status(), response.headers().clone());
-    let body = read_bounded(response, bytes_max).await;
-    let body = body.map_err(|error| unread(server, bytes_max, error))?;
-    Ok(Response { status, headers, body })
-}
-
-async fn coming(
-    server: &ServerName,
-    response: reqwest::Response,
-    bytes_max: usize,
-) -> Result<Coming, ClientError> {
-    if !response.status().is_success() {
-        return Err(refusal(server, &whole(server, response, ERROR_BYTES_MAX).await?));
-    }
-    let headers = response.headers().clone();
-    let pieces = Pieces::of(response, bytes_max).map_err(|error| unread(server, bytes_max, error))?;
-    Ok(Coming { headers, server: server.to_owned(), pieces, bytes_max })
-}
-
-fn unread(server: &ServerName, bytes_max: usize, error: ReadError) -> ClientError {
-    match error {
-        ReadError::TooLarge => ClientError::TooLarge(bytes_max),
-        ReadError::Transport(error) => ClientError::Transport(server.to_owned(), error),
+        coming(server, response, bytes_max, &self.0.large).await
     }
 }
 
@@ -448,24 +391,6 @@ fn checked_redirects(dns: Arc<Dns>) -> reqwest::redirect::Policy {
 fn may_follow(dns: &Dns, url: &Url) -> bool {
     let allowed = |host| literal(host).is_none_or(|address| dns.allows(address));
     url.scheme() == "https" && url.host_str().is_some_and(allowed)
-}
-
-fn refusal(server: &ServerName, response: &Response) -> ClientError {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
-    struct Body {
-        errcode: String,
-        error: String,
-        retry_after_ms: Option<u64>,
-    }
-    let body: Body = serde_json::from_slice(&response.body).unwrap_or_default();
-    ClientError::Status {
-        server: server.to_owned(),
-        status: response.status,
-        errcode: body.errcode.chars().take(128).collect(),
-        message: body.error.chars().take(256).collect(),
-        retry_after_ms: body.retry_after_ms,
-    }
 }
 
 /// Percent-encodes one path segment or query value, so that URL parsing leaves

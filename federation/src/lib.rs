@@ -29,6 +29,7 @@ pub mod client;
 mod device_lists;
 pub mod discovery;
 pub mod error;
+mod fills;
 pub mod handshake;
 pub mod inbound;
 pub mod incoming;

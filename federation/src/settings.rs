@@ -108,7 +108,7 @@ pub struct GapLimits {
 
 impl Default for GapLimits {
     fn default() -> Self {
-        Self { time: Duration::from_secs(50), events: 20_000, bytes: 32 * 1024 * 1024 }
+        Self { time: Duration::from_secs(50), events: 20_000, bytes: 16 * 1024 * 1024 }
     }
 }
 

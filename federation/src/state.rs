@@ -9,8 +9,17 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::{
-    client::FederationClient, joins::Joins, keys::KeyRing, later::Later, metrics::Metrics, outbound::Sender,
-    peers::PeerEvents, policy_servers::PolicyServers, replies::Replies, settings::Settings,
+    client::FederationClient,
+    fills::{FillTurn, Fills},
+    joins::Joins,
+    keys::KeyRing,
+    later::Later,
+    metrics::Metrics,
+    outbound::Sender,
+    peers::PeerEvents,
+    policy_servers::PolicyServers,
+    replies::Replies,
+    settings::Settings,
 };
 
 /// Replication messages that wait for the replication driver; more are dropped,
@@ -68,6 +77,7 @@ struct Inner {
     telling: Turns<OwnedServerName>,
     gaps: Turns<OwnedRoomId>,
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
+    fills: Fills,
     joins: Joins,
     later: Later,
     replies: Replies,
@@ -108,6 +118,7 @@ impl FederationState {
             telling: Turns::new(TELLING_AT_ONCE),
             gaps,
             gaps_with,
+            fills: Fills::default(),
             joins: Joins::default(),
             later: Later::default(),
             replies,
@@ -220,6 +231,11 @@ impl FederationState {
         server: Option<&OwnedServerName>,
     ) -> OwnedSemaphorePermit {
         self.0.gaps_with.take(&(room_id.to_owned(), server.cloned())).await
+    }
+
+    /// Waits until a gap before what `origin` sent may be filled.
+    pub(crate) async fn fill_for(&self, origin: &ServerName) -> FillTurn {
+        self.0.fills.take(origin).await
     }
 
     /// Notes that `origin` is alive.

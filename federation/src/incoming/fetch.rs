@@ -1,6 +1,8 @@
 //! Asking another server for events of a room. What comes is parsed, checked to
 //! be of that room, and its signatures are verified; what does not hold is left
 //! out with a line in the log.
+//!
+//! Invariant: each answer has a bound that fits what is asked for.
 
 use std::sync::Arc;
 
@@ -17,7 +19,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     bounded::BoundedList,
-    client::{ClientError, Request, escape},
+    client::{ClientError, LargeTurn, Request, STATE_BYTES_MAX, escape},
     error::blocking,
     state::FederationState,
     verification::verify,
@@ -29,6 +31,12 @@ pub const HISTORY_EVENTS_MAX: usize = 500;
 pub const STATE_EVENTS_MAX: usize = 200_000;
 /// Single events that are asked for at once.
 const EVENTS_AT_ONCE: usize = 16;
+/// Largest answer with one event, in bytes: some servers write it with more than it is made of.
+const EVENT_BYTES_MAX: usize = 256 * 1024;
+/// What each event of an answer about history may take, in bytes: twice the largest event.
+const HISTORY_EVENT_BYTES: usize = 128 * 1024;
+/// Largest answer with the ids of a state, in bytes: 300,000 of them.
+const IDS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Where and of what to ask.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +75,9 @@ impl Source<'_> {
         let body = json!({
             "earliest_events": earliest, "latest_events": latest, "limit": limit, "min_depth": 0,
         });
-        let request = Request::new(self.server, Method::POST, &path).json(&body)?;
-        let answer: Answer = self.ask(state, request).await?;
+        let mut request = Request::new(self.server, Method::POST, &path).json(&body)?;
+        request.response_bytes_max = history_bytes_max(limit);
+        let (answer, _): (Answer, _) = self.ask(state, request).await?;
         Ok(self.checked(state, answer.events.0).await)
     }
 
@@ -88,7 +97,9 @@ impl Source<'_> {
             path.push_str("&v=");
             path.push_str(&escape(event_id));
         }
-        let answer: Answer = self.ask(state, Request::new(self.server, Method::GET, &path)).await?;
+        let mut request = Request::new(self.server, Method::GET, &path);
+        request.response_bytes_max = history_bytes_max(limit);
+        let (answer, _): (Answer, _) = self.ask(state, request).await?;
         Ok(self.checked(state, answer.pdus.0).await)
     }
 
@@ -103,7 +114,9 @@ impl Source<'_> {
             escape(self.room_id),
             escape(event_id)
         );
-        let ids: StateIds = self.ask(state, Request::new(self.server, Method::GET, &path)).await?;
+        let mut request = Request::new(self.server, Method::GET, &path);
+        request.response_bytes_max = IDS_BYTES_MAX;
+        let (ids, _): (StateIds, _) = self.ask(state, request).await?;
         Ok((ids.pdu_ids.0, ids.auth_chain_ids.0))
     }
 
@@ -117,7 +130,9 @@ impl Source<'_> {
         }
         let path =
             format!("/_matrix/federation/v1/state/{}?event_id={}", escape(self.room_id), escape(event_id));
-        let answer: Answer = self.ask(state, Request::new(self.server, Method::GET, &path)).await?;
+        let mut request = Request::new(self.server, Method::GET, &path);
+        request.response_bytes_max = STATE_BYTES_MAX;
+        let (answer, _turn): (Answer, _) = self.ask(state, request).await?;
         // First what authorises: where not all can be stored at once, the rest finds it held.
         let mut all = answer.auth_chain.0;
         all.extend(answer.pdus.0);
@@ -135,7 +150,9 @@ impl Source<'_> {
             auth_chain: BoundedList<Box<RawValue>, STATE_EVENTS_MAX>,
         }
         let path = format!("/_matrix/federation/v1/event_auth/{}/{}", escape(self.room_id), escape(event_id));
-        let answer: Answer = self.ask(state, Request::new(self.server, Method::GET, &path)).await?;
+        let mut request = Request::new(self.server, Method::GET, &path);
+        request.response_bytes_max = STATE_BYTES_MAX;
+        let (answer, _turn): (Answer, _) = self.ask(state, request).await?;
         Ok(self.checked(state, answer.auth_chain.0).await)
     }
 
@@ -148,10 +165,11 @@ impl Source<'_> {
         let found: Vec<Option<Box<RawValue>>> = stream::iter(ids)
             .map(|event_id| async move {
                 let path = format!("/_matrix/federation/v1/event/{}", escape(&event_id));
-                let request = Request::new(self.server, Method::GET, &path);
-                let answer: Result<Answer, _> = self.ask(state, request).await;
+                let mut request = Request::new(self.server, Method::GET, &path);
+                request.response_bytes_max = EVENT_BYTES_MAX;
+                let answer: Result<(Answer, _), _> = self.ask(state, request).await;
                 match answer {
-                    Ok(answer) => answer.pdus.0.into_iter().next(),
+                    Ok((answer, _)) => answer.pdus.0.into_iter().next(),
                     Err(error) => {
                         tracing::debug!(%event_id, error = %Chain(&error), "an event can't be had");
                         None
@@ -164,17 +182,19 @@ impl Source<'_> {
         self.checked(state, found.into_iter().flatten().collect()).await
     }
 
+    /// An answer, and the turn that it took if it is large.
     async fn ask<T: DeserializeOwned + Send + 'static>(
         self,
         state: &FederationState,
         request: Request<'_>,
-    ) -> Result<T, ClientError> {
+    ) -> Result<(T, Option<Arc<LargeTurn>>), ClientError> {
         let response = state.client().send_ok(request).await?;
+        let turn = response.turn();
         let malformed = || ClientError::Answer(self.server.to_owned(), "it is malformed".to_owned());
         let parsed = blocking(move || {
             serde_json::from_slice(&response.body).map_err(|_| MatrixError::bad_json("malformed"))
         });
-        parsed.await.map_err(|_| malformed())
+        Ok((parsed.await.map_err(|_| malformed())?, turn))
     }
 
     /// Those of these events that are of the room and whose signatures hold.
@@ -199,4 +219,9 @@ impl Source<'_> {
         let log = |error: &_| tracing::warn!(server = %self.server, %error, "an event is left out");
         results.into_iter().filter_map(|result| result.inspect_err(log).ok()).collect()
     }
+}
+
+/// The largest answer with so many events, in bytes.
+fn history_bytes_max(events: usize) -> usize {
+    (events.min(HISTORY_EVENTS_MAX) + 1) * HISTORY_EVENT_BYTES
 }

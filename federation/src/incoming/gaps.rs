@@ -2,7 +2,7 @@
 //!
 //! Invariants: only servers in the room are asked, so that nobody outside
 //! decides what is stored of it; one fill ends within [`GapLimits::time`] and
-//! stores no more than [`GapLimits`] allows; no server's fills hold up those of
+//! holds or stores no more than [`GapLimits`] allows; no server's fills hold up those of
 //! others for longer than [`TURN_WAIT`].
 //!
 //! [`GapLimits`]: crate::settings::GapLimits
@@ -91,10 +91,12 @@ pub(super) async fn fill(
     let inside = servers.first().filter(|first| *first == origin);
     let turns = async {
         let own = state.gap_with(room_id, inside).await;
-        (own, tokio::time::timeout(TURN_WAIT, state.gap_of(room_id)).await)
+        let room = tokio::time::timeout(TURN_WAIT, state.gap_of(room_id)).await;
+        (own, room, state.fill_for(origin).await)
     };
-    if let Ok(_turns) = tokio::time::timeout(limits.time, turns).await {
-        gap.ask_all(&servers).await?;
+    match tokio::time::timeout(limits.time, turns).await {
+        Ok(_turns) => gap.ask_all(&servers).await?,
+        Err(_) => gap.is_unanswered = true,
     }
     if let Some(pdu) = gap.unanswered() {
         again::keep(state, (room_id.to_owned(), origin.to_owned()), version, pdu).await?;

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bounded::BoundedList,
-    client::{Request, escape},
+    client::{Request, STATE_BYTES_MAX, escape},
     error::blocking,
     handshake::{Template, TemplateError, Wanted},
     state::FederationState,
@@ -101,7 +101,9 @@ async fn join_through(
     let mut request = Request::new(&server, Method::PUT, &path);
     request.body = Some(join.raw().get().as_bytes().to_vec());
     request.timeout = Some(SEND_JOIN_TIMEOUT);
+    request.response_bytes_max = STATE_BYTES_MAX;
     let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    let _turn = response.turn();
     let (body, rules) = (response.body, causeway_room::version::rules(&version).ok_or_else(unsupported)?);
     let for_parsing = rules.clone();
     let parsed = blocking(move || {

@@ -2,6 +2,7 @@
 //! outside the room, by never answering, by answering too much.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,12 +12,14 @@ use std::{
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::Request,
     middleware::{self, Next},
     response::IntoResponse,
 };
 use causeway_federation::settings::GapLimits;
 use causeway_room::{NewEvent, Pdu, Placement, build};
+use futures_util::stream;
 use http::{Method, StatusCode};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, UserId};
 use serde_json::{Value, json};
@@ -173,6 +176,57 @@ async fn a_fill_ends_in_time_whoever_stalls() {
     // Longer than this, and the request itself is given up as unanswered.
     assert!(hand_over(&m, &a, &rootless).await["error"].is_string());
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+    a.stop().await;
+    m.stop().await;
+}
+
+/// A door whose answers about history never end, but for the ids of a state; it counts the bytes.
+fn endless(given: &Arc<AtomicUsize>, state_ids: Value) -> Box<dyn FnOnce(Router) -> Router> {
+    const PIECE: usize = 64 * 1024;
+    let given = Arc::clone(given);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let (given, state_ids) = (Arc::clone(&given), state_ids.clone());
+            async move {
+                if request.uri().path().contains("/state_ids/") {
+                    return Json(state_ids).into_response();
+                }
+                if !HISTORY.iter().any(|path| request.uri().path().contains(path)) {
+                    return next.run(request).await;
+                }
+                let pieces = stream::repeat_with(move || {
+                    given.fetch_add(PIECE, Ordering::SeqCst);
+                    Ok::<_, Infallible>(vec![b' '; PIECE])
+                });
+                Body::from_stream(pieces).into_response()
+            }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_of_an_answer_is_read_than_fits_what_was_asked_for() {
+    // What is on its way beside that: a few connections' buffers.
+    const BYTES_MAX: usize = 128 * 1024 * 1024;
+    let (folders, given) = (folders::<2>(), Arc::<AtomicUsize>::default());
+    let mut network = Network::of(&["a.test", "m.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let unknown: Vec<String> = (0..10).map(|n| format!("${n:0>43}")).collect();
+    let door = endless(&given, json!({"pdu_ids": unknown, "auth_chain_ids": []}));
+    let m = network.start_as("m.test", folders[1].path(), Shape { door, ..Shape::default() });
+    let (alice, mallory) = (a.user("alice"), m.user("mallory"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    m.join(&room, &mallory, &a.name).await.expect("joins");
+    let (named, sender) = (room.clone(), mallory.clone());
+    let auth = m.run(move |services| {
+        let state = [("m.room.power_levels", ""), ("m.room.member", sender.as_str())];
+        let state = state.map(|(kind, key)| services.rooms.state_event(&named, kind, key));
+        state.map(|pdu| pdu.expect("reads").expect("is set").event_id().to_owned()).to_vec()
+    });
+    let rootless = made(&m, &said(&mallory), &room, [nowhere(), auth.await]);
+    hand_over(&m, &a, &rootless).await;
+    let given = given.load(Ordering::SeqCst);
+    assert!((1..BYTES_MAX).contains(&given), "it was sent {given} bytes");
     a.stop().await;
     m.stop().await;
 }
