@@ -31,6 +31,7 @@ pub mod discovery;
 pub mod error;
 mod fills;
 pub mod handshake;
+mod heavy;
 pub mod inbound;
 pub mod incoming;
 mod joins;

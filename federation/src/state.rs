@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, onesho
 use crate::{
     client::FederationClient,
     fills::{FillTurn, Fills},
+    heavy::Heavy,
     joins::Joins,
     keys::KeyRing,
     later::Later,
@@ -78,6 +79,7 @@ struct Inner {
     gaps: Turns<OwnedRoomId>,
     gaps_with: Turns<(OwnedRoomId, Option<OwnedServerName>)>,
     fills: Fills,
+    heavy: Heavy,
     joins: Joins,
     later: Later,
     replies: Replies,
@@ -119,6 +121,7 @@ impl FederationState {
             gaps,
             gaps_with,
             fills: Fills::default(),
+            heavy: Heavy::default(),
             joins: Joins::default(),
             later: Later::default(),
             replies,
@@ -236,6 +239,11 @@ impl FederationState {
     /// Waits until a gap before what `origin` sent may be filled.
     pub(crate) async fn fill_for(&self, origin: &ServerName) -> FillTurn {
         self.0.fills.take(origin).await
+    }
+
+    /// Whose large answers are made.
+    pub(crate) fn heavy(&self) -> &Heavy {
+        &self.0.heavy
     }
 
     /// Notes that `origin` is alive.

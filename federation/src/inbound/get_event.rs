@@ -2,8 +2,10 @@
 
 use axum::{Json, Router, extract::State, routing::get};
 use causeway_service::error::MatrixError;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
+use super::large::{Large, raw};
 use crate::{
     access,
     authenticated::Signed,
@@ -16,6 +18,12 @@ pub(super) fn routes() -> Router<FederationState> {
     Router::new()
         .route("/_matrix/federation/v1/event/{event_id}", get(event))
         .route("/_matrix/federation/v1/event_auth/{room_id}/{event_id}", get(event_auth))
+}
+
+/// What authorises an event.
+#[derive(Serialize)]
+struct AuthChain<'a> {
+    auth_chain: Vec<&'a RawValue>,
 }
 
 async fn event(
@@ -46,9 +54,10 @@ async fn event_auth(
     State(state): State<FederationState>,
     Path((room_id, event_id)): Path<(String, String)>,
     signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Large, Refusal> {
     let services = state.services().clone();
-    let answer = blocking(move || {
+    let turn = state.heavy().turn(&signed.origin).await?;
+    let answer = state.heavy().make(move || {
         let rooms = &services.rooms;
         let (room_id, event_id) = (access::room_id(&room_id)?, access::event_id(&event_id)?);
         access::of_room(rooms, &room_id, &signed.origin)?;
@@ -57,7 +66,7 @@ async fn event_auth(
         let chain = rooms.auth_chain(&room_id, &[event_id])?;
         let pdus = rooms.state_pdus_for_server(chain)?;
         rooms.barrier()?;
-        Ok(json!({"auth_chain": pdus.iter().map(|pdu| pdu.raw()).collect::<Vec<_>>()}))
+        Large::of(&AuthChain { auth_chain: raw(&pdus) }, turn)
     });
-    Ok(Json(answer.await?))
+    Ok(answer.await?)
 }

@@ -1,20 +1,14 @@
 //! `GET …/state/{roomId}` and `GET …/state_ids/{roomId}`: a room's state before
 //! an event, and what authorises it.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Router, extract::State, routing::get};
 use causeway_service::{Services, error::MatrixError, rooms::StateForServer};
 use ruma::ServerName;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 
 use super::large::{Large, raw};
-use crate::{
-    access,
-    authenticated::Signed,
-    error::{Refusal, blocking},
-    params::Path,
-    state::FederationState,
-};
+use crate::{access, authenticated::Signed, error::Refusal, params::Path, state::FederationState};
 
 pub(super) fn routes() -> Router<FederationState> {
     Router::new()
@@ -40,11 +34,12 @@ async fn state(
 ) -> Result<Large, Refusal> {
     let at: At = signed.query()?;
     let services = state.services().clone();
-    let answer = blocking(move || {
+    let turn = state.heavy().turn(&signed.origin).await?;
+    let answer = state.heavy().make(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
         let [pdus, chain] =
             [found.state, found.auth_chain].map(|ids| services.rooms.state_pdus_for_server(ids));
-        Large::of(&Answer { pdus: raw(&pdus?), auth_chain: raw(&chain?) })
+        Large::of(&Answer { pdus: raw(&pdus?), auth_chain: raw(&chain?) }, turn)
     });
     Ok(answer.await?)
 }
@@ -53,14 +48,15 @@ async fn state_ids(
     State(state): State<FederationState>,
     Path(room_id): Path<String>,
     signed: Signed,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Large, Refusal> {
     let at: At = signed.query()?;
     let services = state.services().clone();
-    let answer = blocking(move || {
+    let turn = state.heavy().turn(&signed.origin).await?;
+    let answer = state.heavy().make(move || {
         let found = before(&services, &room_id, &at.event_id, &signed.origin)?;
-        Ok(json!({"pdu_ids": found.state, "auth_chain_ids": found.auth_chain}))
+        Large::of(&json!({"pdu_ids": found.state, "auth_chain_ids": found.auth_chain}), turn)
     });
-    Ok(Json(answer.await?))
+    Ok(answer.await?)
 }
 
 /// The state before an event and the chain that authorises it.

@@ -51,11 +51,12 @@ struct Newer<'a> {
 }
 
 async fn send_join(State(state): State<FederationState>, ids: Ids, signed: Signed) -> Result<Large, Refusal> {
+    let turn = state.heavy().turn(&signed.origin).await?;
     let accepted = send(&state, ids, signed, MembershipState::Join).await?;
     let answer = blocking(move || {
         let Accepted { event, servers, .. } = &accepted;
         let newer = Newer { event: event.raw(), members_omitted: false, servers_in_room: servers };
-        Large::of(&joined(&state, &accepted, Some(newer)))
+        Large::of(&joined(&state, &accepted, Some(newer)), turn)
     });
     Ok(answer.await?)
 }
@@ -66,8 +67,9 @@ async fn send_join_v1(
     ids: Ids,
     signed: Signed,
 ) -> Result<Large, Refusal> {
+    let turn = state.heavy().turn(&signed.origin).await?;
     let accepted = send(&state, ids, signed, MembershipState::Join).await?;
-    Ok(blocking(move || Large::of(&(200, joined(&state, &accepted, None)))).await?)
+    Ok(blocking(move || Large::of(&(200, joined(&state, &accepted, None)), turn)).await?)
 }
 
 async fn send_leave(
@@ -143,14 +145,15 @@ async fn accept(
     let signed_by_all = crate::policy::complete(state, &room_id, vec![pdu]).await?.pop();
     let pdu = signed_by_all.ok_or_else(|| MatrixError::bad_json("There is no event"))?;
     let (services, origin) = (state.services().clone(), signed.origin.clone());
+    let is_heavy = membership == MembershipState::Join;
     let turn = services.rooms.turn(&room_id).await;
-    let accepted = blocking(move || {
+    let accept = move || {
         let _turn = turn;
         let accepted = services.rooms.accept_member(&origin, &room_id, pdu, &membership)?;
         services.rooms.barrier()?;
         Ok(accepted)
-    });
-    Ok(accepted.await?)
+    };
+    Ok(if is_heavy { state.heavy().make(accept).await? } else { blocking(accept).await? })
 }
 
 pub(super) fn parse(version: &VersionRules, raw: &RawValue) -> Result<Pdu, MatrixError> {

@@ -12,6 +12,7 @@ mod fuzz;
 mod gap_abuse;
 mod gaps;
 mod hearsay;
+mod heavy;
 mod hostile;
 mod identity_server;
 mod joining;

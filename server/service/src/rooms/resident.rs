@@ -114,6 +114,10 @@ impl Rooms {
             let shown = writer.shown_outside(&event)?;
             Ok(Ok((event, servers, shown.iter().map(|pdu| pdu.raw().to_owned()).collect())))
         })??;
+        if *membership != MembershipState::Join {
+            let (state, auth_chain) = Default::default();
+            return Ok(Accepted { event, state, auth_chain, servers, room_state });
+        }
         let given = self.state_for_server(room_id, event.event_id())?;
         let mut chain = given.auth_chain;
         let known: std::collections::HashSet<_> = chain.iter().cloned().collect();
