@@ -13,6 +13,7 @@ mod load;
 mod members;
 mod operation;
 mod quiet;
+mod sidecar;
 mod writes;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -35,7 +36,7 @@ struct Arguments {
     /// A tenth of everything: to see that the bench works, not to measure.
     #[arg(long)]
     quick: bool,
-    /// Only these: writes, latency, catch-up, quiet, clients, federation, members, operation.
+    /// Only these: writes, latency, catch-up, quiet, clients, federation, members, sidecar, operation.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -54,7 +55,17 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let scale = if arguments.quick { 10 } else { 1 };
-    let known = ["writes", "latency", "catch-up", "quiet", "clients", "federation", "members", "operation"];
+    let known = [
+        "writes",
+        "latency",
+        "catch-up",
+        "quiet",
+        "clients",
+        "federation",
+        "members",
+        "sidecar",
+        "operation",
+    ];
     if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Failure::new(format!("no measurement {name}; there are {}", known.join(", "))));
     }
@@ -93,6 +104,7 @@ async fn measure_one(name: &str, scale: usize, figures: &mut Figures) -> Result<
         "quiet" => quiet::measure(&cluster, scale, figures).await?,
         "clients" => clients::measure(&cluster, scale, figures).await?,
         "members" => members::measure(&cluster, scale, figures).await?,
+        "sidecar" => sidecar::measure(&cluster, scale, figures).await?,
         "federation" => federation::measure(&cluster, scale, figures).await?,
         _ => operation::measure(&mut cluster, scale, figures).await?,
     }
