@@ -53,6 +53,7 @@ pub mod settings;
 pub mod signing;
 pub mod state;
 pub mod trace_context;
+mod undoing;
 pub mod verification;
 
 use axum::Router;
@@ -111,6 +112,7 @@ pub fn drivers(
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),
         ("events that are tried again", Box::pin(incoming::again::run(state.clone(), stop.clone()))),
+        ("joins that failed", Box::pin(remote_driver::undo::run(state.clone(), stop.clone()))),
         ("replication", Box::pin(replication)),
         ("push notifications", Box::pin(push_driver::run(state.clone(), stop.clone()))),
     ]

@@ -17,9 +17,11 @@ mod leave;
 mod media;
 mod public_rooms;
 mod space;
+pub(crate) mod undo;
 mod user_keys;
 
 use causeway_service::remote::RemoteRequest;
+use ruma::{OwnedRoomId, UserId};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -75,10 +77,7 @@ async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
         RemoteRequest::Join { room_id, user_id, via, content, reply } => {
             let Some(_turn) = place.turn().await else { return };
             let joined = join::join(&state, &room_id, &user_id, via, content).await;
-            if joined.is_ok() {
-                // What its servers said of its changes before this one could listen is lost.
-                state.replicate(ReplicationMessage::Joined { room: room_id });
-            }
+            joined_or_not(&state, (room_id, &user_id), joined.is_ok()).await;
             let _gone = reply.send(joined);
         }
         RemoteRequest::Knock { room_id, user_id, via, content, reply } => {
@@ -138,5 +137,19 @@ async fn serve(state: FederationState, place: Place, request: RemoteRequest) {
         RemoteRequest::Backfill { room_id, limit, reply } => {
             place.tell(reply, backfill::backfill(&state, &room_id, limit)).await;
         }
+    }
+}
+
+/// What follows from a join, whether or not it succeeded.
+async fn joined_or_not(
+    state: &FederationState,
+    (room_id, user_id): (OwnedRoomId, &UserId),
+    has_joined: bool,
+) {
+    if has_joined {
+        // What its servers said of its changes before this one could listen is lost.
+        state.replicate(ReplicationMessage::Joined { room: room_id });
+    } else {
+        undo::failed(state, &room_id, user_id).await;
     }
 }

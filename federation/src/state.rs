@@ -21,6 +21,7 @@ use crate::{
     policy_servers::PolicyServers,
     replies::Replies,
     settings::Settings,
+    undoing::Undoing,
 };
 
 /// Replication messages that wait for the replication driver; more are dropped,
@@ -81,6 +82,7 @@ struct Inner {
     fills: Fills,
     heavy: Heavy,
     joins: Joins,
+    undoing: Undoing,
     later: Later,
     replies: Replies,
     peers: PeerEvents,
@@ -123,6 +125,7 @@ impl FederationState {
             fills: Fills::default(),
             heavy: Heavy::default(),
             joins: Joins::default(),
+            undoing: Undoing::default(),
             later: Later::default(),
             replies,
             peers,
@@ -177,6 +180,11 @@ impl FederationState {
     /// Joins that are under way.
     pub(crate) fn joins(&self) -> &Joins {
         &self.0.joins
+    }
+
+    /// Joins that failed.
+    pub(crate) fn undoing(&self) -> &Undoing {
+        &self.0.undoing
     }
 
     /// Events that are tried again.

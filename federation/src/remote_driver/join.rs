@@ -3,14 +3,15 @@
 //!
 //! Invariants: the join is this server's own event, whatever the template says;
 //! no event of the answer is used whose signatures were not checked; the room
-//! exists here after the import or not at all.
+//! exists here after the import or not at all, and in the latter case who may have
+//! taken the join is told that the user is not in the room ([`super::undo`]).
 
 use std::collections::{BTreeMap, HashSet};
 
 use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
-    rooms::VersionRules,
+    rooms::{AskedJoin, VersionRules},
 };
 use http::Method;
 use ruma::{
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     bounded::BoundedList,
-    client::{Request, STATE_BYTES_MAX, escape},
+    client::{ClientError, Request, STATE_BYTES_MAX, escape},
     error::blocking,
     handshake::{Template, TemplateError, Wanted},
     state::FederationState,
@@ -80,11 +81,30 @@ pub(super) async fn join(
         return Ok(());
     }
     let _under_way = (!is_here).then(|| state.joins().begin(room_id));
-    first(&servers, |server| {
+    let joined = first(&servers, |server| {
         let wanted = Wanted { room_id, user_id, membership: "join", content: &content };
         join_through(state, server, wanted)
-    })
-    .await
+    });
+    let joined = joined.await;
+    if joined.is_ok() {
+        forget(state, (room_id, user_id), None).await;
+    }
+    joined
+}
+
+/// The join is no longer to be undone, at one server or at all.
+async fn forget(
+    state: &FederationState,
+    (room_id, user_id): (&RoomId, &UserId),
+    server: Option<&ServerName>,
+) {
+    let (services, room_id, user_id) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
+    let server = server.map(ToOwned::to_owned);
+    let forgotten =
+        blocking(move || Ok(services.rooms.forget_asked_joins(&room_id, &user_id, server.as_deref())?));
+    if let Err(error) = forgotten.await {
+        tracing::error!(error = %Chain(&error), "it can't be noted that a join is over");
+    }
 }
 
 #[tracing::instrument(name = "federation.room.join", skip_all, fields(server.address = %server))]
@@ -96,13 +116,29 @@ async fn join_through(
     let template = template(state, &server, "make_join", wanted).await?;
     let version = template.room_version.clone().ok_or_else(unsupported)?;
     let join = complete(state, template, wanted)?;
+    let asked = AskedJoin {
+        room_id: wanted.room_id.to_owned(),
+        user_id: wanted.user_id.to_owned(),
+        server: server.clone(),
+        event_id: join.event_id().to_owned(),
+    };
+    let services = state.services().clone();
+    blocking(move || Ok(services.rooms.note_asked_join(&asked)?)).await?;
     let path =
         format!("/_matrix/federation/v2/send_join/{}/{}", escape(wanted.room_id), escape(join.event_id()));
     let mut request = Request::new(&server, Method::PUT, &path);
     request.body = Some(join.raw().get().as_bytes().to_vec());
     request.timeout = Some(SEND_JOIN_TIMEOUT);
     request.response_bytes_max = STATE_BYTES_MAX;
-    let response = state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    let response = match state.client().send_ok(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            if !error.is_outage() && matches!(error, ClientError::Status { .. }) {
+                forget(state, (wanted.room_id, wanted.user_id), Some(&server)).await;
+            }
+            return Err(answer(&error));
+        }
+    };
     let _turn = response.turn();
     let (body, rules) = (response.body, causeway_room::version::rules(&version).ok_or_else(unsupported)?);
     let for_parsing = rules.clone();

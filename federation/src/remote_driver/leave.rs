@@ -5,7 +5,7 @@
 use causeway_room::Pdu;
 use causeway_service::error::MatrixError;
 use http::Method;
-use ruma::{OwnedServerName, RoomId, UserId};
+use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 use serde_json::Value;
 
 use super::{
@@ -54,10 +54,19 @@ async fn leave_through(
 ) -> Result<Pdu, MatrixError> {
     let template = template(state, &server, "make_leave", wanted).await?;
     let leave = complete(state, template, wanted)?;
-    let path =
-        format!("/_matrix/federation/v2/send_leave/{}/{}", escape(wanted.room_id), escape(leave.event_id()));
-    let mut request = Request::new(&server, Method::PUT, &path);
-    request.body = Some(leave.raw().get().as_bytes().to_vec());
-    state.client().send_ok(request).await.map_err(|error| answer(&error))?;
+    send_leave(state, &server, wanted.room_id, &leave).await?;
     Ok(leave)
+}
+
+/// Has a server in the room take a leave.
+pub(super) async fn send_leave(
+    state: &FederationState,
+    server: &ServerName,
+    room_id: &RoomId,
+    leave: &Pdu,
+) -> Result<(), MatrixError> {
+    let path = format!("/_matrix/federation/v2/send_leave/{}/{}", escape(room_id), escape(leave.event_id()));
+    let mut request = Request::new(server, Method::PUT, &path);
+    request.body = Some(leave.raw().get().as_bytes().to_vec());
+    state.client().send_ok(request).await.map(drop).map_err(|error| answer(&error))
 }

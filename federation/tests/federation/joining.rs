@@ -2,15 +2,18 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use axum::{
-    Router,
+    Json, Router,
     extract::Request,
     middleware::{self, Next},
+    response::IntoResponse,
 };
-use ruma::RoomVersionId;
+use causeway_service::Services;
+use http::StatusCode;
+use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -120,4 +123,68 @@ async fn who_asks_to_join_once_more_meanwhile_causes_no_other_join() {
     assert_eq!(holding.taken.load(Ordering::SeqCst), 1);
     a.stop().await;
     b.stop().await;
+}
+
+/// A door that takes joins and answers them with what is no room, and, while `mute`, makes no leaves.
+fn spoiling(mute: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+    let mute = Arc::clone(mute);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let path = request.uri().path().to_owned();
+            let is_mute = mute.load(Ordering::SeqCst) && path.contains("/make_leave/");
+            async move {
+                if is_mute {
+                    return StatusCode::BAD_GATEWAY.into_response();
+                }
+                let answer = next.run(request).await;
+                if path.contains("/send_join/") && answer.status().is_success() {
+                    return Json(json!({"state": [], "auth_chain": []})).into_response();
+                }
+                answer
+            }
+        }))
+    })
+}
+
+/// A join is taken and can't be taken in; the server that it is of is started anew, if `restarts`.
+async fn a_failed_join_is_undone(restarts: bool) {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let mute = Arc::new(AtomicBool::new(restarts));
+    let shape = Shape { door: spoiling(&mute), ..Shape::default() };
+    let a = network.start_as("a.test", folders[0].path(), shape);
+    let mut b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect_err("there is no room in the answer");
+    let membership = {
+        let room = room.clone();
+        move |services: &Services| {
+            let member = services.rooms.member(&room, &bob).expect("reads");
+            member.expect("was let in").membership
+        }
+    };
+    if restarts {
+        let seen = membership.clone();
+        assert_eq!(a.run(move |services| seen(services)).await, MembershipState::Join);
+        b.stop().await;
+        mute.store(false, Ordering::SeqCst);
+        b = network.start("b.test", folders[1].path());
+    }
+    let seen = membership.clone();
+    a.until("bob is out", move |services| seen(services) == MembershipState::Leave).await;
+    let noted = |services: &Services| services.rooms.asked_joins(None, 1).expect("reads").is_empty();
+    b.until("nothing is left to undo", noted).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_and_has_no_room_leaves() {
+    a_failed_join_is_undone(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_and_has_no_room_leaves_also_after_a_restart() {
+    a_failed_join_is_undone(true).await;
 }

@@ -50,7 +50,9 @@ catalogue! {
     // --- core
     /// `"schema"` -> u64, the last complete migration; `"positions"` -> u64, no position above it was handed out;
     /// `"indexes"` -> u64, the version of the rooms' indexes for reading that is complete;
-    /// `"joining"` | room id -> (), while a join is taken in piece by piece.
+    /// `"joining"` | room id -> (), while a join is taken in piece by piece;
+    /// `"asked_join"` | room id | user id | server name -> JSON `{event_id}`: a join that this server was asked
+    /// to take in and that has not succeeded here.
     Meta = "meta";
 
     // --- accounts

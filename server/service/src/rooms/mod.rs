@@ -20,6 +20,7 @@
 //! - a panic in one write costs that write, not the room.
 
 mod access;
+mod asked_joins;
 mod blocking;
 mod commit;
 mod create;
@@ -72,6 +73,7 @@ pub use causeway_storage::{
 pub(crate) use self::guests::GUEST_ACCESS;
 pub(crate) use self::{access::Sight, crowd::Crowd};
 pub use self::{
+    asked_joins::AskedJoin,
     blocking::ShutdownWish,
     create::{CreateRoom, Created, InitialState, Preset},
     error::RoomError,

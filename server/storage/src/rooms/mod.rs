@@ -7,6 +7,7 @@
 //! current state, members, memberships, servers, relations and the timeline are
 //! indexes over them, written in the same batch.
 
+mod asked_joins;
 mod joining;
 mod members;
 pub mod purge;
@@ -18,6 +19,7 @@ mod times;
 mod unanswered;
 mod words;
 
+pub use asked_joins::{AskedJoin, asked_joins, delete_asked_join, put_asked_join};
 use causeway_room::state_tree::Root;
 pub use joining::{clear_joining, delete_joining, is_joining, joining, put_joining};
 pub use members::{
