@@ -9,15 +9,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use causeway_room::{NewEvent, Pdu, StateKey};
 use causeway_storage::rooms as rows;
 use ruma::{
-    OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId,
-    events::room::member::MembershipState,
-    room::JoinRuleKind,
-    room_version_rules::RoomVersionRules,
-    state_res::events::{RoomJoinRulesEvent, RoomPowerLevelsIntField},
+    OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId, events::room::member::MembershipState,
+    room::JoinRuleKind, state_res::events::RoomJoinRulesEvent,
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{Rooms, error::RoomError, power::Power, store::VersionRules, writer::RoomWriter};
+use super::{Rooms, error::RoomError, store::VersionRules, writer::RoomWriter};
 use crate::notify::Topic;
 
 /// Servers named to go through, at most.
@@ -419,36 +416,6 @@ impl RoomWriter<'_> {
             }
         }
         Err(if knows_all { refused } else { RoomError::UnableToAuthoriseJoin })
-    }
-
-    /// A joined user of this server who may invite, and so vouch for who joins.
-    pub(crate) fn local_voucher(&mut self) -> Result<Option<OwnedUserId>, RoomError> {
-        self.local_member(|power, rules, user_id| power.may(rules, user_id, RoomPowerLevelsIntField::Invite))
-    }
-
-    /// A joined user of this server who may send messages of a type.
-    pub(crate) fn local_sender(&mut self, kind: &str) -> Result<Option<OwnedUserId>, RoomError> {
-        self.local_member(|power, rules, user_id| power.may_send(rules, user_id, kind, false))
-    }
-
-    fn local_member(
-        &mut self,
-        is_able: impl Fn(&Power, &RoomVersionRules, &UserId) -> bool,
-    ) -> Result<Option<OwnedUserId>, RoomError> {
-        self.settle()?;
-        let power = self.power()?;
-        let rules = Arc::clone(self.rules());
-        let database = &self.rooms.store.database;
-        for (user_id, _) in rows::members(database, &self.room_id, None, usize::MAX)? {
-            let local = user_id.server_name() == self.rooms.server_name;
-            if local
-                && is_able(&power, &rules.rules, &user_id)
-                && self.membership(&user_id)? == MembershipState::Join
-            {
-                return Ok(Some(user_id));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -32,6 +32,7 @@ mod guests;
 mod head;
 mod import;
 mod indexes;
+mod local_members;
 mod membership;
 mod order;
 mod policy;

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use causeway_room::{NewEvent, Pdu, Root, auth, state_tree};
+use causeway_room::{Pdu, Root, auth, state_tree};
 use causeway_storage::rooms::{self as rows, EventMeta};
 use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 
@@ -161,8 +161,7 @@ impl RoomWriter<'_> {
                 return Ok(());
             }
             self.settle()?;
-            let Some(sender) = self.local_sender(MERGE_TYPE)? else { return Ok(()) };
-            let merge = NewEvent::new(MERGE_TYPE, sender, None, serde_json::json!({}))?;
+            let Some(merge) = self.saying_nothing(MERGE_TYPE)? else { return Ok(()) };
             match self.append(merge) {
                 Ok(_) => {}
                 // Where a policy server would be asked, it is left undone.

@@ -45,3 +45,26 @@ fn ends_of(count: usize, times: usize) {
     }
     assert_eq!(a.rooms.heads(&room_id).expect("reads").first(), last.as_ref());
 }
+
+#[test]
+fn ends_are_joined_where_nobody_here_may_write() {
+    let (a, b, room_id) = pair();
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let mut to_b = std::collections::BTreeSet::new();
+    a.send(&room_id, state(&alice, "m.room.power_levels", "", json!({ "events_default": 50 })));
+    let head = a.send(&room_id, message(&alice, "the last common one"));
+    deliver(&a, &b, &room_id, &queued(&a, &b, &mut to_b));
+    let before = b.rooms.state_event(&room_id, "m.room.member", bob.as_str()).expect("reads").expect("is in");
+    let authority = head.auth_events().to_vec();
+    let fork = |n: usize| forged(&a, &room_id, &message(&alice, &n.to_string()), authority.clone(), &head);
+    let forks: Vec<_> = (0..12).map(fork).collect();
+    assert!(deliver(&a, &b, &room_id, &forks).iter().all(|(_, result)| *result == Received::Accepted));
+    let merges = queued(&b, &a, &mut std::collections::BTreeSet::new());
+    let [merge] = merges.as_slice() else { panic!("there are {}", merges.len()) };
+    assert_eq!(b.rooms.heads(&room_id).expect("reads"), [merge.event_id().to_owned()]);
+    assert_eq!((merge.sender(), merge.content_object()), (&*bob, before.content_object()));
+    // As others have it, too.
+    deliver(&a, &a, &room_id, &forks);
+    let taken = deliver(&b, &a, &room_id, &merges);
+    assert!(taken.iter().all(|(_, result)| *result == Received::Accepted), "{taken:?}");
+}
