@@ -5,7 +5,8 @@
 //!
 //! Invariants: the origin is believed only after its signature over the raw URI
 //! and the body was checked; one origin is served at most
-//! `Settings::requests_per_origin` requests at once, and no more often than `rate_limits` says.
+//! `Settings::requests_per_origin` requests at once, as many wait, and no more often than
+//! `rate_limits` says; few large bodies are in memory at once, whoever they are of.
 
 use axum::extract::{FromRequest, OriginalUri, Request};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    body::{REQUEST_BODY_TIMEOUT, read_request},
+    body::{LargeBody, REQUEST_BODY_TIMEOUT},
     error::{Refusal, unauthorized},
     keys::Purpose,
     params,
@@ -28,6 +29,9 @@ use crate::{
 /// units of 64 KiB each, and some.
 pub const BODY_BYTES_MAX: usize = 12 * 1024 * 1024;
 
+/// When who has too many requests waiting is to come again, in milliseconds.
+const LATER_MS: u64 = 1_000;
+
 /// A request that was signed by `origin`. Keep it until the answer is made: it
 /// holds the origin's turn.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub struct Signed {
     pub body: Bytes,
     uri: Uri,
     _turn: OwnedSemaphorePermit,
+    _large: Option<LargeBody>,
 }
 
 impl Signed {
@@ -98,7 +103,7 @@ impl Signed {
         let authorization = Authorization::parse(authorization.as_bytes()).map_err(refused)?;
         let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
         let uri = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        let body = read_request(body, bytes_max, REQUEST_BODY_TIMEOUT).await?;
+        let (body, large) = state.large_bodies().read(body, bytes_max, REQUEST_BODY_TIMEOUT).await?;
         let signed = SignedRequest {
             method: parts.method.as_str(),
             uri: &uri,
@@ -108,9 +113,12 @@ impl Signed {
         };
         verify(state, &signed, &authorization).await?;
         state.services().rate_limits.admit(Class::Federation, authorization.origin.as_str())?;
-        let turn = state.turn_of(&authorization.origin).await;
+        let turn = state.turn_of(&authorization.origin).await.ok_or_else(|| {
+            MatrixError::new(429, "M_LIMIT_EXCEEDED", "Too many requests at once")
+                .with("retry_after_ms", LATER_MS)
+        })?;
         state.heard_from(&authorization.origin);
-        Ok(Self { origin: authorization.origin, body, uri: parts.uri, _turn: turn })
+        Ok(Self { origin: authorization.origin, body, uri: parts.uri, _turn: turn, _large: large })
     }
 }
 

@@ -156,6 +156,7 @@ fn pause(tries: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use causeway_service::clock::Clock;
     use ruma::{RoomVersionId, room_id, server_name};
     use serde_json::json;
 
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn what_could_not_be_had_for_long_is_tried_as_soon_as_its_sender_is_heard_from() {
         let version = VersionRules::of(&RoomVersionId::V11).expect("is supported");
-        let (later, now) = (Later::default(), Instant::now());
+        let (later, now) = (Later::default(), Clock::System.instant());
         let key = || (room_id!("!r:a.test").to_owned(), server_name!("b.test").to_owned());
         let mut at = now;
         for _ in 0..150 {
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn events_that_come_meanwhile_neither_put_off_what_waits_nor_count_as_tries() {
         let version = VersionRules::of(&RoomVersionId::V11).expect("is supported");
-        let (later, now) = (Later::default(), Instant::now());
+        let (later, now) = (Later::default(), Clock::System.instant());
         let key = || (room_id!("!r:a.test").to_owned(), server_name!("b.test").to_owned());
         for depth in 0..2 * u64::from(TRIES_MAX) {
             later.put(key(), &version, event(&version, depth), now + Duration::from_millis(depth));
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn one_server_does_not_take_all_turns() {
         let version = VersionRules::of(&RoomVersionId::V11).expect("is supported");
-        let (later, now) = (Later::default(), Instant::now());
+        let (later, now) = (Later::default(), Clock::System.instant());
         let rooms =
             ["!r:a.test", "!s:a.test", "!t:a.test"].map(|id| OwnedRoomId::try_from(id).expect("an id"));
         for room_id in &rooms {

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::{
+    body::LargeBodies,
     client::FederationClient,
     fills::{FillTurn, Fills},
     heavy::Heavy,
@@ -30,6 +31,9 @@ pub const REPLICATION_MESSAGES_MAX: usize = 1_024;
 
 /// Advertisements that are told to one sidecar at once.
 const TELLING_AT_ONCE: usize = 4;
+
+/// Requests of one server that wait for their turn; more are turned away.
+const REQUESTS_WAITING_MAX: usize = 64;
 
 /// Requests of identity servers that are served at once; more are turned away.
 const BINDINGS_MAX: usize = 4;
@@ -89,6 +93,7 @@ struct Inner {
     policy_servers: PolicyServers,
     /// For what identity servers tell, which nobody signs.
     bindings: Semaphore,
+    large_bodies: LargeBodies,
     metrics: Arc<Metrics>,
     replication: mpsc::Sender<ReplicationMessage>,
 }
@@ -131,6 +136,7 @@ impl FederationState {
             peers,
             policy_servers: PolicyServers::default(),
             bindings: Semaphore::new(BINDINGS_MAX),
+            large_bodies: LargeBodies::default(),
             metrics,
             replication,
         };
@@ -219,9 +225,14 @@ impl FederationState {
         }
     }
 
-    /// Waits until `origin` may be served one more request.
-    pub(crate) async fn turn_of(&self, origin: &ServerName) -> OwnedSemaphorePermit {
-        self.0.turns.take(origin).await
+    /// Waits until `origin` may be served one more request; `None` if many of its wait already.
+    pub(crate) async fn turn_of(&self, origin: &ServerName) -> Option<OwnedSemaphorePermit> {
+        self.0.turns.take_among(origin, REQUESTS_WAITING_MAX).await
+    }
+
+    /// The bodies of requests that are large.
+    pub(crate) fn large_bodies(&self) -> &LargeBodies {
+        &self.0.large_bodies
     }
 
     /// Whose turn it is to be told by a request of its own.

@@ -70,7 +70,7 @@ pub(super) async fn join(
     let named = room_id.server_name().map(ToOwned::to_owned);
     let servers = candidates(state.server_name(), via.into_iter().chain(named));
     // A client that waited too long asks once more: the answer may be large.
-    let _turn = state.joins().turn(room_id).await;
+    let _turn = state.joins().turn(room_id, user_id).await;
     let (services, room, user) = (state.services().clone(), room_id.to_owned(), user_id.to_owned());
     let found = blocking(move || {
         let rooms = &services.rooms;

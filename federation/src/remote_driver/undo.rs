@@ -106,7 +106,7 @@ async fn undo(state: FederationState, asked: AskedJoin, tries: u32) {
 async fn try_undo(state: &FederationState, asked: &AskedJoin) -> Result<(), MatrixError> {
     let AskedJoin { room_id, user_id, server, event_id } = asked;
     // A join that is under way may succeed.
-    let _turn = state.joins().turn(room_id).await;
+    let _turn = state.joins().turn(room_id, user_id).await;
     let (services, room, user) = (state.services().clone(), room_id.clone(), user_id.clone());
     if blocking(move || Ok(services.rooms.is_joined(&room, &user)?)).await? {
         return Ok(());

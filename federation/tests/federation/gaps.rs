@@ -3,11 +3,11 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use axum::{
-    Router,
+    Json, Router,
     extract::Request,
     middleware::{self, Next},
     response::IntoResponse,
@@ -69,9 +69,67 @@ async fn a_small_gap_is_filled_with_the_events_in_between() {
     gap_of(20).await;
 }
 
+/// A door that has no events in between, and counts what else it is asked about the past.
+fn forgetful(asked: &Arc<[AtomicUsize; 3]>) -> Box<dyn FnOnce(Router) -> Router> {
+    let asked = Arc::clone(asked);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let path = request.uri().path();
+            let forgets = path.contains("/get_missing_events/");
+            for (count, name) in asked.iter().zip(["/state_ids/", "/state/", "/event/"]) {
+                count.fetch_add(usize::from(path.contains(name)), Ordering::SeqCst);
+            }
+            async move {
+                if forgets { Json(json!({"events": []})).into_response() } else { next.run(request).await }
+            }
+        }))
+    })
+}
+
+/// So many pieces of state are in a gap that can't be had; how often the state's ids, the state
+/// and single events were asked for.
+async fn bridged(pieces: usize) -> [usize; 3] {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let asked = Arc::new([const { AtomicUsize::new(0) }; 3]);
+    let a = network.start_with("a.test", folders[0].path(), false);
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let mut lost = Vec::new();
+    for n in 0..pieces {
+        let key = n.to_string();
+        lost.push(a.send(&room, &alice, "org.example.piece", Some(&key), json!({"number": n})).await);
+    }
+    lose_what_waits(&a).await;
+    a.stop().await;
+    let shape = Shape { door: forgetful(&asked), ..Shape::default() };
+    let a = network.start_as("a.test", folders[0].path(), shape);
+    let late = a.send(&room, &alice, "m.room.message", None, json!({"body": "late"})).await;
+    b.has(&late).await;
+    let room_id = room.clone();
+    let held = b.run(move |services| {
+        let piece = |n: usize| services.rooms.state_event(&room_id, "org.example.piece", &n.to_string());
+        let id = |n| piece(n).expect("reads").expect("is set").event_id().to_owned();
+        (0..pieces).map(id).collect::<Vec<_>>()
+    });
+    assert_eq!(held.await, lost);
+    a.stop().await;
+    b.stop().await;
+    asked.each_ref().map(|count| count.load(Ordering::SeqCst))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wide_gap_is_bridged_by_the_state_behind_it() {
-    gap_of(300).await;
+async fn a_gap_that_can_not_be_had_is_bridged_by_the_state_behind_it() {
+    let [ids, state, single] = bridged(20).await;
+    assert!(ids > 0 && state == 0 && single >= 20, "{ids} {state} {single}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_much_of_that_state_is_missing_it_is_had_at_once() {
+    let [ids, state, single] = bridged(150).await;
+    assert!(ids > 0 && state > 0 && single == 0, "{ids} {state} {single}");
 }
 
 /// A door that can't serve what is asked about the past of events, while `cut`.

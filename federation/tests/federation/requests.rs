@@ -1,6 +1,8 @@
 //! What clients' requests need from other servers: invites, files, profiles,
 //! aliases, history.
 
+use std::sync::{Arc, Mutex};
+
 use axum::{
     Router,
     body::Body,
@@ -17,9 +19,12 @@ use causeway_service::{
 use futures_util::{StreamExt, stream};
 use http::Method;
 use ruma::{OwnedRoomId, RoomVersionId, UserId, events::room::member::MembershipState};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
-use crate::support::{Network, Server, Shape};
+use crate::{
+    gap_abuse::lying,
+    support::{Network, Server, Shape},
+};
 
 pub fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
@@ -320,4 +325,36 @@ async fn history_before_the_join_can_be_had() {
     }
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_new_does_not_keep_history_from_others() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "z.test"]);
+    let z = network.start("z.test", folders[0].path());
+    let known: Arc<Mutex<Value>> = Arc::default();
+    let told = Arc::clone(&known);
+    let door =
+        lying(move |path| path.contains("/backfill/").then(|| told.lock().expect("unpoisoned").clone()));
+    let a = network.start_as("a.test", folders[1].path(), Shape { door, ..Shape::default() });
+    let b = network.start("b.test", folders[2].path());
+    let (zoe, alice, bob) = (z.user("zoe"), a.user("alice"), b.user("bob"));
+    let room = z.create_room(&zoe, RoomVersionId::V12).await;
+    let said = z.send(&room, &zoe, "m.room.message", None, json!({"body": "before"})).await;
+    a.join(&room, &alice, &z.name).await.expect("joins");
+    b.join(&room, &bob, &z.name).await.expect("joins");
+    let room_id = room.clone();
+    let create = z.run(move |services| services.rooms.state_event(&room_id, "m.room.create", "")).await;
+    let create = create.expect("reads").expect("is there");
+    *known.lock().expect("unpoisoned") = json!({"pdus": [create.raw()]});
+    // Whichever is asked first.
+    for _ in 0..4 {
+        let room_id = room.clone();
+        let more = |reply| RemoteRequest::Backfill { room_id, limit: 20, reply };
+        b.services.remote.request(more).await.expect("more");
+        b.has(&said).await;
+    }
+    for server in [a, b, z] {
+        server.stop().await;
+    }
 }
