@@ -37,6 +37,12 @@ pub trait EventSource {
 
     /// The event, or `None` when this server does not hold it.
     fn event(&self, id: &EventId) -> Result<Option<Arc<Pdu>>, Self::Error>;
+
+    /// The events that an event says authorise it; none for one that this server does not hold.
+    /// Whole chains are walked by this, where the events themselves are not asked for.
+    fn auth_events(&self, id: &EventId) -> Result<Arc<[OwnedEventId]>, Self::Error> {
+        Ok(self.event(id)?.map_or_else(|| Arc::from([]), |event| event.auth_events().into()))
+    }
 }
 
 /// Why states could not be resolved.
@@ -156,8 +162,8 @@ where
         Ok(event)
     }
 
-    fn auth_events(&self, id: &EventId) -> Result<Vec<OwnedEventId>, E> {
-        Ok(self.event(id)?.map(|event| event.auth_events().to_vec()).unwrap_or_default())
+    fn auth_events(&self, id: &EventId) -> Result<Arc<[OwnedEventId]>, E> {
+        self.store.auth_events(id)
     }
 
     /// What the state holds that the algorithm has come to: what was decided, and
@@ -231,11 +237,11 @@ where
         chain: &mut HashSet<OwnedEventId>,
         each: &mut impl FnMut(&EventId),
     ) -> Resolved<(), E> {
-        let mut pending = self.auth_events(event_id)?;
+        let mut pending = self.auth_events(event_id)?.to_vec();
         while let Some(event_id) = pending.pop() {
             if !chain.contains(&event_id) {
                 each(&event_id);
-                pending.extend(self.auth_events(&event_id)?);
+                pending.extend(self.auth_events(&event_id)?.iter().cloned());
                 chain.insert(event_id);
             }
         }
@@ -263,9 +269,9 @@ where
                     path.push((event_id, true));
                     path.extend(
                         parents
-                            .into_iter()
-                            .filter(|parent| !reaches.contains_key(parent))
-                            .map(|parent| (parent, false)),
+                            .iter()
+                            .filter(|parent| !reaches.contains_key(*parent))
+                            .map(|parent| (parent.clone(), false)),
                     );
                 }
             }

@@ -136,9 +136,9 @@ where
     }
 
     fn levels_cited_by(&self, event_id: &EventId) -> Resolved<Option<OwnedEventId>, E> {
-        for cited in self.auth_events(event_id)? {
-            if self.event(&cited)?.is_some_and(|event| event.is_state("m.room.power_levels", "")) {
-                return Ok(Some(cited));
+        for cited in self.auth_events(event_id)?.iter() {
+            if self.event(cited)?.is_some_and(|event| event.is_state("m.room.power_levels", "")) {
+                return Ok(Some(cited.clone()));
             }
         }
         Ok(None)

@@ -65,17 +65,23 @@ impl Rooms {
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         let mut chain = Vec::new();
         let mut pending = Vec::new();
+        let authority = |event_id: &EventId| {
+            let found = self.store.authority(event_id)?;
+            Ok::<_, RoomError>(
+                found.filter(|authority| *authority.room_id == *room_id && !authority.is_rejected),
+            )
+        };
         for event_id in of {
-            if let Some(held) = self.in_room(room_id, event_id)? {
-                pending.extend(held.pdu.auth_events().iter().cloned());
+            if let Some(authority) = authority(event_id)? {
+                pending.extend(authority.auth_events.iter().cloned());
             }
         }
         while let Some(event_id) = pending.pop() {
             if seen.contains(&event_id) {
                 continue;
             }
-            if let Some(held) = self.in_room(room_id, &event_id)? {
-                pending.extend(held.pdu.auth_events().iter().cloned());
+            if let Some(authority) = authority(&event_id)? {
+                pending.extend(authority.auth_events.iter().cloned());
                 chain.push(event_id.clone());
             }
             seen.insert(event_id);

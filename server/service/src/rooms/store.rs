@@ -24,6 +24,10 @@ use crate::cache::Cache;
 const EVENT_BYTES_CACHED: usize = 8 << 20;
 /// What an event takes besides its text and its content's: names, ids, what became of it.
 const EVENT_BYTES_BESIDES: usize = 1_024;
+/// Bytes of names of auth events in a generation of their cache: of some 40,000 events.
+const AUTHORITY_BYTES_CACHED: usize = 16 << 20;
+/// What an event id takes, and what an event takes there besides.
+const ID_BYTES: usize = 80;
 /// Bytes of state nodes in a generation of the cache, about 1 KB each.
 const NODE_BYTES_CACHED: usize = 8 << 20;
 /// Bytes of events in a generation of an import's cache.
@@ -44,6 +48,31 @@ impl Held {
     /// About what it takes in memory, in bytes.
     fn memory_bytes(&self) -> usize {
         self.pdu.raw().get().len() + self.pdu.content_raw().get().len() + EVENT_BYTES_BESIDES
+    }
+}
+
+/// What an event says authorises it. Its id is a hash of that, among others: it never
+/// changes, whatever becomes of the event, and whoever it came from.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    /// The room that it is of.
+    pub(crate) room_id: OwnedRoomId,
+    /// Whether it was rejected when it was read.
+    pub(crate) is_rejected: bool,
+    /// The events that it names.
+    pub(crate) auth_events: Arc<[OwnedEventId]>,
+}
+
+impl Authority {
+    fn of(held: &Held) -> Arc<Self> {
+        let auth_events = held.pdu.auth_events().into();
+        let is_rejected = held.meta.rejected.is_some();
+        Arc::new(Self { room_id: held.meta.room_id.clone(), is_rejected, auth_events })
+    }
+
+    /// About what it takes in memory, in bytes.
+    fn memory_bytes(&self) -> usize {
+        (self.auth_events.len() + 3) * ID_BYTES
     }
 }
 
@@ -72,6 +101,7 @@ impl VersionRules {
 pub(crate) struct Store {
     pub(crate) database: Database,
     events: Cache<OwnedEventId, Held>,
+    authority: Cache<OwnedEventId, Arc<Authority>>,
     nodes: Cache<NodeId, Arc<Node>>,
     versions: Cache<OwnedRoomId, Arc<VersionRules>>,
 }
@@ -81,6 +111,7 @@ impl Store {
         Self {
             database,
             events: Cache::weighed(EVENT_BYTES_CACHED, Held::memory_bytes),
+            authority: Cache::weighed(AUTHORITY_BYTES_CACHED, |authority| authority.memory_bytes()),
             nodes: Cache::weighed(NODE_BYTES_CACHED, |node| node.memory_bytes()),
             versions: Cache::new(VERSIONS_CACHED),
         }
@@ -108,6 +139,23 @@ impl Store {
             self.events.insert_read(event_id.to_owned(), held.clone());
         }
         Ok(held)
+    }
+
+    /// What a held event says authorises it. What is not held may be so a moment later, and is
+    /// looked for each time; who walks a whole chain takes no other events out of the cache.
+    pub(crate) fn authority(&self, event_id: &EventId) -> Result<Option<Arc<Authority>>, RoomError> {
+        if let Some(authority) = self.authority.get(event_id) {
+            return Ok(Some(authority));
+        }
+        let held = match self.events.get(event_id) {
+            Some(held) => Some(held),
+            None => self.read(event_id, |room_id| self.version(room_id))?,
+        };
+        let authority = held.as_ref().map(Authority::of);
+        if let Some(authority) = &authority {
+            self.authority.insert_read(event_id.to_owned(), Arc::clone(authority));
+        }
+        Ok(authority)
     }
 
     /// The event as it is stored. One of a room that is not here is not held: a join that
@@ -277,5 +325,47 @@ impl EventSource for Workspace<'_> {
 
     fn event(&self, event_id: &EventId) -> Result<Option<Arc<Pdu>>, RoomError> {
         Ok(self.held(event_id)?.map(|held| held.pdu))
+    }
+
+    fn auth_events(&self, event_id: &EventId) -> Result<Arc<[OwnedEventId]>, RoomError> {
+        let none = || Arc::from([]);
+        if self.importing.is_some() || self.events.contains_key(event_id) {
+            return Ok(self.event(event_id)?.map_or_else(none, |event| event.auth_events().into()));
+        }
+        let authority = self.store.authority(event_id)?;
+        Ok(authority.map_or_else(none, |authority| Arc::clone(&authority.auth_events)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::Options;
+    use ruma::event_id;
+
+    use super::*;
+    use crate::rooms::{
+        Preset,
+        tests::{Server, message},
+    };
+
+    #[test]
+    fn what_authorises_an_event_is_remembered_and_that_it_is_not_held_is_not() {
+        let server = Server::new("a.example");
+        let alice = server.user("alice");
+        let room_id = server.create(&alice, Preset::PublicChat);
+        let store = &server.rooms.store;
+        assert!(store.authority(event_id!("$nowhere")).expect("reads").is_none());
+        let said = server.send(&room_id, message(&alice, "hello"));
+        let cold = Store::new(server.database.clone());
+        for store in [store, &cold, &cold] {
+            let authority = store.authority(said.event_id()).expect("reads").expect("is held");
+            assert_eq!((&*authority.auth_events, &authority.room_id), (said.auth_events(), &room_id));
+        }
+        assert!(cold.events.get(said.event_id()).is_none(), "a walk takes nothing else out of the cache");
+        // Another one is not there before it is.
+        let folder = tempfile::tempdir().expect("a folder");
+        let empty = Store::new(Database::open(folder.path(), &Options::default()).expect("opens"));
+        assert!(empty.authority(said.event_id()).expect("reads").is_none());
+        assert!(empty.authority.get(said.event_id()).is_none());
     }
 }
