@@ -8,6 +8,8 @@
 //! [`GapLimits`]: crate::settings::GapLimits
 //! [`GapLimits::time`]: crate::settings::GapLimits::time
 
+mod history;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::Future,
@@ -38,9 +40,11 @@ pub const SOURCES_MAX: usize = 3;
 pub const TURN_WAIT: Duration = Duration::from_secs(5);
 /// Events between what is here and what came that are asked for at first.
 const BETWEEN_MAX: usize = 100;
-/// How often one server is asked for such events: a Synapse gives 20 at once. What is bridged by
-/// the state behind it instead has its place after what follows it.
-const BETWEEN_ROUNDS_MAX: usize = 8;
+/// How often one server is asked for such events: a Synapse gives 20 at once, and more by another
+/// way. What is bridged by the state behind it instead has its place after what follows it.
+const BETWEEN_ROUNDS_MAX: usize = 3;
+/// Events that are handed to the room at once: others write in between.
+const HANDED_OVER_MAX: usize = 500;
 /// How often they are asked for when no answer comes, and the pause before another time: a
 /// connection that was cut is made anew. Who still does not answer is not asked for the state
 /// instead, which would put what is between behind what follows it: its events wait for a
@@ -174,6 +178,7 @@ struct Gap<'a> {
     given_up: BTreeMap<OwnedEventId, (Box<RawValue>, String)>,
     taken: Vec<(OwnedEventId, Outcome)>,
     between_left: usize,
+    is_history_asked: bool,
     asked_auth: HashSet<OwnedEventId>,
     /// Whether somebody did not answer who should have.
     is_unanswered: bool,
@@ -206,6 +211,7 @@ impl<'a> Gap<'a> {
             given_up: BTreeMap::new(),
             taken: Vec::new(),
             between_left: BETWEEN_ROUNDS_MAX,
+            is_history_asked: false,
             asked_auth: HashSet::new(),
             is_unanswered: false,
         }
@@ -216,6 +222,7 @@ impl<'a> Gap<'a> {
         for server in servers {
             self.source.server = server;
             self.between_left = BETWEEN_ROUNDS_MAX;
+            self.is_history_asked = false;
             self.asked_auth.clear();
             for (event_id, (raw, _)) in std::mem::take(&mut self.given_up) {
                 self.waiting.insert(event_id, raw);
@@ -288,16 +295,22 @@ impl<'a> Gap<'a> {
 
     /// Hands everything that waits to the room; what it still lacks.
     async fn hand_over(&mut self) -> Result<HashMap<OwnedEventId, Lack>, MatrixError> {
-        let pdus = self.parse(self.waiting.values());
+        let mut pdus = self.parse(self.waiting.values());
+        // Mostly none then names one of a later piece; one that does is tried once more.
+        pdus.sort_by_key(Pdu::depth);
         let Source { server, room_id, .. } = self.source;
         let mut lacks = HashMap::new();
-        for (event_id, result) in hand_over(self.state, server, room_id, pdus).await? {
-            if let Received::Missing { prev, auth } = result {
-                lacks.insert(event_id, Lack { prev, auth });
-            } else {
-                self.waiting.remove(&event_id);
-                self.taken.push((event_id, Ok(result)));
+        while !pdus.is_empty() {
+            let later = pdus.split_off(pdus.len().min(HANDED_OVER_MAX));
+            for (event_id, result) in hand_over(self.state, server, room_id, pdus).await? {
+                if let Received::Missing { prev, auth } = result {
+                    lacks.insert(event_id, Lack { prev, auth });
+                } else {
+                    self.waiting.remove(&event_id);
+                    self.taken.push((event_id, Ok(result)));
+                }
             }
+            pdus = later;
         }
         Ok(lacks)
     }
@@ -312,6 +325,17 @@ impl<'a> Gap<'a> {
             match self.fetch_between(edge.collect()).await? {
                 Between::Some => return Ok(true),
                 Between::None => self.between_left = 0,
+                Between::Unanswered => {
+                    self.is_unanswered = true;
+                    return Ok(false);
+                }
+            }
+        }
+        if !self.is_history_asked && lacks.values().any(|lack| !lack.prev.is_empty()) {
+            self.is_history_asked = true;
+            match self.fetch_history().await? {
+                Between::Some => return Ok(true),
+                Between::None => {}
                 Between::Unanswered => {
                     self.is_unanswered = true;
                     return Ok(false);

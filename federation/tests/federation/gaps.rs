@@ -1,5 +1,5 @@
 //! Events whose past was never sent: the events in between are fetched, and
-//! where they are too many, the state.
+//! where they can't be had, the state.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use axum::{
 };
 use causeway_storage::outbox as rows;
 use http::StatusCode;
-use ruma::{RoomVersionId, server_name};
+use ruma::{OwnedEventId, RoomVersionId, server_name};
 use serde_json::json;
 
 use crate::{
@@ -47,8 +47,9 @@ async fn gap_of(lost: usize) {
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     b.join(&room, &bob, &a.name).await.expect("joins");
     let topic = a.send(&room, &alice, "m.room.topic", Some(""), json!({"topic": "lost"})).await;
+    let mut said = Vec::new();
     for n in 0..lost {
-        a.send(&room, &alice, "m.room.message", None, json!({"body": n.to_string()})).await;
+        said.push(a.send(&room, &alice, "m.room.message", None, json!({"body": n.to_string()})).await);
     }
     lose_what_waits(&a).await;
     a.stop().await;
@@ -58,6 +59,14 @@ async fn gap_of(lost: usize) {
     let room_id = room.clone();
     let state = b.run(move |services| services.rooms.state_event(&room_id, "m.room.topic", "")).await;
     assert_eq!(state.expect("reads").expect("is set").event_id(), topic);
+    said.push(late);
+    let places = b.run(move |services| {
+        let place =
+            |id: &OwnedEventId| services.rooms.held(id).expect("reads").and_then(|held| held.meta.position);
+        said.iter().map(place).collect::<Vec<_>>()
+    });
+    let places = places.await;
+    assert!(places[0].is_some_and(|first| first > 0) && places.is_sorted(), "in order: {places:?}");
     let answer = b.send(&room, &bob, "m.room.message", None, json!({"body": "got it"})).await;
     a.has(&answer).await;
     a.stop().await;
@@ -69,18 +78,28 @@ async fn a_small_gap_is_filled_with_the_events_in_between() {
     gap_of(20).await;
 }
 
-/// A door that has no events in between, and counts what else it is asked about the past.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wide_gap_is_filled_in_order_without_anybody_who_scrolls_back() {
+    // More than all that is asked for as missing.
+    gap_of(1_100).await;
+}
+
+/// A door that has no history, and counts what else it is asked about the past.
 fn forgetful(asked: &Arc<[AtomicUsize; 3]>) -> Box<dyn FnOnce(Router) -> Router> {
     let asked = Arc::clone(asked);
     Box::new(move |router| {
         router.layer(middleware::from_fn(move |request: Request, next: Next| {
             let path = request.uri().path();
-            let forgets = path.contains("/get_missing_events/");
+            let forgets = path.contains("/get_missing_events/") || path.contains("/backfill/");
             for (count, name) in asked.iter().zip(["/state_ids/", "/state/", "/event/"]) {
                 count.fetch_add(usize::from(path.contains(name)), Ordering::SeqCst);
             }
             async move {
-                if forgets { Json(json!({"events": []})).into_response() } else { next.run(request).await }
+                if forgets {
+                    Json(json!({"events": [], "pdus": []})).into_response()
+                } else {
+                    next.run(request).await
+                }
             }
         }))
     })
@@ -137,7 +156,7 @@ fn tells_nothing(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
     let cut = Arc::clone(cut);
     Box::new(move |router| {
         router.layer(middleware::from_fn(move |request: Request, next: Next| {
-            let about_past = ["get_missing_events", "state_ids"].map(|name| request.uri().path().contains(name));
+            let about_past = ["get_missing_events", "state_ids", "backfill"].map(|name| request.uri().path().contains(name));
             let fails = cut.load(Ordering::SeqCst) && about_past.contains(&true);
             async move {
                 if fails { StatusCode::BAD_GATEWAY.into_response() } else { next.run(request).await }

@@ -359,6 +359,14 @@ impl Rooms {
         Ok(found)
     }
 
+    /// The depth of the first event that came to this server as it was sent: that of a room's
+    /// beginning, or of the join by which this server came in. 0 if there is none.
+    pub fn least_live_depth(&self, room_id: &RoomId) -> Result<u64, RoomError> {
+        let first = rows::timeline(&self.store.database, room_id, Some(0), Direction::Forward, 1)?;
+        let Some(first) = first.first() else { return Ok(0) };
+        Ok(self.event(&first.event_id)?.map_or(0, |pdu| pdu.depth()))
+    }
+
     /// The events that no accepted event follows yet.
     pub fn heads(&self, room_id: &RoomId) -> Result<Vec<OwnedEventId>, RoomError> {
         Ok(self.row(room_id)?.heads.into_iter().map(|head| head.event_id).collect())
