@@ -10,10 +10,14 @@ use causeway_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{Mixed, state_is};
+use super::{Mixed, Way, state_is};
 
-/// The type of a conflict notice's own field.
+/// The type of a conflict notice's own field, and of one about many.
 const CONFLICT: &str = "org.causeway.conflict";
+const CONFLICTS: &str = "org.causeway.conflicts";
+/// Items that both write at once: more than a Synapse asks for as missing, and than are told
+/// one by one.
+const MANY: usize = 25;
 
 /// Waits until an item pleases a user of the server that takes part.
 async fn item_is(user: &User, room: &str, key: &str, pleases: impl Fn(&Item) -> bool) -> Result<Item> {
@@ -98,17 +102,86 @@ async fn quarrel(mixed: &Mixed, room: &str) -> Result<()> {
     Ok(())
 }
 
+/// The keys of the conflicts that a user can read of, in the order of the notices; an edit tells
+/// of none.
+async fn told(user: &User, room: &str) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for event in user.messages(room, 200).await? {
+        let content = &event["content"];
+        if event["type"] != "m.room.message" || !content["m.relates_to"].is_null() {
+            continue;
+        }
+        let many = content[CONFLICTS].as_array().into_iter().flatten();
+        for conflict in many.chain(content.get(CONFLICT)) {
+            keys.push(text(conflict, "key")?);
+        }
+    }
+    Ok(keys)
+}
+
+/// Both write many items while cut off.
+async fn quarrel_about_many(mixed: &Mixed, room: &str) -> Result<()> {
+    let Mixed { cluster, alice, zoe, .. } = mixed;
+    cluster.cut(0, 1, Cut::Refused)?;
+    for number in 0..MANY {
+        let key = format!("many/{number:02}");
+        alice.put_item(room, &key, &json!({"text": "Alice's"})).await?;
+        zoe.put_item(room, &key, &json!({"text": "Zoe's"})).await?;
+    }
+    cluster.heal(0, 1)?;
+    let wanted: Vec<String> = (0..MANY).map(|number| format!("many/{number:02}")).collect();
+    let items = wait::until("all to be in conflict", async || {
+        let mut items = alice.items(room).await?;
+        items.retain(|item| item.conflict);
+        let lacking = MANY - items.len().min(MANY);
+        ensure(lacking == 0, || format!("{lacking} are not"))?;
+        Ok(Some(items))
+    })
+    .await?;
+    for item in items {
+        let mut texts: Vec<&str> =
+            item.siblings.iter().filter_map(|one| one.value.as_ref()?["text"].as_str()).collect();
+        texts.sort_unstable();
+        ensure(texts == ["Alice's", "Zoe's"], || format!("a write was lost: {item:?}"))?;
+    }
+    for user in [alice, zoe] {
+        wait::until("everybody to be told of each once", async || {
+            let mut keys = told(user, room).await?;
+            keys.retain(|key| key.starts_with("many/"));
+            keys.sort();
+            ensure(keys == wanted, || format!("{} was told of {keys:?}", user.id))?;
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_conflicts_with_users_of_synapse_are_found_and_told() -> Result<()> {
+    let mixed = Mixed::start().await?;
+    for way in mixed.ways() {
+        let room = space(&way).await?;
+        quarrel_about_many(&mixed, &room).await?;
+    }
+    mixed.finish().await
+}
+
+/// A room with a shared space in which everybody may write items.
+async fn space(way: &Way<'_>) -> Result<String> {
+    way.room(&json!({
+        "preset": "public_chat",
+        "power_level_content_override": {"events": {ITEM: 0}},
+        "initial_state": [{"type": SHARED_SPACE, "state_key": "", "content": {}}],
+    }))
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_of_synapse_write_items_and_settle_a_conflict_by_a_reaction() -> Result<()> {
     let mixed = Mixed::start().await?;
     for way in mixed.ways() {
-        let room = way
-            .room(&json!({
-                "preset": "public_chat",
-                "power_level_content_override": {"events": {ITEM: 0}},
-                "initial_state": [{"type": SHARED_SPACE, "state_key": "", "content": {}}],
-            }))
-            .await?;
+        let room = space(&way).await?;
         take_turns(&room, &mixed.alice, &mixed.zoe).await?;
         quarrel(&mixed, &room).await?;
     }

@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::{Mixed, Way, create, hears, say};
 
-/// Messages of a time that one has missed: more than any answer of one page brings.
-const MISSED: usize = 60;
+/// Messages from before one's time: more than any answer of one page brings.
+const BEFORE: usize = 60;
+/// Messages of an outage: many times what a Synapse gives at once of what is missing.
+const MISSED: usize = 250;
 
 /// The texts of all messages that a user can read, oldest first.
 async fn history(user: &User, room: &str) -> Result<Vec<String>> {
@@ -43,8 +45,8 @@ async fn reads(user: &User, room: &str, wanted: &[String]) -> Result<()> {
     .await
 }
 
-async fn monologue(user: &User, room: &str, what: &str) -> Result<Vec<String>> {
-    let texts: Vec<String> = (0..MISSED).map(|number| format!("{what} {number}")).collect();
+async fn monologue(user: &User, room: &str, what: &str, count: usize) -> Result<Vec<String>> {
+    let texts: Vec<String> = (0..count).map(|number| format!("{what} {number}")).collect();
     for text in &texts {
         say(user, room, text).await?;
     }
@@ -65,12 +67,12 @@ async fn history_is_fetched_from_synapse_and_by_it() -> Result<()> {
     let mixed = Mixed::start().await?;
     for Way { maker, guest, via, .. } in mixed.ways() {
         let room = create(maker, &json!({"preset": "public_chat"})).await?;
-        let mut said = monologue(maker, &room, "before").await?;
+        let mut said = monologue(maker, &room, "before", BEFORE).await?;
         guest.join(&room, via).await?;
         reads(guest, &room, &said).await?;
 
         mixed.cluster.cut(0, 1, Cut::Refused)?;
-        said.extend(monologue(maker, &room, "missed").await?);
+        said.extend(monologue(maker, &room, "missed", MISSED).await?);
         mixed.cluster.heal(0, 1)?;
         // Nothing more is said.
         reads(guest, &room, &said).await?;
