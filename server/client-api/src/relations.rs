@@ -1,7 +1,10 @@
 //! Events that relate to an event.
 
 use axum::{Router, response::Response};
-use causeway_service::{error::MatrixError, history::Wanted};
+use causeway_service::{
+    error::MatrixError,
+    history::{RECURSION_DEPTH, Relating, Wanted},
+};
 use http::StatusCode;
 use ruma::{
     EventId, RoomId, UInt,
@@ -39,6 +42,7 @@ struct Asked<'a> {
     to: Option<&'a str>,
     limit: Option<UInt>,
     dir: Direction,
+    recurse: bool,
 }
 
 fn all(
@@ -55,6 +59,7 @@ fn all(
         to: body.to.as_deref(),
         limit: body.limit,
         dir: body.dir,
+        recurse: body.recurse,
     };
     answer(state, &request.auth, &asked)
 }
@@ -73,6 +78,7 @@ fn of_type(
         to: body.to.as_deref(),
         limit: body.limit,
         dir: body.dir,
+        recurse: body.recurse,
     };
     answer(state, &request.auth, &asked)
 }
@@ -91,6 +97,7 @@ fn of_both_types(
         to: body.to.as_deref(),
         limit: body.limit,
         dir: body.dir,
+        recurse: body.recurse,
     };
     answer(state, &request.auth, &asked)
 }
@@ -107,10 +114,14 @@ fn answer(
         limit: asked.limit.map_or(LIMIT_DEFAULT, limit),
         filter: causeway_service::sync::filter::EventFilter::default(),
     };
-    let kinds = (asked.rel_type.as_deref(), asked.kind.as_deref());
-    let page = state.history.relations(reader(session), asked.room_id, asked.event_id, kinds, &wanted)?;
+    let relating =
+        Relating { rel_type: asked.rel_type.as_deref(), kind: asked.kind.as_deref(), recurse: asked.recurse };
+    let page = state.history.relations(reader(session), asked.room_id, asked.event_id, relating, &wanted)?;
     state.rooms.barrier()?;
     let mut answer = json!({ "chunk": page.chunk });
+    if asked.recurse {
+        answer["recursion_depth"] = RECURSION_DEPTH.into();
+    }
     if let Some(end) = page.end {
         answer["next_batch"] = end.to_string().into();
     }

@@ -4,6 +4,7 @@
 //! Every event goes through [`Viewer::may_see`] before it is shown. Here is
 //! also noted which item events a device has been shown directly.
 
+mod relations;
 mod walk;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -16,6 +17,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+pub use self::relations::{RECURSION_DEPTH, Relating};
 use self::walk::{SCANNED_MAX, Walk};
 use crate::{
     client_event::Shape,
@@ -247,52 +249,6 @@ impl History {
             self.page(reader, room_id, &Wanted { from, to: None, direction, limit, filter: filter.clone() })
         };
         Ok((side(position - 1, Direction::Backward, before)?, side(position, Direction::Forward, after)?))
-    }
-
-    /// Events that relate to an event, latest first unless asked otherwise.
-    ///
-    /// # Errors
-    /// 404 when the event does not exist or the user may not see it.
-    pub fn relations(
-        &self,
-        reader: Reader<'_>,
-        room_id: &RoomId,
-        target: &EventId,
-        (rel_type, kind): (Option<&str>, Option<&str>),
-        wanted: &Wanted,
-    ) -> Result<Page, MatrixError> {
-        self.visible(reader, room_id, target)?;
-        let mut viewer = Viewer::new(self.view(), room_id, reader.user_id)?;
-        let limit = wanted.limit.min(PAGE_MAX);
-        let backward = wanted.direction == Direction::Backward;
-        let from = wanted.from.map(|token| if backward { token.0 } else { token.0.saturating_add(1) });
-        let related = self.rooms.relations(target, rel_type, kind, from, wanted.direction, limit)?;
-        let is_full = related.len() == limit;
-        let mut page = Page {
-            start: wanted.from.unwrap_or(TimelineToken(related.first().map_or(0, |(position, _)| *position))),
-            end: None,
-            chunk: Vec::new(),
-            state: Vec::new(),
-            senders: BTreeSet::new(),
-            state_at_end: None,
-            is_at_hole: false,
-        };
-        let ignored = ignored_users(self.view().database(), reader.user_id)?;
-        for (position, pdu) in related {
-            if wanted.to.is_some_and(|to| if backward { position <= to.0 } else { position > to.0 }) {
-                return Ok(Page { end: None, ..page });
-            }
-            page.end = is_full.then_some(TimelineToken(if backward { position - 1 } else { position }));
-            if let Some(held) = self.view().held(pdu.event_id())?
-                && *held.meta.room_id == *room_id
-                && !is_message_of(&held, &ignored)
-                && viewer.may_see(&held)?
-                && self.rooms.redaction_of(pdu.event_id())?.is_none()
-            {
-                page.chunk.push(self.shower(reader).show(&held.pdu, Shape::Full, Detail::Timeline)?);
-            }
-        }
-        Ok(page)
     }
 
     /// A piece of state: the current one, or, for those who left, that when they did.

@@ -34,6 +34,45 @@ async fn a_transaction_is_sent_once_whatever_it_holds() {
     assert_ne!(server.set(&alice, &room, "m.room.name", json!({ "name": "m" })).await.ok(), one);
 }
 
+/// What relates to a thread's messages, as clients ask for it that read a thread back.
+#[tokio::test]
+async fn what_relates_through_others_is_told_if_that_is_asked_for() {
+    let server = server();
+    let alice = server.register("alice").await;
+    let room = server.room(&alice, json!({})).await;
+    let root = server.say(&alice, &room, "root").await;
+    let first = relate(&server, &alice, &room, ("m.thread", &root), "t1").await;
+    let second = relate(&server, &alice, &room, ("m.thread", &root), "t2").await;
+    let edit = relate(&server, &alice, &room, ("m.replace", &first), "e1").await;
+    relate(&server, &alice, &room, ("m.annotation", &edit), "a1").await;
+    let third = relate(&server, &alice, &room, ("m.reference", &second), "r2").await;
+    let fourth = relate(&server, &alice, &room, ("m.reference", &third), "r3").await;
+    relate(&server, &alice, &room, ("m.reference", &fourth), "deep").await;
+    let base = format!("{V1}/rooms/{room}/relations/{root}");
+    let plain = server.get(&base, &alice).await.ok();
+    assert_eq!(bodies(&plain["chunk"]), ["t2", "t1"]);
+    assert!(plain.get("recursion_depth").is_none(), "{plain}");
+    let all = server.get(&format!("{base}?recurse=true"), &alice).await.ok();
+    assert_eq!(bodies(&all["chunk"]), ["r3", "r2", "a1", "e1", "t2", "t1"], "{all}");
+    assert_eq!(all["recursion_depth"], 3);
+    for (dir, expected) in
+        [("b", ["r3", "r2", "a1", "e1", "t2", "t1"]), ("f", ["t1", "t2", "e1", "a1", "r2", "r3"])]
+    {
+        let (mut paged, mut from) = (Vec::new(), String::new());
+        for _ in 0..6 {
+            let page = server.get(&format!("{base}?recurse=true&limit=2&dir={dir}{from}"), &alice).await.ok();
+            paged.extend(bodies(&page["chunk"]).into_iter().map(str::to_owned));
+            let Some(next) = page["next_batch"].as_str() else { break };
+            from = format!("&from={next}");
+        }
+        assert_eq!(paged, expected, "{dir}");
+    }
+    for (rest, expected) in [("m.reference", vec!["r3", "r2"]), ("m.replace/m.room.message", vec!["e1"])] {
+        let chosen = server.get(&format!("{base}/{rest}?recurse=true"), &alice).await.ok();
+        assert_eq!(bodies(&chosen["chunk"]), expected, "{rest}");
+    }
+}
+
 #[tokio::test]
 async fn relations_are_paged_both_ways_and_chosen_by_kind() {
     let server = server();
