@@ -53,7 +53,7 @@ enum Outcome {
 /// Tells gateways until `stop`.
 pub async fn run(state: FederationState, stop: CancellationToken) {
     let services = Arc::clone(state.services());
-    let news = services.notifier.subscribe([Topic::Stream]);
+    let news = services.notifier.subscribe([Topic::Stream, Topic::Badges]);
     let mut telling = Telling {
         client: state.client().clone(),
         policy: state.settings().backoff,
@@ -102,7 +102,8 @@ impl Telling {
             }
         };
         let now_ms = self.services.clock.now_ms();
-        let mut pause = PAUSE_MAX;
+        let mut pause =
+            self.services.pushes.next_ms().map_or(PAUSE_MAX, Duration::from_millis).min(PAUSE_MAX);
         for pusher in waiting {
             if self.busy.contains(&pusher) {
                 continue;
@@ -182,7 +183,7 @@ async fn tell_next(
     let is_rejected = response.status.is_success() && answer.rejected.contains(&pusher.push_key);
     let (noting, key) = (Arc::clone(services), pusher.clone());
     let noted = tokio::task::spawn_blocking(move || {
-        if is_rejected { noting.pushes.forget(&key) } else { noting.pushes.done(&key, push.position) }
+        if is_rejected { noting.pushes.forget(&key) } else { noting.pushes.done(&key, push.of) }
     });
     noted.await??;
     Ok(true)

@@ -141,6 +141,66 @@ fn full_count(told: &[Value], push_key: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_told_the_new_number_when_something_is_read() {
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    let mut network = Network::of(&["a.test", "push.test"]);
+    let port = network.port("push.test");
+    let gateway = Gateway::default();
+    let push = network.start_as("push.test", folders[1].path(), gateway.shape());
+    let a = network.start("a.test", folders[0].path());
+    let (alice, bob) = (a.register("alice").await, a.register("bob").await);
+    let room = a.create_room(&alice, RoomVersionId::V11).await;
+    let (joined, user) = (room.clone(), bob.clone());
+    a.run(move |services| {
+        services.rooms.join(&joined, &user, serde_json::Map::new()).expect("joins");
+        services.pushes.follow().expect("follows");
+        set_pusher(services, &user, port, "key", Some("event_id_only"));
+    })
+    .await;
+    let first = a.send(&room, &alice, "m.room.message", None, text("one", None)).await;
+    let second = a.send(&room, &alice, "m.room.message", None, text("two", None)).await;
+    let counts = {
+        let gateway = gateway.clone();
+        move || -> Vec<Value> {
+            let told = gateway.told();
+            // The first is told twice, as the gateway fails then.
+            told.iter().skip(1).map(|told| told["notification"]["counts"]["unread"].clone()).collect()
+        }
+    };
+    let seen = counts.clone();
+    a.until("both are told", move |_| seen().len() == 2).await;
+    // Many receipts, one number; the same number again is no news.
+    let (user, place) = (bob.clone(), room.clone());
+    a.run(move |services| {
+        let read = |kind, thread, event| services.receipts.set(&place, &user, kind, thread, event);
+        read("m.read", "main", &first).expect("is set");
+        read("m.read", "main", &second).expect("is set");
+    })
+    .await;
+    let seen = counts.clone();
+    a.until("the number is told", move |_| seen().len() == 3).await;
+    let told = gateway.told().pop().expect("was told");
+    assert_eq!(
+        told["notification"],
+        json!({ "prio": "low", "counts": { "unread": 0 }, "devices": [{ "app_id": "org.test",
+            "pushkey": "key", "data": { "format": "event_id_only", "brand": "x" } }] })
+    );
+    let own = a.send(&room, &bob, "m.room.message", None, text("own", None)).await;
+    let (user, place) = (bob.clone(), room.clone());
+    a.run(move |services| services.receipts.set(&place, &user, "m.read", "", &own).expect("is set")).await;
+    a.until("nothing waits", |services| {
+        services.pushes.next_ms().is_none() && services.pushes.waiting(9).expect("reads").is_empty()
+    })
+    .await;
+    a.send(&room, &alice, "m.room.message", None, text("three", None)).await;
+    let seen = counts.clone();
+    a.until("the next is told", move |_| seen().len() == 4).await;
+    assert_eq!(counts()[2..], [json!(0), json!(1)], "and nothing between");
+    a.stop().await;
+    push.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_gateway_is_asked_at_a_denied_address() {
     let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
     let mut network = Network::of(&["a.test", "push.test"]);

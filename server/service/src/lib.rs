@@ -14,6 +14,7 @@ pub mod accounts;
 pub mod appservice_feed;
 pub mod appservices;
 pub mod backups;
+pub(crate) mod badges;
 mod bundled;
 pub mod by_time;
 mod cache;

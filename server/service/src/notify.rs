@@ -30,6 +30,8 @@ pub enum Topic {
     WantedFiles,
     /// Anything in any room: for drivers that follow the whole stream.
     Stream,
+    /// Somebody read something that push gateways are to be told of.
+    Badges,
     /// Device lists of other servers' users are to be fetched.
     DeviceLists,
     /// Rows for other servers are waiting.

@@ -10,8 +10,10 @@
 //! Invites to rooms that this server is not in are no events of the stream: they
 //! are queued as they come ([`Pushes::invited`]); a crash right then loses one.
 //!
-//! Not here: events that were before a pusher was set, and clearing badges when
-//! something is read elsewhere.
+//! When the user has read something the new number of unread messages is told by itself,
+//! if it is another than was told last ([`crate::badges`]).
+//!
+//! Not here: events that were before a pusher was set.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,8 +33,14 @@ use ruma::{
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    error::MatrixError, ignored::ignored_users, push_rules, pushers::gateway, receipts::Receipts,
-    room_view::RoomView, rooms::Rooms, sync::SyncService,
+    error::MatrixError,
+    ignored::ignored_users,
+    push_rules,
+    pushers::gateway,
+    receipts::Receipts,
+    room_view::RoomView,
+    rooms::{Held, Rooms},
+    sync::{SyncService, counting::thread_of},
 };
 
 /// Notifications that wait for one pusher; of more, the oldest are dropped.
@@ -52,7 +60,18 @@ pub struct Push {
     /// What is said.
     pub body: Value,
     /// What it is of, for [`Pushes::done`].
-    pub position: StreamPosition,
+    pub of: Subject,
+}
+
+/// What a gateway is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The event; `None` for the number alone.
+    position: Option<StreamPosition>,
+    /// The number of unread messages.
+    unread: u64,
+    /// Since when that was due.
+    due_since: Option<u64>,
 }
 
 /// See the module.
@@ -104,7 +123,7 @@ impl Pushes {
         place: &Place,
         pushers: &[(PusherKey, Box<RawValue>)],
     ) -> Result<(), MatrixError> {
-        let Some(event) = self.rooms.event(&place.event_id)? else { return Ok(()) };
+        let Some(event) = self.rooms.held(&place.event_id)? else { return Ok(()) };
         for of_one in pushers.chunk_by(|(a, _), (b, _)| a.user_id == b.user_id) {
             let user_id = &of_one[0].0.user_id;
             let Some(queued) = self.verdict(place, &event, user_id)? else { continue };
@@ -176,7 +195,8 @@ impl Pushes {
     }
 
     /// What the user is told of the event, if his rules want it.
-    fn verdict(&self, place: &Place, event: &Pdu, user_id: &UserId) -> Result<Option<Queued>, MatrixError> {
+    fn verdict(&self, place: &Place, held: &Held, user_id: &UserId) -> Result<Option<Queued>, MatrixError> {
+        let (view, event) = (RoomView::new(&self.rooms), &*held.pdu);
         let Some(member) = rows::membership(&self.database, user_id, &place.room_id)? else {
             return Ok(None);
         };
@@ -186,10 +206,14 @@ impl Pushes {
         if !is_concerned || event.sender() == user_id {
             return Ok(None);
         }
+        // What was said before he came is not told to who is there by the time it is looked at.
+        let before = held.meta.state_before.filter(|_| !is_invite);
+        if !is_invite && !before.map_or(Ok(false), |before| view.is_joined_in(&before, user_id))? {
+            return Ok(None);
+        }
         if ignored_users(&self.database, user_id)?.contains(event.sender().as_str()) {
             return Ok(None);
         }
-        let view = RoomView::new(&self.rooms);
         let rules = push_rules::rules_of(&self.database, user_id)?;
         let root = view.current_root(&place.room_id)?;
         let context = push_rules::context(view, &place.room_id, &root, user_id)?;
@@ -204,7 +228,16 @@ impl Pushes {
             let Some(next) = queue::next_waiting(&self.database, waiting.last())? else { break };
             waiting.push(next);
         }
+        let badges = self.receipts.badges().due(limit.saturating_sub(waiting.len()));
+        waiting.extend(badges);
+        waiting.sort();
+        waiting.dedup();
         Ok(waiting)
+    }
+
+    /// How long until more waits, in milliseconds; `None` if nothing is known to.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.receipts.badges().next_ms()
     }
 
     /// The next request for a pusher's gateway; what was read in the meantime is passed over.
@@ -219,21 +252,51 @@ impl Pushes {
         let pusher = pusher.unwrap_or_default();
         for (position, queued) in queue::queued(&self.database, key, QUEUE_MAX)? {
             let read = self.receipts.read_up_to(&queued.room_id, &key.user_id)?;
-            let is_read = i64::try_from(position.0).is_ok_and(|at| read.everything.max(read.main) >= at);
+            let held = self.rooms.held(&queued.event_id)?;
+            let read = read.of(held.as_ref().and_then(thread_of).as_deref());
+            let is_read = i64::try_from(position.0).is_ok_and(|at| read >= at);
             let is_redacted = rows::redaction_of(&self.database, &queued.event_id)?.is_some();
             match self.shown(&queued, &key.user_id)? {
                 Some(shown) if !is_read && !is_redacted => {
-                    let body = self.body(key, &pusher, &queued, shown)?;
-                    return Ok(Some(Push { url, body, position }));
+                    let of = self.subject(key, Some(position))?;
+                    let body = body(key, &pusher, (&queued, shown), of.unread);
+                    return Ok(Some(Push { url, body, of }));
                 }
-                _ => self.done(key, position)?,
+                _ => self.delete(key, position)?,
             }
         }
-        Ok(None)
+        self.badge(key, &pusher, url)
+    }
+
+    /// The number of unread messages alone, if it is due and another than was told last.
+    fn badge(&self, key: &PusherKey, pusher: &Value, url: String) -> Result<Option<Push>, MatrixError> {
+        let badges = self.receipts.badges();
+        if badges.due_since(key).is_none() {
+            return Ok(None);
+        }
+        let of = self.subject(key, None)?;
+        if badges.knows(key, of.unread) {
+            badges.told(key, of.unread, of.due_since);
+            return Ok(None);
+        }
+        let mut notification = json!({ "prio": "low", "counts": { "unread": of.unread } });
+        notification["devices"] = json!([device(key, pusher)]);
+        Ok(Some(Push { url, body: json!({ "notification": notification }), of }))
+    }
+
+    /// The time is looked at before the count: what is read in between is counted again.
+    fn subject(&self, key: &PusherKey, position: Option<StreamPosition>) -> Result<Subject, MatrixError> {
+        let due_since = self.receipts.badges().due_since(key);
+        Ok(Subject { position, unread: self.sync.unread_of(&key.user_id)?, due_since })
     }
 
     /// The gateway has it, or it is not worth telling.
-    pub fn done(&self, key: &PusherKey, position: StreamPosition) -> Result<(), StorageError> {
+    pub fn done(&self, key: &PusherKey, of: Subject) -> Result<(), StorageError> {
+        self.receipts.badges().told(key, of.unread, of.due_since);
+        of.position.map_or(Ok(()), |position| self.delete(key, position))
+    }
+
+    fn delete(&self, key: &PusherKey, position: StreamPosition) -> Result<(), StorageError> {
         let mut batch = self.database.batch();
         queue::delete(&mut batch, key, position);
         let _unsynced = self.database.commit(batch)?;
@@ -242,42 +305,11 @@ impl Pushes {
 
     /// The gateway rejects the pusher, or there is none.
     pub fn forget(&self, key: &PusherKey) -> Result<(), StorageError> {
+        self.receipts.badges().forget(key);
         let mut batch = self.database.batch();
         queue::delete_pusher(&mut batch, key);
         let _unsynced = self.database.commit(batch)?;
         Ok(())
-    }
-
-    fn body(
-        &self,
-        key: &PusherKey,
-        pusher: &Value,
-        queued: &Queued,
-        shown: Map<String, Value>,
-    ) -> Result<Value, MatrixError> {
-        let is_loud = queued.highlights || queued.sound.is_some();
-        let mut tweaks = Map::new();
-        if let Some(sound) = &queued.sound {
-            tweaks.insert("sound".to_owned(), sound.as_str().into());
-        }
-        if queued.highlights {
-            tweaks.insert("highlight".to_owned(), true.into());
-        }
-        let mut data = pusher["data"].as_object().cloned().unwrap_or_default();
-        data.remove("url");
-        let mut device = json!({ "app_id": key.app_id, "pushkey": key.push_key, "data": data });
-        let mut notification = json!({
-            "event_id": queued.event_id, "room_id": queued.room_id, "prio": if is_loud { "high" } else { "low" },
-            "counts": { "unread": self.sync.unread_of(&key.user_id)? },
-        });
-        if data.get("format").and_then(Value::as_str) != Some("event_id_only") {
-            device["tweaks"] = tweaks.into();
-            if let Some(all) = notification.as_object_mut() {
-                all.extend(shown);
-            }
-        }
-        notification["devices"] = json!([device]);
-        Ok(json!({ "notification": notification }))
     }
 
     /// What the gateway is told of an event beside its name; `None` for one that is gone, as
@@ -324,6 +356,43 @@ impl Pushes {
         }
         Ok(Some(shown))
     }
+}
+
+/// What a gateway is told of an event.
+fn body(
+    key: &PusherKey,
+    pusher: &Value,
+    (queued, shown): (&Queued, Map<String, Value>),
+    unread: u64,
+) -> Value {
+    let is_loud = queued.highlights || queued.sound.is_some();
+    let mut tweaks = Map::new();
+    if let Some(sound) = &queued.sound {
+        tweaks.insert("sound".to_owned(), sound.as_str().into());
+    }
+    if queued.highlights {
+        tweaks.insert("highlight".to_owned(), true.into());
+    }
+    let mut device = device(key, pusher);
+    let mut notification = json!({
+        "event_id": queued.event_id, "room_id": queued.room_id, "prio": if is_loud { "high" } else { "low" },
+        "counts": { "unread": unread },
+    });
+    if device["data"]["format"] != "event_id_only" {
+        device["tweaks"] = tweaks.into();
+        if let Some(all) = notification.as_object_mut() {
+            all.extend(shown);
+        }
+    }
+    notification["devices"] = json!([device]);
+    json!({ "notification": notification })
+}
+
+/// Whom the gateway is to pass it on to.
+fn device(key: &PusherKey, pusher: &Value) -> Value {
+    let mut data = pusher["data"].as_object().cloned().unwrap_or_default();
+    data.remove("url");
+    json!({ "app_id": key.app_id, "pushkey": key.push_key, "data": data })
 }
 
 fn shown(kind: &str, sender: &str, content: Map<String, Value>) -> Map<String, Value> {

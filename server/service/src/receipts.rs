@@ -19,6 +19,7 @@ use serde_json::{
 
 use crate::{
     appservices::{Appservices, news::Passing},
+    badges::Badges,
     clock::Clock,
     error::MatrixError,
     notify::{Notifier, Topic},
@@ -73,6 +74,7 @@ pub struct Receipts {
     notifier: Arc<Notifier>,
     clock: Clock,
     appservices: Arc<Appservices>,
+    badges: Badges,
     /// Held from reading the old receipt to committing the new one.
     writing: Mutex<()>,
 }
@@ -86,7 +88,13 @@ impl Receipts {
         clock: Clock,
         appservices: Arc<Appservices>,
     ) -> Self {
-        Self { database, rooms, notifier, clock, appservices, writing: Mutex::new(()) }
+        let badges = Badges::new(database.clone(), clock.clone());
+        Self { database, rooms, notifier, clock, appservices, badges, writing: Mutex::new(()) }
+    }
+
+    /// Whose gateways are to be told what was read.
+    pub(crate) fn badges(&self) -> &Badges {
+        &self.badges
     }
 
     fn view(&self) -> RoomView<'_> {
@@ -131,6 +139,9 @@ impl Receipts {
         match kind {
             READ_PRIVATE => self.notifier.notify([&Topic::User(user_id.to_owned())]),
             _ => self.notifier.notify([&Topic::Room(room_id.to_owned())]),
+        }
+        if self.badges.read(user_id)? {
+            self.notifier.notify([&Topic::Badges]);
         }
         self.appservices.pass(&Passing::Receipt {
             room_id: room_id.to_owned(),
