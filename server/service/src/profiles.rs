@@ -125,7 +125,8 @@ fn carry(writer: &mut RoomWriter<'_>, user_id: &UserId, profile: &Profile) -> Re
 
 fn check(field: &str, value: &Value) -> Result<(), MatrixError> {
     if !matches!(field, "displayname" | "avatar_url") {
-        return Err(MatrixError::new(400, "M_UNRECOGNIZED", "Profiles have no such field here"));
+        // As `m.profile_fields` says among the capabilities.
+        return Err(MatrixError::forbidden("Profiles have a name and a picture here, and no other fields"));
     }
     let text = value.as_str().ok_or_else(|| MatrixError::bad_json("A profile field is a string"))?;
     if text.len() > VALUE_BYTES_MAX {

@@ -254,7 +254,37 @@ async fn a_profile_is_read_by_anybody_and_reaches_rooms_and_the_directory() {
     for wrong in [json!({ "displayname": 1 }), json!([])] {
         assert_eq!(server.put(&profile("displayname"), &alice, wrong).await.status, 400);
     }
+    // As the capabilities say.
+    let zone = json!({ "m.tz": "Europe/Rome" });
+    server.put(&profile("m.tz"), &alice, zone).await.is_error(403, "M_FORBIDDEN");
     server.ask("GET", &format!("{V3}/profile/nonsense"), None, None).await.is_error(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn people_in_rooms_that_are_open_to_all_are_found_by_all() {
+    let server = server();
+    let (alice, carol) = (server.register("alice").await, server.register("carol").await);
+    let search = async |term: &str| {
+        let body = json!({ "search_term": term });
+        server.post(&format!("{V3}/user_directory/search"), &alice, body).await.ok()["results"].clone()
+    };
+    let room = server.room(&carol, json!({ "preset": "private_chat" })).await;
+    assert_eq!(search("caro").await, json!([]));
+    for (kind, field, open, closed) in [
+        ("m.room.join_rules", "join_rule", "public", "invite"),
+        ("m.room.history_visibility", "history_visibility", "world_readable", "shared"),
+    ] {
+        server.set(&carol, &room, kind, json!({ field: open })).await.ok();
+        assert_eq!(search("caro").await[0]["user_id"], id("carol"), "{open}");
+        server.set(&carol, &room, kind, json!({ field: closed })).await.ok();
+        assert_eq!(search("caro").await, json!([]), "{closed}");
+    }
+    // By the name of the profile, not by one that is for a room.
+    server.set(&carol, &room, "m.room.join_rules", json!({ "join_rule": "public" })).await.ok();
+    let own = json!({ "membership": "join", "displayname": "Zaphod" });
+    server.set(&carol, &room, &format!("m.room.member/{}", id("carol")), own).await.ok();
+    assert_eq!(search("zaphod").await, json!([]));
+    assert_eq!(search("caro").await[0]["user_id"], id("carol"));
 }
 
 #[tokio::test]
