@@ -411,6 +411,15 @@ pub(crate) fn served(routes: impl FnOnce() -> Router<ClientState>) -> Vec<(Metho
     SERVED.take().unwrap_or_default()
 }
 
+/// Notes for [`served`] what is served by other means than these.
+pub(crate) fn note(method: &Method, path: &str) {
+    SERVED.with_borrow_mut(|served| {
+        if let Some(served) = served {
+            served.push((method.clone(), path.to_owned()));
+        }
+    });
+}
+
 fn add<'a, F, A>(
     mut router: Router<ClientState>,
     bytes_max: usize,
@@ -424,11 +433,7 @@ where
 {
     let filter = MethodFilter::try_from(method.clone()).expect("the Matrix API uses common methods only");
     for path in paths {
-        SERVED.with_borrow_mut(|served| {
-            if let Some(served) = served {
-                served.push((method.clone(), path.to_owned()));
-            }
-        });
+        note(method, path);
         let serve = serve.clone();
         let guests = Guests::of(method, &positional(path));
         let bytes_max = bodies::bytes_max(method, &positional(path), bytes_max);

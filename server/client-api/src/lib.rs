@@ -112,8 +112,7 @@ pub fn space_routes() -> Router<ClientState> {
     shared_space::routes()
 }
 
-/// Every method and path of this door but those that carry files, parameters as
-/// `{name}`: for tests that visit all.
+/// Every method and path of this door, parameters as `{name}`: for tests that visit all.
 pub fn paths() -> Vec<(http::Method, String)> {
     endpoint::served(routes)
 }

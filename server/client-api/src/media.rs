@@ -11,7 +11,7 @@ use axum::{
     body::Body,
     extract::{RawPathParams, RawQuery, State},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, get, post, put},
 };
 use bytes::{Bytes, BytesMut};
 use causeway_service::{
@@ -21,7 +21,7 @@ use causeway_service::{
     media::{Label, Media, Thumbnail, Upload, Wish, patience_ms},
     rate_limit::Class,
 };
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use ruma::{
     MilliSecondsSinceUnixEpoch, MxcUri, ServerName, UInt,
@@ -31,7 +31,8 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    ClientState, Endpoints, Ruma, auth, blocking, error_response, json_response, request::client_address,
+    ClientState, Endpoints, Ruma, auth, blocking, endpoint::note, error_response, json_response,
+    request::client_address,
 };
 
 /// How much of an upload is gathered before it is written.
@@ -81,25 +82,37 @@ const CONTENT_SECURITY_POLICY: &str = "sandbox; default-src 'none'; script-src '
 const FILL: &str = "/_matrix/media/v3/upload/{server}/{media}";
 
 pub(crate) fn routes() -> Router<ClientState> {
-    let mut router = Router::new().endpoint(create).route(FILL, put(fill));
+    let mut router = noted(Router::new().endpoint(create), &Method::PUT, FILL, put(fill));
     for path in ["/_matrix/media/r0/upload", "/_matrix/media/v3/upload"] {
-        router = router.route(path, post(upload));
+        router = noted(router, &Method::POST, path, post(upload));
     }
     for path in ["/_matrix/client/v1/media/config", "/_matrix/media/r0/config", "/_matrix/media/v3/config"] {
-        router = router.route(path, get(config));
+        router = noted(router, &Method::GET, path, get(config));
     }
     for end in ["download/{server}/{media}", "download/{server}/{media}/{name}"] {
-        router = router.route(&format!("/_matrix/client/v1/media/{end}"), get(download));
+        router = noted(router, &Method::GET, &format!("/_matrix/client/v1/media/{end}"), get(download));
         for old in ["r0", "v1", "v3"] {
-            router = router.route(&format!("/_matrix/media/{old}/{end}"), get(legacy_download));
+            let path = format!("/_matrix/media/{old}/{end}");
+            router = noted(router, &Method::GET, &path, get(legacy_download));
         }
     }
     let end = "thumbnail/{server}/{media}";
-    router = router.route(&format!("/_matrix/client/v1/media/{end}"), get(thumbnail));
+    router = noted(router, &Method::GET, &format!("/_matrix/client/v1/media/{end}"), get(thumbnail));
     for old in ["r0", "v1", "v3"] {
-        router = router.route(&format!("/_matrix/media/{old}/{end}"), get(legacy_thumbnail));
+        let path = format!("/_matrix/media/{old}/{end}");
+        router = noted(router, &Method::GET, &path, get(legacy_thumbnail));
     }
     router
+}
+
+fn noted(
+    router: Router<ClientState>,
+    method: &Method,
+    path: &str,
+    serve: MethodRouter<ClientState>,
+) -> Router<ClientState> {
+    note(method, path);
+    router.route(path, serve)
 }
 
 /// Who asks; also counts against the rate limits.

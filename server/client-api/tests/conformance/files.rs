@@ -95,7 +95,10 @@ async fn devices_that_change_are_told_of_to_those_who_share_a_room() {
     assert_eq!(query(json!([])).await.ok()["device_keys"][id("bob")], json!({}), "no keys");
     query(json!({ "device_id": "DEV" })).await.is_error(400, "M_BAD_JSON");
     query(json!("DEV")).await.is_error(400, "M_BAD_JSON");
-    server.post(&format!("{V3}/keys/upload"), &tablet, json!({ "device_keys": device_keys() })).await.ok();
+    server
+        .post(&format!("{V3}/keys/upload"), &tablet, json!({ "device_keys": device_keys("bob", "TABLET") }))
+        .await
+        .ok();
     let mut starts = Vec::new();
     for token in [&alice, &bob, &eve] {
         starts.push(server.sync(token, "").await);
@@ -118,13 +121,13 @@ async fn devices_that_change_are_told_of_to_those_who_share_a_room() {
     assert_eq!(claimed["one_time_keys"], json!({}), "its keys went with it");
 }
 
-/// The keys of Bob's tablet, signed.
-fn device_keys() -> Value {
-    let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "TABLET".to_owned()).expect("a key");
+/// The keys of somebody's device, signed.
+pub(super) fn device_keys(name: &str, device_id: &str) -> Value {
+    let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), device_id.to_owned()).expect("a key");
     let public = Base64::<Standard, _>::new(pair.public_key().to_vec()).encode();
-    let keys = json!({ "user_id": id("bob"), "device_id": "TABLET", "algorithms": [],
-        "keys": { "ed25519:TABLET": public } });
+    let keys = json!({ "user_id": id(name), "device_id": device_id, "algorithms": [],
+        "keys": { (format!("ed25519:{device_id}")): public } });
     let mut keys: CanonicalJsonObject = serde_json::from_value(keys).expect("canonical");
-    sign_json(&id("bob"), &pair, &mut keys).expect("signed");
+    sign_json(&id(name), &pair, &mut keys).expect("signed");
     serde_json::to_value(keys).expect("JSON")
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{V3, bodies, id, list};
+use super::{V3, bodies, files::device_keys, id, list};
 use crate::common::{Server, server};
 
 const SLIDING: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
@@ -217,6 +217,30 @@ async fn a_long_poll_ends_when_keys_of_the_device_are_given_away() {
     for (kind, answer) in all.told_during(&[claim(), (&all.alice, "PUT", path, body)]).await {
         assert_eq!(kind.told(&answer), BTreeSet::from(["rooms"]), "{kind:?}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn a_long_poll_ends_when_devices_change_and_that_of_sync_when_presence_does() {
+    let all = People::meet().await;
+    let keys = json!({ "device_keys": device_keys("alice", "DEV") });
+    for (method, path, body) in
+        [("POST", "keys/upload", keys), ("PUT", "devices/DEV", json!({ "display_name": "Desk" }))]
+    {
+        let act = (&*all.alice, method, format!("{V3}/{path}"), body);
+        for (kind, answer) in all.told_during(&[act]).await {
+            assert_eq!(kind.told(&answer), BTreeSet::from(["devices"]), "{kind:?}: {path}: {answer}");
+        }
+    }
+    // Sliding sync knows no presence.
+    let (kind, token) = &all.waiting[0];
+    let start = kind.ask(&all.server, token, None, 0).await;
+    let start = kind.ask(&all.server, token, Some(&start), 0).await;
+    let status = format!("{V3}/presence/{}/status", id("alice"));
+    let away = all.server.put(&status, &all.alice, json!({ "presence": "unavailable" }));
+    let both = async { tokio::join!(kind.ask(&all.server, token, Some(&start), 60_000), away) };
+    let woken = tokio::time::timeout(Duration::from_secs(20), both).await;
+    let (answer, _) = woken.expect("presence ends the poll");
+    assert_eq!(kind.told(&answer), BTreeSet::from(["presence"]), "{answer}");
 }
 
 #[tokio::test]
