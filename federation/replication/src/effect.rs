@@ -62,10 +62,11 @@ pub enum Input {
 pub enum Down {
     /// It does not answer, or with an error of its own.
     Unreachable,
-    /// It answered 429: asked again after so many milliseconds.
+    /// It answered 429, or refused one request: up still, and asked again after so many
+    /// milliseconds at the earliest.
     Busy(u64),
     /// It left the room, is denied by the ACL, or does not speak the protocol:
-    /// forgotten until the next [`Input::PeerUp`].
+    /// forgotten until the next [`Input::PeerUp`]. Never because of one answer.
     Gone,
 }
 

@@ -58,7 +58,7 @@ impl Backoff {
     /// Not now, and longer each time.
     pub(crate) fn grow(&mut self, now_ms: u64, first_ms: u64, dice: &mut Dice) {
         self.wait_ms = (self.wait_ms * 2).clamp(first_ms, BACKOFF_LAST_MS);
-        self.until_ms = now_ms + dice.jitter(self.wait_ms);
+        self.hold(now_ms + dice.jitter(self.wait_ms));
     }
 
     /// Not before a given time.

@@ -148,3 +148,23 @@ fn who_is_alone_goes_on_where_it_stopped() {
         assert_eq!(room.drip("slow.example").as_deref(), Some("slow.example"));
     }
 }
+
+#[test]
+fn who_refuses_or_is_busy_stays_a_peer_and_is_left_alone_as_long_as_is_said() {
+    const BUSY_MS: u64 = 60_000;
+    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    assert_eq!(asked(&room.claim("b.example")).as_deref(), Some("b.example"));
+    let refused = Input::PeerDown { peer: "b.example".to_owned(), why: Down::Busy(BUSY_MS) };
+    assert_eq!(asked(&room.handle(refused)), None);
+    assert_eq!(room.replicator.is_up("b.example"), Some(true));
+    let until_ms = room.now_ms + BUSY_MS;
+    let asked_again = loop {
+        room.now_ms = room.replicator.next_deadline().expect("something is due");
+        if let Some(peer) = asked(&room.handle(Input::Deadline)) {
+            break peer;
+        }
+        assert!(room.now_ms <= until_ms, "it is not asked again");
+    };
+    assert_eq!(asked_again, "b.example");
+    assert!(room.now_ms >= until_ms, "it was to be left alone");
+}

@@ -25,7 +25,8 @@ use crate::{
     state::FederationState,
 };
 
-/// How long a peer that is busy is left alone when it doesn't say, in milliseconds.
+/// How long a peer that is busy is left alone when it doesn't say, and one that refuses, in
+/// milliseconds: it may not have heard yet who is in the room. Each refusal doubles it.
 const BUSY_MS: u64 = 5_000;
 /// Advertisements to one server that wait for their turn, of all rooms.
 const TELLING_MAX: usize = 256;
@@ -79,21 +80,26 @@ pub async fn tell(state: &FederationState, to: &OwnedServerName, edu: &RawValue)
     let request = request.json(&json!({ "edus": [edu] })).map_err(|_| Down::Unreachable)?;
     let Err(error) = state.client().send_ok(request).await else { return Ok(()) };
     tracing::info!(%to, error = %Chain(&error), "an advertisement did not arrive");
-    match down(&error) {
-        // As with any transaction, what is thought of it there is not known: the timer makes up for it.
-        Down::Gone => Ok(()),
-        why => Err(why),
-    }
+    // As with any transaction, what is thought of it there is not known: the timer makes up for it.
+    if is_refusal(&error) { Ok(()) } else { Err(down(&error)) }
 }
 
+/// That one request is refused does not make a server none of the room's: who is in it, and what
+/// it can do, is told by others.
 fn down(error: &ClientError) -> Down {
     match error {
         ClientError::Status { status, retry_after_ms, .. } if *status == StatusCode::TOO_MANY_REQUESTS => {
             Down::Busy(retry_after_ms.unwrap_or(BUSY_MS))
         }
-        ClientError::Status { .. } if !error.is_outage() => Down::Gone,
+        _ if is_refusal(error) => Down::Busy(BUSY_MS),
         _ => Down::Unreachable,
     }
+}
+
+/// It answers, and will not.
+fn is_refusal(error: &ClientError) -> bool {
+    matches!(error, ClientError::Status { status, .. } if *status != StatusCode::TOO_MANY_REQUESTS)
+        && !error.is_outage()
 }
 
 /// The body, decompressed within the bound.

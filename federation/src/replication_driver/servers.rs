@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::signals::Standing;
 use crate::{
@@ -62,7 +62,7 @@ struct Server {
     status: Status,
     /// What it said that it is.
     mode: Option<Mode>,
-    probing: Probing,
+    probing: Option<Probing>,
     failures: u32,
     rooms: BTreeSet<OwnedRoomId>,
 }
@@ -77,14 +77,11 @@ enum Status {
     Unreachable,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Probing {
-    #[default]
-    No,
-    /// After a pause.
-    Soon,
-    /// Under way.
-    Now,
+/// The probe of a server that is awaited: no other one's outcome counts.
+struct Probing {
+    task: AbortHandle,
+    /// It began with a pause, which may not be over.
+    is_later: bool,
 }
 
 /// What is known of servers, and the probes under way.
@@ -117,8 +114,10 @@ impl Servers {
         match known.status {
             Status::Capable => return known.mode.filter(|_| new),
             Status::Incapable(until) if now_ms < until => {}
-            Status::Unknown | Status::Incapable(_) => self.probe(server, Duration::ZERO),
-            Status::Unreachable => {}
+            // Nothing may be planned: it was in none of the rooms when it was probed.
+            Status::Unknown | Status::Incapable(_) | Status::Unreachable => {
+                self.probe(server, Duration::ZERO);
+            }
         }
         None
     }
@@ -163,19 +162,33 @@ impl Servers {
     }
 
     /// The next probe that ended; for ever waiting when none is under way.
-    pub async fn probed(&mut self) -> Option<(OwnedServerName, Probed)> {
-        match self.probes.join_next().await {
-            Some(Ok(probed)) => Some(probed),
-            Some(Err(_)) => None,
-            None => std::future::pending().await,
+    pub async fn probed(&mut self) -> (OwnedServerName, Probed) {
+        loop {
+            match self.probes.join_next_with_id().await {
+                Some(Ok((task, (server, probed)))) => {
+                    if self.ended(&server, task) {
+                        return (server, probed);
+                    }
+                }
+                // Another one was begun instead.
+                Some(Err(error)) if error.is_cancelled() => {}
+                Some(Err(error)) => tracing::error!(%error, "a probe failed"),
+                None => std::future::pending().await,
+            }
         }
+    }
+
+    /// Whether it was that one that was awaited, which it is no more.
+    fn ended(&mut self, server: &OwnedServerName, task: Id) -> bool {
+        let Some(known) = self.known.get_mut(server) else { return false };
+        let awaited = known.probing.take_if(|probing| probing.task.id() == task);
+        awaited.is_some()
     }
 
     /// Takes note of a probe: what its rooms are to be told, if anything.
     pub fn note(&mut self, server: &OwnedServerName, probed: Probed) -> Option<Standing> {
         let now_ms = self.state.clock().now_ms();
         let known = self.known.get_mut(server)?;
-        known.probing = Probing::No;
         match probed {
             Probed::Capable(mode) => {
                 known.failures = 0;
@@ -222,25 +235,25 @@ impl Servers {
     /// Probes without the pause that may be under way.
     fn probe_now(&mut self, server: &OwnedServerName) {
         if let Some(known) = self.known.get_mut(server)
-            && known.probing == Probing::Soon
+            && let Some(planned) = known.probing.take_if(|probing| probing.is_later)
         {
-            known.probing = Probing::No;
+            planned.task.abort();
         }
         self.probe(server, Duration::ZERO);
     }
 
     fn probe(&mut self, server: &OwnedServerName, after: Duration) {
         let Some(known) = self.known.get_mut(server) else { return };
-        if known.probing != Probing::No {
+        if known.probing.is_some() {
             return;
         }
-        known.probing = if after.is_zero() { Probing::Now } else { Probing::Soon };
         let (state, server) = (self.state.clone(), server.clone());
-        self.probes.spawn(async move {
+        let task = self.probes.spawn(async move {
             tokio::time::sleep(after).await;
             let probed = probe(&state, &server).await;
             (server, probed)
         });
+        known.probing = Some(Probing { task, is_later: !after.is_zero() });
     }
 }
 

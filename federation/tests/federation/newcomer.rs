@@ -1,7 +1,10 @@
 //! A server that comes late judges what was written before its time as those do
 //! who were there.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Router,
@@ -17,6 +20,7 @@ use causeway_service::{
     },
 };
 use causeway_shared_space::{ItemKey, Value};
+use http::StatusCode;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
@@ -145,6 +149,50 @@ async fn a_newcomer_asks_for_what_it_was_told_before_it_could_listen() {
     let b = Member::new(server, user, &room);
     // Nothing is ever told to it; it must ask.
     b.sees("plan", Some(1)).await;
+    a.leave().await;
+    b.leave().await;
+}
+
+/// A door that refuses the first `left` pulls, as a server does that has not heard who joined.
+fn refusing(left: &Arc<AtomicUsize>) -> Box<dyn FnOnce(Router) -> Router> {
+    let left = Arc::clone(left);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let is_pull = request.uri().path().ends_with("/changes");
+            let one_less = |left: usize| left.checked_sub(1);
+            let is_refused = is_pull && left.try_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+            async move {
+                if is_refused {
+                    let refusal = json!({ "errcode": "M_NOT_FOUND", "error": "The room is not known here" });
+                    return (StatusCode::NOT_FOUND, axum::Json(refusal)).into_response();
+                }
+                next.run(request).await
+            }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_refuses_a_pull_is_asked_again() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let left = Arc::new(AtomicUsize::new(1));
+    let shape = Shape { door: refusing(&left), ..Shape::default() };
+    let a = network.start_as("a.test", folders[0].path(), shape);
+    let alice = a.user("alice");
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let a = Member::new(a, alice, &room);
+    a.put("plan", 1).await;
+
+    let door = |router: Router| router.layer(middleware::from_fn(deaf));
+    let shape = Shape { door: Box::new(door), ..Shape::default() };
+    let server = network.start_as("b.test", folders[1].path(), shape);
+    let user = server.user("bob");
+    server.join(&room, &user, &a.server.name).await.expect("joins");
+    let b = Member::new(server, user, &room);
+    // Nothing is ever told to it.
+    b.sees("plan", Some(1)).await;
+    assert_eq!(left.load(Ordering::SeqCst), 0, "one was refused");
     a.leave().await;
     b.leave().await;
 }
