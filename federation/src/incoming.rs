@@ -5,7 +5,8 @@
 //! asked of a server in the room, the one that sent it if that is: first the
 //! events in between, then, where the gap is too wide, the state before the event.
 //!
-//! What nobody answers for is tried [`again`]. Of rooms that this server is not in only
+//! What nobody answers for, be it for its past or for the key that it is signed with, is tried
+//! [`again`]. Of rooms that this server is not in only
 //! [`rescinded`] invites and refused knocks are taken.
 //!
 //! Invariants: nothing is handed on whose signatures were not checked; what is
@@ -32,7 +33,12 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use self::rescinded::Rescinded;
-use crate::{error::blocking, metrics::Metrics, state::FederationState, verification::verify};
+use crate::{
+    error::blocking,
+    metrics::Metrics,
+    state::FederationState,
+    verification::{VerificationError, verify},
+};
 
 /// What became of an event, or why it could not be looked at.
 pub type Outcome = Result<Received, String>;
@@ -172,7 +178,11 @@ pub async fn receive_room(
     if fresh.is_empty() {
         return Ok(outcomes);
     }
-    let verified = verified(state, origin, version, fresh, &mut outcomes).await;
+    let checked = verified(state, origin, version, fresh, &mut outcomes).await;
+    if let Some(unchecked) = checked.unchecked {
+        again::keep(state, (room_id.to_owned(), origin.to_owned()), version, unchecked).await?;
+    }
+    let verified = checked.good;
     // Kept for the case that something is missing, which is known only afterwards.
     let raw: HashMap<OwnedEventId, Box<RawValue>> =
         verified.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.raw().to_owned())).collect();
@@ -215,6 +225,14 @@ async fn without_known(
     .await
 }
 
+/// What came of checking signatures.
+struct Checked {
+    good: Vec<Pdu>,
+    /// The deepest that can't be checked now: whose key it is did not answer. Who sent it won't
+    /// send it again, so it is tried again.
+    unchecked: Option<Pdu>,
+}
+
 /// Those whose signatures hold; the others get their outcome.
 async fn verified(
     state: &FederationState,
@@ -222,20 +240,25 @@ async fn verified(
     version: &VersionRules,
     pdus: Vec<Pdu>,
     outcomes: &mut Vec<(OwnedEventId, Outcome)>,
-) -> Vec<Pdu> {
-    let ids: Vec<OwnedEventId> = pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+) -> Checked {
+    // As they came: one that can't be checked now is to be checked so.
+    let came: Vec<_> = pdus.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.raw().to_owned())).collect();
     let results = verify(state.keys(), &version.rules, pdus, None).await;
-    let mut good = Vec::with_capacity(results.len());
-    for (event_id, result) in ids.into_iter().zip(results) {
+    let mut checked = Checked { good: Vec::with_capacity(results.len()), unchecked: None };
+    for ((event_id, raw), result) in came.into_iter().zip(results) {
         match result {
-            Ok(pdu) => good.push(pdu),
+            Ok(pdu) => checked.good.push(pdu),
             Err(error) => {
                 tracing::warn!(%origin, %event_id, %error, "an event is dropped");
+                if matches!(error, VerificationError::NoKey(_)) {
+                    let pdu = Pdu::parse(&version.rules, raw.get()).ok();
+                    checked.unchecked = pdu.into_iter().chain(checked.unchecked).max_by_key(Pdu::depth);
+                }
                 outcomes.push((event_id, Err(error.to_string())));
             }
         }
     }
-    good
+    checked
 }
 
 async fn hand_over(

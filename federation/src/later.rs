@@ -1,4 +1,5 @@
-//! Events whose past could not be had because nobody answered: tried again after a while.
+//! Events whose past, or the key by which they are checked, could not be had because nobody
+//! answered: tried again after a while.
 //! Who sent them may never do so again (a Synapse does not), and nobody else may have a
 //! reason to write in their room.
 //!
@@ -57,8 +58,8 @@ pub(crate) struct Later {
 }
 
 impl Later {
-    /// An event that the server of `key` sent, signatures checked, or that was tried again
-    /// in vain.
+    /// An event that the server of `key` sent, its signatures checked or to be checked when it is
+    /// tried; or one that was tried again in vain.
     pub(crate) fn put(&self, key: Key, version: &Arc<VersionRules>, pdu: Pdu, now: Instant) {
         let mut waiting = self.lock();
         let (_, origin) = &key;
@@ -73,7 +74,7 @@ impl Later {
         };
         let of_one = waiting.keys().filter(|(_, of)| of == origin).count();
         if tries >= TRIES_MAX || waiting.len() >= WAITING_MAX || of_one >= WAITING_OF_ONE_MAX {
-            tracing::info!(%origin, event_id = %pdu.event_id(), tries, "its past is not asked for again");
+            tracing::info!(%origin, event_id = %pdu.event_id(), tries, "it is not tried again");
             return;
         }
         let version = Arc::clone(version);

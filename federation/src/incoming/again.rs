@@ -1,5 +1,5 @@
-//! Trying events again whose past could not be had (see [`crate::later`]): some at once,
-//! each for no longer than a gap may take.
+//! Trying events again whose past, or whose signer's key, could not be had (see
+//! [`crate::later`]): some at once, each for no longer than a gap may take.
 //!
 //! Invariant: there is a row of each that waits, and of no other; so a restart forgets none.
 

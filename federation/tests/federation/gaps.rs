@@ -202,6 +202,45 @@ async fn unanswered_for_a_while(restarts: bool) {
     b.stop().await;
 }
 
+/// A door behind which there are no paths with this in them, while `cut`.
+fn without(part: &'static str, cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+    let cut = Arc::clone(cut);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let fails = cut.load(Ordering::SeqCst) && request.uri().path().contains(part);
+            async move { if fails { StatusCode::NOT_FOUND.into_response() } else { next.run(request).await } }
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_signers_key_could_not_be_had_is_tried_again() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let (always, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let a = network.start_with("a.test", folders[0].path(), false);
+    // It is asked for nothing that has it look for the key before.
+    let shape = Shape { door: without("org.causeway", &always), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let shape = Shape { door: without("/key/", &cut), sends: false, ..Shape::default() };
+    let c = network.start_as("c.test", folders[2].path(), shape);
+    let (alice, bob, carol) = (a.user("alice"), b.user("bob"), c.user("carol"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    c.join(&room, &carol, &a.name).await.expect("joins");
+    let joined = move |services: &causeway_service::Services| {
+        services.rooms.state_event(&room, "m.room.member", carol.as_str()).expect("reads").expect("is there")
+    };
+    let join = a.run(joined).await;
+    cut.store(true, Ordering::SeqCst);
+    assert!(hand_over(&a, &b, &join).await["error"].is_string(), "it can't be checked");
+    cut.store(false, Ordering::SeqCst);
+    b.has(&join.event_id().to_owned()).await;
+    for server in [a, b, c] {
+        server.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
     unanswered_for_a_while(false).await;
