@@ -26,6 +26,7 @@ pub fn of_room(rooms: &Rooms, room_id: &RoomId, origin: &ServerName) -> Result<(
 /// # Errors
 /// As [`of_room`].
 pub fn of_space(space: &SharedSpace, room_id: &RoomId, origin: &ServerName) -> Result<(), MatrixError> {
+    space.spoken_of(room_id, origin)?;
     if !space.is_joined_here(room_id)? {
         return Err(MatrixError::not_found("The room is not known here"));
     }

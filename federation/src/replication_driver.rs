@@ -74,6 +74,16 @@ enum RoomInput {
     Asked { from: OwnedServerName, pull: Box<Pull>, reply: oneshot::Sender<Result<Delta, MatrixError>> },
 }
 
+impl RoomInput {
+    /// Who spoke.
+    fn from(&self) -> Option<&OwnedServerName> {
+        match self {
+            Self::Joined => None,
+            Self::Advertised { from, .. } | Self::Asked { from, .. } => Some(from),
+        }
+    }
+}
+
 /// What a room's task tells the driver.
 enum News {
     /// A server was seen in the room.
@@ -119,11 +129,15 @@ pub async fn run(
         stop: stop.clone(),
     };
     driver.start_known_rooms().await;
+    driver.start_new_rooms();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(message) = messages.recv() => driver.take(message),
-            () = written.changed() => driver.tell_written(),
+            () = written.changed() => {
+                driver.start_new_rooms();
+                driver.tell_written();
+            }
             event = peer_events.recv() => match event {
                 Ok(PeerEvent::Up(server)) => driver.servers.came_up(&server),
                 // That the homeserver beside a sidecar is down says nothing of the sidecar.
@@ -136,7 +150,7 @@ pub async fn run(
                 News::Interested(room, server) => driver.seen(&room, &server),
                 News::Unreachable(server) => driver.went_down(&server),
             },
-            Some((server, capable)) = driver.servers.probed() => driver.probed(&server, capable),
+            (server, capable) = driver.servers.probed() => driver.probed(&server, capable),
             Some(ended) = driver.tasks.join_next() => driver.ended(ended),
         }
     }
@@ -161,14 +175,22 @@ impl Driver {
         });
         match known.await {
             Ok(known) => known.iter().for_each(|room| {
-                self.room(room);
+                self.room(room, None);
             }),
             Err(error) => tracing::error!(error = %Chain(&error), "rooms with changes can't be listed"),
         }
     }
 
-    /// The room's task, started if there is none; `None` when there are too many.
-    fn room(&mut self, room: &RoomId) -> Option<&RoomHandle> {
+    /// Shared spaces that came to be known: what peers told there before was not heard.
+    fn start_new_rooms(&mut self) {
+        for room in self.state.services().shared_space.take_new() {
+            self.take(ReplicationMessage::Joined { room });
+        }
+    }
+
+    /// The room's task, started if there is none; `None` when there are too many. `spoken_by`: by
+    /// whom the room came up.
+    fn room(&mut self, room: &RoomId, spoken_by: Option<&OwnedServerName>) -> Option<&RoomHandle> {
         if self.rooms.get(room).is_none_or(|handle| handle.inputs.is_closed()) {
             if self.rooms.len() >= ROOMS_MAX {
                 tracing::warn!("too many rooms are replicated; one more waits");
@@ -177,7 +199,7 @@ impl Driver {
             let (inputs, received) = mpsc::channel(ROOM_INPUTS_MAX);
             let signals = Arc::new(Signals::default());
             let news = self.news.0.clone();
-            let task = RoomTask::new(self.state.clone(), room.to_owned(), news);
+            let task = RoomTask::new(self.state.clone(), room.to_owned(), news, spoken_by.cloned());
             self.tasks.spawn(task.run(received, Arc::clone(&signals), self.stop.clone()));
             self.rooms.insert(room.to_owned(), RoomHandle { inputs, signals, rejoined: false });
         }
@@ -218,7 +240,7 @@ impl Driver {
     }
 
     fn give(&mut self, room: &RoomId, input: RoomInput) {
-        let Some(handle) = self.room(room) else { return };
+        let Some(handle) = self.room(room, input.from()) else { return };
         let taken = handle.inputs.try_send(input).is_ok();
         let waiting = handle.inputs.max_capacity() - handle.inputs.capacity();
         self.state.metrics().room_input(waiting, taken);
@@ -229,7 +251,7 @@ impl Driver {
 
     fn tell_written(&mut self) {
         for room in self.state.services().shared_space.take_written() {
-            if let Some(handle) = self.room(&room) {
+            if let Some(handle) = self.room(&room, None) {
                 handle.signals.written.notify_one();
             }
         }
@@ -286,7 +308,7 @@ impl Driver {
     }
 
     fn tell_room(&mut self, room: &RoomId, server: &OwnedServerName, standing: Standing) {
-        if let Some(handle) = self.room(room) {
+        if let Some(handle) = self.room(room, None) {
             handle.signals.tell(server, standing);
         }
     }

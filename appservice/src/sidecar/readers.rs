@@ -1,7 +1,7 @@
 //! In whose name a room is asked about: users of the upstream who are in it.
 //!
 //! The service user if he is there, else others. Kept for a short time; whoever is refused in
-//! somebody's name has it looked up anew.
+//! somebody's name has it looked up anew. That nobody is there is not kept: somebody may come.
 //!
 //! Invariant: nobody who is not of the upstream's own users.
 
@@ -63,6 +63,10 @@ impl Readers {
             Err(error) => return Err(error),
         };
         let mut known = self.lock();
+        if joined.0.is_empty() {
+            known.remove(room);
+            return Ok(joined);
+        }
         if known.len() >= ROOMS_MAX && !known.contains_key(room) {
             known.clear();
         }

@@ -2,8 +2,8 @@
 //! last one ended, and of rooms in which he is not, their last pages.
 //!
 //! Transactions bring events sooner, but may be lost; a round makes sure. One is due at a start,
-//! when the upstream answers again, a while after transactions came, and when the outcome of a
-//! request is unknown.
+//! when the upstream answers again, a while after transactions came, when a room turns out to have
+//! a shared space, and when the outcome of a request is unknown.
 //!
 //! Invariant: where the next /sync begins moves in the batch of what the last one brought.
 
@@ -13,9 +13,12 @@ use std::{
     time::Duration,
 };
 
-use causeway_service::upstream::{
-    bearing::SYNCED_TYPES,
-    intake::{Incoming, IntakeError, Origin},
+use causeway_service::{
+    notify::{Subscription, Topic},
+    upstream::{
+        bearing::SYNCED_TYPES,
+        intake::{Incoming, IntakeError, Origin},
+    },
 };
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use serde::Deserialize;
@@ -104,7 +107,8 @@ struct Events {
 
 /// Hears in rounds until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut hearing = Hearing { shared, newest: HashMap::new(), looked_back: HashMap::new() };
+    let rooms = shared.notifier.subscribe([Topic::Upstream]);
+    let mut hearing = Hearing { shared, rooms, newest: HashMap::new(), looked_back: HashMap::new() };
     let mut pause = PAUSE_FIRST;
     loop {
         let round = tokio::select! {
@@ -130,6 +134,8 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 
 struct Hearing {
     shared: Arc<Shared>,
+    /// A room turned out to have a shared space.
+    rooms: Subscription,
     /// The newest event of a room's last walk.
     newest: HashMap<OwnedRoomId, OwnedEventId>,
     /// When a room was looked back into, and how long not again (ms).
@@ -149,6 +155,10 @@ impl Hearing {
                     tokio::time::sleep(PAUSE_LEAST).await;
                     return pause;
                 }
+                () = self.rooms.changed() => {
+                    tokio::time::sleep(PAUSE_LEAST).await;
+                    return pause;
+                }
                 () = shared.gate.traffic.notified() => {
                     pause = PAUSE_FIRST;
                     due = due.min(now() + PAUSE_FIRST);
@@ -163,9 +173,9 @@ impl Hearing {
         let number = self.shared.gate.begin_round();
         let service = self.shared.service_user.clone();
         let speaker = Speaker::User(&service);
-        let since = self.since(speaker).await?;
         let joined: BTreeSet<OwnedRoomId> =
             self.shared.client.joined_rooms(speaker).await?.into_iter().collect();
+        let since = self.since(&joined, speaker).await?;
         let shared = Arc::clone(&self.shared);
         let (known, sending) =
             spawn_blocking(move || Ok::<_, RoundError>((shared.intake.all_rooms()?, sending(&shared)?)))
@@ -216,9 +226,13 @@ impl Hearing {
         }
     }
 
-    /// Where /sync goes on. If that is nowhere yet, it begins now, and all rooms are yet to be
-    /// heard as a whole.
-    async fn since(&self, speaker: Speaker<'_>) -> Result<String, RoundError> {
+    /// Where /sync goes on. If that is nowhere yet, it begins now, and all rooms are heard as a
+    /// whole: of those that are not known one may be a shared space since long.
+    async fn since(
+        &self,
+        joined: &BTreeSet<OwnedRoomId>,
+        speaker: Speaker<'_>,
+    ) -> Result<String, RoundError> {
         let (intake, service) = (Arc::clone(&self.shared.intake), self.shared.service_user.clone());
         if let Some(since) = spawn_blocking(move || intake.since(&service)).await?? {
             return Ok(since);
@@ -226,6 +240,10 @@ impl Hearing {
         let nothing = filter(&json!([]), 1);
         let synced: Synced =
             serde_json::from_slice(&self.shared.client.sync(None, &nothing, speaker).await?)?;
+        let joined: Vec<OwnedRoomId> = joined.iter().cloned().collect();
+        for rooms in joined.chunks(WHOLE_ROOMS_MAX) {
+            self.hear_whole(rooms, speaker).await?;
+        }
         self.take(Vec::new(), synced.next_batch.clone()).await?;
         Ok(synced.next_batch)
     }
@@ -292,7 +310,11 @@ impl Hearing {
     async fn note_whole(&self, rooms: &[OwnedRoomId]) -> Result<(), RoundError> {
         let (intake, rooms) = (Arc::clone(&self.shared.intake), rooms.to_vec());
         let service = self.shared.service_user.clone();
-        let noting = move || rooms.iter().try_for_each(|room| intake.hear(room, Some(service.clone()), true));
+        let noting = move || {
+            // What is none is not made one by having been looked at.
+            let mut ours = rooms.iter().filter(|room| intake.is_ours(room));
+            ours.try_for_each(|room| intake.hear(room, Some(service.clone()), true))
+        };
         Ok(spawn_blocking(noting).await??)
     }
 

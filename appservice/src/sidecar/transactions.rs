@@ -4,6 +4,9 @@
 //! homeserver tells services also what it keeps out of its rooms. What can't be read is left out:
 //! the upstream would repeat it for ever, and /sync brings what it meant.
 //!
+//! What a room showed before a user of the upstream came into it is told by nobody: whether it has
+//! a shared space is asked when he comes.
+//!
 //! Invariants: nothing is read of a request that does not show the upstream's token; a
 //! transaction is acknowledged when what it brought is durable.
 
@@ -21,18 +24,23 @@ use axum::{
 use causeway_service::{
     appservices::ServiceToken,
     room_event::RoomEvent,
+    shared_space::DECLARATION_TYPE,
     upstream::{
         bearing::{Bearing, bearing},
         intake::{Incoming, IntakeError, Origin},
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::task::spawn_blocking;
 
-use super::{client::UpstreamError, facts_server, shared::Shared};
+use super::{
+    client::{Speaker, UpstreamError},
+    facts_server,
+    shared::Shared,
+};
 
 /// Bytes of a transaction: a hundred events of 64 KiB, each with the content before it, and more.
 const BODY_BYTES_MAX: usize = 32 << 20;
@@ -113,6 +121,9 @@ async fn take(shared: &Arc<Shared>, id: String, body: Bytes) -> Result<(), Strin
     });
     let heard: Option<Vec<(Incoming, RoomEvent)>> = heard.await.map_err(|error| error.to_string())?;
     let Some(heard) = heard else { return Ok(()) };
+    let coming = heard.iter().filter(|(_, event)| is_coming(shared, event));
+    let coming: Vec<RoomEvent> = coming.map(|(_, event)| event.clone()).collect();
+    stream::iter(coming).for_each_concurrent(CONFIRMED_AT_ONCE_MAX, |event| came(shared, event)).await;
     let wanted = heard.into_iter().filter(|(_, event)| shared.intake.is_wanted(event));
     let confirming = stream::iter(wanted).map(|(incoming, event)| confirmed(shared, incoming, event));
     let confirmed: Vec<Option<Incoming>> =
@@ -129,6 +140,34 @@ async fn take(shared: &Arc<Shared>, id: String, body: Bytes) -> Result<(), Strin
     });
     let taken = taken.await.map_err(|error| error.to_string())?;
     taken.map(drop).map_err(|error: IntakeError| error.to_string())
+}
+
+/// Whether it says that a user of the upstream is in a room that is none of ours.
+fn is_coming(shared: &Shared, event: &RoomEvent) -> bool {
+    let user = event.state_key().filter(|_| event.kind_text() == "m.room.member");
+    let user = user.and_then(|user| UserId::parse(user).ok());
+    event.membership() == Some(MembershipState::Join)
+        && user.is_some_and(|user| user.server_name() == shared.server_name)
+        && !shared.intake.is_ours(event.room_id())
+}
+
+/// A user of the upstream came into a room. What can't be asked now is found out when another
+/// server speaks of the room.
+async fn came(shared: &Shared, event: RoomEvent) {
+    let room = event.room_id().to_owned();
+    let Some(user) = event.state_key().and_then(|user| UserId::parse(user).ok()) else { return };
+    match shared.client.state_event(&room, (DECLARATION_TYPE, ""), Speaker::User(&user)).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return,
+        Err(error) => {
+            return tracing::debug!(%room, %error, "whether it has a shared space can't be asked");
+        }
+    }
+    let intake = Arc::clone(&shared.intake);
+    let hearing = spawn_blocking(move || intake.hear(&room, None, false).map_err(|error| error.to_string()));
+    if let Err(error) = hearing.await.map_err(|error| error.to_string()).flatten() {
+        tracing::error!(error, "that a room has a shared space can't be kept");
+    }
 }
 
 fn read(body: &[u8]) -> Vec<Incoming> {

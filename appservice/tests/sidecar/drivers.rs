@@ -171,6 +171,42 @@ async fn a_transaction_is_confirmed_kept_and_taken_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_space_is_known_when_a_user_comes_into_it_however_old_it_is() {
+    let (server, folder) = (Homeserver::start().await, folder());
+    let joined = std::mem::take(&mut server.world().joined);
+    let declared = server.send("@x:b.example", "org.causeway.shared_space", Some(""), &json!({}));
+    let old = server.send("@x:b.example", "org.causeway.item", Some("old"), &json!({ "n": 1 }));
+    let sidecar = Sidecar::start(&server, &folder).await;
+    let stranger = "@y:c.example";
+    let came = |user: &str| {
+        let content = json!({ "membership": "join" });
+        server.event(&server.send(user, "m.room.member", Some(user), &content))
+    };
+    assert_eq!(sidecar.transaction("1", &body(&[came(stranger)])).await, StatusCode::OK);
+    assert!(!sidecar.intake.is_ours(&room()), "nobody of the homeserver is there");
+    server.world().joined = joined;
+    assert_eq!(sidecar.transaction("2", &body(&[came("@zoe:a.example")])).await, StatusCode::OK);
+    assert!(sidecar.intake.is_ours(&room()));
+    assert_eq!(sidecar.intake.take_new(), [room()]);
+    until("all that it shows is heard", || {
+        let waiting = sidecar.waiting();
+        waiting.contains(&declared) && waiting.contains(&old)
+    })
+    .await;
+    sidecar.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_without_its_data_hears_the_rooms_of_the_service_user() {
+    let (server, folder) = (Homeserver::start().await, folder());
+    let old = server.item("old", 1);
+    let sidecar = Sidecar::start(&server, &folder).await;
+    until("what was there before is heard", || sidecar.waiting().contains(&old)).await;
+    assert!(sidecar.intake.is_ours(&room()));
+    sidecar.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_transaction_brought_is_heard_by_sync_across_restarts() {
     let (server, folder) = (Homeserver::start().await, folder());
     let before = server.item("a", 1);

@@ -50,6 +50,10 @@ type Waiting = Option<oneshot::Sender<Result<Delta, MatrixError>>>;
 /// Pause before looking again who is in a room, after something went wrong.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// How long comings and goings are gathered in a sidecar, where each look is a request to its
+/// homeserver.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+
 /// A room's task.
 pub struct RoomTask {
     state: FederationState,
@@ -64,12 +68,19 @@ pub struct RoomTask {
     begun: Instant,
     /// When to look who is in the room though nothing happened in it.
     look_again: Option<Instant>,
+    /// By whom the room came up, until it is looked who is in it.
+    spoken_by: Option<OwnedServerName>,
     pasts: Pasts,
 }
 
 impl RoomTask {
-    /// A task that knows nobody yet.
-    pub fn new(state: FederationState, room: OwnedRoomId, news: mpsc::Sender<News>) -> Self {
+    /// A task that knows nobody yet. `spoken_by`: this server spoke of the room.
+    pub fn new(
+        state: FederationState,
+        room: OwnedRoomId,
+        news: mpsc::Sender<News>,
+        spoken_by: Option<OwnedServerName>,
+    ) -> Self {
         let replicator = fresh(&state);
         let begun = state.clock().instant();
         Self {
@@ -82,6 +93,7 @@ impl RoomTask {
             io: JoinSet::new(),
             begun,
             look_again: None,
+            spoken_by,
             pasts: Pasts::default(),
         }
     }
@@ -112,7 +124,13 @@ impl RoomTask {
                     self.handle(Input::LocalChange, None).await;
                 }
                 Some(done) = self.io.join_next() => self.done(done).await,
-                () = changed(&changes) => here = self.look_around().await,
+                () = changed(&changes) => {
+                    if self.state.settings().mode == Mode::Sidecar {
+                        self.look_soon();
+                    } else {
+                        here = self.look_around().await;
+                    }
+                }
                 () = tokio::time::sleep_until(look_again.into()), if self.look_again.is_some() => {
                     here = self.look_around().await;
                 }
@@ -146,12 +164,33 @@ impl RoomTask {
         self.look_again = Some(self.state.clock().instant() + pause);
     }
 
+    /// Somebody may have come or gone. One look that is to come suffices, however often this is
+    /// said: it may be said by anybody.
+    fn look_soon(&mut self) {
+        if self.look_again.is_none() {
+            self.look_again_in(LOOK_SOON);
+        }
+    }
+
+    /// A server spoke, or can be reached, that was not seen in the room. Where the room's events
+    /// are kept here, all who are in it were seen.
+    fn look_for(&mut self, server: &ServerName) {
+        if self.state.settings().mode == Mode::Sidecar {
+            tracing::debug!(%server, room = %self.room, "not seen in the room yet");
+            self.look_soon();
+        }
+    }
+
     /// Compares who is in the room with who was. False when this server is not.
     async fn look_around(&mut self) -> bool {
         self.look_again = None;
         let (services, room) = (self.state.services().clone(), self.room.clone());
+        let spoken_by = self.spoken_by.take();
         let looked = blocking(move || {
             let space = &services.shared_space;
+            if let Some(by) = spoken_by {
+                space.spoken_of(&room, &by)?;
+            }
             if !space.is_joined_here(&room)? {
                 return Ok(None);
             }
@@ -202,6 +241,7 @@ impl RoomTask {
                     self.note_peer(&from);
                 } else {
                     tracing::debug!(%from, room = %self.room, "an advertisement from a server that is not in the room");
+                    self.look_for(&from);
                 }
             }
             // The endpoint has checked that the asker may ask.
@@ -222,7 +262,7 @@ impl RoomTask {
                 self.note_peer(server);
             }
             // When it is seen in the room, the driver is asked for it.
-            Standing::Up(_) => {}
+            Standing::Up(_) => self.look_for(server),
             Standing::Down => self.peer_down(server, Down::Unreachable).await,
             Standing::Incapable => self.peer_down(server, Down::Gone).await,
         }

@@ -14,7 +14,7 @@ use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use tokio::sync::Notify;
 
 /// What can be waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// Timeline, state or ephemeral data of a room.
     Room(OwnedRoomId),
@@ -26,6 +26,8 @@ pub enum Topic {
     Space(OwnedRoomId),
     /// The changes of any room's shared space: for replication.
     Spaces,
+    /// Which rooms of the homeserver beside a sidecar have shared spaces.
+    Upstream,
     /// Files that items refer to and that are to be fetched.
     WantedFiles,
     /// Anything in any room: for drivers that follow the whole stream.

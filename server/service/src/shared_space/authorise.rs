@@ -67,7 +67,10 @@ pub fn may_redact(writer: &mut dyn RoomAccess, header: &Header) -> Result<bool, 
 /// or anybody could write in the name of anybody.
 fn adoption(writer: &mut dyn RoomAccess, header: &Header) -> Result<Option<Standing>, SpaceError> {
     let Some(event_id) = header.adopts() else { return Ok(None) };
-    let Some(held) = writer.event(event_id)? else { return Ok(Some(Standing::Unproven)) };
+    let Some(held) = writer.event(event_id)? else {
+        writer.may_be_current(ITEM_TYPE, header.key().as_str());
+        return Ok(Some(Standing::Unproven));
+    };
     let event = held.event;
     let value = Value::from_content(event.content_raw().get().as_bytes());
     if value == Ok(None) && header.value_hash().is_some() {

@@ -389,6 +389,17 @@ pub trait RoomBackend: Send + Sync {
     /// The same.
     fn is_server_joined(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError>;
 
+    /// Another server speaks of the room's shared space, of which nothing may be known here
+    /// though both are in the room: where that may be, it is looked up, so often as is good.
+    ///
+    /// # Errors
+    /// Storage.
+    fn spoken_of(&self, room: &RoomId, by: &ServerName) -> Result<(), RoomError>;
+
+    /// Takes the rooms that came to be known as shared spaces other than by this server's own
+    /// joins, which are told of by themselves; after a start, all of them.
+    fn take_new(&self) -> Vec<OwnedRoomId>;
+
     /// Whether the room's access control list lets a server take part.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use causeway_shared_space::{ItemKey, Value, value::RESERVED_FIELDS};
 use causeway_storage::shared_space::notices;
-use ruma::{EventId, RoomId, ServerName};
+use ruma::{EventId, OwnedRoomId, RoomId, ServerName};
 use serde_json::{
     Map, Value as Json,
     value::{RawValue, to_raw_value},
@@ -27,6 +27,21 @@ impl SharedSpace {
     /// It could not be read, or asked for.
     pub fn is_server_joined(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
         self.rooms.is_server_joined(room, server)
+    }
+
+    /// Another server speaks of the room's shared space: it is made sure that it is known here, if
+    /// both are in the room. To be called before it is looked whether they are.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn spoken_of(&self, room: &RoomId, by: &ServerName) -> Result<(), RoomError> {
+        self.rooms.spoken_of(room, by)
+    }
+
+    /// Rooms whose shared spaces came to be known since this was last asked, other than by joining
+    /// them here: this server is a newcomer there. Its topic is [`crate::notify::Topic::Spaces`].
+    pub fn take_new(&self) -> Vec<OwnedRoomId> {
+        self.rooms.take_new()
     }
 
     /// Whether the room's access control list lets a server take part.

@@ -168,6 +168,12 @@ impl RoomBackend for Queueing {
     fn is_server_joined(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
         RoomBackend::is_server_joined(&*self.rooms, room, server)
     }
+    fn spoken_of(&self, room: &RoomId, by: &ServerName) -> Result<(), RoomError> {
+        self.rooms.spoken_of(room, by)
+    }
+    fn take_new(&self) -> Vec<OwnedRoomId> {
+        self.rooms.take_new()
+    }
     fn server_acl_allows(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
         RoomBackend::server_acl_allows(&*self.rooms, room, server)
     }

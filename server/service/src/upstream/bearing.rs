@@ -78,6 +78,11 @@ fn is_telling(event: &RoomEvent) -> bool {
     says_ours(event) || (is_reply && choice::of_reply(body).is_some())
 }
 
+/// Whether it may change which servers take part in its room.
+pub(super) fn is_about_servers(event: &RoomEvent) -> bool {
+    event.state_key().is_some() && ["m.room.member", "m.room.server_acl"].contains(&event.kind_text())
+}
+
 /// Whether it makes a room one of ours: it is of our types, or says something to us.
 pub(super) fn is_ours(event: &RoomEvent) -> bool {
     let kind = event.kind_text();

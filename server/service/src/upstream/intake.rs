@@ -13,7 +13,7 @@
 //! was heard moves in the batch of the last event that it brought.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -34,8 +34,10 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    bearing::{Bearing, bearing, is_ours},
+    bearing::{Bearing, bearing, is_about_servers, is_ours},
     facts::Facts,
+    ours::Ours,
+    strangers::Strangers,
 };
 use crate::{
     cache::Cache,
@@ -94,8 +96,9 @@ pub struct Intake {
     db: Database,
     facts: Arc<Facts>,
     notifier: Arc<Notifier>,
-    /// Rooms with a shared space.
-    rooms: Mutex<HashSet<OwnedRoomId>>,
+    ours: Ours,
+    /// Rooms that are none of ours, and of which others speak.
+    strangers: Strangers,
     /// Ids of transactions, oldest first. Held while something is taken in.
     transactions: Mutex<VecDeque<String>>,
     /// Where the last events are.
@@ -125,7 +128,8 @@ impl Intake {
             db,
             facts,
             notifier,
-            rooms: Mutex::new(rooms),
+            ours: Ours::of(rooms),
+            strangers: Strangers::default(),
             transactions: Mutex::new(transactions),
             recent: Cache::new(RECENT_MAX),
             heard: Mutex::default(),
@@ -142,7 +146,18 @@ impl Intake {
 
     /// Whether a room has a shared space, as far as is known here.
     pub fn is_ours(&self, room: &RoomId) -> bool {
-        lock(&self.rooms).contains(room)
+        self.ours.has(room)
+    }
+
+    /// Rooms with a shared space that came to be known since this was last asked; at first, all.
+    /// Their topics are [`Topic::Spaces`] and [`Topic::Upstream`].
+    pub fn take_new(&self) -> Vec<OwnedRoomId> {
+        self.ours.take_new()
+    }
+
+    /// Rooms that are none of ours, and of which others speak.
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// What happens in the upstream's rooms is told before it is confirmed: what is known of
@@ -158,6 +173,9 @@ impl Intake {
                 .ok()?;
             let event = RoomEvent::from(event);
             self.facts.happened(&event);
+            if is_about_servers(&event) {
+                self.strangers.forget(event.room_id());
+            }
             Some(event)
         };
         events.iter().map(read).collect()
@@ -215,7 +233,10 @@ impl Intake {
         }
         *transactions = ids;
         drop(transactions);
-        self.notifier.notify([&Topic::Stream]);
+        let mut topics = BTreeSet::from([Topic::Stream]);
+        let moved = wanted.iter().filter(|(_, event)| is_about_servers(event));
+        topics.extend(moved.map(|(_, event)| Topic::Room(event.room_id().to_owned())));
+        self.notifier.notify(&topics);
         Ok(taken)
     }
 
@@ -304,9 +325,15 @@ impl Intake {
         for (event_id, position) in positions {
             self.recent.insert(event_id, position);
         }
-        let mut known = lock(&self.rooms);
-        known.extend(rooms);
+        self.are_ours(rooms);
         Ok(())
+    }
+
+    /// Rooms have a shared space, which may be news.
+    fn are_ours(&self, rooms: impl IntoIterator<Item = OwnedRoomId>) {
+        if self.ours.add(rooms) {
+            self.notifier.notify([&Topic::Spaces, &Topic::Upstream]);
+        }
     }
 
     /// It is known that the upstream says what an event replaced: one that says nothing
@@ -437,7 +464,7 @@ impl Intake {
         let mut batch = self.db.batch();
         rows::put_room(&mut batch, room, &RoomRow { reader, whole });
         self.db.commit_durable(batch)?;
-        lock(&self.rooms).insert(room.to_owned());
+        self.are_ours([room.to_owned()]);
         Ok(())
     }
 }

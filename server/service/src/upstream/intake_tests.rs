@@ -1,6 +1,6 @@
 //! What an upstream that loses, repeats, delays and reorders brings into the intake.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use causeway_storage::{
     Database, Options, StreamPosition,
@@ -15,13 +15,18 @@ use super::{
     freshness::Freshness,
     intake::{Incoming, Intake, IntakeError, Origin},
 };
-use crate::{clock::Clock, notify::Notifier, shared_space::ITEM_TYPE};
+use crate::{
+    clock::Clock,
+    notify::{Notifier, Topic},
+    shared_space::ITEM_TYPE,
+};
 
 static ROOM: std::sync::LazyLock<&RoomId> = std::sync::LazyLock::new(|| room_id!("!r:s1"));
 
 struct World {
     db: Database,
     facts: Arc<Facts>,
+    notifier: Arc<Notifier>,
     intake: Intake,
     _folder: tempfile::TempDir,
 }
@@ -35,18 +40,19 @@ impl World {
         let folder = tempfile::tempdir().expect("a folder");
         let db = Database::open(folder.path(), &Options::default()).expect("opens");
         let facts = Arc::new(Facts::new(Clock::manual(1_000)));
-        let intake = Self::open(&db, &facts);
-        Self { db, facts, intake, _folder: folder }
+        let notifier = Arc::new(Notifier::default());
+        let intake = Self::open(&db, &facts, &notifier);
+        Self { db, facts, notifier, intake, _folder: folder }
     }
 
-    fn open(db: &Database, facts: &Arc<Facts>) -> Intake {
-        Intake::open(db.clone(), Arc::clone(facts), Arc::new(Notifier::default())).expect("opens")
+    fn open(db: &Database, facts: &Arc<Facts>, notifier: &Arc<Notifier>) -> Intake {
+        Intake::open(db.clone(), Arc::clone(facts), Arc::clone(notifier)).expect("opens")
     }
 
     /// As after a crash.
     fn restart(&mut self) {
         self.facts = Arc::new(Facts::new(Clock::manual(1_000)));
-        self.intake = Self::open(&self.db, &self.facts);
+        self.intake = Self::open(&self.db, &self.facts, &self.notifier);
     }
 
     fn waiting(&self) -> Vec<String> {
@@ -318,4 +324,20 @@ fn any_schedule_ends_as_if_all_had_come_once_and_in_order() {
             assert!(past == Some(row.clone()) || (past.is_none() && row == PastRow::Nothing), "seed {seed}");
         }
     }
+}
+
+#[tokio::test]
+async fn who_comes_or_goes_is_told_to_those_who_look_who_is_in_the_room() {
+    let world = World::new();
+    let rooms = world.notifier.subscribe([Topic::Room(ROOM.to_owned())]);
+    let is_told = async || tokio::time::timeout(Duration::ZERO, rooms.changed()).await.is_ok();
+    let take = |id: &str, event: &Value| {
+        world.intake.take(&[incoming(event)], Origin::Transaction(id)).expect("takes");
+    };
+    take("1", &item("$a", "k", None));
+    assert!(!is_told().await);
+    take("2", &event("$m", "m.room.member", Some("@yan:s2"), &json!({ "membership": "join" })));
+    assert!(is_told().await);
+    take("3", &event("$l", "m.room.server_acl", Some(""), &json!({})));
+    assert!(is_told().await);
 }

@@ -7,17 +7,20 @@
 //! - [`intake`]: what happened there, until it was followed; [`bearing`]: what of it matters;
 //! - [`outbox`]: what is to be sent there;
 //! - [`rooms`]: the rooms as shared spaces need them, over all of this; `room`: one of them, as
-//!   far as it is at hand; `wanted`: what others' changes name of them.
+//!   far as it is at hand; `wanted`: what others' changes name of them; `ours`: which of
+//!   them have shared spaces; `strangers`: of which others speak that are none of ours yet.
 
 pub mod bearing;
 pub mod facts;
 pub mod freshness;
 pub mod intake;
 mod memory;
+mod ours;
 pub mod outbox;
 pub mod request;
 mod room;
 pub mod rooms;
+mod strangers;
 mod wanted;
 
 #[cfg(test)]

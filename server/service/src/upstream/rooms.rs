@@ -7,7 +7,9 @@
 //! Not here: what is at hand ([`super::room`], [`super::facts`]) and HTTP.
 //!
 //! Invariants: nobody waits for the upstream under a room's lock; a write asks only so often;
-//! of rooms without a shared space nothing is asked on behalf of other servers.
+//! of rooms without a shared space nothing is asked on behalf of other servers but who is in them,
+//! so often as `strangers` allows: a room becomes ours when a server that is in it with this one
+//! speaks of its shared space.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -210,14 +212,23 @@ impl Upstream {
         if !self.is_ours(room)? {
             return Ok(Arc::default());
         }
+        match self.asked_servers(room) {
+            Ok(servers) => servers.ok_or(RoomError::Lacking),
+            Err(_) => self.known.facts.servers(room, Freshness::SILENT_PEER).ok_or(RoomError::Lacking),
+        }
+    }
+
+    /// The same as the upstream says now, whether the room is ours or not; none if that changes
+    /// just now.
+    fn asked_servers(&self, room: &RoomId) -> Result<Option<Arc<BTreeSet<OwnedServerName>>>, UpstreamError> {
         let facts = &self.known.facts;
         if let Some(servers) = facts.servers(room, Freshness::PEER) {
-            return Ok(servers);
+            return Ok(Some(servers));
         }
         match self.ask(room, vec![Wanted::Servers]) {
-            Ok(()) => facts.servers(room, Freshness::PEER).ok_or(RoomError::Lacking),
-            Err(UpstreamError::NotInRoom) => Ok(Arc::default()),
-            Err(_) => facts.servers(room, Freshness::SILENT_PEER).ok_or(RoomError::Lacking),
+            Ok(()) => Ok(facts.servers(room, Freshness::PEER)),
+            Err(UpstreamError::NotInRoom) => Ok(Some(Arc::default())),
+            Err(error) => Err(error),
         }
     }
 
@@ -326,25 +337,36 @@ impl RoomBackend for Upstream {
 
     fn ask_for_wanted(&self) -> Result<Vec<OwnedRoomId>, RoomError> {
         let mut came = Vec::new();
-        for (room, wanted) in self.known.later.take(self.now_ms()) {
-            match self.ask(&room, wanted.clone()) {
+        let later = &self.known.later;
+        let due = later.take(self.now_ms());
+        for (number, (room, wanted)) in due.iter().enumerate() {
+            match self.ask(room, wanted.clone()) {
                 Ok(()) => {}
-                Err(UpstreamError::Silent) => break,
+                Err(UpstreamError::Silent) => {
+                    later.unanswered(self.now_ms(), &due[number..]);
+                    break;
+                }
                 Err(error) => {
                     tracing::debug!(%room, error = %crate::error::Chain(&error), "what is wanted can't be had");
+                    for wanted in wanted {
+                        later.missed(room, wanted);
+                    }
                     continue;
                 }
             }
             let is_here = |wanted: &&Wanted| match wanted {
-                Wanted::Event(id) => self.known.facts.known_event(&room, id).is_some(),
+                Wanted::Event(id) => self.known.facts.known_event(room, id).is_some(),
                 Wanted::State { .. } | Wanted::Rights(_) | Wanted::Servers => true,
             };
-            let here: Vec<&Wanted> = wanted.iter().filter(is_here).collect();
+            let (here, missed): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(is_here);
             for wanted in &here {
-                self.known.later.came(&room, wanted);
+                later.came(room, wanted);
+            }
+            for wanted in missed {
+                later.missed(room, wanted);
             }
             if here.iter().any(|wanted| matches!(wanted, Wanted::Event(_))) {
-                came.push(room);
+                came.push(room.clone());
             }
         }
         Ok(came)
@@ -398,6 +420,28 @@ impl RoomBackend for Upstream {
 
     fn is_server_joined(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
         Ok(self.servers(room)?.contains(server))
+    }
+
+    fn spoken_of(&self, room: &RoomId, by: &ServerName) -> Result<(), RoomError> {
+        if self.is_ours(room)? {
+            return Ok(());
+        }
+        let intake = &self.known.intake;
+        let Some(_turn) = intake.strangers().begin(self.now_ms(), room, by) else { return Ok(()) };
+        match self.asked_servers(room) {
+            Ok(Some(servers)) if servers.contains(&self.server_name) && servers.contains(by) => {
+                tracing::info!(%room, %by, "the room is found to be a shared space");
+                intake.hear(room, None, false)?;
+            }
+            Ok(Some(_)) => {}
+            // That is no answer.
+            Ok(None) | Err(_) => intake.strangers().forget(room),
+        }
+        Ok(())
+    }
+
+    fn take_new(&self) -> Vec<OwnedRoomId> {
+        self.known.intake.take_new()
     }
 
     fn server_acl_allows(&self, room: &RoomId, server: &ServerName) -> Result<bool, RoomError> {

@@ -11,7 +11,7 @@ use std::{
 
 use causeway_shared_space::{ItemKey, Value as ItemValue};
 use causeway_storage::{Database, Options, shared_space::notices};
-use ruma::{EventId, RoomId, UserId, owned_server_name, room_id, server_name, user_id};
+use ruma::{EventId, OwnedServerName, RoomId, UserId, owned_server_name, room_id, server_name, user_id};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -29,6 +29,7 @@ use crate::{
     settings::Settings,
     shared_space::{
         DECLARATION_TYPE, ITEM_TYPE,
+        backend::RoomBackend,
         error::SpaceError,
         write::{OnConflict, Write, Writer},
     },
@@ -42,6 +43,8 @@ static ZOE: std::sync::LazyLock<&UserId> = std::sync::LazyLock::new(|| user_id!(
 struct Homeserver {
     state: Mutex<BTreeMap<(String, String), Value>>,
     events: Mutex<BTreeMap<String, Value>>,
+    /// Servers with members besides its own.
+    others: Mutex<BTreeSet<OwnedServerName>>,
     is_silent: AtomicBool,
     sent: AtomicU64,
     asked: AtomicU64,
@@ -99,7 +102,11 @@ impl Homeserver {
                 let pieces = [self.state("m.room.create", ""), self.state("m.room.power_levels", ""), member];
                 Fact::Events(pieces.iter().flatten().map(raw).collect())
             }
-            Wanted::Servers => Fact::Servers(BTreeSet::from([owned_server_name!("s1")])),
+            Wanted::Servers => {
+                let mut servers = locked(&self.others).clone();
+                servers.insert(owned_server_name!("s1"));
+                Fact::Servers(servers)
+            }
         }
     }
 }
@@ -139,8 +146,12 @@ impl World {
 
     /// The homeserver tells of an event.
     fn tell(&self, event: &Value) {
+        self.tell_of(&ROOM, event);
+    }
+
+    fn tell_of(&self, room: &RoomId, event: &Value) {
         let id = format!("t{}", event["event_id"]);
-        let incoming = Incoming { room_id: ROOM.to_owned(), event: raw(event) };
+        let incoming = Incoming { room_id: room.to_owned(), event: raw(event) };
         self.upstream.intake().take(&[incoming], Origin::Transaction(&id)).expect("taken");
     }
 
@@ -315,4 +326,58 @@ fn who_is_not_in_the_room_neither_reads_nor_writes() {
     world.tell(&left);
     let refused = world.put("ONE", "plan", &json!({ "n": 2 }));
     assert!(matches!(refused, Err(SpaceError::Forbidden(_))), "{refused:?}");
+}
+
+#[test]
+fn a_room_becomes_ours_when_a_server_that_is_in_it_speaks_of_it() {
+    let world = World::new();
+    let (space, homeserver) = (&world.services.shared_space, &world.homeserver);
+    let (old, friend) = (room_id!("!old:s2"), server_name!("s2"));
+    assert_eq!(space.take_new(), [ROOM.to_owned()]);
+    let asked = || homeserver.asked.load(Ordering::Relaxed);
+    let speaks = || {
+        let before = asked();
+        space.spoken_of(old, friend).expect("storage");
+        asked() - before
+    };
+    assert!(!space.is_joined_here(old).expect("reads"), "nothing is known of it");
+    assert_eq!((speaks(), speaks()), (1, 0), "it is asked once");
+    assert!(!space.is_joined_here(old).expect("reads"), "who speaks is not there");
+    // Who comes changes that, and silence does not.
+    locked(&homeserver.others).insert(friend.to_owned());
+    let member = json!({
+        "event_id": "$m:s2", "room_id": old, "sender": "@bob:s2", "type": "m.room.member",
+        "state_key": "@bob:s2", "content": { "membership": "join" }, "origin_server_ts": 1, "unsigned": {},
+    });
+    world.tell_of(old, &member);
+    homeserver.is_silent.store(true, Ordering::Relaxed);
+    assert_eq!(speaks(), 1);
+    homeserver.is_silent.store(false, Ordering::Relaxed);
+    world.services.clock.advance(Duration::from_secs(2));
+    assert!(!space.is_joined_here(old).expect("reads"));
+    assert_eq!((speaks(), speaks()), (1, 0));
+    assert!(space.is_joined_here(old).expect("reads"));
+    assert!(space.is_server_joined(old, friend).expect("reads"));
+    assert_eq!(space.take_new(), [old.to_owned()], "it is told as new once");
+    assert!(space.take_new().is_empty());
+}
+
+#[test]
+fn what_the_homeserver_was_silent_about_is_asked_for_as_soon_as_it_answers() {
+    let world = World::new();
+    let banned = || {
+        let rooms: &dyn RoomBackend = &*world.upstream;
+        rooms.is_banned(&ROOM, user_id!("@yan:s2")).expect("reads")
+    };
+    assert!(!banned(), "nothing is known of him yet");
+    world.homeserver.is_silent.store(true, Ordering::Relaxed);
+    for _ in 0..20 {
+        world.upstream.ask_for_wanted().expect("storage");
+        world.services.clock.advance(Duration::from_secs(5));
+    }
+    world.homeserver.is_silent.store(false, Ordering::Relaxed);
+    let content = json!({ "membership": "ban" });
+    world.homeserver.send(ZOE.as_str(), "m.room.member", Some("@yan:s2"), &content);
+    world.upstream.ask_for_wanted().expect("storage");
+    assert!(banned());
 }

@@ -4,7 +4,8 @@
 //! In memory only: after a start the changes are judged again and name it again.
 //!
 //! Invariants: bounded in each room and in all; what is not to be had is asked for less and
-//! less often, whoever names it.
+//! less often, whoever names it. That the upstream does not answer says nothing of that, and a
+//! room of which it never does keeps no other from being asked about.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ const ASKED_ROOMS_MAX: usize = 4;
 /// Pauses before it is asked for again: they double.
 const PAUSE_FIRST_MS: u64 = 5_000;
 const PAUSE_LAST_MS: u64 = 3_600_000;
+/// The pause when no answer came.
+const PAUSE_SILENT_MS: u64 = 1_000;
 
 /// When a fact is asked for again.
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +37,19 @@ struct Next {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct WantedLater(Mutex<BTreeMap<OwnedRoomId, BTreeMap<Wanted, Next>>>);
+pub(super) struct WantedLater(Mutex<Rooms>);
+
+#[derive(Debug, Default)]
+struct Rooms {
+    wanted: BTreeMap<OwnedRoomId, BTreeMap<Wanted, Next>>,
+    /// The last room of which no answer came: those after it come before it.
+    silent: Option<OwnedRoomId>,
+}
 
 impl WantedLater {
     /// A fact is wanted. Whether that is new.
     pub(super) fn want(&self, now_ms: u64, room: &RoomId, wanted: Wanted) -> bool {
-        let mut rooms = self.lock();
+        let rooms = &mut self.lock().wanted;
         if rooms.len() >= ROOMS_MAX && !rooms.contains_key(room) {
             return false;
         }
@@ -54,12 +64,15 @@ impl WantedLater {
     /// What is to be asked for now, in a few rooms; it is not due again for a while.
     pub(super) fn take(&self, now_ms: u64) -> Vec<(OwnedRoomId, Vec<Wanted>)> {
         let mut due = Vec::new();
-        for (room, wanted) in self.lock().iter_mut() {
+        let mut rooms = self.lock();
+        let silent = rooms.silent.take();
+        let (first, last): (Vec<_>, Vec<_>) =
+            rooms.wanted.iter_mut().partition(|(room, _)| silent.as_ref() < Some(*room));
+        for (room, wanted) in first.into_iter().chain(last) {
             let mut asked = Vec::new();
             for (wanted, next) in wanted.iter_mut().filter(|(_, next)| next.due_ms <= now_ms).take(FACTS_MAX)
             {
                 next.due_ms = now_ms.saturating_add(next.pause_ms);
-                next.pause_ms = next.pause_ms.saturating_mul(2).min(PAUSE_LAST_MS);
                 asked.push(wanted.clone());
             }
             if !asked.is_empty() {
@@ -72,9 +85,30 @@ impl WantedLater {
         due
     }
 
+    /// It was answered, and is not to be had now.
+    pub(super) fn missed(&self, room: &RoomId, wanted: &Wanted) {
+        if let Some(next) = self.lock().wanted.get_mut(room).and_then(|of_room| of_room.get_mut(wanted)) {
+            next.pause_ms = next.pause_ms.saturating_mul(2).min(PAUSE_LAST_MS);
+        }
+    }
+
+    /// These were not answered, of the first room because the upstream is silent.
+    pub(super) fn unanswered(&self, now_ms: u64, of_rooms: &[(OwnedRoomId, Vec<Wanted>)]) {
+        let mut rooms = self.lock();
+        rooms.silent = of_rooms.first().map(|(room, _)| room.clone());
+        for (room, wanted) in of_rooms {
+            let Some(of_room) = rooms.wanted.get_mut(room) else { continue };
+            for wanted in wanted {
+                if let Some(next) = of_room.get_mut(wanted) {
+                    next.due_ms = now_ms.saturating_add(PAUSE_SILENT_MS);
+                }
+            }
+        }
+    }
+
     /// It is at hand.
     pub(super) fn came(&self, room: &RoomId, wanted: &Wanted) {
-        let mut rooms = self.lock();
+        let rooms = &mut self.lock().wanted;
         if let Some(of_room) = rooms.get_mut(room) {
             of_room.remove(wanted);
             if of_room.is_empty() {
@@ -84,7 +118,7 @@ impl WantedLater {
     }
 
     /// The maps are whole between statements, so a panic elsewhere is no reason to stop.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<OwnedRoomId, BTreeMap<Wanted, Next>>> {
+    fn lock(&self) -> MutexGuard<'_, Rooms> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,11 +140,44 @@ mod tests {
         assert!(!later.want(0, room, event(1)), "it is known to be wanted");
         assert_eq!(later.take(0), [(room.to_owned(), vec![event(1)])]);
         later.want(0, room, event(1));
+        later.missed(room, &event(1));
         assert!(later.take(PAUSE_FIRST_MS - 1).is_empty());
         assert_eq!(later.take(PAUSE_FIRST_MS).len(), 1);
+        later.missed(room, &event(1));
         assert!(later.take(PAUSE_FIRST_MS * 3 - 1).is_empty());
         later.came(room, &event(1));
         assert!(later.take(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn silence_makes_no_pause_longer_and_no_room_keeps_others_waiting() {
+        let later = WantedLater::default();
+        let rooms: Vec<OwnedRoomId> =
+            (0..9).map(|n| OwnedRoomId::try_from(format!("!{n}:s1")).expect("an id")).collect();
+        for room in &rooms {
+            later.want(0, room, event(1));
+        }
+        let mut now_ms = 0;
+        let mut asked = Vec::new();
+        for _ in 0..30 {
+            let due = later.take(now_ms);
+            asked.push(due[0].0.clone());
+            later.unanswered(now_ms, &due);
+            now_ms += PAUSE_SILENT_MS;
+        }
+        for room in &rooms {
+            assert!(asked.iter().filter(|asked| *asked == room).count() >= 3, "{room}: {asked:?}");
+        }
+        let all = |now_ms| -> usize {
+            let mut rooms = 0;
+            while let due @ [_, ..] = &later.take(now_ms)[..] {
+                rooms += due.len();
+            }
+            rooms
+        };
+        assert_eq!(all(now_ms), rooms.len());
+        assert_eq!(all(now_ms + PAUSE_FIRST_MS - 1), 0);
+        assert_eq!(all(now_ms + PAUSE_FIRST_MS), rooms.len(), "the pause is the first one still");
     }
 
     #[test]
