@@ -22,7 +22,6 @@ fn tell(pid: Option<u32>, signal: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "stops a process, seen to pass by itself only: run by name"]
 async fn a_homeserver_that_stalls_keeps_no_other_server_waiting() -> Result<()> {
     let besides = Besides::start().await?;
     let room = &besides.room;
@@ -38,7 +37,6 @@ async fn a_homeserver_that_stalls_keeps_no_other_server_waiting() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet: run by name"]
 async fn who_may_not_is_refused_by_a_sidecar_too() -> Result<()> {
     let besides = Besides::start().await?;
     let (room, zoe, yan) = (&besides.room, &besides.zoe, &besides.yan);
@@ -50,7 +48,7 @@ async fn who_may_not_is_refused_by_a_sidecar_too() -> Result<()> {
     ] {
         ensure(refused.status == 403, || format!("an outsider: {refused:?}"))?;
     }
-    let nobody = besides.one.client().call(Method::GET, &items, Some("made up"), None).await?;
+    let nobody = besides.one.client().call(Method::GET, &items, Some("made-up"), None).await?;
     ensure(nobody.status == 401 && nobody.errcode() == "M_UNKNOWN_TOKEN", || format!("{nobody:?}"))?;
 
     yan.try_write(room, "yans", &body).await?.ok()?;

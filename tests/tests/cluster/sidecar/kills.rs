@@ -66,7 +66,6 @@ async fn write(user: &User, room: &str, round: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet: run by name"]
 async fn what_was_acknowledged_outlives_a_kill_of_each_part() -> Result<()> {
     let mut besides = Besides::start().await?;
     let mut acknowledged = Vec::new();

@@ -47,7 +47,6 @@ async fn what_is_written_while_the_sidecar_is_down_is_taken_over_later() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet: run by name"]
 async fn a_sidecar_of_yesterday_or_without_its_data_comes_to_the_same_items() -> Result<()> {
     let mut besides = Besides::start().await?;
     let room = besides.room.clone();
