@@ -4,7 +4,7 @@
 usage: commander.py COMMANDER URL_A NAME_A PASSWORD_A URL_B NAME_B PASSWORD_B
 
 Each step is a run of the program, as a script or a person at a terminal would have it:
-logging in, making, entering, leaving rooms, encrypted messages and files, listening,
+logging in, making, entering, leaving rooms, encrypted messages, a reply, an edit, files, listening,
 verification by emoji (with matrix-nio, which the program itself is made of, as the other
 side), profiles, aliases, devices, keys, logging out. Prints one line per step. Exit code
 0: everything held.
@@ -167,6 +167,33 @@ def talk(alice, bob, room, alias):
     step("it is as bob's", alice.read("media/poem.txt") == bob.read("poem.txt"))
 
 
+def relate(alice, bob, alias):
+    """A reply and an edit, as events from files: the program has no other way. It shows no reactions
+    to whoever listens."""
+    said = alice.run("--room", alias, "--message", "which roses?", "--print-event-id")
+    root = re.search(r"\$[^\s\"',|]+", said)
+    step("alice is told the message's id", root, said)
+    root = root.group(0)
+    bob.run_until("bob reads what she asks", lambda said: "which roses?" in said, "--listen", "once")
+
+    def tell(person, other, content, relation):
+        event = {"type": "m.room.message", "content": {**content, "m.relates_to": relation}}
+        person.write("event.json", json.dumps(event).encode())
+        person.run("--room", alias, "--event", "event.json")
+
+        def seen(said):
+            shown = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+            return any(one.get("content") == event["content"] for one in shown)
+
+        listen = ("--listen", "once", "--output", "json-spec")
+        other.run_until(f"{other.name} sees {list(relation)}", seen, *listen)
+
+    text = lambda body: {"msgtype": "m.text", "body": body}
+    tell(bob, alice, text("the red ones"), {"m.in_reply_to": {"event_id": root}})
+    edit = {**text("* which?"), "m.new_content": text("which?")}
+    tell(alice, bob, edit, {"rel_type": "m.replace", "event_id": root})
+
+
 def files(alice, bob):
     alice.write("plain.bin", bytes(range(256)) * 100)
     said = alice.run("--upload", "plain.bin", "--plain")
@@ -308,6 +335,7 @@ def main():
         bob.log_in()
         room, alias = meet(alice, bob)
         talk(alice, bob, room, alias)
+        relate(alice, bob, alias)
         files(alice, bob)
         asyncio.run(verify(alice, bob))
         look_around(alice, bob, room, alias)

@@ -49,13 +49,16 @@ class Person(AsyncClient):
         store = tempfile.mkdtemp(dir=folder)
         config = AsyncClientConfig(encryption_enabled=True, store_sync_tokens=True)
         client = cls(url, name, device_id=device, store_path=store, config=config)
-        client.shown, client.to_device_shown = [], []
-        client.add_event_callback(lambda room, event: client.shown.append((room.room_id, event)), None)
-        client.add_to_device_callback(client.to_device_shown.append, None)
+        client.remember()
         answer = await client.login(password, device_name=device)
         step(f"{name} logs in with {device}", isinstance(answer, LoginResponse), answer)
         await client.turn()
         return client
+
+    def remember(self):
+        self.shown, self.to_device_shown = [], []
+        self.add_event_callback(lambda room, event: self.shown.append((room.room_id, event)), None)
+        self.add_to_device_callback(self.to_device_shown.append, None)
 
     async def turn(self, timeout=300):
         """One sync, and all that it asks for, as nio's own loop does it."""
@@ -262,4 +265,5 @@ async def main():
                 await person.close()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

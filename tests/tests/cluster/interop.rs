@@ -1,8 +1,13 @@
 //! matrix-nio and matrix-commander, unmodified, on two servers, of which one may be a
 //! Synapse: items written as room state, a conflict that is told in the room and settled by
-//! a reaction, and end-to-end encryption.
+//! a reaction, end-to-end encryption, and the rest of what people do daily.
 
-use std::process::Stdio;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use causeway_tests::{
     cluster::Cluster,
@@ -10,7 +15,7 @@ use causeway_tests::{
     program,
     result::{Doing, Failure, Result, ensure},
     server::Tuning,
-    user::User,
+    user::{User, password},
     wait,
 };
 use tokio::{
@@ -61,20 +66,44 @@ async fn share_items(sides: Sides) -> Result<()> {
     two.finish().await
 }
 
-/// Runs a script of `tests/interop` to its end.
-async fn run(script: &str, first: &[&str], two: Two) -> Result<()> {
+/// Runs a script of `tests/interop` to its end, with what lies beside Python for its first
+/// arguments.
+async fn run(script: &str, first: &[&str], arguments: Vec<String>) -> Result<()> {
     let python = python().await?;
     let output = Command::new(&python)
         .arg(program::checkout().join("tests/interop").join(script))
         .args(first.iter().map(|name| python.with_file_name(name)))
-        .args(two.arguments())
+        .args(arguments)
+        // Some scripts import others: nothing is to be left in the checkout.
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
         .await
         .doing("running Python")?;
-    ended_well(script, &output)?;
+    ended_well(script, &output)
+}
+
+/// Runs a script of nio's for two people there.
+async fn nio(script: &str, sides: Sides) -> Result<()> {
+    let two = Two::start(sides).await?;
+    run(script, &[], two.arguments()).await?;
     two.finish().await
+}
+
+/// Servers of ours with names of their own.
+fn named(names: &[&str]) -> Tuning {
+    Tuning { names: names.iter().map(|&name| name.to_owned()).collect(), ..Tuning::default() }
+}
+
+/// A Python that tells a Synapse, started by it, where the servers of this configuration are.
+fn python_with_names(python: &Path, configuration: &Path, at: PathBuf) -> Result<PathBuf> {
+    let script = program::checkout().join("tests/interop/synapse_with_names.py");
+    let quoted = |path: &Path| format!("'{}'", path.display());
+    let words = [python, &script, configuration].map(quoted).join(" ");
+    fs::write(&at, format!("#!/bin/sh\nexec {words} \"$@\"\n"))?;
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o755))?;
+    Ok(at)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,22 +118,53 @@ async fn nio_here_and_at_synapse_writes_items_and_settles_a_conflict() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nio_encrypts_verifies_and_shares_keys_between_servers() -> Result<()> {
-    run("nio_encrypted.py", &[], Two::start(Sides::Ours).await?).await
+    nio("nio_encrypted.py", Sides::Ours).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nio_encrypts_verifies_and_shares_keys_with_synapse() -> Result<()> {
     for sides in [Sides::BobElsewhere, Sides::AliceElsewhere] {
-        run("nio_encrypted.py", &[], Two::start(sides).await?).await?;
+        nio("nio_encrypted.py", sides).await?;
     }
     Ok(())
 }
 
-/// Not with a Synapse: the program takes no room alias with a port in it, and a Synapse of the
-/// tests has no other name.
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_does_between_servers_what_people_do_daily() -> Result<()> {
+    nio("nio_daily.py", Sides::Ours).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nio_does_with_synapse_what_people_do_daily() -> Result<()> {
+    for sides in [Sides::BobElsewhere, Sides::AliceElsewhere] {
+        nio("nio_daily.py", sides).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn matrix_commander_does_at_two_servers_what_people_do_at_a_terminal() -> Result<()> {
-    let names = ["north.test", "south.test"].map(ToOwned::to_owned).to_vec();
-    let cluster = Cluster::start_tuned(2, &Tuning { names, ..Tuning::default() }).await?;
-    run("commander.py", &["matrix-commander"], Two::of(cluster).await?).await
+    let cluster = Cluster::start_tuned(2, &named(&["north.test", "south.test"])).await?;
+    let two = Two::of(cluster).await?;
+    run("commander.py", &["matrix-commander"], two.arguments()).await?;
+    two.finish().await
+}
+
+/// Alice, who makes the room, with us: the program takes no room alias with a port in it, and a
+/// Synapse of the tests has no other name.
+#[tokio::test(flavor = "multi_thread")]
+async fn matrix_commander_does_with_synapse_what_people_do_at_a_terminal() -> Result<()> {
+    let python = python().await?;
+    let cluster = Cluster::start_tuned(1, &named(&["north.test"])).await?;
+    let configuration = cluster.path("server-0").join("causeway.toml");
+    let python = python_with_names(&python, &configuration, cluster.path("python"))?;
+    let mut synapse = cluster.add_synapse(&python).await?;
+    let mut arguments = Vec::new();
+    for (client, name) in [(cluster[0].client(), "alice"), (synapse.client(), "bob")] {
+        User::register_with(client, name).await?;
+        arguments.extend([client.base(), name.to_owned(), password(name)]);
+    }
+    run("commander.py", &["matrix-commander"], arguments).await?;
+    synapse.kill().await?;
+    cluster.finish().await
 }
