@@ -12,12 +12,16 @@ const [folder, ...people] = process.argv.slice(2);
 // The library is chatty, and what it says is not the test's business.
 for (const level of ["debug", "info", "warn", "trace"]) console[level] = () => {};
 
-const library = join(folder, "node_modules/matrix-js-sdk/lib/index.js");
-export const sdk = await import(pathToFileURL(library).href);
+const library = (file) => import(pathToFileURL(join(folder, "node_modules/matrix-js-sdk/lib", file)).href);
+export const sdk = await library("index.js");
+const { SlidingSync } = await library("sliding-sync.js");
 sdk.logger?.setLevel?.("error");
 
 /** [address, name, password] of each person. */
 export const [north, south] = [people.slice(0, 3), people.slice(3, 6)];
+
+/** What a client by sliding sync asks for: the rooms with the latest news, with their state. */
+const ROOMS = { ranges: [[0, 20]], timeline_limit: 20, required_state: [["*", "*"]] };
 
 /** Patience with one step, in ms: test machines can be slow. */
 const PATIENCE = 60_000;
@@ -69,6 +73,21 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
         identifier: { type: "m.id.user", user },
         password,
     });
+    return begin({ baseUrl, ...kept(session) }, { encrypted });
+}
+
+/** What an app keeps of a login. */
+const kept = ({ access_token: accessToken, user_id: userId, device_id: deviceId }) => ({ accessToken, userId, deviceId });
+
+/** A client that was logged in before is opened again with nothing but its session, once it was closed. */
+export async function restore(client, sliding) {
+    client.stopClient();
+    const session = { baseUrl: client.baseUrl, accessToken: client.getAccessToken() };
+    return begin({ ...session, userId: client.getUserId(), deviceId: client.getDeviceId() }, { sliding });
+}
+
+/** A client of a session, synced. `sliding`: by simplified sliding sync. */
+async function begin(session, { encrypted = false, sliding = false }) {
     const secrets = new Map();
     const gate = { opens: Promise.resolve() };
     const fetchFn = async (url, options) => {
@@ -77,11 +96,8 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
         return answer;
     };
     const client = sdk.createClient({
-        baseUrl,
+        ...session,
         fetchFn,
-        accessToken: session.access_token,
-        userId: session.user_id,
-        deviceId: session.device_id,
         timelineSupport: true,
         cryptoCallbacks: {
             getSecretStorageKey: async ({ keys }) => {
@@ -94,8 +110,10 @@ export async function login([baseUrl, user, password], { encrypted = false } = {
     gates.set(client, gate);
     client.openSecrets = secrets;
     if (encrypted) await client.initRustCrypto({ useIndexedDB: false });
-    await client.startClient({ initialSyncLimit: 20, threadSupport: true });
-    await until(`${user} has synced`, () => client.isInitialSyncComplete());
+    const lists = new Map([["all", ROOMS]]);
+    const slidingSync = sliding ? new SlidingSync(session.baseUrl, lists, ROOMS, client, 5000) : undefined;
+    await client.startClient({ initialSyncLimit: 20, threadSupport: true, slidingSync });
+    await until(`${session.userId} has synced`, () => client.isInitialSyncComplete());
     return client;
 }
 

@@ -1,7 +1,68 @@
 // What people do all day, between two homeservers: invites, messages, reactions,
-// edits, threads, receipts, typing, items, redactions, files, search, kicks.
+// edits, replies, threads, receipts, typing, items, redactions, files, search, kicks and bans,
+// an app that is opened again, by /sync and by simplified sliding sync.
 
-import { login, must, north, run, south, unsynced, until } from "./client.mjs";
+import { login, must, north, restore, run, south, unsynced, until } from "./client.mjs";
+
+/** What was said in a thread, from the server in pages of one, the latest first. */
+async function readBack(client, room, root) {
+    const read = [];
+    for (let from; from !== null; ) {
+        const page = await client.fetchRelations(room, root, "m.thread", null, { dir: "b", limit: 1, from });
+        must("a page has no more than was asked for", page.chunk.length <= 1);
+        read.push(...page.chunk.map((event) => event.content.body));
+        from = page.next_batch ?? null;
+    }
+    return read.join();
+}
+
+/** Bob's app is closed and opened again, and goes on, with what was missed. */
+async function reopened(alice, bob, room, root) {
+    bob.stopClient();
+    const { event_id: missed } = await alice.sendMessage(room, { msgtype: "m.text", body: "while bob was away" });
+    let again = bob;
+    for (const sliding of [false, true]) {
+        const how = sliding ? "by sliding sync" : "by /sync";
+        again = await restore(again, sliding);
+        must("it is the same device", (await again.whoami()).device_id === bob.getDeviceId());
+        await until(`bob reads what he missed, ${how}`, () => again.getRoom(room)?.findEventById(missed));
+        must("the room is joined", again.getRoom(room).getMyMembership() === "join");
+        must("alice is in it", again.getRoom(room).getMember(alice.getUserId())?.membership === "join");
+        await until("he reads the thread back", async () =>
+            (await readBack(again, room, root)) === "in the thread, too,in a thread");
+        const { event_id: news } = await alice.sendMessage(room, { msgtype: "m.text", body: `news ${how}` });
+        await until(`news come ${how}`, () => again.getRoom(room).findEventById(news)?.getContent().body === `news ${how}`);
+        const { event_id: answer } = await again.sendMessage(room, { msgtype: "m.text", body: `answer ${how}` });
+        await until("alice reads his answer", () => alice.getRoom(room).findEventById(answer));
+        await alice.sendReceipt(alice.getRoom(room).findEventById(answer), "m.read");
+        await until(`alice's receipt comes ${how}`, () => again.getRoom(room).hasUserReadEvent(alice.getUserId(), answer));
+        await until(`alice's typing comes ${how}`, async () => {
+            await alice.sendTyping(room, true, 30_000);
+            return again.getRoom(room).getMember(alice.getUserId())?.typing;
+        });
+        await again.setAccountData("org.example.how", { how });
+        await until(`account data comes ${how}`, () => again.getAccountData("org.example.how")?.getContent().how === how);
+        const { room_id: other } = await alice.createRoom({ preset: "private_chat", invite: [bob.getUserId()] });
+        await until(`an invite comes ${how}`, () => again.getRoom(other)?.getMyMembership() === "invite");
+    }
+    return again;
+}
+
+/** Bob is banned, can't come back, and can when he is forgiven. */
+async function banned(alice, bob, room) {
+    const is = (membership) => until(`bob's membership is ${membership}`, () =>
+        bob.getRoom(room)?.getMyMembership() === membership);
+    await alice.ban(room, bob.getUserId(), "for good");
+    await is("ban");
+    const viaServers = [alice.getDomain()];
+    const refused = await bob.joinRoom(room, { viaServers }).then(() => false, (error) => error.httpStatus === 403);
+    must("who is banned can't join", refused);
+    await alice.unban(room, bob.getUserId());
+    await alice.invite(room, bob.getUserId());
+    await is("invite");
+    await bob.joinRoom(room);
+    await is("join");
+}
 
 await run(async () => {
     const [alice, bob] = [await login(north), await login(south)];
@@ -20,6 +81,9 @@ await run(async () => {
     const replaces = { "m.relates_to": { rel_type: "m.replace", event_id: hello } };
     await alice.sendMessage(room, { msgtype: "m.text", body: "* good day", ...edit, ...replaces });
     await until("bob sees the edit", () => bob.getRoom(room).findEventById(hello)?.replacingEvent());
+    const inReply = { "m.relates_to": { "m.in_reply_to": { event_id: hello } } };
+    const { event_id: reply } = await bob.sendMessage(room, { msgtype: "m.text", body: "to you, too", ...inReply });
+    await until("alice sees what bob replies to", () => alice.getRoom(room).findEventById(reply)?.replyEventId === hello);
     await bob.sendReceipt(bob.getRoom(room).findEventById(hello), "m.read");
     await until("alice sees the receipt", () => alice.getRoom(room).hasUserReadEvent(bob.getUserId(), hello));
     await until("alice sees bob typing", async () => {
@@ -35,6 +99,10 @@ await run(async () => {
         const threads = await bob.createThreadListMessagesRequest(room, null, 10, "b", "All");
         return threads.chunk.length === 1 && threads.chunk[0].unsigned["m.relations"]["m.thread"].count === 1;
     });
+    await unsynced(bob, () =>
+        bob.sendEvent(room, hello, "m.room.message", { msgtype: "m.text", body: "in the thread, too" }));
+    await until("alice reads the thread back", async () =>
+        (await readBack(alice, room, hello)) === "in the thread, too,in a thread");
     await alice.sendStateEvent(room, "org.causeway.item", { text: "one" }, "plans/monday");
     const item = () => bob.getRoom(room).currentState.getStateEvents("org.causeway.item", "plans/monday");
     await until("bob sees an item", () => item()?.getContent().text === "one");
@@ -58,6 +126,8 @@ await run(async () => {
     await alice.setDisplayName("Alice of the north");
     const name = () => bob.getRoom(room).getMember(alice.getUserId())?.rawDisplayName;
     await until("bob sees alice's new name", () => name() === "Alice of the north");
+    const again = await reopened(alice, bob, room, hello);
+    await banned(alice, again, room);
     await alice.kick(room, bob.getUserId(), "enough");
-    await until("bob knows that he was kicked", () => bob.getRoom(room)?.getMyMembership() === "leave");
+    await until("bob knows that he was kicked", () => again.getRoom(room)?.getMyMembership() === "leave");
 });

@@ -1,8 +1,11 @@
 // End-to-end encryption between two homeservers: cross-signing, an encrypted room,
-// a device that comes later, a key backup that a new device restores, and a dehydrated
+// verification by emoji, a device that comes later, a key backup that a new device restores, and a dehydrated
 // device that is given keys while nobody is there.
 
 import { login, must, north, run, south, until } from "./client.mjs";
+
+/** Of a request to verify each other: both have agreed. */
+const READY = 3;
 
 /** Answers user-interactive authentication with the password. */
 const authenticated = (client, password) => async (request) => {
@@ -13,6 +16,28 @@ const authenticated = (client, password) => async (request) => {
         return request({ type: "m.login.password", identifier: user, password, session: error.data?.session });
     }
 };
+
+/** Alice and Bob compare emoji, and trust each other from then on. */
+async function compared(alice, bob) {
+    let asked;
+    bob.on("crypto.verificationRequestReceived", (request) => (asked = request));
+    const request = await alice.getCrypto().requestDeviceVerification(bob.getUserId(), bob.getDeviceId());
+    await until("bob is asked", () => asked?.otherUserId === alice.getUserId());
+    await asked.accept();
+    await until("alice knows that he agrees", () => request.phase === READY);
+    const mine = await request.startVerification("m.sas.v1");
+    const his = await until("bob's side begins", () => asked.verifier);
+    const ends = [mine.verify(), his.verify()];
+    const seen = (verifier) => verifier.getShowSasCallbacks();
+    await until("both are shown emoji", () => seen(mine) && seen(his));
+    const emoji = ({ sas }) => JSON.stringify(sas.emoji);
+    must("they are the same", seen(mine).sas.emoji.length === 7 && emoji(seen(mine)) === emoji(seen(his)));
+    await Promise.all([seen(mine).confirm(), seen(his).confirm()]);
+    await Promise.all(ends);
+    for (const [one, other] of [[alice, bob], [bob, alice]])
+        await until(`${one.getUserId()} trusts ${other.getUserId()}`, async () =>
+            (await one.getCrypto().getUserVerificationStatus(other.getUserId())).isCrossSigningVerified());
+}
 
 /** Alice's dehydrated device is told what bob says, and a new device of hers opens it. */
 async function dehydrated(alice, bob, room, reads) {
@@ -70,6 +95,8 @@ await run(async () => {
     await until("alice decrypts", () => reads(alice, second.event_id, "from the south"));
     await until("alice sees that bob signs his devices", () =>
         alice.getCrypto().userHasCrossSigningKeys(bob.getUserId(), true));
+
+    await compared(alice, bob);
 
     const tablet = await login(south, { encrypted: true });
     await until("alice learns of bob's other device", async () => {

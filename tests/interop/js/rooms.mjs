@@ -6,8 +6,8 @@ import { login, must, north, run, south, until } from "./client.mjs";
 
 /** A red square of 64 by 64. */
 const PICTURE = Buffer.from(
-    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAS0lEQVR42u3PQQkAAAgAsetfWiP4FgYrsKZeS0BAQEBAQEBA" +
-        "QEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEDgsqnc8OJg6Ln3AAAAAElFTkSuQmCC",
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAS0lEQVR42u3PQQkAAAgAsetfWiP4FgYrsKZeS0BAQEBAQEBAQEBA" +
+        "QEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEDgsqnc8OJg6Ln3AAAAAElFTkSuQmCC",
     "base64",
 );
 
@@ -141,6 +141,7 @@ async function pictured(alice, bob) {
     const small = bob.mxcUrlToHttp(mxc, 32, 32, "crop", false, true, true);
     const answer = await fetch(small, { headers: { authorization: `Bearer ${bob.getAccessToken()}` } });
     must("bob gets a thumbnail of alice's picture", answer.ok && answer.headers.get("content-type").startsWith("image/"));
+    must("it is not the picture itself", !Buffer.from(await answer.arrayBuffer()).equals(PICTURE));
 }
 
 await run(async () => {

@@ -1,15 +1,19 @@
 //! Two people at matrix-rust-sdk, unmodified, on two homeservers, with
 //! encryption: cross-signing, verification by emoji, messages both ways, a key
 //! backup, and a second device that restores it; or, by simplified sliding sync, a
-//! list of rooms ([`room_list`]); or what is left when the servers were apart ([`outage`]).
+//! list of rooms ([`room_list`]); or what is left when the servers were apart ([`outage`]);
+//! or what people do besides ([`daily`]).
 //!
 //! Not a test by itself: `tests/tests/cluster/rust_sdk.rs` starts the servers and
 //! runs it with the story's name and, for each person, the homeserver's address, name and password.
 //! It ends with 0 when all went well and says what it does on standard output.
 
+mod daily;
+mod keeping;
 mod oauth;
 mod outage;
 mod person;
+mod pictures;
 mod room_list;
 mod verification;
 mod viewer;
@@ -40,7 +44,7 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [story, first, alice, alices, second, bob, bobs] = arguments.as_slice() else {
         return Err(
-            "usage: rust-sdk-client sync|sliding-sync|outage|oauth URL NAME PASSWORD URL NAME PASSWORD"
+            "usage: rust-sdk-client sync|sliding-sync|outage|oauth|daily URL NAME PASSWORD URL NAME PASSWORD"
                 .into(),
         );
     };
@@ -51,6 +55,9 @@ async fn main() -> Result<()> {
     }
     if story == "outage" {
         return Box::pin(outage::story((first, alice, alices), (second, bob, bobs))).await;
+    }
+    if story == "daily" {
+        return Box::pin(daily::story([first, alice, alices], [second, bob, bobs])).await;
     }
     if story == "oauth" {
         return Box::pin(oauth::story(first, alice, alices)).await;

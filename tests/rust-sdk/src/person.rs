@@ -8,8 +8,11 @@ use std::{
 
 use matrix_sdk::{
     Client,
-    config::SyncSettings,
+    authentication::matrix::MatrixSession,
+    config::{StoreConfig, SyncSettings},
+    cross_process_lock::CrossProcessLockConfig,
     ruma::{OwnedUserId, events::room::message::OriginalSyncRoomMessageEvent},
+    store::RoomLoadSettings,
 };
 
 use crate::PATIENCE;
@@ -30,8 +33,35 @@ pub struct Person {
 impl Person {
     /// Logs a new device in.
     pub async fn log_in(url: &str, name: &str, password: &str, device_id: &str) -> Result<Self> {
-        let client = Client::builder().homeserver_url(url).build().await?;
+        Self::log_in_with(url, name, password, device_id, &Self::stores()).await
+    }
+
+    /// Stores of a device, which outlive its client.
+    pub fn stores() -> StoreConfig {
+        StoreConfig::new(CrossProcessLockConfig::SingleProcess)
+    }
+
+    /// Logs a new device in that keeps all in `stores`.
+    pub async fn log_in_with(
+        url: &str,
+        name: &str,
+        password: &str,
+        device_id: &str,
+        stores: &StoreConfig,
+    ) -> Result<Self> {
+        let client = Client::builder().homeserver_url(url).store_config(stores.clone()).build().await?;
         client.matrix_auth().login_username(name, password).device_id(device_id).send().await?;
+        Ok(Self::of(client).await)
+    }
+
+    /// A device that was logged in before and has its stores yet.
+    pub async fn restore(url: &str, session: MatrixSession, stores: &StoreConfig) -> Result<Self> {
+        let client = Client::builder().homeserver_url(url).store_config(stores.clone()).build().await?;
+        client.matrix_auth().restore_session(session, RoomLoadSettings::default()).await?;
+        Ok(Self::of(client).await)
+    }
+
+    async fn of(client: Client) -> Self {
         client.encryption().wait_for_e2ee_initialization_tasks().await;
         let read = Arc::<Mutex<Vec<String>>>::default();
         let reading = Arc::clone(&read);
@@ -42,7 +72,7 @@ impl Person {
                 read.push(event.content.body().to_owned());
             }
         });
-        Ok(Self { client, read })
+        Self { client, read }
     }
 
     /// Who it is.
@@ -59,10 +89,15 @@ impl Person {
     /// Waits until the device has read a message.
     pub async fn hears(&self, text: &str) -> Result<()> {
         until(&format!("{:?} to read {text:?}", self.client.device_id()), &[self], async || {
-            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(read.iter().any(|read| read == text).then_some(()))
+            Ok(self.has_heard(text).then_some(()))
         })
         .await
+    }
+
+    /// Whether the device has read a message.
+    pub fn has_heard(&self, text: &str) -> bool {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.iter().any(|read| read == text)
     }
 }
 

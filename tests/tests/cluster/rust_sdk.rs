@@ -54,6 +54,21 @@ async fn rust_sdk_room_lists_here_and_at_synapse_live_by_sliding_sync() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rust_sdk_clients_on_two_servers_do_what_people_do_daily() -> Result<()> {
+    between_ours("daily").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rust_sdk_clients_here_and_at_synapse_do_what_people_do_daily() -> Result<()> {
+    for sides in [[0, 1], [1, 0]] {
+        let mut servers = Servers::start().await?;
+        servers.tell("daily", [(sides[0], "alice"), (sides[1], "bob")]).await?;
+        servers.finish().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn encrypted_rooms_with_synapse_outlive_outages_of_either() -> Result<()> {
     let mut servers = Servers::start().await?;
     servers.tell("outage", [(0, "alice"), (1, "bob")]).await?;
