@@ -288,9 +288,57 @@ fn found(answer: Result<Vec<u8>, ClientError>) -> Probed {
 
 #[cfg(test)]
 mod tests {
-    use ruma::server_name;
+    use std::sync::Arc;
+
+    use causeway_service::{Services, clock::Clock, remote::RemoteHandle, settings::Settings as OfService};
+    use causeway_storage::{Database, Options};
+    use ruma::{owned_room_id, owned_server_name, server_name};
+    use rustls::RootCertStore;
 
     use super::*;
+    use crate::Settings;
+
+    /// Those of a server that can't reach any.
+    fn alone(folder: &tempfile::TempDir) -> Servers {
+        let name = owned_server_name!("a.test");
+        let database = Database::open(folder.path(), &Options::default()).expect("a database");
+        let (settings, remote) = (OfService::for_tests(name.clone()), RemoteHandle::channel().0);
+        let services = Services::open(database, settings, Clock::System, remote).expect("services");
+        let settings =
+            Settings { resolve_names: false, ..Settings::new(name, Arc::new(RootCertStore::empty())) };
+        Servers::new(FederationState::new(Arc::new(services), settings).expect("federation").0)
+    }
+
+    async fn fails(servers: &mut Servers, server: &OwnedServerName) {
+        let (probed, outcome) = servers.probed().await;
+        assert_eq!((&probed, outcome), (server, Probed::Unreachable));
+        assert!(servers.note(server, outcome).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_probe_of_a_server_is_under_way_however_often_it_comes_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut servers, server) = (alone(&folder), owned_server_name!("b.test"));
+        servers.interested(&owned_room_id!("!r:a.test"), &server);
+        for _ in 0..20 {
+            fails(&mut servers, &server).await;
+            servers.came_up(&server);
+        }
+        fails(&mut servers, &server).await;
+        // The last one, which waits, and at most one that was ended and not noticed yet.
+        assert!(servers.probes.len() <= 2, "{}", servers.probes.len());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_in_no_room_when_it_could_not_be_reached_is_probed_for_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut servers, server) = (alone(&folder), owned_server_name!("b.test"));
+        assert!(servers.heard(&server).is_none());
+        fails(&mut servers, &server).await;
+        assert!(servers.probes.is_empty(), "nobody wants to know");
+        servers.interested(&owned_room_id!("!r:a.test"), &server);
+        fails(&mut servers, &server).await;
+    }
 
     fn status(status: u16, errcode: &str) -> Probed {
         found(Err(ClientError::Status {
