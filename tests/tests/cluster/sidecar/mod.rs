@@ -1,6 +1,6 @@
 //! Two real Synapses, each with a sidecar, and a server of ours in one room.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use causeway_tests::{
     client::Client,
@@ -27,6 +27,8 @@ mod writes;
 
 /// The type of a conflict notice's own field.
 const CONFLICT: &str = "org.causeway.conflict";
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The places of the Synapses in the network; the server of ours is the first.
 const ONE: usize = 1;
 const TWO: usize = 2;
@@ -74,7 +76,7 @@ impl Besides {
 
     /// Joins. A homeserver on a loaded machine may be too slow for the other one's patience.
     async fn comes(&self, guest: &User) -> Result<()> {
-        wait::until(&format!("{} to join", guest.id), async || {
+        until(&format!("{} to join", guest.id), async || {
             guest.join(&self.room, &self.one.name).await.map(Some)
         })
         .await
@@ -92,7 +94,7 @@ impl Besides {
 
     /// Writes through the API, as soon as that is possible: what is refused was not written.
     async fn write(&self, user: &User, key: &str, value: &Value) -> Result<()> {
-        wait::until(&format!("{} to write {key}", user.id), async || {
+        until(&format!("{} to write {key}", user.id), async || {
             let written = user.try_write(&self.room, key, &json!({ "value": value })).await?;
             Ok((written.status == 200).then_some(()))
         })
@@ -110,7 +112,7 @@ impl Besides {
 
     /// Waits until these do.
     async fn hold(&self, users: &[&User], key: &str, value: &Value) -> Result<Item> {
-        wait::until(&format!("{key} to be {value} everywhere"), async || {
+        until(&format!("{key} to be {value} everywhere"), async || {
             let mut shown: Vec<Item> = Vec::new();
             for user in users {
                 let item = user.item(&self.room, key).await?;
@@ -130,7 +132,7 @@ impl Besides {
     /// Waits until it shows it to these.
     async fn see(&self, users: &[&User], key: &str, value: &Value) -> Result<()> {
         for user in users {
-            wait::until(&format!("the face of {key} to be {value} for {}", user.id), async || {
+            until(&format!("the face of {key} to be {value} for {}", user.id), async || {
                 let face = user.state(&self.room, ITEM, key).await?;
                 Ok(face.filter(|face| plain(face) == *value).map(drop))
             })
@@ -159,6 +161,12 @@ impl Besides {
         }
         self.cluster.finish().await
     }
+}
+
+/// Looks as [`wait::until`] does, but less often: a look costs the homeservers several requests, of
+/// which a Synapse answers some tens in a second.
+async fn until<T>(what: &str, look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    wait::until_looking_each(LOOK_EVERY, wait::PATIENCE, what, look).await
 }
 
 /// A face without what servers say in it.
