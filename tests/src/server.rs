@@ -162,7 +162,7 @@ impl Server {
         let addresses = self.data().join("listeners.json");
         // Left behind by a process that was killed.
         let _ = fs::remove_file(&addresses);
-        let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut child = self
             .place
             .command(&program::server()?)
@@ -245,7 +245,12 @@ impl Server {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        tail_of(&self.folder.join("log"))
+        tail_of(&self.log_file())
+    }
+
+    /// Where it logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
     }
 }
 

@@ -147,7 +147,12 @@ impl Synapse {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Where it logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
     }
 
     /// Its client API, wherever the process listens at the moment.

@@ -48,7 +48,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     let Arguments { minutes, seed, servers, without_synapse, pace_ms, out } = arguments;
     let synapse =
         if without_synapse { None } else { Some(tokio::task::spawn_blocking(program::python).await??) };
-    let settings = Settings { seed, seconds: minutes * 60, servers, synapse, pace_ms };
+    let settings =
+        Settings { seed, seconds: minutes * 60, servers, synapse, pace_ms, logs: Some(out.join("logs")) };
     let report = faults::run(&settings).await?;
     println!("{}", report.table());
     faults::write(&report, &out)?;

@@ -1,6 +1,6 @@
 //! The servers of a fault test, and what is done to them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep_until};
@@ -79,6 +79,19 @@ impl Houses {
         for (happened, left_out) in try_join_all(lives.collect::<Vec<_>>()).await? {
             self.happened.extend(happened);
             self.left_out += left_out;
+        }
+        Ok(())
+    }
+
+    /// Copies what all servers logged.
+    pub fn keep_logs(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for index in 0..self.count() {
+            let log = match &self.synapse {
+                Some(synapse) if index == self.ours => synapse.log_file(),
+                _ => self.cluster[index].log_file(),
+            };
+            fs::copy(log, folder.join(format!("{}.log", self.label(index)))).doing("keeping a log")?;
         }
         Ok(())
     }

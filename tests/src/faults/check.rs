@@ -1,7 +1,7 @@
 //! Whether all servers hold and show the same, and all that was acknowledged.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -92,11 +92,23 @@ impl Looking<'_> {
             self.note(&format!("every item change on {whose}"), items).await;
         }
         let messages = async |looking: &Self| all_messages(members, looking.room, &looking.promised).await;
-        self.note(&format!("every message on {whose}, once, each writer's in order"), messages).await;
+        self.note(&format!("every message on {whose}, once"), messages).await;
+        // What has its place keeps it: there is nothing to wait for.
+        let order = async |looking: &Self| in_order(members, looking.room, &looking.promised).await;
+        self.note_within(Duration::ZERO, &format!("each writer's in order on {whose}"), order).await;
     }
 
     async fn note(&mut self, what: &str, look: impl AsyncFn(&Self) -> Result<Option<()>>) {
         let patience = PATIENCE.saturating_sub(self.began.elapsed()).max(PATIENCE_LEAST);
+        self.note_within(patience, what, look).await;
+    }
+
+    async fn note_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        look: impl AsyncFn(&Self) -> Result<Option<()>>,
+    ) {
         let waited = wait::until_looking_each(PAUSE, patience, what, async || look(self).await).await;
         self.found.push((what.to_owned(), waited.map(|()| self.began.elapsed())));
     }
@@ -183,33 +195,58 @@ async fn history(member: &Member, room: &str) -> Result<Vec<String>> {
 async fn all_messages(members: &[&Member], room: &str, promised: &Promised) -> Result<Option<()>> {
     for member in members {
         let shown = history(member, room).await?;
-        explain(&shown, &promised.messages)
+        complete(&shown, &promised.messages)
             .map_err(|error| Failure::new(format!("{} is shown otherwise: {error}", member.user.id)))?;
     }
     Ok(Some(()))
 }
 
-/// Whether a timeline has each message once, and those of one writer in the order in which they
-/// were acknowledged: each was sent by who had seen the one before, whatever others did.
+async fn in_order(members: &[&Member], room: &str, promised: &Promised) -> Result<Option<()>> {
+    let mut wrong = Vec::new();
+    for member in members {
+        let found = misplaced(&history(member, room).await?, &promised.messages);
+        if let Some(first) = found.first() {
+            wrong.push(format!("{} is shown {} otherwise, as {first}", member.user.id, found.len()));
+        }
+    }
+    ensure(wrong.is_empty(), || wrong.join("; "))?;
+    Ok(Some(()))
+}
+
+/// The place of each message in a timeline.
+fn places(shown: &[String]) -> HashMap<&str, usize> {
+    shown.iter().enumerate().map(|(place, text)| (text.as_str(), place)).collect()
+}
+
+/// Whether a timeline has each message once.
 ///
 /// # Errors
-/// Which message is lacking, doubled or misplaced.
-pub fn explain(shown: &[String], messages: &[Vec<String>]) -> Result<()> {
-    let mut places: HashMap<&str, usize> = HashMap::new();
-    for (place, text) in shown.iter().enumerate() {
-        ensure(places.insert(text, place).is_none(), || format!("{text:?} twice"))?;
+/// Which message is lacking or doubled.
+pub fn complete(shown: &[String], messages: &[Vec<String>]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for text in shown {
+        ensure(seen.insert(text.as_str()), || format!("{text:?} twice"))?;
     }
     let said: Vec<&String> = messages.iter().flatten().collect();
-    let lost: Vec<_> = said.iter().filter(|text| !places.contains_key(text.as_str())).collect();
+    let lost: Vec<_> = said.iter().filter(|text| !seen.contains(text.as_str())).collect();
     ensure(lost.is_empty(), || {
         let some = &lost[..lost.len().min(5)];
         format!("{} of {} messages are lacking, as {some:?}", lost.len(), said.len())
-    })?;
-    for messages in messages {
-        for pair in messages.windows(2) {
-            let [earlier, later] = [&pair[0], &pair[1]].map(|text| places.get(text.as_str()));
-            ensure(earlier < later, || format!("{:?} before {:?}", pair[1], pair[0]))?;
+    })
+}
+
+/// Messages of a timeline that stand before the one that their writer sent before: he had had
+/// that acknowledged, whatever others did.
+pub fn misplaced(shown: &[String], messages: &[Vec<String>]) -> Vec<String> {
+    let places = places(shown);
+    let mut wrong = Vec::new();
+    for pair in messages.iter().flat_map(|messages| messages.windows(2)) {
+        let [earlier, later] = [&pair[0], &pair[1]].map(|text| places.get(text.as_str()));
+        if let (Some(earlier), Some(later)) = (earlier, later)
+            && earlier > later
+        {
+            wrong.push(format!("{:?} before {:?}", pair[1], pair[0]));
         }
     }
-    Ok(())
+    wrong
 }

@@ -28,7 +28,7 @@ use crate::{
     result::{Doing, Result, ensure},
     user::{ITEM, SHARED_SPACE, User, text},
 };
-pub use check::explain;
+pub use check::{complete, misplaced};
 pub use report::Report;
 
 /// What is tried.
@@ -44,6 +44,8 @@ pub struct Settings {
     pub synapse: Option<PathBuf>,
     /// Between two writes of one client, ms.
     pub pace_ms: u64,
+    /// Where the servers' logs are kept if they did wrong.
+    pub logs: Option<PathBuf>,
 }
 
 /// A user of one server, who writes there.
@@ -80,8 +82,10 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     let quiet_from = started.elapsed();
     let verdict = check::agreement(&members, &room, &ledger).await;
     let report = Report::new(settings, &houses, &ledger, quiet_from, verdict);
-    if report.failure().is_none() {
-        houses.finish().await?;
+    match (report.failure(), &settings.logs) {
+        (None, _) => houses.finish().await?,
+        (Some(_), Some(folder)) => houses.keep_logs(folder)?,
+        (Some(_), None) => {}
     }
     Ok(report)
 }
