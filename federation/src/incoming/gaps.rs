@@ -1,4 +1,5 @@
-//! Filling the gap before events whose past is not known here.
+//! Filling the gap before events whose past is not known here: by that [`past`] or, where it
+//! can't be had, by what stands for it ([`bridge`]).
 //!
 //! Invariants: only servers in the room are asked, so that nobody outside
 //! decides what is stored of it; one fill ends within [`GapLimits::time`] and
@@ -8,7 +9,9 @@
 //! [`GapLimits`]: crate::settings::GapLimits
 //! [`GapLimits::time`]: crate::settings::GapLimits::time
 
+mod bridge;
 mod history;
+mod past;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,7 +23,7 @@ use std::{
 use causeway_room::Pdu;
 use causeway_service::{
     Services,
-    error::{Chain, MatrixError},
+    error::MatrixError,
     rooms::{Received, RoomError, VersionRules},
 };
 use ruma::{
@@ -28,6 +31,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use self::past::Askable;
 use super::{Outcome, again, fetch::Source, hand_over};
 use crate::{client::ClientError, error::blocking, settings::GapLimits, state::FederationState};
 
@@ -38,21 +42,8 @@ pub const SOURCES_MAX: usize = 3;
 /// Longest wait for another fill in the same room, which may bring the same
 /// events. Then this one begins all the same: the other's server may be stalling.
 pub const TURN_WAIT: Duration = Duration::from_secs(5);
-/// Events between what is here and what came that are asked for at first.
-const BETWEEN_MAX: usize = 100;
-/// How often one server is asked for such events: a Synapse gives 20 at once, and more by another
-/// way. What is bridged by the state behind it instead has its place after what follows it.
-const BETWEEN_ROUNDS_MAX: usize = 3;
 /// Events that are handed to the room at once: others write in between.
 const HANDED_OVER_MAX: usize = 500;
-/// How often they are asked for when no answer comes, and the pause before another time: a
-/// connection that was cut is made anew. Who still does not answer is not asked for the state
-/// instead, which would put what is between behind what follows it: its events wait for a
-/// better time.
-const BETWEEN_ATTEMPTS_MAX: usize = 3;
-const BETWEEN_PAUSE: Duration = Duration::from_millis(300);
-/// Single events asked for one by one; for more, the whole state is.
-const SINGLE_EVENTS_MAX: usize = 100;
 
 /// Events by id, as text: they are tried more than once.
 type Waiting = BTreeMap<OwnedEventId, Box<RawValue>>;
@@ -84,6 +75,8 @@ pub(super) async fn fill(
     let limits = state.settings().gap;
     let source = Source { server: origin, room_id, version };
     let mut gap = Gap::new(state, source, limits);
+    let key = (room_id.to_owned(), origin.to_owned());
+    gap.tries = state.later().of(&key).map_or(0, |waiting| waiting.tries);
     let pdus = gap.parse(&waiting);
     for pdu in &pdus {
         gap.wanted.insert(pdu.event_id().to_owned());
@@ -103,7 +96,7 @@ pub(super) async fn fill(
         Err(_) => gap.is_unanswered = true,
     }
     if let Some(pdu) = gap.unanswered() {
-        again::keep(state, (room_id.to_owned(), origin.to_owned()), version, pdu).await?;
+        again::keep(state, key, version, pdu).await?;
     }
     Ok(gap.outcomes())
 }
@@ -177,8 +170,12 @@ struct Gap<'a> {
     /// What the present source could not complete, and why.
     given_up: BTreeMap<OwnedEventId, (Box<RawValue>, String)>,
     taken: Vec<(OwnedEventId, Outcome)>,
-    between_left: usize,
-    is_history_asked: bool,
+    /// How often the event that waits of who sent these was tried in vain.
+    tries: u32,
+    /// What each server may still be asked for.
+    askable: HashMap<OwnedServerName, Askable>,
+    /// Whom to ask besides.
+    authors: Vec<OwnedServerName>,
     asked_auth: HashSet<OwnedEventId>,
     /// Whether somebody did not answer who should have.
     is_unanswered: bool,
@@ -210,8 +207,9 @@ impl<'a> Gap<'a> {
             waiting: Waiting::new(),
             given_up: BTreeMap::new(),
             taken: Vec::new(),
-            between_left: BETWEEN_ROUNDS_MAX,
-            is_history_asked: false,
+            tries: 0,
+            askable: HashMap::new(),
+            authors: Vec::new(),
             asked_auth: HashSet::new(),
             is_unanswered: false,
         }
@@ -221,8 +219,6 @@ impl<'a> Gap<'a> {
     async fn ask_all(&mut self, servers: &'a [OwnedServerName]) -> Result<(), MatrixError> {
         for server in servers {
             self.source.server = server;
-            self.between_left = BETWEEN_ROUNDS_MAX;
-            self.is_history_asked = false;
             self.asked_auth.clear();
             for (event_id, (raw, _)) in std::mem::take(&mut self.given_up) {
                 self.waiting.insert(event_id, raw);
@@ -317,184 +313,13 @@ impl<'a> Gap<'a> {
 
     /// Fetches something of what is missing; false if there is nothing more to try.
     async fn fetch(&mut self, lacks: HashMap<OwnedEventId, Lack>) -> Result<bool, MatrixError> {
-        if self.between_left > 0 && lacks.values().any(|lack| !lack.prev.is_empty()) {
-            self.between_left -= 1;
-            // Not what waits for others of them: that would be given once more.
-            let lacks_more = |lack: &Lack| lack.prev.iter().any(|id| !self.waiting.contains_key(id));
-            let edge = lacks.iter().filter(|(_, lack)| lacks_more(lack)).map(|(id, _)| id.clone());
-            match self.fetch_between(edge.collect()).await? {
-                Between::Some => return Ok(true),
-                Between::None => self.between_left = 0,
-                Between::Unanswered => {
-                    self.is_unanswered = true;
-                    return Ok(false);
-                }
+        match self.fetch_past(&lacks).await? {
+            Between::Some => Ok(true),
+            Between::None => self.fetch_instead(lacks).await,
+            Between::Unanswered => {
+                self.is_unanswered = true;
+                Ok(false)
             }
-        }
-        if !self.is_history_asked && lacks.values().any(|lack| !lack.prev.is_empty()) {
-            self.is_history_asked = true;
-            match self.fetch_history().await? {
-                Between::Some => return Ok(true),
-                Between::None => {}
-                Between::Unanswered => {
-                    self.is_unanswered = true;
-                    return Ok(false);
-                }
-            }
-        }
-        // An event whose missing past waits here too is not the gap's edge.
-        let at_edge = |lack: &Lack| lack.prev.iter().all(|id| !self.waiting.contains_key(id));
-        let edge = lacks.into_iter().filter(|(_, lack)| at_edge(lack));
-        // The oldest edge first: what follows it may then be complete. Later what was asked
-        // for in vain: the answer for another may bring it.
-        let order = |event_id: &OwnedEventId| {
-            let raw = self.waiting.get(event_id);
-            let depth = raw.and_then(|raw| self.parse([raw]).pop()).map_or(u64::MAX, |pdu| pdu.depth());
-            (self.asked_auth.contains(event_id), depth)
-        };
-        let Some((event_id, lack)) = edge.min_by_key(|(event_id, _)| order(event_id)) else {
-            return Ok(false);
-        };
-        if !lack.auth.is_empty() && self.asked_auth.insert(event_id.clone()) {
-            self.fetch_auth(&event_id).await?;
-            return Ok(true);
-        }
-        if lack.prev.is_empty() {
-            self.give_up(event_id);
-            return Ok(true);
-        }
-        self.fetch_state(event_id).await?;
-        Ok(true)
-    }
-
-    /// The events between the room's heads here and some that wait.
-    async fn fetch_between(&mut self, latest: Vec<OwnedEventId>) -> Result<Between, MatrixError> {
-        let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
-        let heads = blocking(move || Ok(services.rooms.heads(&room_id)?)).await?;
-        let mut attempts = 0;
-        let pdus = loop {
-            attempts += 1;
-            let ask = self.source.missing_events(self.state, &heads, &latest, BETWEEN_MAX);
-            let error = match self.in_time(ask).await {
-                Ok(Ok(pdus)) => break pdus,
-                Ok(Err(error)) => error,
-                Err(_) => return Ok(Between::Unanswered),
-            };
-            tracing::info!(attempts, error = %Chain(&error), "the events in between can't be had");
-            if !error.is_outage() {
-                return Ok(Between::None);
-            }
-            if attempts == BETWEEN_ATTEMPTS_MAX || self.left() < BETWEEN_PAUSE {
-                let is_answer = matches!(error, ClientError::Status { .. });
-                return Ok(if is_answer { Between::None } else { Between::Unanswered });
-            }
-            tokio::time::sleep(BETWEEN_PAUSE).await;
-        };
-        let before = self.waiting.len();
-        for pdu in &pdus {
-            if !self.waiting.contains_key(pdu.event_id()) && self.spend(pdu) {
-                self.waiting.insert(pdu.event_id().to_owned(), pdu.raw().to_owned());
-            }
-        }
-        Ok(if self.waiting.len() > before { Between::Some } else { Between::None })
-    }
-
-    async fn fetch_auth(&mut self, event_id: &OwnedEventId) -> Result<(), MatrixError> {
-        match self.in_time(self.source.event_auth(self.state, event_id)).await {
-            Ok(Ok(pdus)) => {
-                let ids = pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-                let absent = self.absent(ids).await?;
-                self.take_outliers(pdus.into_iter().filter(|pdu| absent.contains(pdu.event_id()))).await
-            }
-            Ok(Err(error)) => {
-                tracing::info!(%event_id, error = %Chain(&error), "what authorises an event can't be had");
-                Ok(())
-            }
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// The state before `event_id`, and the event with it.
-    async fn fetch_state(&mut self, event_id: OwnedEventId) -> Result<(), MatrixError> {
-        let Some(raw) = self.waiting.remove(&event_id) else { return Ok(()) };
-        let ids = match self.state_before(&event_id).await {
-            Ok(ids) => ids,
-            Err(FillError::Storage(error)) => return Err(error),
-            Err(error) => {
-                tracing::info!(%event_id, error = %Chain(&error), "the state before an event can't be had");
-                self.is_unanswered |= match &error {
-                    FillError::Client(error) => error.is_outage(),
-                    FillError::Late => true,
-                    FillError::Full | FillError::Storage(_) => false,
-                };
-                let why = format!("the state before it can't be had: {error}");
-                self.given_up.insert(event_id, (raw, why));
-                return Ok(());
-            }
-        };
-        let Some(pdu) = self.parse([&raw]).pop() else { return Ok(()) };
-        let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
-        let import = move || Ok(services.rooms.import_state(&room_id, pdu, &ids)?);
-        self.taken.push((event_id, Ok(blocking(import).await?)));
-        Ok(())
-    }
-
-    /// Makes sure that the state before an event is held; its ids.
-    async fn state_before(&mut self, event_id: &OwnedEventId) -> Result<Vec<OwnedEventId>, FillError> {
-        let (state_ids, auth_ids) = self.in_time(self.source.state_ids(self.state, event_id)).await??;
-        let absent = self.absent(state_ids.iter().chain(&auth_ids).cloned().collect()).await?;
-        if absent.is_empty() {
-            return Ok(state_ids);
-        }
-        let pdus = if absent.len() > SINGLE_EVENTS_MAX {
-            self.in_time(self.source.state(self.state, event_id)).await??
-        } else {
-            self.in_time(self.source.events(self.state, absent.iter().cloned().collect())).await?
-        };
-        self.take_outliers(pdus.into_iter().filter(|pdu| absent.contains(pdu.event_id()))).await?;
-        if self.events_left == 0 {
-            // What was stored is a part; the next fill goes on from there.
-            return Err(FillError::Full);
-        }
-        // What is still absent was withheld or forged: the state is without it.
-        let absent = self.absent(state_ids.iter().cloned().collect()).await?;
-        Ok(state_ids.into_iter().filter(|event_id| !absent.contains(event_id)).collect())
-    }
-
-    /// Those of `ids` that are not held.
-    async fn absent(&self, mut ids: HashSet<OwnedEventId>) -> Result<HashSet<OwnedEventId>, MatrixError> {
-        let services = self.state.services().clone();
-        blocking(move || {
-            let mut held = Vec::new();
-            for event_id in &ids {
-                if services.rooms.held(event_id)?.is_some() {
-                    held.push(event_id.clone());
-                }
-            }
-            for event_id in held {
-                ids.remove(&event_id);
-            }
-            Ok(ids)
-        })
-        .await
-    }
-
-    async fn take_outliers(&mut self, pdus: impl Iterator<Item = Pdu>) -> Result<(), MatrixError> {
-        let pdus: Vec<Pdu> = pdus.filter(|pdu| self.spend(pdu)).collect();
-        if pdus.is_empty() {
-            return Ok(());
-        }
-        let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
-        blocking(move || {
-            services.rooms.receive_outliers(&room_id, pdus)?;
-            Ok(())
-        })
-        .await
-    }
-
-    fn give_up(&mut self, event_id: OwnedEventId) {
-        if let Some(raw) = self.waiting.remove(&event_id) {
-            self.given_up.insert(event_id, (raw, "what authorises it can't be had".to_owned()));
         }
     }
 }

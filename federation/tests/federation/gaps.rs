@@ -152,7 +152,7 @@ async fn where_much_of_that_state_is_missing_it_is_had_at_once() {
 }
 
 /// A door that can't serve what is asked about the past of events, while `cut`.
-fn tells_nothing(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
+pub fn tells_nothing(cut: &Arc<AtomicBool>) -> Box<dyn FnOnce(Router) -> Router> {
     let cut = Arc::clone(cut);
     Box::new(move |router| {
         router.layer(middleware::from_fn(move |request: Request, next: Next| {

@@ -10,6 +10,7 @@ mod ephemeral;
 mod forgeries;
 mod fuzz;
 mod gap_abuse;
+mod gap_authors;
 mod gaps;
 mod hearsay;
 mod heavy;

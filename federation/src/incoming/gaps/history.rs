@@ -11,18 +11,19 @@ use causeway_service::error::{Chain, MatrixError};
 use ruma::OwnedEventId;
 
 use super::{Between, Gap};
-use crate::{client::ClientError, error::blocking};
+use crate::{error::blocking, incoming::fetch::Source};
 
 /// Events of one answer about the history before a gap that is wider.
 const HISTORY_MAX: usize = 100;
 /// Events that history is asked for before, at once.
 const HISTORY_EDGES_MAX: usize = 10;
+
 impl Gap<'_> {
     /// What is before the events that wait, back to what is here, where that is further than the
     /// events in between were asked for: for half of what a gap may cost, so that the rest is
     /// left for bridging one that is wider still.
-    pub(super) async fn fetch_history(&mut self) -> Result<Between, MatrixError> {
-        let (services, room_id) = (self.state.services().clone(), self.source.room_id.to_owned());
+    pub(super) async fn fetch_history(&mut self, source: Source<'_>) -> Result<Between, MatrixError> {
+        let (services, room_id) = (self.state.services().clone(), source.room_id.to_owned());
         // What is before this server's time is not followed: it is never met.
         let floor = blocking(move || Ok(services.rooms.least_live_depth(&room_id)?)).await?;
         let mut named = named_by(&self.parse(self.waiting.values()), floor);
@@ -34,12 +35,12 @@ impl Gap<'_> {
             if edge.is_empty() {
                 break;
             }
-            let ask = self.source.backfill(self.state, &edge, HISTORY_MAX);
+            let ask = source.backfill(self.state, &edge, HISTORY_MAX);
             let pdus = match self.in_time(ask).await {
                 Ok(Ok(pdus)) => pdus,
                 Ok(Err(error)) => {
                     tracing::info!(error = %Chain(&error), "the history before a gap can't be had");
-                    if error.is_outage() && !matches!(error, ClientError::Status { .. }) {
+                    if error.is_outage() && matches!(self.without_answer(&error), Between::Unanswered) {
                         return Ok(Between::Unanswered);
                     }
                     break;
