@@ -262,13 +262,15 @@ impl RoomWriter<'_> {
         self.judge(pdu, before, relay, Vec::new())
     }
 
-    /// The same with the state before the event given.
+    /// The same with the state before the event given, for what is missing of its past ("state
+    /// at missing events"). If nothing is any more, it is not needed.
     pub(crate) fn receive_with_state(
         &mut self,
         pdu: &Arc<Pdu>,
         state: &[OwnedEventId],
     ) -> Result<Received, RoomError> {
-        if let Some(result) = self.known(pdu)? {
+        let result = self.receive(pdu, false)?;
+        if !matches!(result, Received::Missing { .. }) {
             return Ok(result);
         }
         let mut auth = self.missing_auth(pdu)?;
@@ -283,12 +285,17 @@ impl RoomWriter<'_> {
             return Ok(Received::Missing { prev: Vec::new(), auth });
         }
         let mut missing = Vec::new();
+        let mut states = Vec::new();
         for event_id in pdu.prev_events() {
-            if self.usable(event_id)?.is_none_or(|held| held.meta.outlier) {
-                missing.push(event_id.clone());
+            match self.usable(event_id)? {
+                Some(held) if !held.meta.outlier => states.extend(held.meta.state_after),
+                _ => missing.push(event_id.clone()),
             }
         }
-        let before = state_tree::from_entries(&mut self.work, entries);
+        // What is known here is not to be taken back by what somebody says of it: his word is
+        // one of the states, as if it were that after what is missing.
+        states.push(state_tree::from_entries(&mut self.work, entries));
+        let before = self.resolve_roots(&states)?;
         self.judge(pdu, before, false, missing)
     }
 
@@ -320,6 +327,7 @@ impl RoomWriter<'_> {
             tracing::info!(event_id = %pdu.event_id(), room_id = %self.room_id, %why, "event rejected");
             meta.rejected = Some(why.clone());
             self.keep(&Arc::new(rejected(pdu, self.rules())?), meta);
+            self.lacks_no_more(pdu)?;
             return Ok(Received::Rejected(why));
         }
         let current = self.head.row.state;
@@ -335,11 +343,20 @@ impl RoomWriter<'_> {
                 meta.state_after = Some(state_tree::set(&mut self.work, &before, &key, pdu.event_id())?);
             }
             self.keep(pdu, meta);
+            self.lacks_no_more(pdu)?;
             return Ok(Received::SoftFailed(why));
         }
         let followed = rows::is_missing(&self.rooms.store.database, &self.room_id, pdu.event_id())?;
         self.admit(pdu, Admission { before, relay, missing, followed })?;
         Ok(Received::Accepted)
+    }
+
+    /// Notes that an event which has no place in the timeline need not be asked for any more.
+    fn lacks_no_more(&mut self, pdu: &Pdu) -> Result<(), RoomError> {
+        if rows::is_missing(&self.rooms.store.database, &self.room_id, pdu.event_id())? {
+            rows::delete_missing(&mut self.batch, &self.room_id, pdu.event_id());
+        }
+        Ok(())
     }
 
     /// Stores an event for its authority only, judged by its auth events.
