@@ -95,7 +95,7 @@ pub(super) async fn fill(
         Ok(_turns) => gap.ask_all(&servers).await?,
         Err(_) => gap.is_unanswered = true,
     }
-    if let Some(pdu) = gap.unanswered() {
+    if let Some(pdu) = gap.left_over() {
         again::keep(state, key, version, pdu).await?;
     }
     Ok(gap.outcomes())
@@ -177,7 +177,7 @@ struct Gap<'a> {
     /// Whom to ask besides.
     authors: Vec<OwnedServerName>,
     asked_auth: HashSet<OwnedEventId>,
-    /// Whether somebody did not answer who should have.
+    /// Whether somebody did not answer who should have, or could not be asked for all.
     is_unanswered: bool,
 }
 
@@ -223,9 +223,18 @@ impl<'a> Gap<'a> {
             for (event_id, (raw, _)) in std::mem::take(&mut self.given_up) {
                 self.waiting.insert(event_id, raw);
             }
-            for _round in 0..ROUNDS_MAX {
+            let mut rounds = 0;
+            loop {
                 let missing = self.hand_over().await?;
-                if missing.is_empty() || self.is_over() || !self.fetch(missing).await? {
+                rounds += 1;
+                if missing.is_empty() {
+                    break;
+                }
+                if self.is_over() || rounds == ROUNDS_MAX {
+                    self.is_unanswered = true;
+                    break;
+                }
+                if !self.fetch(missing).await? {
                     break;
                 }
             }
@@ -236,8 +245,9 @@ impl<'a> Gap<'a> {
         Ok(())
     }
 
-    /// The deepest of the events asked for that stay out because nobody answered.
-    fn unanswered(&self) -> Option<Pdu> {
+    /// The deepest of the events asked for that stay out and may not when they are tried again:
+    /// somebody did not answer, or there was more to fetch than fits into one time.
+    fn left_over(&self) -> Option<Pdu> {
         let left =
             self.waiting.iter().chain(self.given_up.iter().map(|(event_id, (raw, _))| (event_id, raw)));
         let left = left.filter(|(event_id, _)| self.is_unanswered && self.wanted.contains(*event_id));

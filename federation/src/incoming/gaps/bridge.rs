@@ -9,7 +9,7 @@ use causeway_room::Pdu;
 use causeway_service::error::{Chain, MatrixError};
 use ruma::OwnedEventId;
 
-use super::{FillError, Gap, Lack};
+use super::{FillError, Gap, Lack, past::BRIDGED_AFTER};
 use crate::error::blocking;
 
 /// Single events asked for one by one; for more, the whole state is.
@@ -22,8 +22,13 @@ impl Gap<'_> {
         &mut self,
         lacks: HashMap<OwnedEventId, Lack>,
     ) -> Result<bool, MatrixError> {
-        // An event whose missing past waits here too is not the gap's edge.
-        let at_edge = |lack: &Lack| lack.prev.iter().all(|id| !self.waiting.contains_key(id));
+        // An event whose missing past waits here too is not the gap's edge; nor, for a while, is
+        // one whose past is here and could not be bridged.
+        let is_here = |event_id: &OwnedEventId| {
+            let is_waited_for = self.tries < BRIDGED_AFTER && self.given_up.contains_key(event_id);
+            is_waited_for || self.waiting.contains_key(event_id)
+        };
+        let at_edge = |lack: &Lack| !lack.prev.iter().any(is_here);
         let edge = lacks.into_iter().filter(|(_, lack)| at_edge(lack));
         // The oldest edge first: what follows it may then be complete. Later what was asked
         // for in vain: the answer for another may bring it.
@@ -70,11 +75,8 @@ impl Gap<'_> {
             Err(FillError::Storage(error)) => return Err(error),
             Err(error) => {
                 tracing::info!(%event_id, error = %Chain(&error), "the state before an event can't be had");
-                self.is_unanswered |= match &error {
-                    FillError::Client(error) => error.is_outage(),
-                    FillError::Late => true,
-                    FillError::Full | FillError::Storage(_) => false,
-                };
+                // It may be had at another time: a server that lacks much itself says that it has it not.
+                self.is_unanswered = true;
                 let why = format!("the state before it can't be had: {error}");
                 self.given_up.insert(event_id, (raw, why));
                 return Ok(());

@@ -10,7 +10,7 @@ use causeway_room::Pdu;
 use causeway_service::error::{Chain, MatrixError};
 use ruma::OwnedEventId;
 
-use super::{Between, Gap};
+use super::{Between, Gap, past::BRIDGED_AFTER};
 use crate::{error::blocking, incoming::fetch::Source};
 
 /// Events of one answer about the history before a gap that is wider.
@@ -28,7 +28,15 @@ impl Gap<'_> {
         let floor = blocking(move || Ok(services.rooms.least_live_depth(&room_id)?)).await?;
         let mut named = named_by(&self.parse(self.waiting.values()), floor);
         let (mut asked, before) = (HashSet::new(), self.waiting.len());
-        while self.has_half() {
+        loop {
+            if !self.has_half() {
+                // Slowness alone proves nothing: there is more, and another time for it.
+                let is_late = self.left() <= self.limits.time / 2;
+                if is_late && self.tries < BRIDGED_AFTER {
+                    return Ok(Between::Unanswered);
+                }
+                break;
+            }
             named = self.unknown(named).await?;
             let edge: Vec<_> =
                 named.iter().filter(|id| !asked.contains(*id)).take(HISTORY_EDGES_MAX).cloned().collect();
@@ -47,7 +55,10 @@ impl Gap<'_> {
                 }
                 Err(_) => return Ok(Between::Unanswered),
             };
-            asked.extend(edge);
+            // What is deepest comes first: what a full answer did not get to is asked for again.
+            let came: HashSet<_> = pdus.iter().map(|pdu| pdu.event_id()).collect();
+            let is_all = came.len() < HISTORY_MAX || !edge.iter().any(|id| came.contains(&**id));
+            asked.extend(edge.into_iter().filter(|id| is_all || came.contains(&**id)));
             let fresh = self.unknown(pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect()).await?;
             let fresh: Vec<Pdu> = pdus.into_iter().filter(|pdu| fresh.contains(pdu.event_id())).collect();
             named.extend(named_by(&fresh, floor));

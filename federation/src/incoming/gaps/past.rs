@@ -17,6 +17,8 @@ use crate::{client::ClientError, error::blocking, incoming::fetch::Source};
 
 /// Events between what is here and what came that are asked for at first.
 const BETWEEN_MAX: usize = 100;
+/// Events before which they are asked for at once; servers refuse more.
+const EDGES_MAX: usize = 100;
 /// How often one server is asked for such events: a Synapse gives 20 at once, and more by another
 /// way. What is bridged by the state behind it instead has its place after what follows it.
 const BETWEEN_ROUNDS_MAX: usize = 3;
@@ -51,8 +53,8 @@ impl Gap<'_> {
     ) -> Result<Between, MatrixError> {
         // Not what waits for others of them: that would be given once more.
         let lacks_more = |lack: &Lack| lack.prev.iter().any(|id| !self.waiting.contains_key(id));
-        let edge: Vec<_> =
-            lacks.iter().filter(|(_, lack)| lacks_more(lack)).map(|(id, _)| id.clone()).collect();
+        let edge = lacks.iter().filter(|(_, lack)| lacks_more(lack)).map(|(id, _)| id.clone());
+        let edge: Vec<_> = edge.take(EDGES_MAX).collect();
         if edge.is_empty() {
             return Ok(Between::None);
         }
