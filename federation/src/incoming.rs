@@ -180,7 +180,7 @@ pub async fn receive_room(
     }
     let checked = verified(state, origin, version, fresh, &mut outcomes).await;
     if let Some(unchecked) = checked.unchecked {
-        again::keep(state, (room_id.to_owned(), origin.to_owned()), version, unchecked).await?;
+        again::keep(state, (room_id.to_owned(), origin.to_owned()), unchecked).await?;
     }
     let verified = checked.good;
     // Kept for the case that something is missing, which is known only afterwards.

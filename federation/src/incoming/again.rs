@@ -2,16 +2,17 @@
 //! [`crate::later`]): some at once, each for no longer than a gap may take.
 //!
 //! Invariant: there is a row of each that waits, and of no other; so a restart forgets none.
+//! It is read when it is tried.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{MutexGuard, PoisonError},
     time::Duration,
 };
 
 use causeway_room::Pdu;
 use causeway_service::{
     error::{Chain, MatrixError},
-    rooms::VersionRules,
+    rooms::KeptEvent,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::receive_room;
 use crate::{
     error::blocking,
-    later::{Key, WAITING_MAX, Waiting},
+    later::{About, Kept, Key},
     state::FederationState,
 };
 
@@ -38,8 +39,8 @@ pub async fn run(state: FederationState, stop: CancellationToken) {
         let mut pause = None;
         while tasks.len() < TASKS_MAX {
             match state.later().next(state.clock().instant()) {
-                Ok((key, waiting)) => {
-                    tasks.spawn(again(state.clone(), key, waiting));
+                Ok(key) => {
+                    tasks.spawn(again(state.clone(), key));
                 }
                 Err(wait) => {
                     pause = wait;
@@ -60,48 +61,79 @@ pub async fn run(state: FederationState, stop: CancellationToken) {
     }
 }
 
-async fn again(state: FederationState, key: Key, waiting: Waiting) {
-    let ((room_id, origin), Waiting { version, pdu, .. }) = (&key, waiting);
-    let event_id = pdu.event_id().to_owned();
-    match receive_room(&state, origin, room_id, &version, vec![pdu]).await {
-        Ok(outcomes) => tracing::info!(%origin, %event_id, ?outcomes, "tried again"),
-        Err(error) => tracing::warn!(%event_id, error = %Chain(&error), "it can't be tried again"),
+async fn again(state: FederationState, key: Key) {
+    let (room_id, origin) = &key;
+    match read(&state, key.clone()).await {
+        Ok(Some(kept)) => {
+            let event_id = kept.pdu.event_id().to_owned();
+            match receive_room(&state, origin, room_id, &kept.version, vec![kept.pdu]).await {
+                Ok(outcomes) => tracing::info!(%origin, %event_id, ?outcomes, "tried again"),
+                Err(error) => tracing::warn!(%event_id, error = %Chain(&error), "it can't be tried again"),
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "an event that is to be tried again can't be read");
+            // Its row stays, for the next start.
+            state.later().tried(&key);
+        }
     }
-    if state.later().tried(&key)
-        && let Err(error) = write(&state, key).await
-    {
+    if let Err(error) = over(&state, key).await {
         tracing::error!(error = %Chain(&error), "it can't be noted that an event was tried again");
     }
 }
 
 /// Keeps an event that the server of `key` sent, to be tried again later.
-pub(super) async fn keep(
-    state: &FederationState,
-    key: Key,
-    version: &Arc<VersionRules>,
-    pdu: Pdu,
-) -> Result<(), MatrixError> {
-    state.later().put(key.clone(), version, pdu, state.clock().instant());
-    write(state, key).await
-}
-
-/// Makes the row what is kept in memory.
-async fn write(state: &FederationState, key: Key) -> Result<(), MatrixError> {
+pub(super) async fn keep(state: &FederationState, key: Key, pdu: Pdu) -> Result<(), MatrixError> {
     let state = state.clone();
     blocking(move || {
-        let _writing = state.later().writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = state.later().of(&key);
-        let kept = kept.as_ref().map(|kept| (&kept.pdu, kept.tries));
-        Ok(state.services().rooms.keep_unanswered(&key.0, &key.1, kept)?)
+        let _writing = writing(&state);
+        let (room_id, origin) = &key;
+        let about = about(&pdu);
+        let rooms = &state.services().rooms;
+        match state.later().put(key.clone(), about, state.clock().instant()) {
+            Kept::New(tries) => rooms.keep_unanswered(room_id, origin, Some((&pdu, tries)))?,
+            Kept::Old(tries) => rooms.count_unanswered(room_id, origin, tries)?,
+            Kept::Nothing => rooms.keep_unanswered(room_id, origin, None)?,
+        }
+        Ok(())
     })
     .await
 }
 
+/// Deletes the row of an event that was tried, unless it is to be tried again.
+async fn over(state: &FederationState, key: Key) -> Result<(), MatrixError> {
+    let state = state.clone();
+    blocking(move || {
+        let _writing = writing(&state);
+        if state.later().tried(&key) {
+            state.services().rooms.keep_unanswered(&key.0, &key.1, None)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn read(state: &FederationState, key: Key) -> Result<Option<KeptEvent>, MatrixError> {
+    let services = state.services().clone();
+    blocking(move || Ok(services.rooms.unanswered(&key.0, &key.1)?)).await
+}
+
 async fn restore(state: &FederationState) -> Result<(), MatrixError> {
-    let (services, now) = (state.services().clone(), state.clock().instant());
-    let kept = blocking(move || Ok(services.rooms.unanswered(WAITING_MAX)?)).await?;
-    for kept in kept {
-        state.later().restore(kept, now);
-    }
-    Ok(())
+    let (state, now) = (state.clone(), state.clock().instant());
+    blocking(move || {
+        Ok(state.services().rooms.each_unanswered(|kept| {
+            let about = about(&kept.pdu);
+            state.later().restore((kept.room_id, kept.origin), about, kept.tries, now)
+        })?)
+    })
+    .await
+}
+
+fn about(pdu: &Pdu) -> About {
+    About { depth: pdu.depth(), bytes: pdu.raw().get().len() }
+}
+
+fn writing(state: &FederationState) -> MutexGuard<'_, ()> {
+    state.later().writing.lock().unwrap_or_else(PoisonError::into_inner)
 }

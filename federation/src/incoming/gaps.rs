@@ -96,7 +96,7 @@ pub(super) async fn fill(
         Err(_) => gap.is_unanswered = true,
     }
     if let Some(pdu) = gap.left_over() {
-        again::keep(state, key, version, pdu).await?;
+        again::keep(state, key, pdu).await?;
     }
     Ok(gap.outcomes())
 }

@@ -21,8 +21,9 @@ use causeway_service::{
         owed::{DEAD_AFTER_MS, ROWS_OF_DEAD_MAX},
     },
 };
+use causeway_storage::outbox::{again, owed};
 use http::{Method, StatusCode};
-use ruma::{OwnedEventId, RoomVersionId};
+use ruma::{OwnedEventId, RoomVersionId, server_name};
 use serde_json::{Map, Value, json};
 
 use crate::support::{Network, Shape};
@@ -171,10 +172,8 @@ async fn what_was_refused_last_in_its_room_is_tried_again_later() {
     b.join(&room, &bob, &a.name).await.expect("joins");
     let last = a.send(&room, &alice, "m.room.message", None, json!({"body": "poison"})).await;
     let to = b.name.clone();
-    a.until("it is set aside", move |services| {
-        !services.outbox.met(&to).expect("reads").owed_rooms.is_empty()
-    })
-    .await;
+    a.until("it is set aside", move |services| owed::count(&services.database, &to, 9).expect("reads") == 1)
+        .await;
     strict.store(false, Ordering::SeqCst);
     let to = b.name.clone();
     let queued = a
@@ -206,7 +205,8 @@ async fn a_server_whose_last_user_was_put_out_hears_of_it_though_it_refused_that
     let kick = a.send(&room, &alice, "m.room.member", Some(bob.as_str()), out).await;
     let to = b.name.clone();
     a.until("it is set aside", move |services| {
-        !services.outbox.met(&to).expect("reads").owed_events.is_empty()
+        let owed = owed::owed(&services.database, &to, u64::MAX, 9).expect("reads");
+        owed.iter().any(|owed| owed.event_id.is_some())
     })
     .await;
     strict.store(false, Ordering::SeqCst);
@@ -310,8 +310,8 @@ async fn what_could_not_be_taken_is_sent_again_without_new_traffic_also_after_a_
     let room = a.create_room(&alice, RoomVersionId::V12).await;
     b.join(&room, &bob, &a.name).await.expect("joins");
     let owes = |services: &Services| {
-        let met = services.outbox.met("b.test".try_into().expect("a name")).expect("reads");
-        met.again.first().map(|again| again.event_id.clone())
+        let rows = again::page(&services.database, server_name!("b.test"), None, 9).expect("reads");
+        rows.first().map(|(_, again)| again.event_id.clone())
     };
     let mut a = Some(a);
     for restarts in [false, true] {

@@ -12,7 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::IntoResponse,
 };
-use causeway_storage::outbox as rows;
+use causeway_storage::{outbox as rows, rooms::all_unanswered};
 use http::StatusCode;
 use ruma::{OwnedEventId, RoomVersionId, server_name};
 use serde_json::json;
@@ -249,4 +249,45 @@ async fn what_nobody_answered_for_is_tried_again_though_it_is_sent_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_answered_for_is_tried_again_also_after_a_restart() {
     unanswered_for_a_while(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answered_for_is_tried_again_in_however_many_rooms_of_a_server() {
+    const ROOMS: usize = 40;
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let cut = Arc::new(AtomicBool::new(false));
+    let shape = Shape { door: tells_nothing(&cut), sends: false, ..Shape::default() };
+    let a = network.start_as("a.test", folders[0].path(), shape);
+    let mut b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let mut rooms = Vec::new();
+    for _ in 0..ROOMS {
+        let room = a.create_room(&alice, RoomVersionId::V12).await;
+        b.join(&room, &bob, &a.name).await.expect("joins");
+        rooms.push(room);
+    }
+    cut.store(true, Ordering::SeqCst);
+    let mut late = Vec::new();
+    for room in &rooms {
+        a.send(room, &alice, "m.room.message", None, json!({"body": "lost"})).await;
+        let last = a.send(room, &alice, "m.room.message", None, json!({"body": "late"})).await;
+        let named = last.clone();
+        let pdu =
+            a.run(move |services| services.rooms.event(&named).expect("reads").expect("is there")).await;
+        assert!(hand_over(&a, &b, &pdu).await["error"].is_string(), "its past can't be had");
+        late.push(last);
+    }
+    b.stop().await;
+    b = network.start("b.test", folders[1].path());
+    cut.store(false, Ordering::SeqCst);
+    for event_id in &late {
+        b.has(event_id).await;
+    }
+    b.until("none is tried any more", |services| {
+        all_unanswered(&services.database, None, 9).expect("reads").is_empty()
+    })
+    .await;
+    a.stop().await;
+    b.stop().await;
 }

@@ -51,10 +51,9 @@ pub const KNOWN_MAX: usize = 100_000;
 const OLDEST_LOOKED_AT: usize = 100;
 /// Bytes of events and units after which a transaction is full.
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Rooms that are remembered for a destination that refused events of them.
-pub const OWED_ROOMS_MAX: usize = 1_000;
-/// Events that are remembered for a destination that they put out of their room.
-pub const OWED_EVENTS_MAX: usize = 100;
+/// Rooms that are remembered for a destination that refused events of them, or was not sent some,
+/// together with the events that put it out of one.
+pub const OWED_MAX: usize = 100_000;
 /// How long after a refusal the last events of such rooms are tried.
 pub const CATCH_UP_AFTER_MS: u64 = 10 * 60 * 1_000;
 /// Last events of one such room.

@@ -240,6 +240,12 @@ catalogue! {
     OutboxInFlight = "outbox_in_flight";
     /// destination -> JSON `outbox::Destination`.
     Destinations = "destinations";
+    /// destination | began ms u64 | room id | event id or empty -> (), see `outbox::owed`.
+    OutboxOwed = "outbox_owed";
+    /// destination | room id -> JSON `outbox::again::Again`.
+    OutboxAgain = "outbox_again";
+    /// destination | due ms u64 | room id -> (), for each row above.
+    OutboxAgainDue = "outbox_again_due";
 
     // --- shared space
     /// room id | replica | counter u64 | change id -> JSON `shared_space::entries::EntryRow`.

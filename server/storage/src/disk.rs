@@ -53,7 +53,10 @@ impl Growth {
             | Cf::SlidingRequired
             | Cf::SlidingRooms
             | Cf::OutboxInFlight
-            | Cf::Destinations => Self::Stays,
+            | Cf::Destinations
+            | Cf::OutboxOwed
+            | Cf::OutboxAgain
+            | Cf::OutboxAgainDue => Self::Stays,
             _ => Self::Grows,
         }
     }

@@ -6,6 +6,8 @@
 //! own and must be repeatable: it is run again if it was interrupted. Its
 //! version is recorded, durably, when it has returned.
 
+mod owed;
+
 use std::path::Path;
 
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// The newest schema that this program reads and the one that it writes.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Row of `Meta`: the last step that is complete, as a number of eight bytes.
 const SCHEMA: &[u8] = b"schema";
@@ -31,7 +33,11 @@ struct Step {
 }
 
 /// All steps, ascending.
-const STEPS: &[Step] = &[Step { to: 2, run: index_remote_members }, Step { to: 3, run: order_device_lists }];
+const STEPS: &[Step] = &[
+    Step { to: 2, run: index_remote_members },
+    Step { to: 3, run: order_device_lists },
+    Step { to: 4, run: owed::by_room },
+];
 
 /// Rows of one batch of a step.
 const BATCH_ROWS: usize = 10_000;

@@ -4,12 +4,15 @@
 //! when its destination has acknowledged it. So nothing is lost by a crash, and
 //! what is sent twice is sent under the same transaction id.
 
+pub mod again;
+pub mod owed;
+
 use std::{
     collections::BTreeSet,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -57,31 +60,10 @@ pub struct Destination {
     /// Since when it could not be reached, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub down_since_ms: u64,
-    /// Rooms of which it refused events that were then set aside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub owed_rooms: Vec<OwnedRoomId>,
-    /// Of these, events by which it has left their room.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub owed_events: Vec<OwnedEventId>,
-    /// When the first of these events was set aside, milliseconds since the Unix epoch.
+    /// When the round of [`owed`] rows began that is open, milliseconds since the Unix epoch;
+    /// zero while there is none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub owed_since_ms: u64,
-    /// Events that it could not take, the last of each room.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub again: Vec<Again>,
-}
-
-/// An event that is to be sent again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Again {
-    /// Its room.
-    pub room_id: OwnedRoomId,
-    /// Its id.
-    pub event_id: OwnedEventId,
-    /// How often the room's last events were not taken, one after the other.
-    pub tries: u32,
-    /// Not before this time, milliseconds since the Unix epoch.
-    pub at_ms: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -188,7 +170,8 @@ impl Waiting {
             return Ok(known.clone());
         }
         let mut found = BTreeSet::new();
-        while let Some(next) = next_destination(database, found.last().map(|last: &OwnedServerName| &**last))?
+        while let Some(next) =
+            next_server(database, Cf::Outbox, found.last().map(|last: &OwnedServerName| &**last))?
         {
             found.insert(next);
         }
@@ -217,16 +200,18 @@ impl Waiting {
     }
 }
 
-/// The first destination after `after` (in the order of names) that has rows.
-fn next_destination(
+/// The first destination after `after` (in the order of names) that has rows in a column family
+/// whose keys begin with it.
+fn next_server(
     read: &impl Read,
+    cf: Cf,
     after: Option<&ServerName>,
 ) -> Result<Option<OwnedServerName>, StorageError> {
-    let from = after.map(|server| codec::key().str(server).u64(u64::MAX).bytes(&[0]).finish());
-    let rows = read.scan(Cf::Outbox, &[], from.as_deref(), Direction::Forward, 1)?;
+    let from = after.and_then(|server| codec::prefix_end(codec::key().str(server).as_ref()));
+    let rows = read.scan(cf, &[], from.as_deref(), Direction::Forward, 1)?;
     let Some((key, _)) = rows.first() else { return Ok(None) };
-    let name = KeyParts::new(Cf::Outbox, key).str()?;
-    Ok(Some(OwnedServerName::try_from(name).map_err(|_| StorageError::BrokenKey { cf: Cf::Outbox.name() })?))
+    let name = KeyParts::new(cf, key).str()?;
+    Ok(Some(OwnedServerName::try_from(name).map_err(|_| StorageError::BrokenKey { cf: cf.name() })?))
 }
 
 /// The transaction to `destination` that was not acknowledged.

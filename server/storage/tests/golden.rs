@@ -1,4 +1,4 @@
-//! The bytes of stored rows, as they lie in data folders of schema 2. A change
+//! The bytes of stored rows, as they lie in data folders of schema 4. A change
 //! that breaks one of these needs a migration, not a new expectation.
 
 use causeway_shared_space::ChangeId;
@@ -9,7 +9,11 @@ use causeway_storage::{
     devices::{self, AccessToken, Device, RefreshToken},
     media::{self, Media},
     oauth::{self, OAuthClient},
-    outbox::{self, Destination, InFlight},
+    outbox::{
+        self, Destination, InFlight,
+        again::{self, Again},
+        owed::{self, Owed},
+    },
     pending_media::{self, Pending},
     rooms::{self, EventMeta, Room},
     shared_space::{
@@ -181,8 +185,8 @@ fn media_rows_and_positions() {
     database.commit_durable(batch).expect("commit");
     let ceiling = database.get(Cf::Meta, b"positions").expect("read").expect("a ceiling");
     assert_eq!(ceiling, (position.0 + (1 << 16)).to_be_bytes());
-    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(3u64.to_be_bytes().to_vec()));
-    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "3\n");
+    assert_eq!(database.get(Cf::Meta, b"schema").expect("read"), Some(4u64.to_be_bytes().to_vec()));
+    assert_eq!(std::fs::read_to_string(folder.path().join("schema")).expect("file"), "4\n");
 }
 
 /// The row that `bytes` are is written as just these bytes again.
@@ -315,13 +319,44 @@ fn what_waits_for_other_servers() {
     stays(Cf::OutboxInFlight, b"b:8448\xff", row, |batch, row: &InFlight| {
         outbox::put_in_flight(batch, to, row);
     });
-    let row = concat!(
-        r#"{"failures":2,"retry_at_ms":7,"down_since_ms":6,"owed_rooms":["!r:x"],"owed_events":["$e"],"#,
-        r#""owed_since_ms":5,"again":[{"room_id":"!r:x","event_id":"$a","tries":3,"at_ms":8}]}"#
-    );
+    let row = r#"{"failures":2,"retry_at_ms":7,"down_since_ms":6,"owed_since_ms":5}"#;
     stays(Cf::Destinations, b"b:8448\xff", row, |batch, row: &Destination| {
         outbox::put_destination(batch, to, row);
     });
+    let row = r#"{"event_id":"$a","tries":3,"at_ms":8}"#;
+    stays(Cf::OutboxAgain, b"b:8448\xff!r:x\xff", row, |batch, row: &Again| {
+        again::put(batch, to, room_id!("!r:x"), None, Some(row));
+    });
+}
+
+#[test]
+fn what_other_servers_are_owed_and_when_they_are_sent_something_again() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = Database::open(folder.path(), &Options::default()).expect("opens");
+    let (to, room_id) = (server_name!("b:8448"), room_id!("!r:x"));
+    let event_id = Some(event_id!("$e").to_owned());
+    let owed = [event_id, None].map(|id| Owed { since_ms: 9, room_id: room_id.to_owned(), event_id: id });
+    let again = Again { event_id: event_id!("$a").to_owned(), tries: 3, at_ms: 8 };
+    let mut batch = database.batch();
+    for one in &owed {
+        owed::put(&mut batch, to, one);
+    }
+    again::put(&mut batch, to, room_id, None, Some(&again));
+    database.commit_durable(batch).expect("writes");
+    let keys = |cf| {
+        let rows = database.scan(cf, b"", None, Direction::Forward, 9).expect("reads");
+        rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let begun = b"b:8448\xff\0\0\0\0\0\0\0\x09!r:x\xff";
+    assert_eq!(keys(Cf::OutboxOwed), [[begun, &b"$e\xff"[..]].concat(), [begun, &b"\xff"[..]].concat()]);
+    assert_eq!(keys(Cf::OutboxAgainDue), [b"b:8448\xff\0\0\0\0\0\0\0\x08!r:x\xff"]);
+    assert_eq!(owed::owed(&database, to, 9, 9).expect("reads"), owed);
+    assert!(owed::owed(&database, to, 8, 9).expect("reads").is_empty());
+    assert_eq!(again::due(&database, to, 8, 9).expect("reads"), [(8, room_id.to_owned())]);
+    assert!(again::due(&database, to, 7, 9).expect("reads").is_empty());
+    assert_eq!(again::page(&database, to, None, 9).expect("reads"), [(room_id.to_owned(), again)]);
+    let next = |after| owed::next_destination(&database, after).expect("reads");
+    assert_eq!((next(None).as_deref(), next(Some(to))), (Some(to), None));
 }
 
 #[test]
@@ -400,7 +435,7 @@ fn events_that_are_tried_again() {
         b"!r:x\xffb.example\xff",
         r#"{"event":{"type":"x"},"tries":3}"#,
         |database| {
-            let all = rooms::unanswered(database, 9)?;
+            let all = rooms::all_unanswered(database, None, 9)?;
             let shown = |(room, origin, kept): (_, _, rooms::Unanswered)| {
                 (room, origin, kept.event.get().to_owned(), kept.tries)
             };

@@ -12,13 +12,19 @@ use std::{
 
 use causeway_storage::{
     Cf, Database, Direction, OpenError, Options, Read as _, SCHEMA_VERSION, StreamPosition, accounts,
-    device_lists, key_changes, rooms,
+    device_lists, key_changes,
+    outbox::{
+        self,
+        again::{self, Again},
+        owed,
+    },
+    rooms,
 };
 use rocksdb::DB;
-use ruma::{room_id, user_id};
+use ruma::{event_id, room_id, server_name, user_id};
 
 /// Column families that came after a schema.
-const ADDED: [(u32, &[&str]); 2] = [
+const ADDED: [(u32, &[&str]); 3] = [
     (
         1,
         &[
@@ -49,9 +55,32 @@ const ADDED: [(u32, &[&str]); 2] = [
             "shutdowns",
         ],
     ),
+    (
+        3,
+        &[
+            "appservice_progress",
+            "appservice_queue",
+            "appservice_transactions",
+            "key_claims",
+            "outbox_again",
+            "outbox_again_due",
+            "outbox_owed",
+            "pending_media",
+            "pending_media_by_user",
+            "unanswered_events",
+            "upstream_intake",
+            "upstream_meta",
+            "upstream_outbox",
+        ],
+    ),
 ];
 
+const META: &str = r#"{"room_id":"!room:a.example","position":3}"#;
 const ACCOUNT: &str = r#"{"password_hash":"$argon2id$","created_ts":7,"deactivated":false,"admin":true}"#;
+const DESTINATION: &str = concat!(
+    r#"{"failures":2,"retry_at_ms":7,"down_since_ms":6,"owed_rooms":["!room:a.example"],"owed_events":["$e","$gone"],"#,
+    r#""owed_since_ms":5,"again":[{"room_id":"!room:a.example","event_id":"$a","tries":3,"at_ms":8}]}"#
+);
 const MEMBER: &str = r#"{"membership":"join","event_id":"$e","sender":"@bob:b.example","position":9}"#;
 
 /// What a data folder of this schema held: families, keys and values.
@@ -63,14 +92,19 @@ fn fixture(schema: u32) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("meta", b"positions".to_vec(), number(70_000)),
         ("accounts", b"@alice:a.example\xff".to_vec(), json(ACCOUNT)),
         ("room_members", b"!room:a.example\xff@bob:b.example\xff".to_vec(), json(MEMBER)),
-        ("key_changes", number(11), b"@bob:b.example".to_vec()),
+        ("destinations", b"b.example\xff".to_vec(), json(DESTINATION)),
+        ("event_meta", b"$e\xff".to_vec(), json(META)),
         ("key_changes", number(12), b"@alice:a.example".to_vec()),
         ("key_changes", number(13), b"@bob:b.example".to_vec()),
     ];
     if schema >= 2 {
         let stale = json(r#"{"failures":7,"retry_at_ms":0,"marks":0}"#);
+        let key: &[u8] = if schema == 2 { b"@bob:b.example\xff" } else { b"b.example\xff@bob:b.example\xff" };
         rows.push(("remote_memberships", b"@bob:b.example\xff!room:a.example\xff".to_vec(), Vec::new()));
-        rows.push(("stale_device_lists", b"@bob:b.example\xff".to_vec(), stale));
+        rows.push(("stale_device_lists", key.to_vec(), stale));
+    }
+    if schema < 3 {
+        rows.push(("key_changes", number(11), b"@bob:b.example".to_vec()));
     }
     rows
 }
@@ -110,6 +144,17 @@ fn is_what_it_was(database: &Database, schema: u32) {
         let stale = device_lists::stale(database, bob).expect("reads").expect("is there");
         assert_eq!(stale.failures, 7);
     }
+    let server = server_name!("b.example");
+    let met = outbox::destination(database, server).expect("reads");
+    assert_eq!((met.failures, met.retry_at_ms, met.down_since_ms, met.owed_since_ms), (2, 7, 6, 5));
+    let owed = owed::owed(database, server, 5, 9).expect("reads");
+    let left_by = owed.iter().map(|owed| owed.event_id.as_ref().map(|id| id.as_str())).collect::<Vec<_>>();
+    assert_eq!(left_by, [Some("$e"), None], "what is gone can't be sent");
+    assert!(owed.iter().all(|owed| owed.since_ms == 5 && owed.room_id == room_id));
+    let (again, due) = (again::page(database, server, None, 9), again::due(database, server, 8, 9));
+    let expected = Again { event_id: event_id!("$a").to_owned(), tries: 3, at_ms: 8 };
+    assert_eq!(again.expect("reads"), [(room_id.to_owned(), expected)]);
+    assert_eq!(due.expect("reads"), [(8, room_id.to_owned())]);
     // Positions go on where that program stopped.
     assert!(database.batch().position().0 > 70_000);
     let rows = database.scan(Cf::Meta, b"schema", None, Direction::Forward, 1).expect("reads");

@@ -5,13 +5,16 @@
 //! cut; a destination that was away itself is sent them as soon as it is back.
 //!
 //! Invariant: of a room only the last such event is kept, which names the others as its
-//! past; how many rooms, and how often, is bounded.
+//! past; how many rooms, and how often, is bounded, and they are in memory by pages only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_storage::{
     StorageError,
-    outbox::{self as rows, Again},
+    outbox::{
+        self as queue,
+        again::{self as rows, Again},
+    },
     rooms,
 };
 use ruma::{OwnedEventId, OwnedRoomId, ServerName};
@@ -20,7 +23,7 @@ use super::{Outbox, Transaction};
 use crate::notify::Topic;
 
 /// Rooms of one destination.
-pub const ROOMS_MAX: usize = 100;
+pub const ROOMS_MAX: usize = 100_000;
 /// How often it is tried: for a day in all.
 pub const TRIES_MAX: u32 = SHORT_TRIES_MAX + 140;
 /// Before the first time; doubled each time.
@@ -31,8 +34,8 @@ pub const SHORT_PAUSE_MS_MAX: u64 = 20_000;
 const SHORT_TRIES_MAX: u32 = 100;
 /// The pause from then on.
 const PAUSE_MS_MAX: u64 = 10 * 60 * 1_000;
-/// Destinations read at once.
-const DESTINATIONS_AT_ONCE: usize = 500;
+/// Rooms read, and queued, at once.
+const ROOMS_AT_ONCE: usize = 500;
 
 /// How long to wait after so many tries in vain, in milliseconds.
 pub fn pause_ms(tries: u32) -> u64 {
@@ -55,8 +58,8 @@ impl Outbox {
         now_ms: u64,
     ) -> Result<(), StorageError> {
         let _writing = self.writing();
-        let mut met = self.met(destination)?;
-        if refused.is_empty() && met.again.is_empty() {
+        let count = rows::count(&self.database, destination, if refused.is_empty() { 1 } else { ROOMS_MAX })?;
+        if refused.is_empty() && count == 0 {
             return Ok(());
         }
         let mut answers: BTreeMap<OwnedRoomId, Option<&OwnedEventId>> = BTreeMap::new();
@@ -66,101 +69,109 @@ impl Outbox {
                 *last = refused.get(event_id).or(*last);
             }
         }
+        let (mut batch, mut room_for) = (self.database.batch(), ROOMS_MAX.saturating_sub(count));
         for (room_id, last) in answers {
-            let at = met.again.iter().position(|one| one.room_id == room_id);
-            let before = at.map(|at| met.again.swap_remove(at));
+            let before = rows::again(&self.database, destination, &room_id)?;
             // What was taken was so with its past.
-            let Some(event_id) = last else { continue };
-            // Another event than before is no other try of that.
-            let tries =
-                before.map_or(1, |before| before.tries.max(1) + u32::from(before.event_id == **event_id));
-            if tries > TRIES_MAX || met.again.len() >= ROOMS_MAX {
-                tracing::info!(server = %destination, %event_id, tries, "it is not sent again");
-                continue;
-            }
-            let pause_ms = pause_ms(tries - 1);
-            met.again.push(Again {
-                room_id,
-                event_id: event_id.clone(),
-                tries,
-                at_ms: now_ms.saturating_add(pause_ms),
+            let again = last.map(|event_id| after(before.as_ref(), event_id, now_ms));
+            let kept = again.filter(|again| {
+                let is_kept = again.tries <= TRIES_MAX && (before.is_some() || room_for > 0);
+                if !is_kept {
+                    let Again { event_id, tries, .. } = again;
+                    tracing::info!(server = %destination, %event_id, tries, "it is not sent again");
+                }
+                is_kept
             });
+            match (&before, &kept) {
+                (None, None) => continue,
+                (None, Some(_)) => room_for -= 1,
+                (Some(_), _) => {}
+            }
+            rows::put(&mut batch, destination, &room_id, before.as_ref(), kept.as_ref());
         }
-        let mut batch = self.database.batch();
-        rows::put_destination(&mut batch, destination, &met);
         let _unsynced = self.database.commit(batch)?;
         Ok(())
     }
 
-    /// Queues what `destination` could not take and may be able to now; when to look
-    /// again, in milliseconds since the Unix epoch, if something is left.
+    /// Queues what `destination` could not take and may be able to now, of a page of rooms; when
+    /// to look again, in milliseconds since the Unix epoch, if something is left.
     ///
     /// # Errors
     /// Storage failed.
     pub fn send_again(&self, destination: &ServerName, now_ms: u64) -> Result<Option<u64>, StorageError> {
-        self.queue_again(destination, now_ms, now_ms)
-    }
-
-    /// The same for all that it could not take, whenever it is due: it is back after an outage.
-    ///
-    /// # Errors
-    /// Storage failed.
-    pub fn send_again_at_once(&self, destination: &ServerName, now_ms: u64) -> Result<(), StorageError> {
-        self.queue_again(destination, now_ms, u64::MAX).map(drop)
-    }
-
-    /// The same for what is due at some time.
-    fn queue_again(
-        &self,
-        destination: &ServerName,
-        now_ms: u64,
-        until_ms: u64,
-    ) -> Result<Option<u64>, StorageError> {
         let _writing = self.writing();
-        let mut met = self.met(destination)?;
-        let first = met.again.iter().map(|one| one.at_ms).min();
-        if first.is_none_or(|first| first > until_ms) {
-            return Ok(first);
+        let due = rows::due(&self.database, destination, now_ms, ROOMS_AT_ONCE)?;
+        if due.is_empty() {
+            let first = rows::due(&self.database, destination, u64::MAX, 1)?;
+            return Ok(first.first().map(|(at_ms, _)| *at_ms));
         }
-        let (mut batch, mut left) = (self.database.batch(), Vec::new());
-        for mut one in met.again {
-            if one.at_ms <= until_ms {
-                if !rooms::joined_servers(&self.database, &one.room_id)?.contains_key(destination) {
-                    continue;
-                }
-                let position = batch.position();
-                rows::push_pdu(&mut batch, destination, position, &one.event_id);
-                // Its answer says more.
-                one.at_ms = now_ms.saturating_add(PAUSE_MS_MAX);
+        let mut batch = self.database.batch();
+        for (at_ms, room_id) in due {
+            let Some(before) = rows::again(&self.database, destination, &room_id)? else {
+                rows::delete_due(&mut batch, destination, at_ms, &room_id);
+                continue;
+            };
+            if rooms::server_count(&self.database, &room_id, destination)? == 0 {
+                rows::put(&mut batch, destination, &room_id, Some(&before), None);
+                continue;
             }
-            left.push(one);
+            let position = batch.position();
+            queue::push_pdu(&mut batch, destination, position, &before.event_id);
+            // Its answer says more.
+            let again = Again { at_ms: now_ms.saturating_add(PAUSE_MS_MAX), ..before.clone() };
+            rows::put(&mut batch, destination, &room_id, Some(&before), Some(&again));
         }
-        met.again = left;
-        rows::put_destination(&mut batch, destination, &met);
         let _commit = self.database.commit_durable(batch)?;
         self.notifier.notify([&Topic::Outbox]);
         Ok(Some(now_ms))
     }
 
-    /// Queues all that any destination could not take: after a start nobody waits to do it.
+    /// All that `destination` could not take is due now: it is back after an outage. It is
+    /// queued by [`Self::send_again`], when nothing else waits.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn send_again_at_once(&self, destination: &ServerName, now_ms: u64) -> Result<(), StorageError> {
+        let mut after: Option<OwnedRoomId> = None;
+        loop {
+            let _writing = self.writing();
+            let page = rows::page(&self.database, destination, after.as_deref(), ROOMS_AT_ONCE)?;
+            let mut batch = self.database.batch();
+            for (room_id, before) in page.iter().filter(|(_, before)| before.at_ms > now_ms) {
+                let again = Again { at_ms: now_ms, ..before.clone() };
+                rows::put(&mut batch, destination, room_id, Some(before), Some(&again));
+            }
+            if !batch.is_empty() {
+                let _unsynced = self.database.commit(batch)?;
+            }
+            match page.last() {
+                Some((room_id, _)) if page.len() == ROOMS_AT_ONCE => after = Some(room_id.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Queues what any destination could not take, a page of rooms of each: after a start nobody
+    /// waits to do it.
     ///
     /// # Errors
     /// Storage failed.
     pub fn send_all_again(&self, now_ms: u64) -> Result<(), StorageError> {
         let mut after = None;
-        loop {
-            let page = rows::destinations_met(&self.database, after.as_deref(), DESTINATIONS_AT_ONCE)?;
-            for (server, met) in &page {
-                if !met.again.is_empty() {
-                    self.send_again_at_once(server, now_ms)?;
-                }
-            }
-            match page.last() {
-                Some((server, _)) if page.len() == DESTINATIONS_AT_ONCE => after = Some(server.clone()),
-                _ => return Ok(()),
-            }
+        while let Some(server) = rows::next_destination(&self.database, after.as_deref())? {
+            self.send_again_at_once(&server, now_ms)?;
+            self.send_again(&server, now_ms)?;
+            after = Some(server);
         }
+        Ok(())
     }
+}
+
+/// What is to be sent again of a room after this event of it was not taken.
+fn after(before: Option<&Again>, event_id: &OwnedEventId, now_ms: u64) -> Again {
+    // Another event than before is no other try of that.
+    let tries = before.map_or(1, |before| before.tries.max(1) + u32::from(before.event_id == *event_id));
+    Again { event_id: event_id.clone(), tries, at_ms: now_ms.saturating_add(pause_ms(tries - 1)) }
 }
 
 #[cfg(test)]

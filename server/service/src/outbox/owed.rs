@@ -2,18 +2,27 @@
 //! makes up for them is the last events of their rooms, and, where it has left the
 //! room by one of them, that event.
 //!
-//! Invariant: what is remembered of a destination is bounded; what is past the
-//! bound is told to the log.
+//! It has rows by destination and room, and is read in pages: a page is queued when little
+//! waits for the destination any more, so that one that was away for a month is told of all its
+//! rooms, one page after the other, without any new event.
+//!
+//! Invariant: what is remembered of a destination is bounded, and is in memory by pages only;
+//! what is past the bound is told to the log.
+
+use std::collections::BTreeSet;
 
 use causeway_room::Pdu;
 use causeway_storage::{
-    StorageError,
-    outbox::{self as rows, Destination, Entry},
+    Batch, StorageError,
+    outbox::{
+        self as rows, Entry,
+        owed::{self, Owed},
+    },
     rooms,
 };
-use ruma::{EventId, ServerName, UserId, events::room::member::MembershipState};
+use ruma::{EventId, OwnedEventId, ServerName, UserId, events::room::member::MembershipState};
 
-use super::{CATCH_UP_AFTER_MS, OWED_EVENTS_MAX, OWED_HEADS_MAX, OWED_ROOMS_MAX, Outbox, Transaction};
+use super::{CATCH_UP_AFTER_MS, OWED_HEADS_MAX, OWED_MAX, Outbox, Transaction};
 use crate::notify::Topic;
 
 /// Events that wait for a destination that can't be reached.
@@ -29,8 +38,9 @@ pub const UNITS_OF_DEAD_MAX: usize = 1_000;
 pub const DEAD_AFTER_MS: u64 = 14 * 24 * 3_600 * 1_000;
 /// Rows dropped in one batch.
 const DROPPED_AT_ONCE: usize = 1_000;
-/// Destinations read at once.
-const DESTINATIONS_AT_ONCE: usize = 500;
+/// Rooms, and events by which one was left, that are queued at once; and how much may wait when
+/// they are.
+const OWED_AT_ONCE: usize = 500;
 
 impl Outbox {
     /// Forgets what `destination` refuses, and remembers the rooms of it for
@@ -42,17 +52,8 @@ impl Outbox {
         now_ms: u64,
     ) -> Result<(), StorageError> {
         let _writing = self.writing();
-        let mut met = self.met(destination)?;
-        for event_id in &transaction.events {
-            self.owe(&mut met, destination, event_id)?;
-        }
-        // From the first of them: a destination that refuses again and again must
-        // not put off what it is owed for ever.
-        if met.owed_since_ms == 0 {
-            met.owed_since_ms = now_ms;
-        }
         let mut batch = self.database.batch();
-        rows::put_destination(&mut batch, destination, &met);
+        self.owe(&mut batch, destination, &transaction.events, now_ms)?;
         self.forget(batch, destination, transaction)
     }
 
@@ -77,7 +78,7 @@ impl Outbox {
         let mut dropped = 0;
         loop {
             let _writing = self.writing();
-            let mut met = self.met(destination)?;
+            let met = self.met(destination)?;
             if met.failures == 0 {
                 return Ok(dropped);
             }
@@ -95,6 +96,7 @@ impl Outbox {
                 return Ok(dropped);
             }
             let (mut batch, mut done, mut is_some_kept) = (self.database.batch(), None, false);
+            let mut events = Vec::new();
             for row in &found {
                 let left = match &row.entry {
                     Entry::Pdu(_) => &mut excess_events,
@@ -106,15 +108,12 @@ impl Outbox {
                 }
                 *left -= 1;
                 if let Entry::Pdu(event_id) = &row.entry {
-                    self.owe(&mut met, destination, event_id)?;
+                    events.push(event_id.clone());
                 }
                 rows::delete(&mut batch, destination, row.position);
                 done = if is_some_kept { done } else { Some(row.position) };
             }
-            if met.owed_since_ms == 0 {
-                met.owed_since_ms = now_ms;
-            }
-            rows::put_destination(&mut batch, destination, &met);
+            self.owe(&mut batch, destination, &events, now_ms)?;
             // A transaction that was begun is another one without them.
             rows::delete_in_flight(&mut batch, destination);
             let _unsynced = self.database.commit(batch)?;
@@ -126,31 +125,43 @@ impl Outbox {
         }
     }
 
-    /// Remembers what makes up for an event: that its room had some, or, if the event
-    /// may have put the destination out of the room, the event itself.
+    /// Remembers what makes up for events: that their rooms had some, or, if one may have put the
+    /// destination out of its room, that event.
     fn owe(
         &self,
-        met: &mut Destination,
+        batch: &mut Batch,
         destination: &ServerName,
-        event_id: &EventId,
+        events: &[OwnedEventId],
+        now_ms: u64,
     ) -> Result<(), StorageError> {
-        let Some(meta) = rooms::event_meta(&self.database, event_id)? else { return Ok(()) };
-        if self.puts_out(destination, &meta, event_id)?
-            && !met.owed_events.iter().any(|owed| owed == event_id)
-        {
-            if met.owed_events.len() < OWED_EVENTS_MAX {
-                met.owed_events.push(event_id.to_owned());
-            } else {
-                tracing::warn!(server = %destination, %event_id, "too much is owed: it won't hear of this event");
-            }
+        let mut met = self.met(destination)?;
+        // From the first of them: a destination that refuses again and again must
+        // not put off what it is owed for ever.
+        if met.owed_since_ms == 0 {
+            met.owed_since_ms = now_ms;
+            rows::put_destination(batch, destination, &met);
         }
-        if !met.owed_rooms.contains(&meta.room_id) {
-            if met.owed_rooms.len() < OWED_ROOMS_MAX {
-                met.owed_rooms.push(meta.room_id);
-            } else {
-                tracing::warn!(server = %destination, room = %meta.room_id,
-                    "too much is owed: it hears of this room with its next event");
+        let (since_ms, mut found) = (met.owed_since_ms, BTreeSet::new());
+        for event_id in events {
+            let Some(meta) = rooms::event_meta(&self.database, event_id)? else { continue };
+            if self.puts_out(destination, &meta, event_id)? {
+                let (room_id, event_id) = (meta.room_id.clone(), Some(event_id.clone()));
+                found.insert(Owed { since_ms, room_id, event_id });
             }
+            found.insert(Owed { since_ms, room_id: meta.room_id, event_id: None });
+        }
+        let mut count = owed::count(&self.database, destination, OWED_MAX)?;
+        for one in &found {
+            if owed::is_owed(&self.database, destination, one)? {
+                continue;
+            }
+            if count >= OWED_MAX {
+                tracing::warn!(server = %destination, room = %one.room_id, event_id = ?one.event_id,
+                    "too much is owed: it hears of this room with its next event");
+                continue;
+            }
+            owed::put(batch, destination, one);
+            count += 1;
         }
         Ok(())
     }
@@ -163,7 +174,7 @@ impl Outbox {
         meta: &rooms::EventMeta,
         event_id: &EventId,
     ) -> Result<bool, StorageError> {
-        if rooms::joined_servers(&self.database, &meta.room_id)?.contains_key(destination) {
+        if rooms::server_count(&self.database, &meta.room_id, destination)? > 0 {
             return Ok(false);
         }
         let Some(version) = rooms::room(&self.database, &meta.room_id)?.map(|room| room.version) else {
@@ -179,60 +190,71 @@ impl Outbox {
         Ok(gone && user.is_some_and(|user| user.server_name() == destination))
     }
 
-    /// The same for all destinations that can be reached, or have left a room by an
-    /// event that they refused: nothing else may ever be sent to them. Answers how
-    /// many events there are.
+    /// [`Self::catch_up`] with all destinations that can be reached, or that nothing waits for, of
+    /// which some have left a room by an event that they refused: nothing else may ever be sent
+    /// to them. Answers how many events there are.
     ///
     /// # Errors
     /// Storage failed.
     pub fn catch_up_with_all(&self, now_ms: u64) -> Result<usize, StorageError> {
         let (mut queued, mut after) = (0, None);
+        while let Some(server) = owed::next_destination(&self.database, after.as_deref())? {
+            // The others hear when they have taken something.
+            if self.met(&server)?.failures == 0 || self.depth_up_to(&server, 1)? == 0 {
+                queued += self.catch_up(&server, now_ms)?;
+            }
+            after = Some(server);
+        }
+        Ok(queued)
+    }
+
+    /// After `destination` took events, and while little waits for it: queues the last ones of
+    /// rooms of which it refused some, or was not sent some, if that is [`CATCH_UP_AFTER_MS`] ago,
+    /// a page of rooms. What led to them it will ask for. Answers how many there are.
+    ///
+    /// # Errors
+    /// Storage failed.
+    pub fn catch_up(&self, destination: &ServerName, now_ms: u64) -> Result<usize, StorageError> {
+        let due_ms = now_ms.saturating_sub(CATCH_UP_AFTER_MS);
         loop {
-            let page = rows::destinations_met(&self.database, after.as_deref(), DESTINATIONS_AT_ONCE)?;
-            for (server, met) in &page {
-                // The others hear when they have taken something.
-                if !met.owed_events.is_empty() || met.failures == 0 {
-                    queued += self.catch_up(server, now_ms)?;
+            let _writing = self.writing();
+            let page = owed::owed(&self.database, destination, due_ms, OWED_AT_ONCE)?;
+            if page.is_empty() || self.depth_up_to(destination, OWED_AT_ONCE)? >= OWED_AT_ONCE {
+                return Ok(0);
+            }
+            let (mut batch, mut queued) = (self.database.batch(), 0);
+            // What is noted from now on is of another round.
+            let mut met = self.met(destination)?;
+            if met.owed_since_ms > 0 && met.owed_since_ms <= due_ms {
+                met.owed_since_ms = 0;
+                rows::put_destination(&mut batch, destination, &met);
+            }
+            for one in &page {
+                owed::delete(&mut batch, destination, one);
+                for event_id in self.makes_up(destination, one)? {
+                    let position = batch.position();
+                    rows::push_pdu(&mut batch, destination, position, &event_id);
+                    queued += 1;
                 }
             }
-            match page.last() {
-                Some((server, _)) if page.len() == DESTINATIONS_AT_ONCE => after = Some(server.clone()),
-                _ => return Ok(queued),
+            let _commit = self.database.commit_durable(batch)?;
+            // Else nothing of the page concerns it any more, and there may be another.
+            if queued > 0 {
+                self.notifier.notify([&Topic::Outbox]);
+                return Ok(queued);
             }
         }
     }
 
-    /// After `destination` took events: queues the last ones of the rooms of which
-    /// it refused some, if that is [`CATCH_UP_AFTER_MS`] ago. What led to them
-    /// it will ask for. Answers how many there are.
-    pub fn catch_up(&self, destination: &ServerName, now_ms: u64) -> Result<usize, StorageError> {
-        let _writing = self.writing();
-        let mut met = self.met(destination)?;
-        let owes_nothing = met.owed_rooms.is_empty() && met.owed_events.is_empty();
-        if owes_nothing || now_ms.saturating_sub(met.owed_since_ms) < CATCH_UP_AFTER_MS {
-            return Ok(0);
+    /// The events that make up for what `destination` was not sent.
+    fn makes_up(&self, destination: &ServerName, owed: &Owed) -> Result<Vec<OwnedEventId>, StorageError> {
+        if let Some(event_id) = &owed.event_id {
+            return Ok(vec![event_id.clone()]);
         }
-        let (mut batch, mut queued) = (self.database.batch(), 0);
-        for room_id in std::mem::take(&mut met.owed_rooms) {
-            if !rooms::joined_servers(&self.database, &room_id)?.contains_key(destination) {
-                continue;
-            }
-            let heads = rooms::room(&self.database, &room_id)?.map(|room| room.heads).unwrap_or_default();
-            for head in heads.iter().take(OWED_HEADS_MAX) {
-                let position = batch.position();
-                rows::push_pdu(&mut batch, destination, position, &head.event_id);
-                queued += 1;
-            }
+        if rooms::server_count(&self.database, &owed.room_id, destination)? == 0 {
+            return Ok(Vec::new());
         }
-        for event_id in std::mem::take(&mut met.owed_events) {
-            let position = batch.position();
-            rows::push_pdu(&mut batch, destination, position, &event_id);
-            queued += 1;
-        }
-        met.owed_since_ms = 0;
-        rows::put_destination(&mut batch, destination, &met);
-        let _commit = self.database.commit_durable(batch)?;
-        self.notifier.notify([&Topic::Outbox]);
-        Ok(queued)
+        let heads = rooms::room(&self.database, &owed.room_id)?.map(|room| room.heads).unwrap_or_default();
+        Ok(heads.into_iter().take(OWED_HEADS_MAX).map(|head| head.event_id).collect())
     }
 }

@@ -1,6 +1,10 @@
 //! The queues over a real database.
 
-use ruma::server_name;
+use causeway_storage::{
+    outbox::{again as again_rows, owed as owed_rows},
+    rooms::{EventMeta, Room},
+};
+use ruma::{OwnedRoomId, server_name};
 
 use super::*;
 
@@ -181,4 +185,114 @@ fn messages_to_devices_outlive_the_events_of_a_destination_that_is_gone() {
     let sent = next(&outbox, "first").expect("rows wait");
     let first: Vec<_> = sent.edus.iter().map(|edu| edu.get().to_owned()).take(2).collect();
     assert_eq!(first, [edu(0).get(), edu(1).get()], "in order, from the first");
+}
+
+/// So many rooms in which `b.example` is, each with one event, which waits for it.
+fn rooms_of_b(outbox: &Outbox, count: usize) -> BTreeSet<OwnedEventId> {
+    let (server, root, mut batch) = (server_name!("b.example"), "07".repeat(32), outbox.database.batch());
+    let mut events = BTreeSet::new();
+    for n in 0..count {
+        let room_id = OwnedRoomId::try_from(format!("!r{n}:a.example")).expect("an id");
+        let event_id = OwnedEventId::try_from(format!("$event{n}")).expect("an id");
+        let room = serde_json::json!({
+            "version": "12", "create": "$create", "state": root, "history_floor": 0,
+            "heads": [{"event_id": event_id, "depth": 3, "state": root}],
+        });
+        let room: Room = serde_json::from_value(room).expect("a room");
+        let meta: EventMeta =
+            serde_json::from_value(serde_json::json!({"room_id": room_id})).expect("what is known");
+        rooms::put_room(&mut batch, &room_id, &room);
+        rooms::put_server_count(&mut batch, &room_id, server, 1);
+        rooms::put_event(&mut batch, &event_id, &edu(0), &meta);
+        let position = batch.position();
+        rows::push_pdu(&mut batch, server, position, &event_id);
+        events.insert(event_id);
+    }
+    outbox.database.commit_durable(batch).expect("commits");
+    events
+}
+
+#[test]
+fn a_server_that_was_away_for_a_month_is_told_of_all_its_rooms_one_page_after_the_other() {
+    const ROOMS: usize = 2_300;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut outbox, server) = (Some(outbox(&folder)), server_name!("b.example"));
+    let now_ms = owed::DEAD_AFTER_MS + 1;
+    let events = {
+        let outbox = outbox.as_ref().expect("is open");
+        let events = rooms_of_b(outbox, ROOMS);
+        outbox.set_pause(server, 1, 1).expect("writes");
+        let dropped = outbox.shorten_all(now_ms).expect("drops");
+        assert_eq!(dropped, ROOMS - owed::ROWS_OF_DEAD_MAX);
+        assert_eq!(outbox.catch_up(server, now_ms).expect("reads"), 0, "not at once");
+        outbox.set_pause(server, 0, 0).expect("writes");
+        events
+    };
+    let (later_ms, mut told, mut most, mut restarts) = (now_ms + CATCH_UP_AFTER_MS, BTreeSet::new(), 0, 0);
+    loop {
+        if told.len() > 1_000 && restarts == 0 {
+            outbox = None;
+            restarts = 1;
+        }
+        let outbox = outbox.get_or_insert_with(|| self::outbox(&folder));
+        let Some(transaction) = next(outbox, "t") else { break };
+        told.extend(transaction.events().iter().cloned());
+        outbox.acknowledged(server, &transaction).expect("deletes");
+        outbox.catch_up(server, later_ms).expect("queues");
+        most = most.max(outbox.depth(server).expect("reads"));
+    }
+    assert_eq!((told == events, told.len()), (true, ROOMS));
+    assert!(most <= 1_000, "{most} waited at once");
+    let outbox = outbox.expect("is open");
+    assert_eq!(owed_rows::count(&outbox.database, server, 9).expect("reads"), 0);
+    assert_eq!(outbox.met(server).expect("reads").owed_since_ms, 0);
+}
+
+#[test]
+fn what_is_noted_while_something_is_made_up_for_waits_for_its_own_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (outbox, server) = (outbox(&folder), server_name!("b.example"));
+    rooms_of_b(&outbox, 1);
+    let refused = next(&outbox, "first").expect("a row waits");
+    outbox.set_aside(server, &refused, 7).expect("writes");
+    let later_ms = 7 + CATCH_UP_AFTER_MS;
+    assert_eq!(outbox.catch_up(server, later_ms - 1).expect("reads"), 0);
+    assert_eq!(outbox.catch_up(server, later_ms).expect("queues"), 1);
+    let refused = next(&outbox, "second").expect("a row waits");
+    outbox.set_aside(server, &refused, later_ms).expect("writes");
+    assert_eq!(outbox.catch_up_with_all(later_ms + 1).expect("reads"), 0, "else it went round and round");
+    assert_eq!(outbox.catch_up_with_all(later_ms + CATCH_UP_AFTER_MS).expect("queues"), 1);
+}
+
+#[test]
+fn events_of_many_rooms_that_could_not_be_taken_are_all_sent_again_also_after_a_restart() {
+    const ROOMS: usize = 700;
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = server_name!("b.example");
+    let events = {
+        let outbox = outbox(&folder);
+        let events = rooms_of_b(&outbox, ROOMS);
+        while let Some(transaction) = next(&outbox, "t") {
+            outbox.answered(server, &transaction, &events, 7).expect("writes");
+            outbox.acknowledged(server, &transaction).expect("deletes");
+        }
+        assert_eq!(outbox.send_again(server, 8).expect("reads"), Some(7 + again::pause_ms(0)));
+        events
+    };
+    let outbox = outbox(&folder);
+    assert_eq!(again_rows::count(&outbox.database, server, 1_000).expect("reads"), ROOMS);
+    outbox.send_all_again(8).expect("queues");
+    let mut told = BTreeSet::new();
+    loop {
+        while let Some(transaction) = next(&outbox, "t") {
+            told.extend(transaction.events().iter().cloned());
+            assert!(outbox.depth(server).expect("reads") <= 500, "a page at a time");
+            outbox.answered(server, &transaction, &BTreeSet::new(), 9).expect("writes");
+            outbox.acknowledged(server, &transaction).expect("deletes");
+        }
+        if outbox.send_again(server, 8).expect("queues").is_none() {
+            break;
+        }
+    }
+    assert_eq!((told == events, told.len()), (true, ROOMS));
 }

@@ -10,6 +10,9 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 
 use super::{Rooms, error::RoomError, store::VersionRules};
 
+/// Rows that are read at once, each of up to an event's size.
+const UNANSWERED_AT_ONCE: usize = 200;
+
 /// An event that is tried again.
 #[derive(Debug)]
 pub struct KeptEvent {
@@ -37,6 +40,9 @@ impl Rooms {
         origin: &ServerName,
         event: Option<(&Pdu, u32)>,
     ) -> Result<(), RoomError> {
+        if event.is_none() && rows::unanswered(&self.store.database, room_id, origin)?.is_none() {
+            return Ok(());
+        }
         let mut batch = self.store.database.batch();
         match event {
             Some((pdu, tries)) => {
@@ -49,18 +55,67 @@ impl Rooms {
         Ok(())
     }
 
-    /// The events that are kept, at most `limit`. What is of no room of this server any more
-    /// is left out.
+    /// Notes how often the event that is kept was tried again.
     ///
     /// # Errors
     /// Storage.
-    pub fn unanswered(&self, limit: usize) -> Result<Vec<KeptEvent>, RoomError> {
-        let mut kept = Vec::new();
-        for (room_id, origin, row) in rows::unanswered(&self.store.database, limit)? {
-            let Some(version) = self.store.version(&room_id)? else { continue };
-            let Ok(pdu) = Pdu::parse(&version.rules, row.event.get()) else { continue };
-            kept.push(KeptEvent { room_id, origin, version, pdu, tries: row.tries });
+    pub fn count_unanswered(
+        &self,
+        room_id: &RoomId,
+        origin: &ServerName,
+        tries: u32,
+    ) -> Result<(), RoomError> {
+        let row = rows::unanswered(&self.store.database, room_id, origin)?;
+        if let Some(row) = row.filter(|row| row.tries != tries) {
+            let mut batch = self.store.database.batch();
+            rows::put_unanswered(&mut batch, room_id, origin, &Unanswered { tries, ..row });
+            self.store.database.commit_durable(batch)?;
         }
-        Ok(kept)
+        Ok(())
+    }
+
+    /// The event that is kept, if its room is one of this server still.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn unanswered(&self, room_id: &RoomId, origin: &ServerName) -> Result<Option<KeptEvent>, RoomError> {
+        let Some(row) = rows::unanswered(&self.store.database, room_id, origin)? else { return Ok(None) };
+        self.kept(room_id.to_owned(), origin.to_owned(), &row)
+    }
+
+    /// The events that are kept, in pages: `show` is called with each, and says whether to go on. What is of
+    /// no room of this server any more is left out.
+    ///
+    /// # Errors
+    /// Storage.
+    pub fn each_unanswered(&self, mut show: impl FnMut(KeptEvent) -> bool) -> Result<(), RoomError> {
+        let mut after: Option<(OwnedRoomId, OwnedServerName)> = None;
+        loop {
+            let from = after.as_ref().map(|(room_id, origin)| (&**room_id, &**origin));
+            let page = rows::all_unanswered(&self.store.database, from, UNANSWERED_AT_ONCE)?;
+            let is_last = page.len() < UNANSWERED_AT_ONCE;
+            for (room_id, origin, row) in page {
+                after = Some((room_id.clone(), origin.clone()));
+                if let Some(kept) = self.kept(room_id, origin, &row)?
+                    && !show(kept)
+                {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn kept(
+        &self,
+        room_id: OwnedRoomId,
+        origin: OwnedServerName,
+        row: &Unanswered,
+    ) -> Result<Option<KeptEvent>, RoomError> {
+        let Some(version) = self.store.version(&room_id)? else { return Ok(None) };
+        let Ok(pdu) = Pdu::parse(&version.rules, row.event.get()) else { return Ok(None) };
+        Ok(Some(KeptEvent { room_id, origin, version, pdu, tries: row.tries }))
     }
 }

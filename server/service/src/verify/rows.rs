@@ -8,7 +8,7 @@ use super::{Report, each, shown};
 use crate::error::Chain;
 
 /// Column families whose values are a version byte and JSON.
-const JSON: [Cf; 54] = [
+const JSON: [Cf; 55] = [
     Cf::Accounts,
     Cf::AccessTokens,
     Cf::RefreshTokens,
@@ -51,6 +51,7 @@ const JSON: [Cf; 54] = [
     Cf::Outbox,
     Cf::OutboxInFlight,
     Cf::Destinations,
+    Cf::OutboxAgain,
     Cf::SpaceEntries,
     Cf::SpaceIds,
     Cf::SpaceLogs,

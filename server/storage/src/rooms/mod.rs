@@ -39,7 +39,7 @@ pub use timeline::{
     Place, TimelineRow, position_and_before, position_before, put_stream, put_timeline, stream, timeline,
 };
 pub use times::{TimePlace, by_time, put_time};
-pub use unanswered::{Unanswered, delete_unanswered, put_unanswered, unanswered};
+pub use unanswered::{Unanswered, all_unanswered, delete_unanswered, put_unanswered, unanswered};
 pub use words::{delete_word, put_word, word_positions};
 
 use crate::{

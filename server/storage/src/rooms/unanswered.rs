@@ -30,12 +30,23 @@ pub fn delete_unanswered(batch: &mut Batch, room_id: &RoomId, origin: &ServerNam
     batch.delete(Cf::UnansweredEvents, key().str(room_id).str(origin));
 }
 
-/// All of them, with their rooms and who sent them; at most `limit`.
+/// The event that is kept of a room and a server.
 pub fn unanswered(
     read: &(impl Read + ?Sized),
+    room_id: &RoomId,
+    origin: &ServerName,
+) -> Result<Option<Unanswered>, StorageError> {
+    codec::get(read, Cf::UnansweredEvents, key().str(room_id).str(origin).as_ref())
+}
+
+/// All of them after one, with their rooms and who sent them; at most `limit`.
+pub fn all_unanswered(
+    read: &(impl Read + ?Sized),
+    after: Option<(&RoomId, &ServerName)>,
     limit: usize,
 ) -> Result<Vec<(OwnedRoomId, OwnedServerName, Unanswered)>, StorageError> {
-    let rows = read.scan(Cf::UnansweredEvents, b"", None, Direction::Forward, limit)?;
+    let from = after.map(|(room_id, origin)| key().str(room_id).str(origin).bytes(&[0]).finish());
+    let rows = read.scan(Cf::UnansweredEvents, b"", from.as_deref(), Direction::Forward, limit)?;
     rows.iter()
         .map(|(row, value)| {
             let mut parts = KeyParts::new(Cf::UnansweredEvents, row);
