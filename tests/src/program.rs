@@ -96,7 +96,7 @@ fn build() -> Result<PathBuf> {
 
 /// Cargo, without what it says to the tests that it runs: that would make it
 /// compile whatever depends on such a variable again, and once more the next time.
-fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         let of_this_crate = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];

@@ -1,6 +1,6 @@
 //! What `cargo deb` is told: every file that the package shall hold is there, its scripts
 //! are scripts, and what it installs is where the other files look for it. The package
-//! itself is not built here.
+//! itself is built in `package.rs`.
 
 use std::{collections::BTreeMap, fs, process::Command};
 
@@ -49,7 +49,7 @@ fn all_that_the_package_holds_is_there() -> Result<()> {
         let to = configuration.trim_start_matches('/').to_owned();
         ensure(assets.contains_key(&to), || format!("{to} is not in the package"))?;
     }
-    for name in ["license-file", "changelog", "maintainer-scripts"] {
+    for name in ["license-file", "maintainer-scripts"] {
         let path = metadata[name].as_str().map_or_else(|| words(&metadata[name])[0].clone(), str::to_owned);
         ensure(own.join(&path).exists(), || format!("no {path}"))?;
     }
@@ -74,9 +74,11 @@ fn the_unit_finds_what_the_package_installs() -> Result<()> {
         format!("{assets:?}")
     })?;
     ensure(unit.contains("ExecStart=/usr/bin/causeway "), || unit.clone())?;
-    for (to, from) in [("sysusers", "causeway.sysusers.conf"), ("tmpfiles", "causeway.tmpfiles.conf")] {
-        let installed = assets.get(&format!("usr/lib/{to}.d/causeway.conf"));
-        ensure(installed.is_some_and(|path| path.ends_with(from)), || format!("{to}: {installed:?}"))?;
+    for folder in ["sysusers.d", "tmpfiles.d"] {
+        let installed = assets.get(&format!("usr/lib/{folder}/causeway.conf"));
+        // `cargo deb` has its scripts call it by the name that it has here.
+        let from = format!("{folder}/causeway.conf");
+        ensure(installed.is_some_and(|path| path.ends_with(&from)), || format!("{folder}: {installed:?}"))?;
     }
     ensure(unit.contains("EnvironmentFile=-/etc/default/causeway\n"), || unit.clone())?;
     let units = &metadata["systemd-units"][0];

@@ -7,4 +7,5 @@ mod debian;
 mod files;
 mod kubernetes;
 mod monitoring;
+mod package;
 mod systemd;

@@ -53,7 +53,7 @@ fn the_user_and_the_configuration_s_folder_are_made() -> Result<()> {
     let own = format!("--root={}", root.path().display());
     fs::create_dir_all(root.path().join("etc/causeway"))?;
     fs::write(root.path().join("etc/causeway/causeway.toml"), "")?;
-    run(Command::new("systemd-sysusers").arg(&own).arg(path("systemd/causeway.sysusers.conf")))?;
+    run(Command::new("systemd-sysusers").arg(&own).arg(path("systemd/sysusers.d/causeway.conf")))?;
     let users = fs::read_to_string(root.path().join("etc/passwd"))?;
     let user = users.lines().find(|line| line.starts_with("causeway:"));
     ensure(
@@ -61,7 +61,7 @@ fn the_user_and_the_configuration_s_folder_are_made() -> Result<()> {
         || users.clone(),
     )?;
     let mut tmpfiles = Command::new("systemd-tmpfiles");
-    run(tmpfiles.arg("--create").arg(&own).arg(path("systemd/causeway.tmpfiles.conf")))?;
+    run(tmpfiles.arg("--create").arg(&own).arg(path("systemd/tmpfiles.d/causeway.conf")))?;
     for (name, wanted) in [("etc/causeway", 0o750), ("etc/causeway/causeway.toml", 0o640)] {
         let mode = fs::metadata(root.path().join(name))?.permissions().mode() & 0o777;
         ensure(mode == wanted, || format!("{name} has mode {mode:o}"))?;
