@@ -20,7 +20,7 @@ export CXX := ccache c++
 endif
 endif
 
-.PHONY: help build release test demo run bench faults soak lint format packages test-packages
+.PHONY: help build release test demo run bench faults dashboards soak lint format packages test-packages
 .DEFAULT_GOAL := help
 
 help: ## List these commands
@@ -85,6 +85,14 @@ faults: test-packages ## Cut, slow, kill and restart servers and a Synapse for M
 .faults:
 	$(CARGO) build --locked --release --workspace --bins
 	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/faults --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --out target/faults $(FAULTS)
+
+dashboards: test-packages ## Draw what Grafana would show of two servers under load for MINUTES=4; pictures in target/dashboards
+	@$(MAKE) --no-print-directory .dashboards
+.PHONY: .dashboards
+.dashboards:
+	scripts/deploy-tools.sh $(TARGET)/deploy-tools
+	$(CARGO) build --locked --release --workspace --bins
+	TESTED_SERVER=$(TARGET)/release/causeway $(TARGET)/release/dashboards --minutes $(or $(MINUTES),4) --out target/dashboards
 
 soak: $(if $(ROOMS)$(ROOM),test-packages,packages) ## Simulate replication: SCHEDULES=100000, SEED=n to replay one, TABLE=1000 for the rules; ROOMS=100000 forked rooms beside Synapse, ROOM=n one
 	@$(MAKE) --no-print-directory .soak

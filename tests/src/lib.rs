@@ -19,6 +19,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod result;
 pub mod server;

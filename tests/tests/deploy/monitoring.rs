@@ -4,29 +4,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use causeway_tests::{
-    client::{Client, segment},
     cluster::Cluster,
     program,
-    result::{Doing, Failure, Result, ensure},
+    prometheus::Prometheus,
+    result::{Doing, Result, ensure},
     user::User,
     wait,
 };
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::files::{below, path, run, text};
 
-/// What these two servers have no reason to say: nothing was refused, dropped or slow,
-/// nobody settled anything, and no collector of theirs is asked so soon after the start.
-const QUIET: [&str; 4] = [
+/// What these two servers have no reason to say: nothing was refused or went wrong.
+const QUIET: [&str; 3] = [
     "causeway_space_refused_total",
-    "causeway_space_settlements_total",
     "causeway_federation_requests_refused_total",
     "http_response_status_code=~\"5..\"",
 ];
@@ -90,48 +85,6 @@ fn grafana_finds_dashboards_and_sources() -> Result<()> {
     Ok(())
 }
 
-/// The configuration of a Prometheus that reads `targets` once a second.
-fn configuration(targets: &[String]) -> String {
-    let config = json!({
-        "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
-        "rule_files": ["alerts.yml"],
-        "scrape_configs": [{ "job_name": "causeway", "static_configs": [{ "targets": targets }] }],
-    });
-    // JSON is YAML.
-    config.to_string()
-}
-
-/// A Prometheus over `folder`, and where it answers.
-async fn prometheus(folder: &Path, targets: &[String]) -> Result<(tokio::process::Child, Client)> {
-    fs::write(folder.join("prometheus.yml"), configuration(targets))?;
-    fs::copy(path("prometheus/alerts.yml"), folder.join("alerts.yml"))?;
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let log = fs::File::create(folder.join("log"))?;
-    let mut command = tokio::process::Command::new(program::deploy_tools()?.join("usr/bin/prometheus"));
-    command.arg(format!("--config.file={}", folder.join("prometheus.yml").display()));
-    command.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-    let child = command.spawn().doing("starting Prometheus")?;
-    let client = Client::new()?;
-    client.set_base(&format!("http://127.0.0.1:{port}"));
-    wait::until("Prometheus", async || {
-        let ready = client.call(Method::GET, "/-/ready", None, None).await?;
-        Ok((ready.status == 200).then_some(()))
-    })
-    .await?;
-    Ok((child, client))
-}
-
-/// The series that a query finds; an error if it is none.
-async fn found(prometheus: &Client, query: &str) -> Result<usize> {
-    let path = format!("/api/v1/query?query={}", segment(query));
-    let answer = prometheus.call(Method::GET, &path, None, None).await?;
-    ensure(answer.status == 200, || format!("{query}: {}", answer.body))?;
-    let series = answer.body["data"]["result"].as_array().map(Vec::len);
-    series.ok_or_else(|| Failure::new(answer.body.to_string()))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_shows_what_the_servers_say() -> Result<()> {
     let cluster = Cluster::start(2).await?;
@@ -139,17 +92,16 @@ async fn every_panel_shows_what_the_servers_say() -> Result<()> {
         (User::register(&cluster[0], "alice").await?, User::register(&cluster[1], "bob").await?);
     let room = alice.create_room("Watched").await?;
     bob.join(&room, &cluster[0].name).await?;
-    let targets: Vec<String> = [0, 1]
-        .map(|server| cluster[server].direct().base().trim_start_matches("http://").to_owned())
-        .to_vec();
+    let targets =
+        [0, 1].map(|server| ("", cluster[server].direct().base().trim_start_matches("http://").to_owned()));
     let folder = tempfile::tempdir()?;
-    let (_process, prometheus) = prometheus(folder.path(), &targets).await?;
+    let prometheus = Prometheus::start(folder.path(), &targets).await?;
     // A lag is there while the link is cut, a conflict afterwards.
     cluster.cut(0, 1, causeway_tests::link::Cut::Refused)?;
     alice.put_item(&room, "plan", &json!({ "text": "mine" })).await?;
     wait::until("the lag", async || {
-        let lags = found(&prometheus, "causeway_space_lag > 0").await?;
-        let ages = found(&prometheus, "causeway_space_lag_age_seconds > 0").await?;
+        let lags = prometheus.found("causeway_space_lag > 0").await?;
+        let ages = prometheus.found("causeway_space_lag_age_seconds > 0").await?;
         Ok((lags > 0 && ages > 0).then_some(()))
     })
     .await?;
@@ -167,23 +119,32 @@ async fn every_panel_shows_what_the_servers_say() -> Result<()> {
     });
     result.await?;
     // By which the dashboards list the servers.
-    let servers = found(&prometheus, "target_info{service_name=\"causeway\"}").await?;
+    let servers = prometheus.found("target_info{service_name=\"causeway\"}").await?;
     ensure(servers == 2, || format!("{servers} servers are listed"))?;
     // What is quiet is at least a query, and so is every alert.
     for query in queries()?.into_values().flatten() {
-        found(&prometheus, &query).await?;
+        prometheus.found(&query).await?;
     }
-    let rules = prometheus.call(Method::GET, "/api/v1/rules", None, None).await?.ok()?;
-    for rule in rules["data"]["groups"][0]["rules"].as_array().into_iter().flatten() {
+    for rule in prometheus.rules().await? {
         ensure(rule["health"] != "err", || rule.to_string())?;
+    }
+    // What draws them without a Grafana knows every kind of panel.
+    let script = program::checkout().join("tests/deploy/draw.py");
+    for file in below(&path("grafana/dashboards"), ".json")? {
+        let picture = folder.path().join("picture.svg");
+        let mut python = Command::new("python3");
+        python.arg(&script).arg(file).args([&prometheus.base(), "60", "8s"]).arg(&picture);
+        run(&mut python)?;
+        let drawn = fs::read_to_string(&picture)?;
+        ensure(drawn.ends_with("</svg>\n") && drawn.contains("<polyline"), || drawn.clone())?;
     }
     cluster.finish().await
 }
 
 /// Takes out of `missing` what finds something.
-async fn look(prometheus: &Client, missing: &mut BTreeSet<String>) -> Result<()> {
+async fn look(prometheus: &Prometheus, missing: &mut BTreeSet<String>) -> Result<()> {
     for query in missing.clone() {
-        if found(prometheus, &query).await? > 0 {
+        if prometheus.found(&query).await? > 0 {
             missing.remove(&query);
         }
     }

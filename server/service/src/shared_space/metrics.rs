@@ -50,6 +50,12 @@ impl Metrics {
         let counter = |name: &'static str, what: &'static str| {
             meter.u64_counter(name).with_description(what).with_unit("{change}").build()
         };
+        // What steps only now and then is there from the start: the first step shows only beside a zero.
+        let rare = |name, what| {
+            let counter = counter(name, what);
+            counter.add(0, &[]);
+            counter
+        };
         Self {
             writes: counter("causeway.space.writes", "Changes written on this server and acknowledged"),
             joined: counter("causeway.space.joined", "Changes of other servers that became held"),
@@ -65,12 +71,9 @@ impl Metrics {
                 "causeway.space.refused",
                 "Changes of other servers that were refused, and messages that can't be read, by reason",
             ),
-            conflicts: counter("causeway.space.conflicts", "Items that came to be in conflict"),
-            told: counter(
-                "causeway.space.conflicts.told",
-                "Conflicts that were told in a room by this server",
-            ),
-            settlements: counter("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),
+            conflicts: rare("causeway.space.conflicts", "Items that came to be in conflict"),
+            told: rare("causeway.space.conflicts.told", "Conflicts that were told in a room by this server"),
+            settlements: rare("causeway.space.settlements", "Conflicts settled by a reaction or a reply"),
         }
     }
 
