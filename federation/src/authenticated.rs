@@ -141,13 +141,14 @@ async fn verify(
 
 fn refused(state: &FederationState, error: SigningError) -> MatrixError {
     state.metrics().refused(match error {
-        SigningError::Header => "header",
+        SigningError::Header | SigningError::ServerName => "header",
         SigningError::Body(_) => "body",
         SigningError::Destination => "destination",
         SigningError::UnknownKey(_) => "unknown_key",
         SigningError::Signature => "signature",
     });
     match error {
+        SigningError::ServerName => MatrixError::invalid_param(error.to_string()),
         SigningError::Body(_) => MatrixError::new(400, "M_NOT_JSON", "The body is not canonical JSON"),
         error => {
             tracing::debug!(%error, "request refused");

@@ -43,6 +43,9 @@ pub enum SigningError {
     /// The header is not an `X-Matrix` one, or parts are missing or doubled.
     #[error("malformed X-Matrix authorization header")]
     Header,
+    /// What the header calls a server is no server name.
+    #[error("a server name in the X-Matrix authorization header is none")]
+    ServerName,
     /// The body is not JSON that can be put into canonical form.
     #[error("the body is not canonical JSON")]
     Body(#[source] serde_json::Error),
@@ -93,7 +96,7 @@ impl Authorization {
             }
         }
         let [origin, destination, key, signature] = values;
-        let server = |name: String| OwnedServerName::try_from(name).map_err(|_| SigningError::Header);
+        let server = |name: String| OwnedServerName::try_from(name).map_err(|_| SigningError::ServerName);
         Ok(Self {
             origin: server(origin.ok_or(SigningError::Header)?)?,
             destination: destination.map(server).transpose()?,

@@ -8,7 +8,7 @@ use axum::{Json, Router, extract::State, routing::put};
 use causeway_room::Pdu;
 use causeway_service::{Services, error::MatrixError, notify::Topic, rooms::VersionRules};
 use ruma::{RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
 
 use super::send_membership::parse;
@@ -61,6 +61,7 @@ async fn invite(
         return Err(MatrixError::invalid_param("The event is not the one that the address names").into());
     }
     access::user_of(&signed.origin, pdu.sender().as_str())?;
+    check_create(&version, &pdu, &body.invite_room_state.0)?;
     let pdu = verify_from(state.keys(), &version.rules, pdu, &signed.origin, state.server_name())
         .await
         .map_err(|error| MatrixError::forbidden(error.to_string()))?;
@@ -77,6 +78,28 @@ async fn invite(
     });
     let event = event.await?;
     Ok(Json(json!({"event": event})))
+}
+
+/// In a room whose id is that of its create event, whole create events that are told have to be
+/// that one (MSC4311). One that is only stripped, as old servers tell it, can't be held against it.
+fn check_create(version: &VersionRules, pdu: &Pdu, told: &[Box<RawValue>]) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct Told {
+        r#type: String,
+        #[serde(default)]
+        hashes: Option<IgnoredAny>,
+    }
+    if !version.rules.authorization.room_create_event_id_as_room_id {
+        return Ok(());
+    }
+    for raw in told {
+        let is_create = serde_json::from_str::<Told>(raw.get())
+            .is_ok_and(|told| told.r#type == "m.room.create" && told.hashes.is_some());
+        if is_create && *parse(version, raw)?.room_id() != *pdu.room_id() {
+            return Err(MatrixError::invalid_param("The create event that is told is not the room's"));
+        }
+    }
+    Ok(())
 }
 
 /// Who is invited.

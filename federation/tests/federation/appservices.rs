@@ -12,6 +12,7 @@ use causeway_service::{
     remote::RemoteRequest,
 };
 use ruma::{OwnedRoomId, RoomAliasId, RoomVersionId, events::room::member::MembershipState};
+use serde_json::json;
 use tokio::{sync::mpsc::Receiver, task::JoinSet};
 
 use crate::{
@@ -101,6 +102,30 @@ async fn what_a_service_would_make_is_made_for_other_servers_too() {
     assert_eq!(membership(&b, &room, &dave).await, Some(MembershipState::Invite));
     assert_eq!(count.load(Ordering::SeqCst), 4, "Carol, the one who is gone, the room, and Dave");
     serving.shutdown().await;
+    a.stop().await;
+    b.stop().await;
+}
+
+/// Complement's `TestJoinFederatedRoomFromApplicationServiceBridgeUser`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_user_without_a_profile_joins_a_room_of_another_server() {
+    let (a, b, _folders) = two();
+    let alice = a.register("alice").await;
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    let users = [b.register("irc").await, b.register("irc_erin").await];
+    let registration = bridge(&b);
+    b.run(move |services| services.register_appservices(vec![registration]).expect("is one")).await;
+    for user in users {
+        let (wanted, registration) = (user.clone(), bridge(&b));
+        let session = b.run(move |services| services.devices.masquerade(&registration, Some(wanted), None));
+        let user_id = session.await.expect("the service may act as this user").user_id;
+        let (room_id, via) = (room.clone(), vec![a.name.clone()]);
+        let join = |reply| RemoteRequest::Join { room_id, user_id, via, content: json!({}), reply };
+        b.services.remote.request(join).await.expect("joins");
+        assert_eq!(membership(&b, &room, &user).await, Some(MembershipState::Join));
+        let said = b.send(&room, &user, "m.room.message", None, json!({"body": "here"})).await;
+        a.has(&said).await;
+    }
     a.stop().await;
     b.stop().await;
 }

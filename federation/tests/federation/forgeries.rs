@@ -157,7 +157,20 @@ async fn invites_are_taken_from_the_senders_server_only() {
         (status, &answer["errcode"]),
         (StatusCode::BAD_REQUEST, &json!("M_INCOMPATIBLE_ROOM_VERSION"))
     );
-    let (status, answer) = scene.put("v2/invite", good.event_id().as_str(), &wrap(body(&good))).await;
+    // Another room's beginning is not this one's (MSC4311).
+    let other = scene.m.create_room(&scene.mallory, RoomVersionId::V12).await;
+    let [create, others] = [scene.room.clone(), other].map(|room| {
+        let find = move |services: &causeway_service::Services| {
+            services.rooms.state_event(&room, "m.room.create", "").expect("reads").expect("is there")
+        };
+        scene.m.run(find)
+    });
+    let (create, others) = (body(&*create.await), body(&*others.await));
+    let told =
+        |create: &Value| json!({"room_version": "12", "event": body(&good), "invite_room_state": [create]});
+    let (status, answer) = scene.put("v2/invite", good.event_id().as_str(), &told(&others)).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")));
+    let (status, answer) = scene.put("v2/invite", good.event_id().as_str(), &told(&create)).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert!(answer["event"]["signatures"]["a.test"].is_object());
     scene.stop().await;
@@ -331,4 +344,23 @@ async fn events_of_a_joined_room_that_cannot_be_verified_are_left_out() {
         };
         joins(lie).await.expect("one event that is wrong keeps nobody out");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_no_text_keeps_nobody_out() {
+    let folders = folders::<2>();
+    let mut network = Network::of(&["a.test", "m.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let m = network.start("m.test", folders[1].path());
+    let (alice, mallory) = (a.user("alice"), m.user("mallory"));
+    let room = m.create_room(&mallory, RoomVersionId::V10).await;
+    let renamed = json!({"membership": "join", "displayname": {"first": "M"}});
+    let renamed = m.send(&room, &mallory, "m.room.member", Some(mallory.as_str()), renamed).await;
+    a.join(&room, &alice, &m.name).await.expect("joins");
+    let read = move |services: &causeway_service::Services| {
+        services.rooms.state_event(&room, "m.room.member", mallory.as_str()).expect("reads")
+    };
+    assert_eq!(a.run(read).await.expect("is there").event_id(), renamed);
+    a.stop().await;
+    m.stop().await;
 }

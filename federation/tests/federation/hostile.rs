@@ -165,6 +165,14 @@ async fn requests_that_nobody_signed_or_for_somebody_else() {
             "{authorization:?}"
         );
     }
+    // Sytest's "Non-numeric ports in server names are rejected".
+    let nameless = "X-Matrix origin=\"m.test:http\",destination=a.test,key=\"ed25519:1\",sig=\"AAAA\"";
+    let request = http::Request::get("/_matrix/federation/v1/query/profile?user_id=@x:a.test")
+        .header("Authorization", nameless)
+        .body(axum::body::Body::empty())
+        .expect("a request");
+    let answer = router.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(error(answer).await, (StatusCode::BAD_REQUEST, json!("M_INVALID_PARAM")));
     drop(router);
     pair.stop().await;
 }

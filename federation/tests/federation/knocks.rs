@@ -1,5 +1,15 @@
 //! Asking to be let in, and being let in because one is in another room.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+};
 use causeway_service::{
     error::MatrixError,
     remote::{PublicRoomsQuery, RemoteRequest},
@@ -10,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     requests::{invite, membership},
-    support::{Network, Server},
+    support::{Network, Server, Shape},
 };
 
 fn two() -> (Server, Server, [tempfile::TempDir; 2]) {
@@ -135,6 +145,63 @@ async fn members_of_a_room_join_another_that_lets_them_in() {
     }
     a.stop().await;
     b.stop().await;
+}
+
+/// Complement's `TestRestrictedRoomsRemoteJoinFailOver`.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_vouched_for_by_no_user_of_one_server_asks_the_next() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test", "c.test"]);
+    let a = network.start("a.test", folders[0].path());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let shape = Shape { door: counting(&asked), ..Shape::default() };
+    let b = network.start_as("b.test", folders[1].path(), shape);
+    let c = network.start("c.test", folders[2].path());
+    let (alice, bob, carol) = (a.user("alice"), b.register("bob").await, c.user("carol"));
+    let [known, unknown] = [(); 2].map(|()| a.create_room(&alice, RoomVersionId::V12));
+    let (known, unknown) = (known.await, unknown.await);
+    b.join(&known, &bob, &a.name).await.expect("joins");
+    for club in [&known, &unknown] {
+        c.join(club, &carol, &a.name).await.expect("joins");
+    }
+    // Of the first club bob is a member, but he may invite nobody; of the other he knows nothing.
+    for (club, power) in [(&known, 50), (&unknown, 0)] {
+        let room = named_room(&a, &alice, false).await;
+        invite(&a, &room, &alice, &bob).await;
+        b.join(&room, &bob, &a.name).await.expect("was invited");
+        a.send(&room, &alice, "m.room.power_levels", Some(""), json!({ "invite": power })).await;
+        let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+        let rules = json!({ "join_rule": "restricted", "allow": allow });
+        let rules = a.send(&room, &alice, "m.room.join_rules", Some(""), rules).await;
+        b.has(&rules).await;
+        let before = asked.load(Ordering::SeqCst);
+        let (room_id, user_id) = (room.clone(), carol.clone());
+        let via = vec![b.name.clone(), a.name.clone()];
+        let request = |reply| RemoteRequest::Join { room_id, user_id, via, content: json!({}), reply };
+        c.services.remote.request(request).await.expect("the other server lets her in");
+        assert!(asked.load(Ordering::SeqCst) > before, "b was asked first");
+        let member = carol.clone();
+        let read = move |services: &causeway_service::Services| {
+            services.rooms.state_event(&room, "m.room.member", member.as_str())
+        };
+        let joined = c.run(read).await.expect("reads").expect("is there").content_object();
+        assert_eq!(joined["join_authorised_via_users_server"], alice.as_str());
+    }
+    for server in [a, b, c] {
+        server.stop().await;
+    }
+}
+
+/// A door that counts who asks to join.
+fn counting(asked: &Arc<AtomicUsize>) -> Box<dyn FnOnce(Router) -> Router> {
+    let asked = Arc::clone(asked);
+    Box::new(move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let is_join = request.uri().path().contains("/make_join/");
+            asked.fetch_add(usize::from(is_join), Ordering::SeqCst);
+            next.run(request)
+        }))
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

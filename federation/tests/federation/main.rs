@@ -3,6 +3,7 @@
 mod addresses;
 mod advertisements;
 mod appservices;
+mod broken_pasts;
 mod closest_event;
 mod delivery;
 mod encryption;

@@ -12,13 +12,18 @@ use axum::{
 };
 use bytes::Bytes;
 use causeway_service::{
-    media::Label,
+    media::{Label, Wish},
     remote::{ExpectedContent, RemoteMedia, RemoteRequest},
     rooms::{CreateRoom, Invite, Outcome, Preset},
 };
+use causeway_storage::rooms;
 use futures_util::{StreamExt, stream};
 use http::Method;
-use ruma::{OwnedRoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use ruma::{
+    OwnedRoomId, RoomVersionId, UserId,
+    events::room::member::MembershipState,
+    serde::{Base64, base64::Standard},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -49,7 +54,10 @@ pub async fn invite(server: &Server, room: &OwnedRoomId, sender: &UserId, target
     let (room_id, sender, user_id) = (room.clone(), sender.to_owned(), target.to_owned());
     let invited = user_id.clone();
     let prepared = server
-        .run(move |services| services.rooms.invite(&room_id, &sender, &invited, Map::new()).expect("may"))
+        .run(move |services| {
+            let direct = Map::from_iter([("is_direct".to_owned(), json!(true))]);
+            services.rooms.invite(&room_id, &sender, &invited, direct).expect("may")
+        })
         .await;
     let Invite::Remote(prepared) = prepared else { panic!("the user is on another server") };
     let (room_id, event_id) = (room.clone(), prepared.event.event_id().to_owned());
@@ -67,6 +75,25 @@ pub async fn membership(server: &Server, room: &OwnedRoomId, user: &UserId) -> O
     member.map(|member| member.membership)
 }
 
+/// When the room was made, as who is invited to it from another server is told by `server`
+/// (Complement's `TestMSC4311FullCreateEventOnStrippedState`).
+async fn created(server: &Server, room: &OwnedRoomId, user: &UserId, home: &Server) -> u64 {
+    let (room, user, is_home) = (room.clone(), user.to_owned(), server.name == home.name);
+    let find = move |services: &causeway_service::Services| {
+        if !is_home {
+            let create = services.rooms.state_event(&room, "m.room.create", "").expect("reads");
+            return create.expect("is there").origin_server_ts();
+        }
+        let told = rooms::invite_state(&services.database, &user, &room).expect("reads");
+        let told: Vec<Value> =
+            told.iter().map(|raw| serde_json::from_str(raw.get()).expect("JSON")).collect();
+        assert!(told.iter().any(|event| event["content"]["is_direct"] == true), "of how he is invited, too");
+        let create = told.iter().find(|event| event["type"] == "m.room.create").expect("is told");
+        create["origin_server_ts"].as_u64().expect("a time")
+    };
+    server.run(find).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn invites_are_signed_accepted_and_turned_down() {
     let (a, b, _folders) = two();
@@ -76,6 +103,7 @@ async fn invites_are_signed_accepted_and_turned_down() {
     invite(&a, &room, &alice, &bob).await;
     assert_eq!(membership(&b, &room, &bob).await, Some(MembershipState::Invite));
     assert_eq!(membership(&a, &room, &bob).await, Some(MembershipState::Invite));
+    assert_eq!(created(&a, &room, &bob, &b).await, created(&b, &room, &bob, &b).await);
     b.join(&room, &bob, &a.name).await.expect("was invited");
     let said = b.send(&room, &bob, "m.room.message", None, json!({"body": "here"})).await;
     a.has(&said).await;
@@ -189,6 +217,62 @@ async fn files_profiles_and_aliases_of_other_servers() {
     let found =
         b.services.remote.request(|reply| RemoteRequest::Alias { alias, reply }).await.expect("is known");
     assert_eq!(found, (room, vec![a.name.clone()]));
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_in_any_script_are_found() {
+    let (a, b, _folders) = two();
+    let alice = a.register("alice").await;
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    for name in ["老虎£я", "a b+c/d?e#f&g=%41"] {
+        let alias = ruma::RoomAliasId::parse(format!("#{name}:{}", a.name)).expect("an alias");
+        let (named, room_id, owner) = (alias.clone(), room.clone(), alice.clone());
+        a.run(move |services| services.directory.create_alias(&named, &room_id, &owner).expect("is free"))
+            .await;
+        let found = b.services.remote.request(|reply| RemoteRequest::Alias { alias, reply }).await;
+        assert_eq!(found.expect("is known"), (room.clone(), vec![a.name.clone()]));
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+/// 64 × 64 shades of grey.
+const IMAGE: &str = concat!(
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAAAAACPAi4CAAAAcklEQVR42mNgYOHgERCRkFFQ0dAxMLGwcXDx8AkIiYhJSMnIKSipqGlo",
+    "6eiZMGXGnAVLVqzZsGXHngNHTpy5cOXGnQdPXrz58OXHH4ZRA0YNGDVg1IBRA0YNGDVg1IBRA0YNGDVg1IBRA0YNGDVguBsAAHs24GqR",
+    "2oMfAAAAAElFTkSuQmCC"
+);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_gets_the_thumbnail_that_a_client_gets() {
+    let (a, b, _folders) = two();
+    let alice = a.register("alice").await;
+    let image: Base64<Standard> = Base64::parse(IMAGE).expect("base64");
+    let original = image.as_bytes().to_vec();
+    let mxc = a
+        .run(move |services| {
+            let mut upload = services.media.begin().expect("begins");
+            upload.write(image.as_bytes()).expect("writes");
+            let label = Label { content_type: Some("image/png".to_owned()), filename: None };
+            services.media.finish(upload, alice, label).expect("is kept")
+        })
+        .await;
+    let (server, media_id) = mxc.parts().expect("an address");
+    let query = "width=32&height=32&method=crop";
+    let media = a.services.media.find(server, media_id).expect("reads").expect("is there");
+    let wish = Wish::parse(query).expect("a wish");
+    let small = a.services.media.thumbnail(&media, wish).await.expect("is made").expect("is an image");
+    let expected = std::fs::read(&small.path).expect("reads");
+    assert_ne!(expected, original);
+    let path = format!("/_matrix/federation/v1/media/thumbnail/{media_id}?{query}");
+    let answer = b.state.client().request(&a.name, Method::GET, &path, None).await;
+    let (status, body) = answer.expect("answers");
+    assert_eq!(status, http::StatusCode::OK);
+    let holds = |part: &[u8]| body.windows(part.len()).any(|window| window == part);
+    let kind = format!("Content-Type: {}\r\n", small.content_type);
+    assert!(holds(kind.as_bytes()) && holds(&expected) && !holds(&original));
     a.stop().await;
     b.stop().await;
 }

@@ -310,15 +310,19 @@ impl Pdu {
         event
     }
 
-    /// The stripped state format (client-server API, "Stripped state").
+    /// The stripped state format (client-server API, "Stripped state"); of a create event also
+    /// its time (MSC4311).
     ///
     /// # Panics
     /// Never: strings and valid JSON serialise.
     pub fn stripped(&self) -> Box<RawValue> {
-        let stripped = serde_json::json!({
+        let mut stripped = serde_json::json!({
             "type": self.kind_text, "state_key": self.state_key.as_deref().unwrap_or_default(),
             "sender": self.sender, "content": self.content,
         });
+        if self.is_state("m.room.create", "") {
+            stripped["origin_server_ts"] = self.origin_server_ts.into();
+        }
         to_raw_value(&stripped).expect("an object of strings and valid JSON serialises")
     }
 }

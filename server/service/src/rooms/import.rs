@@ -266,7 +266,8 @@ impl Rooms {
 }
 
 /// What clients get of a room's state that another server tells: of each event
-/// the four fields of stripped state. What has them not is left out.
+/// the four fields of stripped state, of a create event also its time (MSC4311). What has them
+/// not is left out.
 fn stripped_of(told: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
     #[derive(Deserialize, Serialize)]
     struct Stripped {
@@ -274,8 +275,16 @@ fn stripped_of(told: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
         state_key: String,
         sender: OwnedUserId,
         content: Box<RawValue>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin_server_ts: Option<u64>,
     }
-    let strip = |raw: &RawValue| serde_json::from_str::<Stripped>(raw.get()).ok();
+    let strip = |raw: &RawValue| {
+        let mut stripped = serde_json::from_str::<Stripped>(raw.get()).ok()?;
+        if stripped.r#type != "m.room.create" {
+            stripped.origin_server_ts = None;
+        }
+        Some(stripped)
+    };
     told.iter().filter_map(|raw| to_raw_value(&strip(raw)?).ok()).collect()
 }
 
