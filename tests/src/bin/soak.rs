@@ -19,7 +19,8 @@ use std::{
 };
 
 use causeway_tests::{
-    forks, model, program,
+    forks::{self, server::Arrival},
+    model, program,
     result::Result,
     simulation::{self, plan::Plan},
 };
@@ -108,14 +109,24 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         let difference = judge.compare(&room)?.difference;
         println!("{}", difference.as_deref().unwrap_or("no difference"));
         judge.finish()?;
-        return Ok(difference.is_none());
+        let mut is_same = difference.is_none();
+        for arrival in [Arrival::Single, Arrival::Together] {
+            let mut room = forks::people::grow(&forks::version(seed), seed)?;
+            let (_, difference) = forks::server::compare(&mut room, arrival)?;
+            println!("{arrival:?}: {}", difference.as_deref().unwrap_or("no difference"));
+            is_same &= difference.is_none();
+        }
+        return Ok(is_same);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let seeds = arguments.from..arguments.from.saturating_add(arguments.rooms.unwrap_or_default());
     let tell = |line: &str| println!("{line}");
-    let totals = forks::compare(&python, seeds, arguments.threads.unwrap_or(cores), tell)?;
+    let threads = arguments.threads.unwrap_or(cores);
+    let totals = forks::compare(&python, seeds.clone(), threads, tell)?;
     println!("{totals}");
-    Ok(totals.differences.is_empty())
+    let taken = forks::server::compare_all(seeds, threads, tell)?;
+    println!("{taken}");
+    Ok(totals.differences.is_empty() && taken.differences.is_empty())
 }
 
 #[derive(Default)]

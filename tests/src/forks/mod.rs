@@ -3,12 +3,14 @@
 //!
 //! A seed says everything about a room. [`room`] holds it and judges with
 //! `causeway-room`; [`people`] make it up; [`synapse`] has another homeserver's
-//! code judge the same events. What differs is a difference between servers that
+//! code judge the same events, and [`server`] holds against it what a server of ours makes of them
+//! when they come. What differs is a difference between servers that
 //! take part in one room: they would not agree on who is in it. Signatures are
 //! not looked at here, nor what depends on the time of arrival (soft failure).
 
 pub mod people;
 pub mod room;
+pub mod server;
 pub mod synapse;
 
 mod contents;

@@ -31,7 +31,16 @@ const MAY_SEE: [(&str, &[&str]); 10] = [
     ("causeway-replication", &["causeway-shared-space"]),
     ("causeway-room", &[]),
     ("causeway-shared-space", &[]),
-    ("causeway-tests", &["causeway-replication", "causeway-room", "causeway-shared-space"]),
+    (
+        "causeway-tests",
+        &[
+            "causeway-replication",
+            "causeway-room",
+            "causeway-service",
+            "causeway-shared-space",
+            "causeway-storage",
+        ],
+    ),
 ];
 
 /// The crates that only decide, and all that they may use from outside: no
