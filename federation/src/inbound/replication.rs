@@ -171,10 +171,10 @@ struct SendBody {
 }
 
 /// Only advertisements: a sidecar must not call `/send` in its homeserver's name, and does not
-/// see what others tell that.
+/// see what others tell that. Whoever speaks for a server in shared spaces says nothing else for it.
 async fn send(State(state): State<FederationState>, signed: Signed) -> Result<Json<Value>, Refusal> {
     let body: SendBody = signed.json()?;
-    for edu in &body.edus.0 {
+    for edu in body.edus.0.iter().filter(|edu| send_transaction::is_advertisement(edu)) {
         send_transaction::receive_edu(&state, &signed.origin, edu).await;
     }
     Ok(Json(json!({})))

@@ -13,7 +13,7 @@ use axum::{Json, Router, extract::State, routing::put};
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json, value::RawValue};
 
-pub(crate) use self::ephemeral::receive as receive_edu;
+pub(crate) use self::ephemeral::{is_advertisement, receive as receive_edu};
 use crate::{
     authenticated::Signed, bounded::BoundedList, error::Refusal, params::Path, state::FederationState,
 };
@@ -68,7 +68,7 @@ fn has_room(state: &FederationState) -> Result<(), MatrixError> {
 
 async fn work(state: &FederationState, signed: &Signed, body: Body) -> Value {
     let (advertisements, edus): (Vec<_>, Vec<_>) =
-        body.edus.0.into_iter().partition(|edu| ephemeral::is_advertisement(edu));
+        body.edus.0.into_iter().partition(|edu| is_advertisement(edu));
     for edu in edus {
         ephemeral::receive(state, &signed.origin, &edu).await;
     }

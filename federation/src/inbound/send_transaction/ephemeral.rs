@@ -39,7 +39,7 @@ struct Edu {
 
 /// Whether a unit is about replication. Such a unit is looked at after the
 /// transaction's events: what those bring need not be pulled.
-pub(super) fn is_advertisement(edu: &RawValue) -> bool {
+pub(crate) fn is_advertisement(edu: &RawValue) -> bool {
     #[derive(Deserialize)]
     struct Kind<'a> {
         #[serde(borrow)]
