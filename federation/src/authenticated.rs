@@ -23,6 +23,7 @@ use crate::{
     params,
     signing::{self, Authorization, SignedRequest, SigningError},
     state::FederationState,
+    trace_context::OWN_ENDPOINTS,
 };
 
 /// Largest body of a request, in bytes: fifty events and a hundred ephemeral
@@ -134,8 +135,14 @@ async fn verify(
     if authorization.destination.as_deref().is_some_and(|named| named != state.server_name()) {
         return Err(refused(state, SigningError::Destination));
     }
-    let wanted = [authorization.key.clone()];
-    let keys = state.keys().keys(&authorization.origin, &wanted, Purpose::Request).await;
+    let (origin, wanted) = (&authorization.origin, [authorization.key.clone()]);
+    let mut keys = state.keys().keys(origin, &wanted, Purpose::Request).await;
+    // Who speaks for a server does so in shared spaces, and nowhere else.
+    if signed.uri.starts_with(OWN_ENDPOINTS) && !keys.contains_key(&authorization.key) {
+        for (id, key) in state.claims().request_keys(state.keys(), origin, &wanted).await {
+            keys.entry(id).or_insert(key);
+        }
+    }
     signing::verify(signed, authorization, &keys).map_err(|error| refused(state, error))
 }
 

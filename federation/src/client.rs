@@ -11,6 +11,7 @@
 
 mod answer;
 mod error;
+mod page;
 mod place;
 
 use std::{sync::Arc, time::Duration};
@@ -71,6 +72,8 @@ pub struct Request<'a> {
     pub timeout: Option<Duration>,
     /// Longest answer.
     pub response_bytes_max: usize,
+    /// Whose place it is brought to; none: the destination's.
+    pub at: Option<&'a ServerName>,
 }
 
 impl<'a> Request<'a> {
@@ -83,6 +86,7 @@ impl<'a> Request<'a> {
             body: None,
             timeout: None,
             response_bytes_max: RESPONSE_BYTES_MAX,
+            at: None,
         }
     }
 
@@ -187,9 +191,10 @@ impl FederationClient {
         fields(otel.kind = "client", server.address = %request.destination, http.request.method = %request.method))]
     pub async fn send(&self, request: Request<'_>) -> Result<Response, ClientError> {
         let (server, bytes_max) = (request.destination, request.response_bytes_max);
+        let at = request.at.unwrap_or(server);
         let response = self.open(request).await?;
         let read = whole(server, response, bytes_max, &self.0.large).await;
-        read.inspect_err(|error| self.note(server, error))
+        read.inspect_err(|error| self.note(at, error))
     }
 
     /// Sends a signed request; the body of the answer, if that is 2xx, is read
@@ -209,8 +214,9 @@ impl FederationClient {
         if server == self.server_name() {
             return Err(ClientError::Oneself);
         }
-        let discovery = |error| ClientError::Discovery(server.to_owned(), error);
-        let place = inner.discovery.find(server).await.map_err(discovery)?;
+        let at = request.at.unwrap_or(server);
+        let discovery = |error| ClientError::Discovery(at.to_owned(), error);
+        let place = inner.discovery.find(at).await.map_err(discovery)?;
         let (http, headers) = self.prepare(&place, &request)?;
         let timeout = request.timeout.unwrap_or(inner.request_timeout);
         let client = if place.route == Route::Host { &inner.by_host } else { &inner.by_route };
@@ -218,8 +224,8 @@ impl FederationClient {
         if let Some(body) = request.body {
             outgoing = outgoing.body(body);
         }
-        let sent = outgoing.send().await.map_err(|error| ClientError::Transport(server.to_owned(), error));
-        sent.inspect_err(|error| self.note(server, error))
+        let sent = outgoing.send().await.map_err(|error| ClientError::Transport(at.to_owned(), error));
+        sent.inspect_err(|error| self.note(at, error))
     }
 
     /// A server that can't be reached is looked for anew.

@@ -27,6 +27,8 @@ use self::{
 
 /// Port of a server that names none.
 pub const DEFAULT_PORT: u16 = 8448;
+/// Port of pages.
+const WEB_PORT: u16 = 443;
 /// Servers whose place is remembered at once.
 pub const REMEMBERED_MAX: usize = 10_000;
 /// How long a place that service records gave is remembered.
@@ -115,6 +117,20 @@ impl Discovery {
         Ok(place)
     }
 
+    /// Where whoever runs `server` publishes what is no part of Matrix: at the name itself, by the
+    /// port that it has, or that of the web. Of an address without a port, Matrix's.
+    /// To what the name delegates makes no difference.
+    pub fn page(&self, server: &ServerName) -> Result<Place, DiscoveryError> {
+        if let Some(place) = self.fixed(server) {
+            return Ok(place);
+        }
+        if let Some(place) = self.explicit(server)? {
+            return Ok(place);
+        }
+        let host = server.host().to_owned();
+        Ok(Place { host_header: host.clone(), host, port: WEB_PORT, route: Route::Host })
+    }
+
     /// Forgets the place of `server`: nobody answered there.
     pub fn forget(&self, server: &ServerName) {
         self.lock().remove(server);
@@ -126,11 +142,8 @@ impl Discovery {
 
     /// The place and how long it may be remembered; `None`: it costs nothing to find again.
     async fn ask(&self, server: &ServerName) -> Result<(Place, Option<Duration>), DiscoveryError> {
-        if let Some(address) = self.fixed.get(server) {
-            let host_header = server.as_str().to_owned();
-            let host = server.host().to_owned();
-            let route = Route::Address(address.ip());
-            return Ok((Place { host, port: address.port(), host_header, route }, None));
+        if let Some(place) = self.fixed(server) {
+            return Ok((place, None));
         }
         // Steps 1 and 2: a literal or an explicit port.
         if let Some(place) = self.explicit(server)? {
@@ -149,6 +162,14 @@ impl Discovery {
             WellKnown::Absent => Ok((self.by_service(server).await, Some(NO_WELL_KNOWN_LIFETIME))),
             WellKnown::Unreachable => Ok((self.by_service(server).await, Some(SERVICE_LIFETIME))),
         }
+    }
+
+    /// A server whose place settings say.
+    fn fixed(&self, server: &ServerName) -> Option<Place> {
+        let address = self.fixed.get(server)?;
+        let host_header = server.as_str().to_owned();
+        let host = server.host().to_owned();
+        Some(Place { host, port: address.port(), host_header, route: Route::Address(address.ip()) })
     }
 
     /// A name that needs no lookup: an address literal, or a name with a port.
@@ -269,6 +290,26 @@ mod tests {
             let refused = discovery.find(&server).await;
             assert!(matches!(refused, Err(DiscoveryError::Denied(_))), "{server}");
         }
+    }
+
+    #[test]
+    fn pages_are_at_the_name_itself() {
+        let allowing = discovery(&[]);
+        for (server, expected) in [
+            ("wk-port.example", place("wk-port.example", 443, "wk-port.example", Route::Host)),
+            ("srv.example", place("srv.example", 443, "srv.example", Route::Host)),
+            ("port.example:80", place("port.example", 80, "port.example:80", Route::Host)),
+            ("1.2.3.4", place("1.2.3.4", 8448, "1.2.3.4", Route::Host)),
+            (
+                "fixed.example",
+                place("fixed.example", 99, "fixed.example", Route::Address([127, 0, 0, 9].into())),
+            ),
+        ] {
+            let server = OwnedServerName::try_from(server).expect("a name");
+            assert_eq!(allowing.page(&server).expect("found"), expected, "{server}");
+        }
+        let denying = discovery(&["127.0.0.0/8"]);
+        assert!(matches!(denying.page(server_name!("127.0.0.1:80")), Err(DiscoveryError::Denied(_))));
     }
 
     #[tokio::test]

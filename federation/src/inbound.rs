@@ -49,7 +49,8 @@ pub fn routes() -> Router<FederationState> {
         .merge(user_keys::routes())
 }
 
-/// The routes of a server that is a sidecar.
-pub fn routes_beside() -> Router<FederationState> {
-    replication::routes()
+/// The routes of a server that is a sidecar; it tells its key if it `has_name` of its own.
+pub fn routes_beside(has_name: bool) -> Router<FederationState> {
+    let keys = if has_name { get_server_keys::routes_beside() } else { Router::new() };
+    replication::routes().merge(keys)
 }

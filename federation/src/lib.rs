@@ -3,7 +3,7 @@
 //! - `inbound/<verb_noun>`: one file for each endpoint that others call.
 //! - [`outbound`]: durable queues, one for each destination.
 //! - [`client`], [`signing`], [`discovery`], [`keys`]: how another server is
-//!   found, asked and believed.
+//!   found, asked and believed; [`claims`]: who else speaks for it.
 //! - [`incoming`]: what is done with room events that others send.
 //! - [`replication_driver`]: the shared spaces' anti-entropy.
 //! - [`remote_driver`]: what a client's request needs from other servers.
@@ -25,6 +25,7 @@ pub mod backoff;
 pub mod body;
 pub mod bounded;
 pub mod canonical;
+pub mod claims;
 pub mod client;
 mod device_lists;
 pub mod discovery;
@@ -77,9 +78,10 @@ pub fn router(state: FederationState) -> Router {
         .with_state(state)
 }
 
-/// The endpoints that a sidecar serves in its homeserver's name: those of shared spaces.
+/// The endpoints that a sidecar serves in its homeserver's name: those of shared spaces. If it has
+/// a name of its own, also the one that tells its key.
 pub fn router_beside(state: FederationState) -> Router {
-    inbound::routes_beside()
+    inbound::routes_beside(state.settings().own_name.is_some())
         .method_not_allowed_fallback(|| async { error::Refusal(error::unrecognized(405)) })
         .with_state(state)
 }

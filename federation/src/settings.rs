@@ -45,6 +45,9 @@ pub struct Settings {
     pub mode: Mode,
     /// The name that this server signs with.
     pub server_name: OwnedServerName,
+    /// The name under which a sidecar publishes its key, if its homeserver does not; that one's
+    /// name claims it (protocol, §5.5).
+    pub own_name: Option<OwnedServerName>,
     /// Certificate authorities that other servers' certificates must lead to.
     pub tls_roots: Arc<RootCertStore>,
     /// Addresses that are never connected to, whatever a name resolves to.
@@ -77,6 +80,7 @@ impl Settings {
         Self {
             mode: Mode::Homeserver,
             server_name,
+            own_name: None,
             tls_roots,
             denied_addresses: Vec::new(),
             overrides: Overrides::default(),

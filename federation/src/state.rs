@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, onesho
 
 use crate::{
     body::LargeBodies,
+    claims::Claims,
     client::FederationClient,
     fills::{FillTurn, Fills},
     heavy::Heavy,
@@ -78,6 +79,7 @@ struct Inner {
     settings: Settings,
     client: FederationClient,
     keys: KeyRing,
+    claims: Claims,
     sender: Sender,
     turns: Turns<OwnedServerName>,
     telling: Turns<OwnedServerName>,
@@ -109,6 +111,7 @@ impl FederationState {
     ) -> Result<(Self, mpsc::Receiver<ReplicationMessage>), reqwest::Error> {
         let (own, clock) = (Arc::clone(&services.server_keys), services.clock.clone());
         let client = FederationClient::new(&settings, Arc::clone(&own), clock.clone())?;
+        let claims = Claims::new(client.clone(), clock.clone());
         let keys = KeyRing::new(own, client.clone(), clock, settings.notaries.clone());
         let peers = PeerEvents::default();
         let metrics = Arc::new(Metrics::new(settings.is_measured));
@@ -122,6 +125,7 @@ impl FederationState {
             settings,
             client,
             keys,
+            claims,
             sender,
             turns,
             telling: Turns::new(TELLING_AT_ONCE),
@@ -171,6 +175,11 @@ impl FederationState {
     /// Other servers' keys.
     pub fn keys(&self) -> &KeyRing {
         &self.0.keys
+    }
+
+    /// Who speaks for other servers.
+    pub fn claims(&self) -> &Claims {
+        &self.0.claims
     }
 
     /// The outbound queues.

@@ -9,7 +9,10 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const OWN: [&str; 2] =
     ["/_matrix/client/unstable/org.causeway/", "/_matrix/federation/unstable/org.causeway/"];
 
+/// Where a name says who speaks for it.
+const CLAIM: &str = "/.well-known/org.causeway.shared_spaces";
+
 /// What the post office does to transactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Post {
@@ -66,6 +72,8 @@ pub struct Front {
     pub transactions: SocketAddr,
     /// For the sidecar, and whoever gets past the proxy, as the homeserver.
     pub direct: SocketAddr,
+    /// For other servers, as the sidecar by a name of its own, by TLS.
+    pub own: SocketAddr,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -74,6 +82,10 @@ pub struct Front {
 struct Shared {
     http: reqwest::Client,
     places: Mutex<Places>,
+    /// Who speaks for the homeserver, by its name's word.
+    claim: Mutex<Option<String>>,
+    /// Whether the sidecar has a name of its own, and nothing for servers at the homeserver's.
+    has_name: AtomicBool,
     post: Mutex<PostOffice>,
 }
 
@@ -107,6 +119,7 @@ enum Side {
     Proxy,
     Post,
     Homeserver,
+    Sidecar,
 }
 
 impl Front {
@@ -119,18 +132,25 @@ impl Front {
             .tls_certs_only([])
             .build()?;
         let post = PostOffice { does: Post::Good, dice: Dice::new(seed), kept: Vec::new() };
-        let shared = Arc::new(Shared { http, places: Mutex::default(), post: Mutex::new(post) });
+        let shared = Arc::new(Shared {
+            http,
+            places: Mutex::default(),
+            claim: Mutex::default(),
+            has_name: AtomicBool::new(false),
+            post: Mutex::new(post),
+        });
         let (plain, secure) = (listener().await?, listener().await?);
-        let (office, past) = (listener().await?, listener().await?);
+        let (office, past, name) = (listener().await?, listener().await?, listener().await?);
         let (clients, servers) = (plain.local_addr()?, secure.local_addr()?);
-        let (transactions, direct) = (office.local_addr()?, past.local_addr()?);
+        let (transactions, direct, own) = (office.local_addr()?, past.local_addr()?, name.local_addr()?);
         let acceptor = TlsAcceptor::from(Arc::new(tls(chain, key)?));
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(plain, None, Arc::clone(&shared), Side::Proxy));
-        tasks.spawn(serve(secure, Some(acceptor), Arc::clone(&shared), Side::Proxy));
+        tasks.spawn(serve(secure, Some(acceptor.clone()), Arc::clone(&shared), Side::Proxy));
+        tasks.spawn(serve(name, Some(acceptor), Arc::clone(&shared), Side::Sidecar));
         tasks.spawn(serve(office, None, Arc::clone(&shared), Side::Post));
         tasks.spawn(serve(past, None, Arc::clone(&shared), Side::Homeserver));
-        Ok(Self { clients, servers, transactions, direct, shared, _tasks: tasks })
+        Ok(Self { clients, servers, transactions, direct, own, shared, _tasks: tasks })
     }
 
     /// Says where the homeserver listens, for clients and servers.
@@ -141,6 +161,16 @@ impl Front {
     /// Says where the sidecar listens.
     pub fn sidecar_is_at(&self, address: Option<SocketAddr>) {
         lock(&self.shared.places).sidecar = address;
+    }
+
+    /// The sidecar has a name of its own: nothing for servers is led to it from the homeserver's.
+    pub fn has_name(&self) {
+        self.shared.has_name.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the homeserver's name say who speaks for it, or that nobody does.
+    pub fn claims(&self, speaker: Option<&str>) {
+        *lock(&self.shared.claim) = speaker.map(str::to_owned);
     }
 
     /// What is done to transactions from now on. What is kept comes with the next one.
@@ -215,6 +245,10 @@ impl Shared {
                 let homeserver = lock(&self.places).homeserver;
                 self.pass(&passed, homeserver).await.unwrap_or_else(|| plain(StatusCode::BAD_GATEWAY))
             }
+            Side::Sidecar => {
+                let sidecar = lock(&self.places).sidecar;
+                self.pass(&passed, sidecar).await.unwrap_or_else(|| plain(StatusCode::BAD_GATEWAY))
+            }
         }
     }
 
@@ -224,7 +258,13 @@ impl Shared {
             (places.homeserver, places.sidecar)
         };
         let path = passed.uri.path();
-        let is_for_sidecar = is_item(path) || OWN.iter().any(|own| path.starts_with(own));
+        if path == CLAIM
+            && let Some(speaker) = &*lock(&self.claim)
+        {
+            return json(StatusCode::OK, &serde_json::json!({ "speaker": speaker }));
+        }
+        let own = if self.has_name.load(Ordering::Relaxed) { &OWN[..1] } else { &OWN[..] };
+        let is_for_sidecar = is_item(path) || own.iter().any(|own| path.starts_with(own));
         let to = if is_for_sidecar { sidecar } else { homeserver };
         self.pass(passed, to).await.unwrap_or_else(|| plain(StatusCode::BAD_GATEWAY))
     }
@@ -292,7 +332,14 @@ fn is_item(path: &str) -> bool {
 }
 
 fn plain(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
+    json(status, &serde_json::json!({}))
+}
+
+/// An answer that is not to be kept.
+fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    let never = header::HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, never);
     *response.status_mut() = status;
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

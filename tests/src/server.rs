@@ -45,6 +45,8 @@ pub struct Tuning {
     pub names: Vec<String>,
     /// The reverse proxy in front of each server, if any: all go through it.
     pub proxy: Option<proxy::Kind>,
+    /// Whether sidecars have names of their own, which their homeservers' names claim.
+    pub own_names: bool,
     /// Whether the log goes to the caller's standard error stream, not to a file.
     pub show_log: bool,
 }
@@ -60,6 +62,7 @@ impl Default for Tuning {
             variables: Vec::new(),
             names: Vec::new(),
             proxy: None,
+            own_names: false,
             show_log: false,
         }
     }

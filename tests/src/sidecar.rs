@@ -36,6 +36,8 @@ pub struct Sidecar {
     front: Arc<Front>,
     index: usize,
     network: Network,
+    /// What it was prepared with.
+    init: Vec<String>,
     child: Option<Child>,
 }
 
@@ -51,24 +53,38 @@ impl Sidecar {
     ) -> Result<Self> {
         let client: SocketAddr = synapse.client().base().trim_start_matches("http://").parse()?;
         front.homeserver_is_at(Some(client));
-        let mut init = tokio::process::Command::new(program::server()?);
-        init.args(["sidecar", "init", "--homeserver", &format!("http://{}", front.direct)])
-            .args(["--listen", &front.transactions.to_string(), "--server-name", &synapse.name])
-            .arg("--ca-file")
-            .arg(authority)
-            .arg("--folder")
-            .arg(&folder);
-        let output = init.output().await.doing("causeway sidecar init")?;
-        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(output.status.success(), || format!("causeway sidecar init: {}", said()))?;
+        let own_name = tuning.own_names.then(|| front.own.to_string());
+        if let Some(name) = &own_name {
+            front.has_name();
+            front.claims(Some(name));
+        }
+        let init = init_of((&folder, authority), &front, &synapse.name, own_name.as_deref());
+        prepare(&init).await?;
         let config = fs::read_to_string(folder.join(CONFIG))?;
         let listen = format!("\"{}\"", front.transactions);
         ensure(config.contains(&listen), || format!("it does not listen where it was told to:\n{config}"))?;
         let config = config.replace(&listen, "\"127.0.0.1:0\"") + &server::chosen(tuning);
         fs::write(folder.join(CONFIG), config)?;
         let key = fs::read_to_string(folder.join("signing.key"))?;
-        synapse.attach(&key, &folder.join("registration.yaml"), Arc::clone(&front)).await?;
-        Ok(Self { folder, front, index, network, child: None })
+        let key = own_name.is_none().then_some(&*key);
+        synapse.attach(key, &folder.join("registration.yaml"), Arc::clone(&front)).await?;
+        Ok(Self { folder, front, index, network, init, child: None })
+    }
+
+    /// Gives it another signing key, and has the homeserver publish that, and the former for what it
+    /// signed, by what `causeway sidecar init` says. It must be down; the homeserver is restarted.
+    pub async fn renew_key(&self, synapse: &mut Synapse) -> Result<()> {
+        ensure(self.child.is_none(), || "stop the sidecar first".to_owned())?;
+        let said = prepare(&self.init).await?;
+        // `(ed25519:cw_…: PUBLIC)`
+        let former = said.split('(').find(|part| part.starts_with("ed25519:"));
+        let former = former.and_then(|part| part.split(')').next()?.rsplit_once(": "));
+        let former = former.ok_or_else(|| Failure::new(format!("no public half of the key in:\n{said}")))?;
+        let path = self.folder.join("signing.key");
+        let line = fs::read_to_string(&path)?;
+        fs::remove_file(&path)?;
+        prepare(&self.init).await?;
+        synapse.renew_key(&line, former, &fs::read_to_string(&path)?).await
     }
 
     /// Starts the process and waits until it listens.
@@ -155,4 +171,38 @@ impl Sidecar {
     fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
+}
+
+/// How it is prepared: arguments of the program.
+fn init_of(
+    (folder, authority): (&Path, &Path),
+    front: &Front,
+    homeserver: &str,
+    own_name: Option<&str>,
+) -> Vec<String> {
+    let (direct, listen) = (format!("http://{}", front.direct), front.transactions.to_string());
+    let (folder, authority) = (folder.display().to_string(), authority.display().to_string());
+    let mut init: Vec<String> = ["sidecar", "init"].map(str::to_owned).to_vec();
+    for (name, value) in [
+        ("--homeserver", &*direct),
+        ("--listen", &*listen),
+        ("--server-name", homeserver),
+        ("--ca-file", &*authority),
+        ("--folder", &*folder),
+    ]
+    .into_iter()
+    .chain(own_name.map(|name| ("--name", name)))
+    {
+        init.extend([name.to_owned(), value.to_owned()]);
+    }
+    init
+}
+
+/// What it says that is to be done.
+async fn prepare(init: &[String]) -> Result<String> {
+    let output = tokio::process::Command::new(program::server()?).args(init).output().await;
+    let output = output.doing("causeway sidecar init")?;
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure(output.status.success(), || format!("causeway sidecar init: {}", said()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

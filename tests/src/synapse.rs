@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
@@ -125,11 +125,13 @@ impl Synapse {
     }
 
     /// Gives it a sidecar: what is in these files, and what is before both from now on. It is
-    /// restarted.
-    pub async fn attach(&mut self, key: &str, registration: &Path, front: Arc<Front>) -> Result<()> {
+    /// restarted. A sidecar with a name of its own has no key in its file.
+    pub async fn attach(&mut self, key: Option<&str>, registration: &Path, front: Arc<Front>) -> Result<()> {
         self.stop().await?;
-        let own = fs::read_to_string(self.folder.join("signing.key"))?;
-        fs::write(self.folder.join("signing.key"), format!("{own}{}\n", key.trim_end()))?;
+        if let Some(key) = key {
+            let own = fs::read_to_string(self.folder.join("signing.key"))?;
+            fs::write(self.folder.join("signing.key"), format!("{own}{}\n", key.trim_end()))?;
+        }
         let settings = fs::read_to_string(self.folder.join("homeserver.yaml"))?;
         let mut settings: Value = serde_json::from_str(&settings)?;
         settings["app_service_config_files"] = json!([registration]);
@@ -137,6 +139,25 @@ impl Synapse {
         settings["listeners"][0]["resources"] = json!([{"names": ["client", "federation"]}]);
         fs::write(self.folder.join("homeserver.yaml"), settings.to_string())?;
         self.front = Some(front);
+        self.start().await
+    }
+
+    /// Puts one line of its key file in the place of another one, whose id and public half are
+    /// published for what it signed. It is restarted.
+    pub async fn renew_key(&mut self, line: &str, former: (&str, &str), new: &str) -> Result<()> {
+        self.stop().await?;
+        let keys = fs::read_to_string(self.folder.join("signing.key"))?;
+        ensure(keys.contains(line.trim_end()), || "that is no key of this Synapse".to_owned())?;
+        fs::write(self.folder.join("signing.key"), keys.replace(line.trim_end(), new.trim_end()))?;
+        let settings = fs::read_to_string(self.folder.join("homeserver.yaml"))?;
+        let mut settings: Value = serde_json::from_str(&settings)?;
+        // That is now.
+        let written =
+            fs::metadata(self.folder.join("signing.key"))?.modified()?.duration_since(UNIX_EPOCH)?;
+        let (id, public) = former;
+        settings["old_signing_keys"][id] =
+            json!({"key": public, "expired_ts": u64::try_from(written.as_millis())?});
+        fs::write(self.folder.join("homeserver.yaml"), settings.to_string())?;
         self.start().await
     }
 

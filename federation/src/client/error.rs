@@ -14,6 +14,9 @@ pub enum ClientError {
     /// The path is not one, or the body is not canonical JSON.
     #[error("can't make the request")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Who spoke for it does so no longer, as far as can be seen.
+    #[error("nobody speaks for {0} any more")]
+    Unspoken(OwnedServerName),
     /// This server asked itself.
     #[error("a server doesn't ask itself")]
     Oneself,
@@ -47,7 +50,7 @@ impl ClientError {
     /// having refused.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Discovery(..) | Self::Transport(..) => true,
+            Self::Discovery(..) | Self::Transport(..) | Self::Unspoken(_) => true,
             Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }

@@ -98,18 +98,23 @@ fn delegation(to: &str, cache_control: Option<&str>) -> WellKnown {
 
 /// `max-age` within bounds.
 fn lifetime(cache_control: Option<&str>) -> Duration {
+    max_age(cache_control).unwrap_or(DEFAULT_LIFETIME).clamp(LIFETIME_MIN, LIFETIME_MAX)
+}
+
+/// How long a `Cache-Control` lets an answer be kept, if it says so.
+pub(crate) fn max_age(cache_control: Option<&str>) -> Option<Duration> {
     let directives =
         cache_control.unwrap_or_default().split(',').map(|each| each.trim().to_ascii_lowercase());
-    let mut lifetime = DEFAULT_LIFETIME;
+    let mut age = None;
     for directive in directives {
         if directive == "no-store" || directive == "no-cache" {
-            return LIFETIME_MIN;
+            return Some(Duration::ZERO);
         }
         if let Some(seconds) = directive.strip_prefix("max-age=").and_then(|age| age.parse().ok()) {
-            lifetime = Duration::from_secs(seconds);
+            age = Some(Duration::from_secs(seconds));
         }
     }
-    lifetime.clamp(LIFETIME_MIN, LIFETIME_MAX)
+    age
 }
 
 #[cfg(test)]

@@ -33,17 +33,23 @@ const LOOKUPS_AT_ONCE: usize = 8;
 const QUERY_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn routes() -> Router<FederationState> {
-    Router::new()
-        .route("/_matrix/key/v2/server", get(own))
-        .route("/_matrix/key/v2/server/", get(own))
-        .route("/_matrix/key/v2/server/{key_id}", get(own))
+    routes_beside()
         .route("/_matrix/key/v2/query", post(query_many))
         .route("/_matrix/key/v2/query/{server_name}", get(query_one))
         .route("/_matrix/key/v2/query/{server_name}/{key_id}", get(query_one_key))
 }
 
+/// The routes of a sidecar with a name of its own.
+pub(super) fn routes_beside() -> Router<FederationState> {
+    Router::new()
+        .route("/_matrix/key/v2/server", get(own))
+        .route("/_matrix/key/v2/server/", get(own))
+        .route("/_matrix/key/v2/server/{key_id}", get(own))
+}
+
 async fn own(State(state): State<FederationState>) -> Json<CanonicalJsonObject> {
-    Json(state.services().server_keys.published(state.clock().now_ms()))
+    let name = state.settings().own_name.as_deref().unwrap_or(state.server_name());
+    Json(state.services().server_keys.published_as(name, state.clock().now_ms()))
 }
 
 #[derive(Default, Deserialize)]

@@ -51,7 +51,7 @@ pub async fn pull(
     let mut request = Request::new(to, Method::POST, &path);
     request.body = Some(pull.to_body().map_err(|_| Down::Unreachable)?);
     request.response_bytes_max = MAX_DELTA_BODY_BYTES;
-    let response = match state.client().send_ok(request).await {
+    let response = match state.claims().send_ok(request).await {
         Ok(response) => response,
         Err(error) => {
             tracing::info!(%to, error = %Chain(&error), "a pull failed");
@@ -78,7 +78,7 @@ pub async fn tell(state: &FederationState, to: &OwnedServerName, edu: &RawValue)
     request.timeout = Some(TELL_TIMEOUT);
     request.response_bytes_max = TOLD_BYTES_MAX;
     let request = request.json(&json!({ "edus": [edu] })).map_err(|_| Down::Unreachable)?;
-    let Err(error) = state.client().send_ok(request).await else { return Ok(()) };
+    let Err(error) = state.claims().send_ok(request).await else { return Ok(()) };
     tracing::info!(%to, error = %Chain(&error), "an advertisement did not arrive");
     // As with any transaction, what is thought of it there is not known: the timer makes up for it.
     if is_refusal(&error) { Ok(()) } else { Err(down(&error)) }
@@ -182,7 +182,7 @@ async fn values_of(
     request.response_bytes_max = MAX_DELTA_BODY_BYTES;
     let failed = |why: &str| MatrixError::new(502, "M_UNKNOWN", why);
     let response =
-        state.client().send_ok(request).await.map_err(|error| failed(&Chain(&error).to_string()))?;
+        state.claims().send_ok(request).await.map_err(|error| failed(&Chain(&error).to_string()))?;
     let body = decompressed(&response).ok_or_else(|| failed("an answer that can't be read"))?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|error| failed(&error.to_string()))?;
     // Only what was asked for.
@@ -214,6 +214,9 @@ async fn try_apply(
     let (mut found, mut said) = (Vec::new(), Vec::new());
     for (server, key_ids) in wanted {
         let known = state.keys().known(&server, &key_ids).await;
+        let is_lacking = key_ids.keys().any(|key_id| !known.keys.contains_key(key_id));
+        let spoken =
+            if is_lacking { state.claims().known_keys(state.keys(), &server, &key_ids).await } else { None };
         let served = documents.remove(&server).unwrap_or_default();
         for key_id in key_ids.into_keys() {
             let row = |key: &RemoteKey, published: Option<String>| VerifyKeyRow {
@@ -221,9 +224,15 @@ async fn try_apply(
                 valid_until_ts: key.valid_until_ms,
                 published: published.map(String::into_boxed_str),
                 hearsay: false,
+                claimed_until_ts: None,
             };
             if let Some(key) = known.keys.get(&key_id) {
                 found.push((server.clone(), key_id, row(key, known.document.clone())));
+            } else if let Some((spoken, until_ms)) = &spoken
+                && let Some(key) = spoken.keys.get(&key_id)
+            {
+                let row = VerifyKeyRow { claimed_until_ts: Some(*until_ms), ..row(key, None) };
+                found.push((server.clone(), key_id, row));
             } else if known.keys.is_empty() {
                 // An origin that answers is believed about what is not its key, too.
                 let said_by =

@@ -3,7 +3,8 @@
 //! A server takes part if it answers `versions`; that it knows no such endpoint is
 //! remembered for hours. One that can't be reached is probed again after a pause that
 //! grows, so that a quiet room heals without anybody writing; so is one that refused,
-//! which may have failed to fetch this server's key, and says nothing of itself.
+//! which may have failed to fetch this server's key, and says nothing of itself. Of one that
+//! takes no part itself it is looked who speaks for it (protocol, §5.5), and that one is asked.
 //!
 //! Invariant: a room's task is told that a server is up together with what it is, since
 //! that says how advertisements get to it; so one that only spoke is probed first.
@@ -14,13 +15,14 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use ruma::{OwnedRoomId, OwnedServerName};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::signals::Standing;
 use crate::{
+    claims::Claim,
     client::{ClientError, Request},
     settings::Mode,
     state::FederationState,
@@ -51,6 +53,8 @@ pub enum Probed {
     Capable(Mode),
     /// It knows no such endpoint, or no version that is spoken here.
     Incapable,
+    /// The same, and who speaks for it, if anybody, can't be read now.
+    Unsure,
     /// It refused, for another reason.
     Refused,
     /// No answer.
@@ -196,9 +200,12 @@ impl Servers {
                 known.mode = Some(mode);
                 Some(Standing::Up(mode))
             }
-            Probed::Incapable => {
-                let for_ms = u64::try_from(INCAPABLE_FOR.as_millis()).unwrap_or(u64::MAX);
+            Probed::Incapable | Probed::Unsure => {
+                let lasts = if probed == Probed::Unsure { REFUSED_LAST } else { INCAPABLE_FOR };
+                let for_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
                 known.status = Status::Incapable(now_ms + for_ms);
+                // Should it speak, it is asked anew, and where it is now.
+                known.mode = None;
                 Some(Standing::Incapable)
             }
             Probed::Refused | Probed::Unreachable => {
@@ -257,8 +264,30 @@ impl Servers {
     }
 }
 
+/// Asks a server whether it takes part, and, if it does not itself, who speaks for it.
 async fn probe(state: &FederationState, server: &OwnedServerName) -> Probed {
+    let itself = ask(state, server, server).await;
+    if matches!(itself, Probed::Capable(_) | Probed::Refused) {
+        state.claims().lead(server, false);
+        return itself;
+    }
+    match state.claims().of(server).await {
+        Claim::Stands { speaker, .. } => {
+            state.claims().lead(server, true);
+            ask(state, server, &speaker).await
+        }
+        Claim::None => {
+            state.claims().lead(server, false);
+            itself
+        }
+        Claim::Unknown if itself == Probed::Incapable => Probed::Unsure,
+        Claim::Unknown => itself,
+    }
+}
+
+async fn ask(state: &FederationState, server: &ServerName, at: &ServerName) -> Probed {
     let mut request = Request::new(server, Method::GET, VERSIONS_PATH);
+    request.at = Some(at);
     request.timeout = Some(PROBE_TIMEOUT);
     request.response_bytes_max = ANSWER_BYTES_MAX;
     found(state.client().send_ok(request).await.map(|response| response.body.to_vec()))

@@ -60,6 +60,7 @@ async fn forge(liar: &Server, mallory: &UserId, user: &UserId, room: &RoomId) {
         valid_until_ts: u64::MAX,
         published: Some(serde_json::to_string(&document).expect("JSON").into()),
         hearsay: false,
+        claimed_until_ts: None,
     };
     liar.run(move |services| {
         let change = |author: &UserId, key: &str, pair: &Ed25519KeyPair| {

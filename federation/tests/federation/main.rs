@@ -4,6 +4,7 @@ mod addresses;
 mod advertisements;
 mod appservices;
 mod broken_pasts;
+mod claims;
 mod closest_event;
 mod delivery;
 mod encryption;

@@ -89,12 +89,27 @@ impl Network {
     /// The same, differing from others as `shape` says.
     pub fn start_as(&mut self, name: &str, folder: &Path, shape: Shape) -> Server {
         let name = OwnedServerName::try_from(name).expect("a name");
-        let listener = self.listeners.remove(&name).unwrap_or_else(|| {
-            let listener = TcpListener::bind(self.addresses[&name]).expect("its port");
+        let at = shape.own_name.map_or_else(|| name.clone(), |own| own.try_into().expect("a name"));
+        let listener = self.listener(&at);
+        Server::start(self, name, folder, listener, shape)
+    }
+
+    fn listener(&mut self, name: &ServerName) -> TcpListener {
+        self.listeners.remove(name).unwrap_or_else(|| {
+            let listener = TcpListener::bind(self.addresses[name]).expect("its port");
             listener.set_nonblocking(true).expect("non-blocking");
             listener
-        });
-        Server::start(self, name, folder, listener, shape)
+        })
+    }
+
+    /// Serves something else at a name, until the set is dropped.
+    pub fn serve(&mut self, name: &str, router: Router) -> JoinSet<()> {
+        let name = OwnedServerName::try_from(name).expect("a name");
+        let listener = self.listener(&name);
+        let serving = axum_server::from_tcp_rustls(listener, self.tls(&name)).expect("listens");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { serving.serve(router.into_make_service()).await.expect("serves") });
+        tasks
     }
 
     fn tls(&self, name: &ServerName) -> RustlsConfig {
@@ -119,6 +134,8 @@ pub struct Shape {
     pub sends: bool,
     /// What it is to others.
     pub mode: Mode,
+    /// The name under which it publishes its key, and where it is.
+    pub own_name: Option<&'static str>,
     /// What it spends on a gap.
     pub gap: GapLimits,
     /// How many requests of one server it takes.
@@ -130,7 +147,14 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         let door = Box::new(|router| router);
-        Self { sends: true, mode: Mode::Homeserver, gap: GapLimits::default(), rate: None, door }
+        Self {
+            sends: true,
+            mode: Mode::Homeserver,
+            own_name: None,
+            gap: GapLimits::default(),
+            rate: None,
+            door,
+        }
     }
 }
 
@@ -174,6 +198,7 @@ impl Server {
             resolve_names: false,
             backoff: BackoffPolicy { first: Duration::from_millis(50), longest: Duration::from_secs(1) },
             mode: shape.mode,
+            own_name: shape.own_name.map(|own| own.try_into().expect("a name")),
             gap: shape.gap,
             ..Settings::new(name.clone(), Arc::clone(&network.roots))
         };
@@ -187,7 +212,8 @@ impl Server {
         }
         let handle = Handle::new();
         let router = (shape.door)(causeway_federation::router(state.clone())).into_make_service();
-        let serving = axum_server::from_tcp_rustls(listener, network.tls(&name))
+        let at = shape.own_name.map_or_else(|| name.clone(), |own| own.try_into().expect("a name"));
+        let serving = axum_server::from_tcp_rustls(listener, network.tls(&at))
             .expect("listens")
             .handle(handle.clone())
             .serve(router);

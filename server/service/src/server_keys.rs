@@ -161,10 +161,16 @@ impl ServerKeys {
     }
 
     /// The document that `GET /_matrix/key/v2/server` answers with, signed.
+    pub fn published(&self, now_ms: u64) -> CanonicalJsonObject {
+        self.published_as(&self.server_name, now_ms)
+    }
+
+    /// The same in another name, under which a sidecar publishes the key by which it speaks for
+    /// its homeserver.
     ///
     /// # Panics
     /// Never: the document is just made, so it has no signatures of a wrong shape.
-    pub fn published(&self, now_ms: u64) -> CanonicalJsonObject {
+    pub fn published_as(&self, name: &ServerName, now_ms: u64) -> CanonicalJsonObject {
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
         let time = |ms: u64| {
             CanonicalJsonValue::Integer(ruma::Int::new_saturating(i64::try_from(ms).unwrap_or(i64::MAX)))
@@ -179,12 +185,13 @@ impl ServerKeys {
             (key.id.as_str(), object(fields))
         });
         let mut document = CanonicalJsonObject::from([
-            ("server_name".to_owned(), text(self.server_name.as_str())),
+            ("server_name".to_owned(), text(name.as_str())),
             ("valid_until_ts".to_owned(), time(now_ms.saturating_add(PUBLISHED_LIFETIME_MS))),
             ("verify_keys".to_owned(), object(vec![(&self.key_id, current)])),
             ("old_verify_keys".to_owned(), object(old.collect())),
         ]);
-        self.sign(&mut document).expect("the document was just made and has no signatures field");
+        sign_json(name.as_str(), &self.key_pair, &mut document)
+            .expect("the document was just made and has no signatures field");
         document
     }
 

@@ -2,14 +2,14 @@
 //!
 //! Not here: what they do with it.
 //!
-//! Invariant: nothing is replicated before the homeserver publishes the sidecar's key: others
+//! Invariant: nothing is replicated before it is published that the sidecar's key counts: others
 //! would refuse what it signs.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::Router;
 use causeway_appservice::sidecar::{
-    client::{UpstreamClient, UpstreamError},
+    client::UpstreamClient,
     clients::{self, Clients},
     drivers, registration,
     whoami::Sessions,
@@ -19,7 +19,6 @@ use causeway_federation::{FederationState, settings::Mode};
 use causeway_service::{
     Services,
     clock::Clock,
-    error::Chain,
     remote::RemoteHandle,
     settings::Settings,
     upstream::{
@@ -28,12 +27,10 @@ use causeway_service::{
     },
 };
 use causeway_storage::Database;
-use serde::Deserialize;
-use serde_json::Value;
+use ruma::OwnedServerName;
 use tokio::{sync::mpsc::Receiver, task::JoinSet};
-use tokio_util::sync::CancellationToken;
 
-use super::{Attached, take_key};
+use super::{Attached, published, take_key};
 use crate::{
     config::Config,
     exit::{Failure, Reason},
@@ -41,16 +38,13 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// How often it is looked whether the homeserver publishes the key.
-const LOOK: Duration = Duration::from_secs(2);
-
 /// What a sidecar has besides the use-cases.
 pub struct Beside {
     upstream: Arc<Upstream>,
     requests: Receiver<UpstreamRequest>,
     client: UpstreamClient,
     hs_token: String,
-    key: (String, String),
+    own_name: Option<OwnedServerName>,
 }
 
 impl Beside {
@@ -70,9 +64,8 @@ impl Beside {
         let (services, upstream) =
             Services::open_beside(database.clone(), chosen, Clock::System, remote, handle)
                 .map_err(|error| Failure::new(Reason::Internal, error))?;
-        let key = (attached.key.key_id(), attached.key.public());
-        let hs_token = attached.tokens.server;
-        Ok((services, Self { upstream, requests, client, hs_token, key }))
+        let (hs_token, own_name) = (attached.tokens.server, attached.name);
+        Ok((services, Self { upstream, requests, client, hs_token, own_name }))
     }
 }
 
@@ -83,16 +76,27 @@ pub fn doors(
     federation: causeway_federation::Settings,
     supervisor: &mut Supervisor,
 ) -> Result<Router<ClientState>, Failure> {
-    let Beside { upstream, requests, client, hs_token, key } = beside;
-    let settings = causeway_federation::Settings { mode: Mode::Sidecar, ..federation };
+    let Beside { upstream, requests, client, hs_token, own_name } = beside;
+    let settings =
+        causeway_federation::Settings { mode: Mode::Sidecar, own_name: own_name.clone(), ..federation };
     let (state, messages) = FederationState::new(Arc::clone(services), settings)
         .map_err(|error| Failure::new(Reason::Internal, error))?;
     let stop = supervisor.stop_signal();
     let replication = causeway_federation::drivers_beside(&state, messages, &stop);
     let (asking, told) = (client.clone(), stop.clone());
+    let (claims, keys, own_keys) =
+        (state.claims().clone(), state.keys().clone(), Arc::clone(&services.server_keys));
+    let name = services.settings.server_name.clone();
     supervisor.start("replication", async move {
-        if is_published(&asking, &key, &told).await {
-            let running: JoinSet<()> = replication.into_iter().map(|(_, driver)| driver).collect();
+        let is_published = match &own_name {
+            None => published::by_homeserver(&asking, (&keys, own_keys.key_id()), &told).await,
+            Some(own_name) => published::by_claim(&claims, (&name, own_name), &told).await,
+        };
+        if is_published {
+            let mut running: JoinSet<()> = replication.into_iter().map(|(_, driver)| driver).collect();
+            if let Some(own_name) = own_name {
+                running.spawn(async move { published::watch(&claims, (&name, &own_name), &told).await });
+            }
             running.join_all().await;
         }
     });
@@ -124,48 +128,4 @@ pub fn doors(
     let spaces = clients.in_front_of(causeway_client_api::space_routes()).merge(clients.item_routes());
     let others = causeway_federation::router_beside(state).with_state(());
     Ok(spaces.merge(transactions.with_state(())).merge(others))
-}
-
-/// Waits until the homeserver publishes the sidecar's key; false if it is told to stop before.
-async fn is_published(client: &UpstreamClient, key: &(String, String), stop: &CancellationToken) -> bool {
-    let mut told = false;
-    loop {
-        match published(client, key).await {
-            Ok(true) => return true,
-            Ok(false) if !told => {
-                told = true;
-                let key = &key.0;
-                tracing::warn!(
-                    key,
-                    "the homeserver does not publish the sidecar's key: append its line to \\
-                    the homeserver's key file and restart that; nothing is replicated until then"
-                );
-            }
-            Ok(false) => {}
-            Err(error) => tracing::debug!(error = %Chain(&error), "the homeserver's keys can't be read"),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return false,
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
-}
-
-async fn published(client: &UpstreamClient, (id, public): &(String, String)) -> Result<bool, UpstreamError> {
-    #[derive(Deserialize)]
-    struct Document {
-        verify_keys: Value,
-    }
-    let document = match client.key_document().await {
-        Err(UpstreamError::Refused(refusal)) if refusal.status.as_u16() == 404 => {
-            tracing::warn!(
-                "the homeserver does not show its keys where clients reach it: \
-                that it publishes the sidecar's is taken for granted"
-            );
-            return Ok(true);
-        }
-        document => document?,
-    };
-    let document: Document = serde_json::from_str(document.get()).map_err(UpstreamError::Unreadable)?;
-    Ok(document.verify_keys[id]["key"].as_str().is_some_and(|key| key.trim_end_matches('=') == public))
 }

@@ -13,9 +13,10 @@ use std::{
 
 use causeway_appservice::sidecar::{
     client::UpstreamClient,
-    init_text::Setup,
+    init_text::{OwnName, Setup},
     registration::{self, Tokens},
 };
+use causeway_federation::claims::CLAIM_PATH;
 use causeway_service::{error::Chain, server_keys::SigningLine};
 use clap::Args;
 use ruma::OwnedServerName;
@@ -51,6 +52,10 @@ pub struct Init {
     /// The homeserver's name, where its address does not serve the federation API, which says it.
     #[arg(long)]
     server_name: Option<OwnedServerName>,
+    /// A server name of the sidecar's own (`items.example.org`), under which it publishes its key: for
+    /// a homeserver whose key file it is to have no part in.
+    #[arg(long)]
+    name: Option<OwnedServerName>,
     /// Certificate authorities to trust beside the system's (PEM files).
     #[arg(long)]
     ca_file: Vec<PathBuf>,
@@ -65,6 +70,9 @@ pub fn init(wanted: &Init) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Reason::Internal, error))?;
     let server_name = runtime.block_on(name_of(wanted))?;
+    if wanted.name.as_ref() == Some(&server_name) {
+        return Err(wrong("--name: the homeserver's name; it is to be one of the sidecar's own"));
+    }
     let failed = |error: io::Error| Failure::new(Reason::DataFolder, error);
     fs::create_dir_all(&wanted.folder).map_err(failed)?;
     let folder = fs::canonicalize(&wanted.folder).map_err(failed)?;
@@ -87,6 +95,7 @@ pub fn init(wanted: &Init) -> Result<(), Failure> {
         listen: wanted.listen,
         registration: told(REGISTRATION_FILE),
         config: told(CONFIG_FILE),
+        own: wanted.name.clone().map(|name| OwnName { name, claim_path: CLAIM_PATH }),
     };
     println!("{}", setup.steps(&key));
     Ok(())
@@ -156,6 +165,7 @@ fn config(wanted: &Init, server_name: &OwnedServerName) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let authorities: Vec<String> =
         wanted.ca_file.iter().map(|file| quoted(&absolute(file).display().to_string())).collect();
+    let own_name = wanted.name.as_ref().map(|name| format!("name = {}\n", quoted(name.as_str())));
     format!(
         "# A sidecar of {server_name}. `causeway generate-config` prints what else can be set.\n\
          server_name = {name}\n\
@@ -168,10 +178,12 @@ fn config(wanted: &Init, server_name: &OwnedServerName) -> String {
          homeserver = {homeserver}\n\
          registration = \"{REGISTRATION_FILE}\"\n\
          signing_key = \"{KEY_FILE}\"\n\
+         {own_name}\
          \n\
          [federation]\n\
          extra_ca_files = [{authorities}]\n",
         name = quoted(server_name.as_str()),
+        own_name = own_name.unwrap_or_default(),
         listen = quoted(&wanted.listen.to_string()),
         homeserver = quoted(wanted.homeserver.as_str().trim_end_matches('/')),
         authorities = authorities.join(", "),
@@ -197,14 +209,19 @@ mod tests {
             listen: SocketAddr::from(([127, 0, 0, 1], 8010)),
             folder: PathBuf::from("."),
             server_name: None,
+            name: None,
             ca_file: vec![PathBuf::from("/etc/some \"authority\".pem")],
         }
     }
 
+    fn config_of(wanted: &Init) -> Config {
+        let text = config(wanted, &owned_server_name!("example.org:8448"));
+        Config::parse(&text, Path::new(CONFIG_FILE), []).expect("usable")
+    }
+
     #[test]
     fn the_configuration_is_one() {
-        let text = config(&wanted(), &owned_server_name!("example.org:8448"));
-        let config = Config::parse(&text, Path::new(CONFIG_FILE), []).expect("usable");
+        let config = config_of(&wanted());
         assert_eq!(config.server_name, "example.org:8448");
         assert_eq!(
             config.sidecar.homeserver().map(|url| url.to_string()).as_deref(),
@@ -212,6 +229,10 @@ mod tests {
         );
         assert_eq!(config.listeners[0].address, wanted().listen);
         assert_eq!(config.federation.extra_ca_files, wanted().ca_file);
+        assert_eq!(config.sidecar.name, None);
+        let own = owned_server_name!("items.example.org");
+        let text = config_of(&Init { name: Some(own.clone()), ..wanted() });
+        assert_eq!(text.sidecar.name, Some(own));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod doors;
 mod init;
+mod published;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use causeway_service::{
     server_keys::{ServerKeys, SigningLine},
 };
 use causeway_storage::Database;
+use ruma::OwnedServerName;
 use url::Url;
 
 pub use self::{
@@ -34,6 +36,8 @@ pub struct Attached {
     pub tokens: Tokens,
     /// With what it signs.
     pub key: SigningLine,
+    /// Under which name of its own it publishes that, if the homeserver does not.
+    pub name: Option<OwnedServerName>,
 }
 
 /// What the configuration of a sidecar leads to.
@@ -52,7 +56,11 @@ pub fn attached(config: &Config) -> Result<Attached, Failure> {
         .map_err(|error| named(&section.registration, &error))?;
     let key = SigningLine::read(&read(&section.signing_key)?)
         .map_err(|error| named(&section.signing_key, &error))?;
-    Ok(Attached { homeserver, tokens, key })
+    let name = section.name.clone();
+    if name.as_ref() == Some(&config.server_name) {
+        return Err(wrong("sidecar.name is the homeserver's: it is a name of the sidecar's own".to_owned()));
+    }
+    Ok(Attached { homeserver, tokens, key, name })
 }
 
 /// Has the database sign with the sidecar's key.

@@ -169,7 +169,7 @@ impl Run {
                 .map_err(|error| MatrixError::internal(&error))?,
         );
         request.response_bytes_max = MAX_DELTA_BODY_BYTES;
-        let response = match self.state.client().send_ok(request).await {
+        let response = match self.state.claims().send_ok(request).await {
             Ok(response) => response,
             Err(error) => {
                 let (peer, room) = (source.server, &self.room);

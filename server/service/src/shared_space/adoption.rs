@@ -142,8 +142,7 @@ impl SharedSpace {
             return Ok(Adopting::Done);
         }
         // A stamp that could be proven by now was only late.
-        self.follow_item_again(room, event)?;
-        if notices::change_of_event(&self.db, room, event_id)?.is_some() {
+        if self.follow_item_again(room, event)? {
             return Ok(Adopting::Done);
         }
         let key = ItemKey::new(event.state_key().unwrap_or_default())?;

@@ -18,7 +18,7 @@ use causeway_shared_space::{Change, ItemKey, Stamp, StampError};
 use causeway_storage::{
     StreamPosition,
     rooms::Place,
-    shared_space::{notices, queues},
+    shared_space::{entries, notices, queues},
 };
 use ruma::{EventId, OwnedRoomId, RoomId};
 use serde_json::Value as Json;
@@ -164,7 +164,7 @@ impl SharedSpace {
             return Ok(None);
         }
         match self.examine_stamp(room, &key, event) {
-            Ok(StampRead::Genuine(stamp)) => Ok(Some(Stamped {
+            Ok(StampRead::Genuine(stamp)) if self.is_wanted(room, stamp.change())? => Ok(Some(Stamped {
                 room: room.clone(),
                 position: place.position.0,
                 key,
@@ -173,7 +173,7 @@ impl SharedSpace {
             })),
             // Without its key the log brings the change, and the event may be
             // adopted if it does not.
-            Ok(StampRead::None | StampRead::WaitsForKey(_)) => Ok(None),
+            Ok(_) => Ok(None),
             Err(error) => {
                 self.metrics.refused("stamp");
                 let error = crate::error::Chain(&error);
@@ -194,15 +194,24 @@ impl SharedSpace {
         self.queue_adoption(room, event)
     }
 
-    /// The same for an event that waits for adoption: its stamp may be proven by now.
-    pub(super) fn follow_item_again(&self, room: &RoomId, event: &RoomEvent) -> Result<(), SpaceError> {
-        let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { return Ok(()) };
-        let Ok(StampRead::Genuine(stamp)) = self.examine_stamp(room, &key, event) else { return Ok(()) };
-        let (change, event) = (stamp.into_change(), event.clone());
-        self.join_stamped(&[Stamped { room: room.to_owned(), position: 0, key, event, change }])
+    /// The same for an event that waits for adoption: its stamp may be proven by now. True if it is
+    /// genuine: such an event is nobody's to adopt, also if its change may not be taken.
+    pub(super) fn follow_item_again(&self, room: &RoomId, event: &RoomEvent) -> Result<bool, SpaceError> {
+        let Ok(key) = ItemKey::new(event.state_key().unwrap_or_default()) else { return Ok(false) };
+        let Ok(StampRead::Genuine(stamp)) = self.examine_stamp(room, &key, event) else { return Ok(false) };
+        if self.is_wanted(room, stamp.change())? {
+            let (change, event) = (stamp.into_change(), event.clone());
+            self.join_stamped(&[Stamped { room: room.to_owned(), position: 0, key, event, change }])?;
+        }
+        Ok(true)
     }
 
-    /// What an event's stamp is worth, by the keys that are known now.
+    /// Whether the change of a genuine stamp is held, or may be.
+    fn is_wanted(&self, room: &RoomId, change: &Change) -> Result<bool, SpaceError> {
+        Ok(entries::link(&self.db, room, &change.id())?.is_some() || self.may_be_taken(change)?)
+    }
+
+    /// What an event's stamp is worth, by all keys that were ever known.
     pub(super) fn examine_stamp(
         &self,
         room: &RoomId,

@@ -123,6 +123,8 @@ impl SharedSpace {
             } else if entries::link(&self.db, room, &change.id())?.is_some() {
                 // Signatures of held entries were verified when they came.
                 waiting.push((change, None));
+            } else if !self.may_be_taken(&change)? {
+                refused.push(Refused { change, reason: "claim_ended" });
             } else if let Some(key) = self.verify_key(room, change.server(), change.signature().key_id())? {
                 waiting.push((change, Some(Arc::<[u8]>::from(key))));
             } else {

@@ -8,6 +8,9 @@
 //! believed as far as the event that shows its author's right to write, and a key
 //! that somebody got into a room of his own is worth nothing elsewhere.
 //!
+//! A key may also be that of who speaks for the origin, by a claim (protocol, §5.5). What it
+//! signed while the claim stood is held for ever; what is not held yet is taken only while it stands.
+//!
 //! Not here: fetching keys. The replication driver fetches what
 //! [`SharedSpace::unknown_keys`] names before it hands entries over.
 
@@ -75,7 +78,9 @@ impl SharedSpace {
         }
         let known = match entries::verify_key(&self.db, server.as_str(), key_id)? {
             Some(row) => {
-                if let Some(key) = decode(&row.key) {
+                if row.claimed_until_ts.is_none()
+                    && let Some(key) = decode(&row.key)
+                {
                     self.verify_keys.insert_read(name, key.into());
                 }
                 Some(row.key)
@@ -92,6 +97,21 @@ impl SharedSpace {
         Ok(text.and_then(|text| decode(&text)))
     }
 
+    /// Whether a change that is not held yet may be taken: not if who signed it spoke for its
+    /// origin, and that is not known to be so any more.
+    pub(super) fn may_be_taken(&self, change: &Change) -> Result<bool, SpaceError> {
+        let (server, key_id) = (change.server(), change.signature().key_id());
+        if self.verify_keys.get(&(server.to_owned(), key_id.to_owned())).is_some() {
+            return Ok(true);
+        }
+        let row = entries::verify_key(&self.db, server.as_str(), key_id)?;
+        Ok(row.is_none_or(|row| self.is_relied_on(&row)))
+    }
+
+    fn is_relied_on(&self, row: &VerifyKeyRow) -> bool {
+        row.claimed_until_ts.is_none_or(|until_ms| self.clock.now_ms() < until_ms)
+    }
+
     /// Whether a server, or a notary for it, has ever said which keys it has.
     fn has_spoken(&self, server: &ServerName) -> Result<bool, SpaceError> {
         Ok(self.keys.remembered(server)?.is_some_and(|known| !known.keys.is_empty()))
@@ -105,13 +125,14 @@ impl SharedSpace {
             valid_until_ts: key.valid_until_ms,
             published: known.document.as_deref().map(Into::into),
             hearsay: false,
+            claimed_until_ts: None,
         };
         self.keep_verify_key(server, key_id, &row)?;
         Ok(Some(row.key))
     }
 
-    /// Which keys are needed for these entries and not known, or only by hearsay:
-    /// server and key id.
+    /// Which keys are needed for these entries and not known, or only by hearsay, or by a claim
+    /// that has to be looked at again: server and key id.
     pub fn unknown_keys(
         &self,
         changes: &[Change],
@@ -127,8 +148,10 @@ impl SharedSpace {
             if self.verify_keys.get(&needed).is_some() {
                 continue;
             }
-            let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?.is_some();
-            if !known && self.take_remembered_key(&needed.0, &needed.1)?.is_none() {
+            let known = entries::verify_key(&self.db, needed.0.as_str(), &needed.1)?;
+            if !known.is_some_and(|row| self.is_relied_on(&row))
+                && self.take_remembered_key(&needed.0, &needed.1)?.is_none()
+            {
                 unknown.insert(needed);
             }
         }
@@ -199,8 +222,8 @@ impl SharedSpace {
         Ok(false)
     }
 
-    /// Keeps a key whose server published it, or a notary for it: the caller has
-    /// verified that the signed document holds it.
+    /// Keeps a key whose server, or who speaks for it, published it, or a notary for these: the
+    /// caller has verified that the signed document holds it.
     pub fn keep_verify_key(
         &self,
         server: &ServerName,
@@ -211,7 +234,9 @@ impl SharedSpace {
         entries::put_verify_key(&mut batch, server.as_str(), key_id, row);
         // In the log before any entry that needs it; synced with that.
         let _commit = self.db.commit(batch)?;
-        if let Some(key) = decode(&row.key) {
+        if row.claimed_until_ts.is_none()
+            && let Some(key) = decode(&row.key)
+        {
             self.verify_keys.insert((server.to_owned(), key_id.to_owned()), key.into());
         }
         Ok(())
@@ -258,6 +283,40 @@ mod tests {
     use crate::server_keys::{RemoteKey, RemoteKeys};
 
     #[test]
+    fn what_a_speaker_signed_is_taken_while_the_claim_stands_and_stays_when_it_was() {
+        let pair = Pair::new();
+        let (space, now_ms) = (&pair.a.shared_space, pair.a.clock.now_ms());
+        let (name, keys) = (ruma::server_name!("n.example"), &pair.b.server_keys);
+        let id = keys.key_id().to_owned();
+        let claim = |until_ms| {
+            let row = VerifyKeyRow {
+                key: keys.own_public_keys()[&id].encode(),
+                valid_until_ts: u64::MAX,
+                published: None,
+                hearsay: false,
+                claimed_until_ts: Some(until_ms),
+            };
+            space.keep_verify_key(name, &id, &row).expect("kept");
+        };
+        let [one, other] = ["one", "other"].map(|key| {
+            pair.change(key, put(1), |new| {
+                new.dot.replica = ReplicaId::new(name, 7).expect("a replica");
+                new.author = ruma::owned_user_id!("@nina:n.example");
+            })
+        });
+        claim(now_ms + 60_000);
+        assert!(space.unknown_keys(std::slice::from_ref(&one)).expect("reads").is_empty());
+        assert_eq!(pair.join(std::slice::from_ref(&one)), 1);
+        claim(now_ms);
+        let changes = [one, other];
+        assert_eq!(space.unknown_keys(&changes).expect("reads").len(), 1, "it is looked at again");
+        let outcome = space.join(&pair.room, name, changes.to_vec()).expect("joined");
+        assert_eq!((outcome.known, outcome.new, outcome.refused), (1, 0, 1));
+        claim(u64::MAX);
+        assert_eq!(pair.join(&changes), 1);
+    }
+
+    #[test]
     fn an_own_entry_under_a_key_that_is_lost_is_read_once_that_key_is_published() {
         let pair = Pair::new();
         let (space, own) = (&pair.a.shared_space, pair.a.server_keys.server_name());
@@ -274,7 +333,13 @@ mod tests {
         let lacking = space.unknown_keys(&changes).expect("reads");
         assert_eq!(lacking.into_iter().collect::<Vec<_>>(), [(own.to_owned(), id.clone())]);
 
-        let row = VerifyKeyRow { key: key.clone(), valid_until_ts: u64::MAX, published: None, hearsay: true };
+        let row = VerifyKeyRow {
+            key: key.clone(),
+            valid_until_ts: u64::MAX,
+            published: None,
+            hearsay: true,
+            claimed_until_ts: None,
+        };
         let said = Hearsay { server: own.to_owned(), key_id: id.clone(), row };
         space.hear_keys(&pair.room, &changes, &[said]).expect("hears");
         assert_eq!(pair.join(&changes), 0, "nobody else says what was published in this name");

@@ -253,6 +253,12 @@ fn know_key(one: &Services, other: &Services) {
 pub(super) fn know_key_as(name: &ServerName, one: &Services, other: &Services) {
     let keys = &other.server_keys;
     let (id, key) = keys.own_public_keys().into_iter().next().expect("a key");
-    let row = VerifyKeyRow { key: key.encode(), valid_until_ts: u64::MAX, published: None, hearsay: false };
+    let row = VerifyKeyRow {
+        key: key.encode(),
+        valid_until_ts: u64::MAX,
+        published: None,
+        hearsay: false,
+        claimed_until_ts: None,
+    };
     one.shared_space.keep_verify_key(name, &id, &row).expect("kept");
 }

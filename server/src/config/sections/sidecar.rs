@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -17,6 +18,8 @@ pub struct Sidecar {
     pub registration: PathBuf,
     /// The file with the signing key.
     pub signing_key: PathBuf,
+    /// The server name of its own under which it publishes that key; none: the homeserver does.
+    pub name: Option<OwnedServerName>,
 }
 
 impl Default for Sidecar {
@@ -25,6 +28,7 @@ impl Default for Sidecar {
             homeserver: String::new(),
             registration: PathBuf::from("registration.yaml"),
             signing_key: PathBuf::from("signing.key"),
+            name: None,
         }
     }
 }

@@ -69,6 +69,10 @@ pub struct VerifyKeyRow {
     /// counts in that room, and gives way to the server's own word.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hearsay: bool,
+    /// The key of who speaks for the server, by a claim that is relied on until then (ms since
+    /// the epoch): what it signed and is not held yet is taken no longer. None: the server's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_until_ts: Option<u64>,
 }
 
 /// Where a held entry hangs.

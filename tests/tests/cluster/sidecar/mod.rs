@@ -23,6 +23,7 @@ mod doors;
 mod kills;
 mod late;
 mod lost;
+mod named;
 mod writes;
 
 /// The type of a conflict notice's own field.
