@@ -20,10 +20,12 @@ use crate::two::python;
 
 mod conflicts;
 mod doors;
+mod keys;
 mod kills;
 mod late;
 mod lost;
 mod named;
+mod softly;
 mod writes;
 
 /// The type of a conflict notice's own field.
