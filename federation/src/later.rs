@@ -333,7 +333,8 @@ mod tests {
         assert_eq!(later.put(key(7, b), about(6), now), Kept::New(0), "one that is there already");
         let large = About { depth: 5, bytes: 60_000 };
         let taken = |later: &Later| {
-            (0..).take_while(|number| later.put(key(*number, c), large, now) != Kept::Nothing).count()
+            let all = 0..WAITING_OF_ONE_MAX.events;
+            all.take_while(|number| later.put(key(*number, c), large, now) != Kept::Nothing).count()
         };
         assert_eq!(taken(&later), WAITING_OF_ONE_MAX.bytes / large.bytes);
         let room = (room_id!("!r0:a.test").to_owned(), server_name!("d.test").to_owned());

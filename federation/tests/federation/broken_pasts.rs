@@ -86,7 +86,7 @@ async fn what_is_authorised_by_an_event_that_nobody_has_changes_nothing() {
     scene.stop().await;
 }
 
-/// Sytest's "Federation handles empty auth_events in state_ids sanely".
+/// Sytest's "Federation handles empty `auth_events` in `state_ids` sanely".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_said_to_be_authorised_by_nothing_bridges_a_gap_all_the_same() {
     for version in [RoomVersionId::V6, RoomVersionId::V12] {

@@ -56,7 +56,7 @@ impl Gap<'_> {
                 Err(_) => return Ok(Between::Unanswered),
             };
             // What is deepest comes first: what a full answer did not get to is asked for again.
-            let came: HashSet<_> = pdus.iter().map(|pdu| pdu.event_id()).collect();
+            let came: HashSet<_> = pdus.iter().map(Pdu::event_id).collect();
             let is_all = came.len() < HISTORY_MAX || !edge.iter().any(|id| came.contains(&**id));
             asked.extend(edge.into_iter().filter(|id| is_all || came.contains(&**id)));
             let fresh = self.unknown(pdus.iter().map(|pdu| pdu.event_id().to_owned()).collect()).await?;
