@@ -3,7 +3,7 @@
 //! Written in the name of whoever upgrades the room, with all live values: what
 //! was in conflict stays so. The history stays behind. Not here: the rest of the
 //! upgrade ([`crate::upgrade`]), which queues the copy ([`plan`]) before it closes
-//! the old room.
+//! the old room; beside another homeserver it is queued when that has closed it.
 //!
 //! Invariant: what can't be copied is told in the new room. A copy that a crash or a
 //! failure interrupts goes on where it was; a value that is there is not copied again.
@@ -18,7 +18,7 @@ use causeway_storage::{
         queues::{self, Queue, QueueRow},
     },
 };
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, state_res::Event as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ use super::{
     telling::{Said, Speaking},
     write::{OnConflict, Write, Writer},
 };
-use crate::error::Chain;
+use crate::{error::Chain, room_event::RoomEvent};
 
 /// Items looked at, and values written, at once.
 const AT_ONCE: usize = 100;
@@ -101,6 +101,35 @@ impl SharedSpace {
         if self.copy_pages(from, to)? {
             self.put_off(from, to, 0)?;
         }
+        Ok(())
+    }
+
+    /// Queues the copy of a room that a user of another homeserver, beside this one, has upgraded
+    /// there: once, when its tombstone is seen. What was closed longer ago than an upgrade takes is
+    /// left: its items may have come and gone in the new room since.
+    pub(super) fn plan_after(&self, room: &RoomId, tombstone: &RoomEvent) -> Result<(), SpaceError> {
+        let (now_ms, said_ms) = (self.clock.now_ms(), u64::from(tombstone.origin_server_ts().get()));
+        let is_its_own = tombstone.sender().server_name() == self.server_name();
+        if self.rooms.has_all() || !is_its_own || said_ms.saturating_add(UPGRADE_MAX_MS) < now_ms {
+            return Ok(());
+        }
+        let content = tombstone.content_object();
+        let to = content.get("replacement_room").and_then(serde_json::Value::as_str);
+        let Some(to) = to.and_then(|to| RoomId::parse(to).ok()).filter(|to| to != room) else {
+            return Ok(());
+        };
+        let mark = ["copied", room.as_str()];
+        if queues::meta::<bool>(&self.db, &mark)?.is_some() {
+            return Ok(());
+        }
+        let mut batch = self.db.batch();
+        queues::put_meta(&mut batch, &mark, &true);
+        let user = tombstone.sender().to_owned();
+        let detail = json!(Progress { user, after: None, left: 0, planned: now_ms });
+        let row = QueueRow { detail, ..QueueRow::due(now_ms) };
+        queues::put(&mut batch, Queue::Copy, &to, room.as_str(), &row);
+        let _unsynced = self.db.commit(batch)?;
+        self.agenda.note(Queue::Copy, now_ms);
         Ok(())
     }
 

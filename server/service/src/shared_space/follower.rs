@@ -10,6 +10,7 @@
 //! - reactions and replies to notices: settlements;
 //! - redactions of item events: the value goes;
 //! - declarations: members get the power to write;
+//! - tombstones, beside another homeserver: the items go along;
 //! - any state: what could not be judged is judged again.
 
 use std::sync::{MutexGuard, atomic::Ordering};
@@ -150,6 +151,10 @@ impl SharedSpace {
             ("m.reaction", None) => self.follow_reaction(room, event),
             ("m.room.message", None) => self.follow_message(room, event),
             ("m.room.redaction", None) => self.follow_redaction(room, event),
+            ("m.room.tombstone", Some("")) => {
+                self.judge_soon(room)?;
+                self.plan_after(room, event)
+            }
             (_, Some(_)) => self.judge_soon(room),
             _ => Ok(()),
         }

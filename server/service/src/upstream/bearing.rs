@@ -56,7 +56,8 @@ pub fn bearing(event: &RoomEvent) -> Bearing {
     let kind = event.kind_text();
     match (kind, event.state_key()) {
         (ITEM_TYPE, Some(key)) if ItemKey::new(key).is_ok() => Bearing::Deed,
-        (DECLARATION_TYPE, Some("")) | ("m.room.redaction", None) => Bearing::Deed,
+        // With a tombstone, a user of the upstream's may have upgraded the room: its items go along.
+        (DECLARATION_TYPE | "m.room.tombstone", Some("")) | ("m.room.redaction", None) => Bearing::Deed,
         ("m.reaction", None) if is_choice(event) => Bearing::Deed,
         ("m.room.message", None) if is_telling(event) => Bearing::Deed,
         (_, Some(_)) if TELLING.contains(&kind) => Bearing::Fact,

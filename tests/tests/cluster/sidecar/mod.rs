@@ -26,6 +26,7 @@ mod late;
 mod lost;
 mod named;
 mod softly;
+mod upgraded;
 mod writes;
 
 /// The type of a conflict notice's own field.
