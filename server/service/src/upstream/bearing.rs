@@ -24,21 +24,19 @@ const TELLING: [&str; 8] = [
     "m.room.tombstone",
 ];
 
+/// What else is followed.
+const SAID: [&str; 4] = ["org.causeway.*", "m.reaction", "m.room.message", "m.room.redaction"];
+
 /// Types that a /sync for the intake asks for.
-pub const SYNCED_TYPES: [&str; 12] = [
-    "org.causeway.*",
-    "m.reaction",
-    "m.room.message",
-    "m.room.redaction",
-    "m.room.create",
-    "m.room.encryption",
-    "m.room.join_rules",
-    "m.room.member",
-    "m.room.policy",
-    "m.room.power_levels",
-    "m.room.server_acl",
-    "m.room.tombstone",
-];
+pub const SYNCED_TYPES: [&str; SAID.len() + TELLING.len()] = {
+    let mut all = [""; SAID.len() + TELLING.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < SAID.len() { SAID[at] } else { TELLING[at - SAID.len()] };
+        at += 1;
+    }
+    all
+};
 
 /// What an event is to shared spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
