@@ -26,7 +26,7 @@ use causeway_room::Pdu;
 use causeway_service::{
     Services,
     error::{Chain, MatrixError},
-    rooms::{Received, VersionRules},
+    rooms::{Held, Received, VersionRules},
 };
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
@@ -211,7 +211,11 @@ async fn without_known(
         let (mut known, mut fresh) = (Vec::new(), Vec::new());
         for pdu in pdus {
             let held = services.rooms.held(pdu.event_id())?;
-            match held.filter(|held| !held.meta.outlier && *held.meta.room_id == *pdu.room_id()) {
+            let is_known = |held: &Held| {
+                let is_news = held.meta.outlier || held.meta.is_unplaced_history();
+                !is_news && *held.meta.room_id == *pdu.room_id()
+            };
+            match held.filter(is_known) {
                 Some(held) => {
                     let rejected = held.meta.rejected.clone();
                     let outcome = rejected.map_or(Received::Duplicate, Received::Rejected);

@@ -43,8 +43,9 @@ pub(super) async fn backfill(
         let edges = &edges[..edges.len().min(EDGES_MAX)];
         match source.backfill(state, edges, limit.min(LIMIT_MAX)).await {
             Ok(pdus) if !pdus.is_empty() => {
-                let (services, room) = (state.services().clone(), room_id.to_owned());
-                let results = blocking(move || Ok(services.rooms.import_backfill(&room, pdus)?)).await?;
+                let (services, room, asked) = (state.services().clone(), room_id.to_owned(), edges.to_vec());
+                let import = move || Ok(services.rooms.import_backfill(&room, &asked, pdus)?);
+                let results = blocking(import).await?;
                 // Other events of the room, its old state say, are no history before what is here.
                 let is_asked =
                     |(event_id, result): &(_, _)| *result == Received::Accepted && edges.contains(event_id);

@@ -5,7 +5,7 @@
 //! current state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, MutexGuard},
 };
 
@@ -37,13 +37,23 @@ use crate::{
 };
 
 impl Rooms {
-    /// Takes in events before those that are held, with checked signatures, in
-    /// any order: they get negative positions, newest first.
+    /// Takes in the events `asked` and those before them, with checked signatures, in
+    /// any order: they get negative positions, newest first. Others are refused: what
+    /// is told as history takes part in no state.
     ///
     /// # Errors
     /// Storage only.
-    pub fn import_backfill(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<Results, RoomError> {
-        self.write_once(room_id, |writer| writer.import_backfill(pdus))
+    pub fn import_backfill(
+        &self,
+        room_id: &RoomId,
+        asked: &[OwnedEventId],
+        pdus: Vec<Pdu>,
+    ) -> Result<Results, RoomError> {
+        let (pdus, others) = before(asked, pdus);
+        let mut results = self.write_once(room_id, |writer| writer.import_backfill(pdus))?;
+        let refused = |pdu: Pdu| (pdu.event_id().to_owned(), Received::Refused("not asked for".to_owned()));
+        results.extend(others.into_iter().map(refused));
+        Ok(results)
     }
 
     /// Keeps an invite to a room that this server is not in; the event bears
@@ -263,6 +273,20 @@ impl Rooms {
         let queued = Queued::Event { event };
         Ok(appservices.queue(&self.store.database, batch, &queued, |service| service.owns_user(user_id))?)
     }
+}
+
+/// Those events that `asked` are or that come before them, and the others.
+fn before(asked: &[OwnedEventId], pdus: Vec<Pdu>) -> (Vec<Pdu>, Vec<Pdu>) {
+    let named: HashMap<_, _> = pdus.iter().map(|pdu| (pdu.event_id(), pdu.prev_events())).collect();
+    let (mut found, mut next) = (HashSet::new(), asked.to_vec());
+    while let Some(event_id) = next.pop() {
+        if let Some(prev) = named.get(&*event_id)
+            && found.insert(event_id)
+        {
+            next.extend(prev.iter().cloned());
+        }
+    }
+    pdus.into_iter().partition(|pdu| found.contains(pdu.event_id()))
 }
 
 /// What clients get of a room's state that another server tells: of each event

@@ -241,17 +241,13 @@ impl RoomWriter<'_> {
     /// one, because it came in through a `send_…` endpoint or is our own.
     pub(crate) fn receive(&mut self, pdu: &Arc<Pdu>, relay: bool) -> Result<Received, RoomError> {
         if let Some(result) = self.known(pdu)? {
+            if result == Received::Duplicate {
+                self.place_history(pdu)?;
+            }
             return Ok(result);
         }
         let auth = self.missing_auth(pdu)?;
-        let mut prev = Vec::new();
-        let mut states = Vec::new();
-        for event_id in pdu.prev_events() {
-            match self.usable(event_id)?.and_then(|held| held.meta.state_after) {
-                Some(root) => states.push(root),
-                None => prev.push(event_id.clone()),
-            }
-        }
+        let (states, prev) = self.states_after_prev(pdu)?;
         if !prev.is_empty() || !auth.is_empty() {
             return Ok(Received::Missing { prev, auth });
         }
@@ -260,6 +256,41 @@ impl RoomWriter<'_> {
         }
         let before = self.resolve_roots(&states)?;
         self.judge(pdu, before, relay, Vec::new())
+    }
+
+    /// The states after what an event follows, and which of these is not known with its state.
+    fn states_after_prev(&self, pdu: &Pdu) -> Result<(Vec<Root>, Vec<OwnedEventId>), RoomError> {
+        let (mut states, mut prev) = (Vec::new(), Vec::new());
+        for event_id in pdu.prev_events() {
+            match self.usable(event_id)?.and_then(|held| held.meta.state_after) {
+                Some(root) => states.push(root),
+                None => prev.push(event_id.clone()),
+            }
+        }
+        Ok((states, prev))
+    }
+
+    /// An event that was given as history, and so took part in no state, comes itself: if it
+    /// stands on what is known, it has its say like any other, where it is. Otherwise nobody's ban
+    /// would count here that somebody else told as history before.
+    fn place_history(&mut self, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
+        let Some(held) = self.work.held(pdu.event_id())?.filter(|held| held.meta.is_unplaced_history())
+        else {
+            return Ok(());
+        };
+        let (states, missing) = self.states_after_prev(pdu)?;
+        if !missing.is_empty() || states.is_empty() {
+            return Ok(());
+        }
+        let before = self.resolve_roots(&states)?;
+        let current = self.head.row.state;
+        if self.check_by_state(pdu, &before)?.is_err() || self.check_by_state(pdu, &current)?.is_err() {
+            return Ok(());
+        }
+        let after = self.after(pdu, &before)?;
+        let meta = EventMeta { state_before: Some(before), state_after: Some(after), ..(*held.meta).clone() };
+        self.keep(pdu, meta);
+        self.advance_heads(pdu, after)
     }
 
     /// The same with the state before the event given, for what is missing of its past ("state

@@ -63,7 +63,7 @@ pub(crate) struct Admission {
     pub(crate) relay: bool,
     /// Events before it that are not held.
     pub(crate) missing: Vec<OwnedEventId>,
-    /// Whether an event that follows it is known already: then it is no head.
+    /// Whether an event that follows it was taken before, without it.
     pub(crate) followed: bool,
 }
 
@@ -260,16 +260,17 @@ impl<'a> RoomWriter<'a> {
         Ok(event)
     }
 
+    /// The state after an event, from the one before it.
+    pub(super) fn after(&mut self, pdu: &Pdu, before: &Root) -> Result<Root, RoomError> {
+        let Some(key) = pdu.state_key() else { return Ok(*before) };
+        let key = StateKey::new(pdu.kind_text(), key);
+        Ok(state_tree::set(&mut self.work, before, &key, pdu.event_id())?)
+    }
+
     /// Takes an event into the room that has passed every check.
     pub(crate) fn admit(&mut self, pdu: &Arc<Pdu>, admission: Admission) -> Result<(), RoomError> {
         let Admission { before, relay, missing, followed } = admission;
-        let after = match pdu.state_key() {
-            Some(key) => {
-                let key = StateKey::new(pdu.kind_text(), key);
-                state_tree::set(&mut self.work, &before, &key, pdu.event_id())?
-            }
-            None => before,
-        };
+        let after = self.after(pdu, &before)?;
         let meta = EventMeta {
             room_id: self.room_id.clone(),
             position: None,
@@ -284,9 +285,9 @@ impl<'a> RoomWriter<'a> {
         };
         self.hold(pdu, &meta);
         let send_to = if relay { self.recipients(pdu, &before)? } else { Vec::new() };
-        if !followed {
-            self.advance_heads(pdu, after)?;
-        }
+        // Also where its followers are known: their state is what somebody told of it, and what it
+        // says itself, a ban say, is to count beside that.
+        self.advance_heads(pdu, after)?;
         self.pending.push(Pending {
             pdu: Arc::clone(pdu),
             meta,
@@ -348,7 +349,7 @@ impl<'a> RoomWriter<'a> {
     }
 
     /// Makes the event a head in place of those it follows.
-    fn advance_heads(&mut self, pdu: &Pdu, after: Root) -> Result<(), RoomError> {
+    pub(super) fn advance_heads(&mut self, pdu: &Pdu, after: Root) -> Result<(), RoomError> {
         let mut followed: Vec<OwnedEventId> = pdu.prev_events().to_vec();
         let mut steps = 0;
         while let Some(event_id) = followed.pop() {

@@ -24,7 +24,8 @@ fn backfill(from: &Server, to: &Server, room_id: &RoomId) {
     let edges = to.rooms.missing_events(room_id, 10).unwrap();
     let given = from.rooms.backfill_for_server(to.rooms.server_name(), room_id, &edges, 50).unwrap();
     let rules = from.rooms.version_rules(room_id).unwrap();
-    to.rooms.import_backfill(room_id, given.iter().map(|pdu| carry(pdu, &rules)).collect()).unwrap();
+    let given = given.iter().map(|pdu| carry(pdu, &rules)).collect();
+    to.rooms.import_backfill(room_id, &edges, given).unwrap();
 }
 
 fn sees(server: &Server, user_id: &UserId, pdu: &Pdu) -> bool {
@@ -68,7 +69,8 @@ fn history_of_an_unknown_state_is_hidden_from_who_came_later() {
         join_over(&a, &b, &room_id, &bob).unwrap();
         let given = a.rooms.backfill_for_server(a.rooms.server_name(), &room_id, &edges, 1).unwrap();
         let rules = a.rooms.version_rules(&room_id).unwrap();
-        b.rooms.import_backfill(&room_id, given.iter().map(|pdu| carry(pdu, &rules)).collect()).unwrap();
+        let given = given.iter().map(|pdu| carry(pdu, &rules)).collect();
+        b.rooms.import_backfill(&room_id, &edges, given).unwrap();
         assert!(!sees(&b, &bob, &hidden), "{visibility}");
     }
 }

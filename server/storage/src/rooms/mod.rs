@@ -118,6 +118,11 @@ impl EventMeta {
         self.purged_ts.is_some()
     }
 
+    /// Whether it was given as history and takes part in no state.
+    pub fn is_unplaced_history(&self) -> bool {
+        self.position.is_some_and(|position| position < 0) && self.state_after.is_none()
+    }
+
     /// A place at the live end that the event is not after; the end of all
     /// places when that is not known.
     pub fn not_after(&self) -> i64 {

@@ -344,8 +344,10 @@ fn history_is_fetched_backwards_and_placed_before_what_is_there() {
     assert_eq!(from, [old[4].event_id().to_owned()]);
     let given = a.rooms.backfill_for_server(b.rooms.server_name(), &room_id, &from, 3).unwrap();
     let rules = a.rooms.version_rules(&room_id).unwrap();
-    let results =
-        b.rooms.import_backfill(&room_id, given.iter().map(|pdu| carry(pdu, &rules)).collect()).unwrap();
+    let results = b
+        .rooms
+        .import_backfill(&room_id, &from, given.iter().map(|pdu| carry(pdu, &rules)).collect())
+        .unwrap();
     assert!(results.iter().all(|(_, result)| *result == Received::Accepted), "{results:?}");
     let timeline = b.rooms.timeline(&room_id, None, Direction::Forward, 10).unwrap();
     let ids: Vec<_> = timeline.iter().map(|(_, pdu)| pdu.event_id()).collect();
@@ -374,7 +376,7 @@ fn what_was_redacted_before_it_came_as_history_is_redacted() {
     let more = a.rooms.backfill_for_server(a.rooms.server_name(), &room_id, &edges, 2).unwrap();
     let rules = a.rooms.version_rules(&room_id).unwrap();
     let given = more.iter().chain(&history).map(|pdu| carry(pdu, &rules)).collect();
-    b.rooms.import_backfill(&room_id, given).unwrap();
+    b.rooms.import_backfill(&room_id, &edges, given).unwrap();
     for (pdu, word) in [(&early, "early"), (&late, "late")] {
         assert!(b.rooms.held(pdu.event_id()).unwrap().unwrap().meta.position.unwrap() < 0);
         assert!(b.rooms.redaction_of(pdu.event_id()).unwrap().is_some(), "{word}");

@@ -7,6 +7,7 @@ mod large;
 mod outside;
 mod redactions;
 mod soft_failure;
+mod told;
 mod writing;
 
 use std::sync::Arc;
