@@ -62,18 +62,28 @@ impl Outbox {
         if refused.is_empty() && count == 0 {
             return Ok(());
         }
-        let mut answers: BTreeMap<OwnedRoomId, Option<&OwnedEventId>> = BTreeMap::new();
+        let mut answers: BTreeMap<OwnedRoomId, Answer<'_>> = BTreeMap::new();
         for event_id in &transaction.events {
             if let Some(meta) = rooms::event_meta(&self.database, event_id)? {
-                let last = answers.entry(meta.room_id).or_default();
-                *last = refused.get(event_id).or(*last);
+                let answer = answers.entry(meta.room_id).or_default();
+                let side = if refused.contains(event_id) { &mut answer.refused } else { &mut answer.taken };
+                *side = (*side).max(Some((meta.position.unwrap_or(i64::MIN), event_id)));
             }
         }
         let (mut batch, mut room_for) = (self.database.batch(), ROOMS_MAX.saturating_sub(count));
-        for (room_id, last) in answers {
+        for (room_id, Answer { taken, refused }) in answers {
             let before = rows::again(&self.database, destination, &room_id)?;
-            // What was taken was so with its past.
-            let again = last.map(|event_id| after(before.as_ref(), event_id, now_ms));
+            let place = |event_id: &OwnedEventId| -> Result<Option<i64>, StorageError> {
+                Ok(rooms::event_meta(&self.database, event_id)?.and_then(|meta| meta.position))
+            };
+            let waits = before.as_ref().map(|before| place(&before.event_id)).transpose()?.flatten();
+            // What was taken was so with its past; of what is later it says nothing, nor does it
+            // that something earlier was refused as well: that is the past of what waits.
+            let latest = taken.max(refused).map_or(i64::MIN, |(position, _)| position);
+            if waits.is_some_and(|waits| latest < waits) {
+                continue;
+            }
+            let again = refused.map(|(_, event_id)| after(before.as_ref(), event_id, now_ms));
             let kept = again.filter(|again| {
                 let is_kept = again.tries <= TRIES_MAX && (before.is_some() || room_for > 0);
                 if !is_kept {
@@ -168,6 +178,14 @@ impl Outbox {
 }
 
 /// What is to be sent again of a room after this event of it was not taken.
+/// What was said of the events of one room: the latest that was taken, and that was not, with
+/// their places in the timeline.
+#[derive(Default)]
+struct Answer<'a> {
+    taken: Option<(i64, &'a OwnedEventId)>,
+    refused: Option<(i64, &'a OwnedEventId)>,
+}
+
 fn after(before: Option<&Again>, event_id: &OwnedEventId, now_ms: u64) -> Again {
     // Another event than before is no other try of that.
     let tries = before.map_or(1, |before| before.tries.max(1) + u32::from(before.event_id == *event_id));

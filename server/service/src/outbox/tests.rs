@@ -296,3 +296,39 @@ fn events_of_many_rooms_that_could_not_be_taken_are_all_sent_again_also_after_a_
     }
     assert_eq!((told == events, told.len()), (true, ROOMS));
 }
+
+#[test]
+fn an_earlier_event_that_was_taken_says_nothing_of_a_later_one_that_was_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (outbox, server) = (outbox(&folder), server_name!("b.example"));
+    let events: Vec<OwnedEventId> = rooms_of_b(&outbox, 1)
+        .into_iter()
+        .chain(["$earlier", "$later"].map(|id| OwnedEventId::try_from(id).expect("an id")))
+        .collect();
+    let room_id = OwnedRoomId::try_from("!r0:a.example").expect("an id");
+    let first = next(&outbox, "first").expect("a row waits");
+    outbox.acknowledged(server, &first).expect("deletes");
+    let answers = |answers: &[(usize, bool)]| {
+        let mut batch = outbox.database.batch();
+        for (n, _) in answers {
+            let meta = serde_json::json!({"room_id": room_id, "position": n + 1});
+            let meta: EventMeta = serde_json::from_value(meta).expect("what is known");
+            rooms::put_event(&mut batch, &events[*n], &edu(0), &meta);
+            let position = batch.position();
+            rows::push_pdu(&mut batch, server, position, &events[*n]);
+        }
+        outbox.database.commit_durable(batch).expect("commits");
+        let refused = answers.iter().filter(|(_, taken)| !taken).map(|(n, _)| events[*n].clone()).collect();
+        let transaction = next(&outbox, "t").expect("rows wait");
+        outbox.answered(server, &transaction, &refused, 7).expect("writes");
+        outbox.acknowledged(server, &transaction).expect("deletes");
+        let again = again_rows::again(&outbox.database, server, &room_id).expect("reads");
+        again.map(|again| (again.event_id, again.tries))
+    };
+    let waits = |tries| Some((events[1].clone(), tries));
+    assert_eq!(answers(&[(0, true), (1, false)]), waits(1));
+    assert_eq!(answers(&[(0, true)]), waits(1));
+    assert_eq!(answers(&[(0, false)]), waits(1), "nor one that was not: it is the past of that");
+    assert_eq!(answers(&[(1, false)]), waits(2));
+    assert_eq!(answers(&[(2, true)]), None, "what follows it was taken with its past");
+}
