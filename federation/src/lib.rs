@@ -109,7 +109,13 @@ pub fn drivers(
     let remote = remote_driver::run(state.clone(), requests, stop.clone());
     let replication = replication_driver::run(state.clone(), messages, stop.clone());
     let lists = device_lists::run(state.clone(), stop.clone());
+    let (ending, stopping) = (state.ending().clone(), stop.clone());
+    let transactions = async move {
+        stopping.cancelled().await;
+        ending.cancel();
+    };
     vec![
+        ("federation transactions", Box::pin(transactions)),
         ("device lists", Box::pin(lists)),
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),

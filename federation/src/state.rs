@@ -7,6 +7,7 @@ use causeway_service::{Services, clock::Clock, error::MatrixError, turns::Turns}
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::LargeBodies,
@@ -91,6 +92,7 @@ struct Inner {
     undoing: Undoing,
     later: Later,
     replies: Replies,
+    ending: CancellationToken,
     peers: PeerEvents,
     policy_servers: PolicyServers,
     /// For what identity servers tell, which nobody signs.
@@ -137,6 +139,7 @@ impl FederationState {
             undoing: Undoing::default(),
             later: Later::default(),
             replies,
+            ending: CancellationToken::new(),
             peers,
             policy_servers: PolicyServers::default(),
             bindings: Semaphore::new(BINDINGS_MAX),
@@ -270,6 +273,11 @@ impl FederationState {
     }
 
     /// Whose large answers are made.
+    /// Cancelled when the server ends: what goes on without anybody who waits for it ends then.
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.0.ending
+    }
+
     pub(crate) fn heavy(&self) -> &Heavy {
         &self.0.heavy
     }

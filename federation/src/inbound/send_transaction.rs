@@ -5,13 +5,15 @@
 //! that is no transaction, or one above the limits, is refused, and any while the
 //! disk is full.
 //!
-//! Invariant: a transaction is worked on once; a repetition gets the same answer.
+//! Invariant: a transaction is worked on once, also when its sender hangs up meanwhile; a
+//! repetition gets the same answer.
 
 mod ephemeral;
 
 use axum::{Json, Router, extract::State, routing::put};
 use causeway_service::error::MatrixError;
 use serde_json::{Value, json, value::RawValue};
+use tracing::Instrument;
 
 pub(crate) use self::ephemeral::{is_advertisement, receive as receive_edu};
 use crate::{
@@ -50,15 +52,23 @@ async fn send(
     }
     let body: Body = signed.json()?;
     let reply = state.replies().of(&signed.origin, &transaction_id);
-    let answer = reply.get_or_try_init(|| async {
-        // What gets a result of its own is done with for its sender: while nothing can be
-        // kept the whole transaction fails, and comes again.
-        has_room(&state)?;
-        let answer = work(&state, &signed, body).await;
-        has_room(&state)?;
-        Ok::<_, MatrixError>(answer)
-    });
-    Ok(Json(answer.await?.clone()))
+    let ending = state.ending().clone();
+    let working = async move {
+        let answer = reply.get_or_try_init(|| async {
+            // What gets a result of its own is done with for its sender: while nothing can be
+            // kept the whole transaction fails, and comes again.
+            has_room(&state)?;
+            let answer = work(&state, &signed, body).await;
+            has_room(&state)?;
+            Ok::<_, MatrixError>(answer)
+        });
+        answer.await.cloned()
+    };
+    // Filling a gap may take longer than its sender waits, who then sends the same again: that
+    // gets this answer, instead of beginning anew each time.
+    let answer = tokio::spawn(ending.run_until_cancelled_owned(working.in_current_span())).await;
+    let answer = answer.map_err(|error| MatrixError::internal(&error))?;
+    Ok(Json(answer.ok_or_else(|| MatrixError::new(503, "M_UNKNOWN", "The server is stopping"))??))
 }
 
 /// Whether the disk takes more.

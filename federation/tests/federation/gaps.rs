@@ -16,6 +16,7 @@ use causeway_storage::{outbox as rows, rooms::all_unanswered};
 use http::StatusCode;
 use ruma::{OwnedEventId, RoomVersionId, server_name};
 use serde_json::json;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     gap_abuse::hand_over,
@@ -288,6 +289,46 @@ async fn what_nobody_answered_for_is_tried_again_in_however_many_rooms_of_a_serv
         all_unanswered(&services.database, None, 9).expect("reads").is_empty()
     })
     .await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_filled_also_when_who_sent_what_is_behind_it_hangs_up() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let mut network = Network::of(&["a.test", "b.test"]);
+    let (asked, open) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (tells, opened) = (Arc::clone(&asked), Arc::clone(&open));
+    let door = Box::new(move |router: Router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let (tells, opened) = (Arc::clone(&tells), Arc::clone(&opened));
+            async move {
+                if request.uri().path().contains("get_missing_events") {
+                    tells.notify_one();
+                    let _opened = opened.acquire().await;
+                }
+                next.run(request).await
+            }
+        }))
+    });
+    let a = network.start_as("a.test", folders[0].path(), Shape { door, sends: false, ..Shape::default() });
+    let b = network.start("b.test", folders[1].path());
+    let (alice, bob) = (a.user("alice"), b.user("bob"));
+    let room = a.create_room(&alice, RoomVersionId::V12).await;
+    b.join(&room, &bob, &a.name).await.expect("joins");
+    let lost = a.send(&room, &alice, "m.room.message", None, json!({"body": "lost"})).await;
+    let late = a.send(&room, &alice, "m.room.message", None, json!({"body": "late"})).await;
+    let named = late.clone();
+    let late_pdu =
+        a.run(move |services| services.rooms.event(&named).expect("reads").expect("is there")).await;
+    tokio::select! {
+        answer = hand_over(&a, &b, &late_pdu) => panic!("nobody told what is before it: {answer}"),
+        () = asked.notified() => {}
+    }
+    open.add_permits(1_000);
+    for event_id in [&lost, &late] {
+        b.has(event_id).await;
+    }
     a.stop().await;
     b.stop().await;
 }
