@@ -27,6 +27,7 @@ pub mod bounded;
 pub mod canonical;
 pub mod claims;
 pub mod client;
+mod detached;
 mod device_lists;
 pub mod discovery;
 pub mod error;
@@ -109,13 +110,8 @@ pub fn drivers(
     let remote = remote_driver::run(state.clone(), requests, stop.clone());
     let replication = replication_driver::run(state.clone(), messages, stop.clone());
     let lists = device_lists::run(state.clone(), stop.clone());
-    let (ending, stopping) = (state.ending().clone(), stop.clone());
-    let transactions = async move {
-        stopping.cancelled().await;
-        ending.cancel();
-    };
     vec![
-        ("federation transactions", Box::pin(transactions)),
+        ("federation transactions", Box::pin(detached::run(state.clone(), stop.clone()))),
         ("device lists", Box::pin(lists)),
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),

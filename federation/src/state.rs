@@ -7,12 +7,12 @@ use causeway_service::{Services, clock::Clock, error::MatrixError, turns::Turns}
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::LargeBodies,
     claims::Claims,
     client::FederationClient,
+    detached::Detached,
     fills::{FillTurn, Fills},
     heavy::Heavy,
     joins::Joins,
@@ -92,7 +92,7 @@ struct Inner {
     undoing: Undoing,
     later: Later,
     replies: Replies,
-    ending: CancellationToken,
+    detached: Detached,
     peers: PeerEvents,
     policy_servers: PolicyServers,
     /// For what identity servers tell, which nobody signs.
@@ -139,7 +139,7 @@ impl FederationState {
             undoing: Undoing::default(),
             later: Later::default(),
             replies,
-            ending: CancellationToken::new(),
+            detached: Detached::default(),
             peers,
             policy_servers: PolicyServers::default(),
             bindings: Semaphore::new(BINDINGS_MAX),
@@ -273,9 +273,8 @@ impl FederationState {
     }
 
     /// Whose large answers are made.
-    /// Cancelled when the server ends: what goes on without anybody who waits for it ends then.
-    pub(crate) fn ending(&self) -> &CancellationToken {
-        &self.0.ending
+    pub(crate) fn detached(&self) -> &Detached {
+        &self.0.detached
     }
 
     pub(crate) fn heavy(&self) -> &Heavy {

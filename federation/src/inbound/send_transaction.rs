@@ -12,6 +12,7 @@ mod ephemeral;
 
 use axum::{Json, Router, extract::State, routing::put};
 use causeway_service::error::MatrixError;
+use futures_util::FutureExt;
 use serde_json::{Value, json, value::RawValue};
 use tracing::Instrument;
 
@@ -52,7 +53,7 @@ async fn send(
     }
     let body: Body = signed.json()?;
     let reply = state.replies().of(&signed.origin, &transaction_id);
-    let ending = state.ending().clone();
+    let detached = state.clone();
     let working = async move {
         let answer = reply.get_or_try_init(|| async {
             // What gets a result of its own is done with for its sender: while nothing can be
@@ -66,8 +67,7 @@ async fn send(
     };
     // Filling a gap may take longer than its sender waits, who then sends the same again: that
     // gets this answer, instead of beginning anew each time.
-    let answer = tokio::spawn(ending.run_until_cancelled_owned(working.in_current_span())).await;
-    let answer = answer.map_err(|error| MatrixError::internal(&error))?;
+    let answer = detached.detached().run(working.in_current_span().boxed()).await;
     Ok(Json(answer.ok_or_else(|| MatrixError::new(503, "M_UNKNOWN", "The server is stopping"))??))
 }
 

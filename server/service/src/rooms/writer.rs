@@ -264,7 +264,7 @@ impl<'a> RoomWriter<'a> {
     pub(super) fn after(&mut self, pdu: &Pdu, before: &Root) -> Result<Root, RoomError> {
         let Some(key) = pdu.state_key() else { return Ok(*before) };
         let key = StateKey::new(pdu.kind_text(), key);
-        Ok(state_tree::set(&mut self.work, before, &key, pdu.event_id())?)
+        state_tree::set(&mut self.work, before, &key, pdu.event_id())
     }
 
     /// Takes an event into the room that has passed every check.
