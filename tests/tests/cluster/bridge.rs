@@ -80,7 +80,7 @@ struct Bridge {
 }
 
 impl Bridge {
-    async fn start(mut command: Command) -> Result<Self> {
+    fn start(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -145,7 +145,7 @@ async fn everything_is_told_once_over_a_kill(framework: Framework) -> Result<()>
     let mut cluster = Cluster::start_tuned(1, &Tuning { variables, ..Tuning::default() }).await?;
     let alice = User::register(&cluster[0], "alice").await?;
     let (domain, base) = (cluster[0].name.clone(), cluster[0].client().base());
-    let mut bridge = Bridge::start(framework.command(&base, &domain, &folder).await?).await?;
+    let mut bridge = Bridge::start(framework.command(&base, &domain, &folder).await?)?;
     let url = bridge.until("url ").await?;
     bridge.until("ask register").await?;
     fs::write(&file, framework.registration(url.trim_start_matches("url ")))?;
