@@ -2,9 +2,11 @@
 //!
 //! The origin of what is missing comes first, then whoever claims it, then, if
 //! that one can't be reached, any other peer. A claim that brought nothing from
-//! the one who made it waits out a back-off of its own; the origin is not blamed
-//! for what others claim of it. A peer that took all the time that a session has
-//! is not asked next while somebody else can be.
+//! the one who made it waits out a back-off of its own, unless what was claimed came
+//! otherwise meanwhile; the origin is not blamed for what others claim of it. A peer that
+//! took all the time that a session has is not asked next while somebody else can be.
+
+use causeway_shared_space::VersionVector;
 
 use crate::{
     digest::Digest,
@@ -74,13 +76,21 @@ impl Replicator {
             .map(|(name, _)| name.clone())
             .collect();
         for claimant in self.dice.pick(claims, usize::MAX) {
+            let lacking = at.log().lacking(&self.peers[&claimant].vector, at)?;
+            if lacking.is_empty() {
+                // It came with events, of which nobody tells us.
+                let own = Digest::of(&at.log().vector());
+                if let Some(peer) = self.peers.get_mut(&claimant) {
+                    peer.assess(now_ms, own, at)?;
+                }
+                continue;
+            }
             let peer = &self.peers[&claimant];
             let (peers, had_turn) = (&self.peers, self.had_turn.as_deref());
             // Not the one that was just asked for too long.
             let available = |name: &str| {
                 had_turn != Some(name) && peers.get(name).is_some_and(|peer| peer.available(now_ms))
             };
-            let lacking = at.log().lacking(&peer.vector, at)?;
             let mut origins: Vec<ServerName> =
                 lacking.iter().map(|(replica, _)| replica.server_text().to_owned()).collect();
             origins.dedup();
@@ -95,7 +105,7 @@ impl Replicator {
                 self.dice.pick(others, 1).pop()
             };
             if let Some(asked) = asked {
-                return Ok(Some(Session::new(now_ms, asked, claimant, false)));
+                return Ok(Some(Session::new(now_ms, asked, claimant, lacking)));
             }
         }
         Ok(None)
@@ -111,7 +121,7 @@ impl Replicator {
             .map(|(name, _)| name.clone())
             .collect();
         let peer = self.dice.pick(hints, 1).pop()?;
-        Some(Session::new(now_ms, peer.clone(), peer, true))
+        Some(Session::new(now_ms, peer.clone(), peer, VersionVector::new()))
     }
 
     /// A page is applied: the next one, or the end.
@@ -167,7 +177,11 @@ impl Replicator {
             && !session.hint
         {
             let own_word = session.peer == session.because_of;
-            if !own_word && claimant.available(now_ms) {
+            // Under steady writing entries often come with an event or an advertisement first.
+            let came_otherwise = !gained && at.log().lacking(&session.claimed, at)?.is_empty();
+            if came_otherwise {
+                claimant.claims.clear();
+            } else if !own_word && claimant.available(now_ms) {
                 claimant.origin_asked = true;
             } else if !(gained || own_word && failed) {
                 claimant.claims.grow(now_ms, FRUITLESS_FIRST_MS, &mut self.dice);

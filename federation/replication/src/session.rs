@@ -40,6 +40,8 @@ pub(crate) struct Session {
     /// Whose claim or digest led to it.
     pub(crate) because_of: ServerName,
     pub(crate) hint: bool,
+    /// What was claimed and not held when it began.
+    pub(crate) claimed: VersionVector,
     pub(crate) phase: Phase,
     pub(crate) deadline_ms: u64,
     begun_ms: u64,
@@ -62,11 +64,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(now_ms: u64, peer: ServerName, because_of: ServerName, hint: bool) -> Self {
+    /// Because of a claim, or of a hint if nothing is `claimed`.
+    pub(crate) fn new(now_ms: u64, peer: ServerName, because_of: ServerName, claimed: VersionVector) -> Self {
         Self {
             peer,
             because_of,
-            hint,
+            hint: claimed.is_empty(),
+            claimed,
             phase: Phase::Asked,
             deadline_ms: 0,
             begun_ms: now_ms,

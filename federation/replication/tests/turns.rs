@@ -8,18 +8,21 @@ use causeway_replication::{
     limits::{PULL_TIMEOUT_MS, SESSION_MS, TIMER_FANOUT},
 };
 use causeway_shared_space::{
-    Change, ChangeId, ChangeLog, Counter, Dot, Entries, Link, Point, Range, VersionVector,
+    Change, ChangeId, ChangeLog, Counter, Dot, Entries, Link, Point, Range, RunId, VersionVector,
 };
 use serde_json::value::RawValue;
 
-/// Nothing is held.
-struct Nothing(ChangeLog);
+/// Nothing is held; but these entries are so far known that nothing of them is lacking.
+struct Nothing(ChangeLog, Vec<ChangeId>);
 
 impl Entries for Nothing {
     type Error = Infallible;
 
-    fn link(&self, _: &ChangeId) -> Result<Option<Link>, Infallible> {
-        Ok(None)
+    fn link(&self, id: &ChangeId) -> Result<Option<Link>, Infallible> {
+        let counter = Counter::new(1).expect("a counter");
+        let replica = "a.example/5f3c9a1e00d1b2c3".parse().expect("a replica");
+        let link = Link { dot: Dot { replica, counter }, previous: None, run: RunId(0) };
+        Ok(self.1.contains(id).then_some(link))
     }
 
     fn at(&self, _: &Dot) -> Result<Vec<ChangeId>, Infallible> {
@@ -45,16 +48,27 @@ impl Snapshot for Nothing {
 struct Room {
     replicator: Replicator,
     now_ms: u64,
+    /// Came otherwise than by being asked for.
+    came: Vec<ChangeId>,
 }
 
 impl Room {
+    fn new(seed: u64) -> Self {
+        Self { replicator: Replicator::new("a.example", seed), now_ms: 1, came: Vec::new() }
+    }
+
     fn handle(&mut self, input: Input) -> Vec<Effect> {
-        let Ok(effects) = self.replicator.handle(self.now_ms, input, &Nothing(ChangeLog::new()));
+        let at = Nothing(ChangeLog::new(), self.came.clone());
+        let Ok(effects) = self.replicator.handle(self.now_ms, input, &at);
         effects
     }
 
     fn claim(&mut self, peer: &str) -> Vec<Effect> {
-        let (vector, digest) = claimed(peer);
+        self.claim_entry(peer, peer)
+    }
+
+    fn claim_entry(&mut self, peer: &str, entry: &str) -> Vec<Effect> {
+        let (vector, digest) = claimed_entry(peer, entry);
         let message = Advertise { vector, full: true, digest, ..Advertise::default() };
         self.handle(Input::Received { from: peer.to_owned(), message: Message::Advertise(message) })
     }
@@ -75,7 +89,7 @@ impl Room {
 /// The peers that a newcomer asked, one after the other, as each answered or, if
 /// not `answers`, failed. So many of them came up `before` it knew that it is one.
 fn asked_by_a_newcomer(answers: bool, before: usize) -> Vec<String> {
-    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    let mut room = Room::new(1);
     let mut found = Vec::new();
     for n in 0..10 {
         if n == before {
@@ -96,10 +110,14 @@ fn asked_by_a_newcomer(answers: bool, before: usize) -> Vec<String> {
 }
 
 fn claimed(peer: &str) -> (VersionVector, Digest) {
+    claimed_entry(peer, peer)
+}
+
+fn claimed_entry(peer: &str, entry: &str) -> (VersionVector, Digest) {
     let mut vector = VersionVector::new();
     let replica = format!("{peer}/5f3c9a1e00d1b2c3").parse().expect("a replica");
     let counter = Counter::new(1_000_000).expect("a counter");
-    vector.insert(&replica, Point { counter, id: ChangeId::of(peer.as_bytes()), floor: None });
+    vector.insert(&replica, Point { counter, id: ChangeId::of(entry.as_bytes()), floor: None });
     let digest = Digest::of(&vector);
     (vector, digest)
 }
@@ -125,7 +143,7 @@ fn a_newcomer_asks_the_first_peers_that_come_up_and_each_once() {
 #[test]
 fn a_peer_that_drips_its_pages_gives_way_to_another() {
     for seed in 0..20 {
-        let mut room = Room { replicator: Replicator::new("a.example", seed), now_ms: 1 };
+        let mut room = Room::new(seed);
         assert_eq!(asked(&room.claim("slow.example")).as_deref(), Some("slow.example"));
         room.claim("b.example");
         let begun_ms = room.now_ms;
@@ -142,7 +160,7 @@ fn a_peer_that_drips_its_pages_gives_way_to_another() {
 
 #[test]
 fn who_is_alone_goes_on_where_it_stopped() {
-    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    let mut room = Room::new(1);
     room.claim("slow.example");
     for _ in 0..2 * SESSION_MS / PULL_TIMEOUT_MS {
         assert_eq!(room.drip("slow.example").as_deref(), Some("slow.example"));
@@ -150,9 +168,42 @@ fn who_is_alone_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn who_claims_what_comes_with_events_meanwhile_is_asked_for_the_next_at_once() {
+    let b = "b.example";
+    for came_before in [true, false] {
+        let mut room = Room::new(1);
+        assert_eq!(asked(&room.claim_entry(b, "one")).as_deref(), Some(b));
+        if came_before {
+            room.came.push(ChangeId::of(b"one"));
+        }
+        // It has nothing to say that did not come, nor of the next claim.
+        let delta = Delta { vector: claimed_entry(b, "one").0, ..Delta::default() };
+        let mut found = room.handle(Input::Received { from: b.to_owned(), message: Message::Delta(delta) });
+        while asked(&found).is_some() {
+            let delta = Delta { vector: claimed_entry(b, "one").0, ..Delta::default() };
+            found = room.handle(Input::Received { from: b.to_owned(), message: Message::Delta(delta) });
+        }
+        room.now_ms += 1_000;
+        let next = asked(&room.claim_entry(b, "two"));
+        assert_eq!(next.is_some(), came_before, "who claimed what never came waits");
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_what_came_with_events_while_he_was_busy() {
+    const BUSY_MS: u64 = 60_000;
+    let mut room = Room::new(1);
+    assert_eq!(asked(&room.claim("b.example")).as_deref(), Some("b.example"));
+    room.handle(Input::PeerDown { peer: "b.example".to_owned(), why: Down::Busy(BUSY_MS) });
+    room.came.push(ChangeId::of(b"b.example"));
+    room.now_ms += BUSY_MS;
+    assert_eq!(asked(&room.handle(Input::Deadline)), None);
+}
+
+#[test]
 fn who_refuses_or_is_busy_stays_a_peer_and_is_left_alone_as_long_as_is_said() {
     const BUSY_MS: u64 = 60_000;
-    let mut room = Room { replicator: Replicator::new("a.example", 1), now_ms: 1 };
+    let mut room = Room::new(1);
     assert_eq!(asked(&room.claim("b.example")).as_deref(), Some("b.example"));
     let refused = Input::PeerDown { peer: "b.example".to_owned(), why: Down::Busy(BUSY_MS) };
     assert_eq!(asked(&room.handle(refused)), None);
