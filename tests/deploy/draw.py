@@ -200,7 +200,7 @@ def draw_table(panel, series, box, _prometheus):
         under = y + 64 + line * 20
         drawn.append(f'<path d="M{x + 8} {under - 14}H{x + w - 8}" stroke="#e3e6ea"/>')
         for number, column in enumerate(columns):
-            drawn.append(text(x + 12 + number * width, under, row.get(column, ""), 11, width=width - 8))
+            drawn.append(text(x + 12 + number * width, under, row.get(column, ""), 11, width=(width - 8) * 0.85))
     if not rows:
         drawn.append(text(x + w / 2, y + h / 2, "No data", 13, "#999", "middle"))
     return drawn
