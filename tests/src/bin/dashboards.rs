@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use causeway_tests::{
@@ -21,7 +21,7 @@ use causeway_tests::{
 };
 use clap::Parser;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Of what the servers are called, by the dashboards too.
 const NAMES: [&str; 2] = ["north.test", "south.test"];
