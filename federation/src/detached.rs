@@ -3,7 +3,7 @@
 //!
 //! Invariant: it ends with the server; how much there is, is bounded by the turns that it holds.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -11,8 +11,6 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::state::FederationState;
 
 /// Pieces of work that wait for the driver, which only starts them.
 const WAITING_MAX: usize = 64;
@@ -56,8 +54,8 @@ impl Detached {
 }
 
 /// Does what is handed over, until `stop`.
-pub(crate) async fn run(state: FederationState, stop: CancellationToken) {
-    let taken = state.detached().handed_over().take();
+pub(crate) async fn run(detached: Arc<Detached>, stop: CancellationToken) {
+    let taken = detached.handed_over().take();
     let mut tasks = JoinSet::new();
     if let Some(mut handed_over) = taken {
         loop {

@@ -58,6 +58,8 @@ pub mod trace_context;
 mod undoing;
 pub mod verification;
 
+use std::sync::Arc;
+
 use axum::Router;
 use causeway_service::remote::RemoteRequest;
 use futures_util::future::BoxFuture;
@@ -111,7 +113,7 @@ pub fn drivers(
     let replication = replication_driver::run(state.clone(), messages, stop.clone());
     let lists = device_lists::run(state.clone(), stop.clone());
     vec![
-        ("federation transactions", Box::pin(detached::run(state.clone(), stop.clone()))),
+        ("federation transactions", Box::pin(detached::run(Arc::clone(state.detached()), stop.clone()))),
         ("device lists", Box::pin(lists)),
         ("federation sender", Box::pin(sender)),
         ("federation requests", Box::pin(remote)),

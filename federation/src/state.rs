@@ -92,7 +92,7 @@ struct Inner {
     undoing: Undoing,
     later: Later,
     replies: Replies,
-    detached: Detached,
+    detached: Arc<Detached>,
     peers: PeerEvents,
     policy_servers: PolicyServers,
     /// For what identity servers tell, which nobody signs.
@@ -139,7 +139,7 @@ impl FederationState {
             undoing: Undoing::default(),
             later: Later::default(),
             replies,
-            detached: Detached::default(),
+            detached: Arc::default(),
             peers,
             policy_servers: PolicyServers::default(),
             bindings: Semaphore::new(BINDINGS_MAX),
@@ -273,7 +273,7 @@ impl FederationState {
     }
 
     /// Whose large answers are made.
-    pub(crate) fn detached(&self) -> &Detached {
+    pub(crate) fn detached(&self) -> &Arc<Detached> {
         &self.0.detached
     }
 
