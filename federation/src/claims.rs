@@ -39,6 +39,8 @@ pub const CLAIM_BYTES_MAX: usize = 4 * 1024;
 const NAME_BYTES_MAX: usize = 230;
 /// Pages that are looked at at once.
 const LOOKS_MAX: usize = 16;
+/// Longest wait for one of these turns; then what is known has to do.
+const TURN_WAIT: Duration = Duration::from_secs(2);
 /// Servers of which something is known.
 const KNOWN_MAX: usize = 10_000;
 /// How long a claim holds that says nothing of it, and what it may say.
@@ -130,7 +132,9 @@ impl Claims {
         if let Some(claim) = known.state().fresh(self.0.clock.now_ms()) {
             return claim;
         }
-        let Ok(_turn) = self.0.looks.acquire().await else { return Claim::Unknown };
+        // Whoever has many names has as many pages that take long: others' claims stand meanwhile.
+        let turn = tokio::time::timeout(TURN_WAIT, self.0.looks.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return known.state().claim(self.0.clock.now_ms()) };
         let found = self.look(server).await;
         let now_ms = self.0.clock.now_ms();
         let mut state = known.state();

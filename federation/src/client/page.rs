@@ -1,11 +1,16 @@
 //! Pages that whoever runs a server publishes beside it: unsigned, by TLS, without redirects.
 
+use std::time::Duration;
+
 use ruma::ServerName;
 use url::Url;
 
-use super::{ClientError, FederationClient, Response, UNSIGNED_TIMEOUT, may_follow, refusal, whole};
+use super::{ClientError, FederationClient, Response, may_follow, refusal, whole};
 use crate::discovery::Route;
 use http::header;
+
+/// For a page in all: it is small, and nobody has to sign it.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FederationClient {
     /// Fetches the page at `path` of a server's own name, of at most `bytes_max` bytes; an answer
@@ -34,7 +39,7 @@ impl FederationClient {
             inner.routes.set(&place.host, place.route.clone());
             &inner.by_route
         };
-        let request = client.get(url).header(header::HOST, place.host_header).timeout(UNSIGNED_TIMEOUT);
+        let request = client.get(url).header(header::HOST, place.host_header).timeout(PAGE_TIMEOUT);
         let sent = request.send().await;
         let sent = sent.map_err(|error| ClientError::Transport(server.to_owned(), error))?;
         let response = whole(server, sent, bytes_max, &inner.large).await?;
