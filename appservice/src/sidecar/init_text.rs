@@ -189,8 +189,9 @@ impl Setup {
              {claim}\n\
              \n   \
                 by which {server_name} says that {name} speaks for it in shared spaces: whoever holds the\n   \
-                sidecar's key can write items as any of its users. Take the page away, and within an hour\n   \
-                other servers refuse what the sidecar asks and writes; what they hold stays.\n\
+                sidecar's key can write items as any of its users. Have the page answer 404, and within an\n   \
+                hour other servers refuse what the sidecar asks and writes; what they hold stays. If nothing\n   \
+                answers there, it takes a day.\n\
              \n\
              5. Lead requests to it. nginx:\n\
              \n\
@@ -202,8 +203,9 @@ impl Setup {
              Who writes items with an ordinary client overwrites what he has not seen, as with all room\n\
              state; what others wrote beside it on other servers is kept, and told.\n\
              \n\
-             Keep the sidecar's folder in your backups: other servers believe what its key signed only while\n\
-             {name} publishes that key, which it does of former ones, too.\n",
+             Keep the sidecar's folder in your backups: other servers believe what its key signed only if\n\
+             {name} publishes that key, which it does of former ones, too. A key that was stolen\n\
+             is therefore not ended by another key: take another --name, in a new folder.\n",
             name = own.name,
             path = own.claim_path,
             claim = own.claim(),

@@ -87,6 +87,7 @@ pub fn init(wanted: &Init) -> Result<(), Failure> {
         .and_then(|text| SigningLine::read(&text).map_err(io::Error::other))
         .map_err(|error| in_file(KEY_FILE, &error))?;
     make(&folder.join(CONFIG_FILE), || config(wanted, &server_name))
+        .and_then(|text| same_name(&text, wanted))
         .map_err(|error| in_file(CONFIG_FILE, &error))?;
     let told = |name: &str| folder.join(name).display().to_string();
     let setup = Setup {
@@ -190,6 +191,19 @@ fn config(wanted: &Init, server_name: &OwnedServerName) -> String {
     )
 }
 
+/// Refuses to tell the steps for another name than the configuration that is there already has.
+fn same_name(text: &str, wanted: &Init) -> io::Result<()> {
+    let table: toml::Table = text.parse().map_err(io::Error::other)?;
+    let name = table.get("sidecar").and_then(|sidecar| sidecar.get("name")).and_then(toml::Value::as_str);
+    if name == wanted.name.as_ref().map(|name| name.as_str()) {
+        return Ok(());
+    }
+    let name = name.unwrap_or("none");
+    Err(io::Error::other(format!(
+        "the sidecar's own name is {name} there: begin in another folder, or change it there"
+    )))
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -217,6 +231,15 @@ mod tests {
     fn config_of(wanted: &Init) -> Config {
         let text = config(wanted, &owned_server_name!("example.org:8448"));
         Config::parse(&text, Path::new(CONFIG_FILE), []).expect("usable")
+    }
+
+    #[test]
+    fn the_steps_are_those_of_the_configuration_that_is_there() {
+        let without = wanted();
+        let with = Init { name: Some(owned_server_name!("items.example.org")), ..wanted() };
+        let text = |wanted: &Init| config(wanted, &owned_server_name!("example.org:8448"));
+        assert!(same_name(&text(&without), &without).is_ok() && same_name(&text(&with), &with).is_ok());
+        assert!(same_name(&text(&without), &with).is_err() && same_name(&text(&with), &without).is_err());
     }
 
     #[test]
