@@ -274,10 +274,10 @@ impl RoomWriter<'_> {
     /// stands on what is known, it has its say like any other, where it is. Otherwise nobody's ban
     /// would count here that somebody else told as history before.
     fn place_history(&mut self, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
-        let Some(held) = self.work.held(pdu.event_id())?.filter(|held| held.meta.is_unplaced_history())
-        else {
-            return Ok(());
-        };
+        let is_placed = |held: &Held| held.meta.is_unplaced_history() && !held.meta.is_purged();
+        let Some(held) = self.work.held(pdu.event_id())?.filter(is_placed) else { return Ok(()) };
+        // As it is held: what comes now may lack its content, and must not take it away.
+        let pdu = &Arc::clone(&held.pdu);
         let (states, missing) = self.states_after_prev(pdu)?;
         if !missing.is_empty() || states.is_empty() {
             return Ok(());
@@ -285,6 +285,9 @@ impl RoomWriter<'_> {
         let before = self.resolve_roots(&states)?;
         let current = self.head.row.state;
         if self.check_by_state(pdu, &before)?.is_err() || self.check_by_state(pdu, &current)?.is_err() {
+            return Ok(());
+        }
+        if self.check_by_policy(pdu)?.is_err() {
             return Ok(());
         }
         let after = self.after(pdu, &before)?;
