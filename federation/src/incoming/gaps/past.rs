@@ -29,8 +29,8 @@ const BETWEEN_PAUSE: Duration = Duration::from_millis(300);
 /// Servers that are asked besides who sent what lacks its past.
 pub const AUTHORS_MAX: usize = 2;
 /// Tries in vain after which a past is bridged that a server which did not answer may have:
-/// some 50 s ([`causeway_service::outbox::again::pause_ms`]). Meanwhile what follows it stays
-/// out.
+/// pauses of some 50 s in all ([`causeway_service::outbox::again::pause_ms`]), and the tries
+/// themselves. Meanwhile what follows it stays out.
 pub const BRIDGED_AFTER: u32 = 5;
 
 /// What one server may still be asked for.
